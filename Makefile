@@ -1,0 +1,51 @@
+# The commands of this project; `make help` lists them.
+
+# Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB"
+EXTRA ?=
+
+# One look and one behaviour, whatever the user's own Ansible settings and locale are. The collection is
+# found through a link in .venv: a relative path, so that the clone may stand anywhere.
+export LC_ALL = C.UTF-8
+export ANSIBLE_CONFIG = /dev/null
+export ANSIBLE_COLLECTIONS_PATH = .venv/collections
+export ANSIBLE_CALLBACK_RESULT_FORMAT = yaml
+export ANSIBLE_DISPLAY_SKIPPED_HOSTS = false
+export ANSIBLE_INVENTORY_UNPARSED_WARNING = false
+export ANSIBLE_LOCALHOST_WARNING = false
+export ANSIBLE_NOCOWS = true
+export ANSIBLE_PYTHON_INTERPRETER = auto_silent
+
+.PHONY: help deploy validate teardown test check venv links docs format changelog
+
+help: ## list these commands
+	@sed -n 's/^\([a-z ]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r names text; do \
+	  for name in $$names; do printf '  make %-10s %s\n' "$$name" "$$text"; done; done
+	@echo; echo '  Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB -e mshare_clients_count=500"'
+
+deploy: ## create the region, attach its clients, show what they save (playbook dbmem.mshare.deploy)
+validate: ## measure again what sharing saves; fail if it does not (playbook dbmem.mshare.validate)
+teardown: ## remove every process, mount, unit and file of ours (playbook dbmem.mshare.teardown)
+deploy validate teardown:
+	@.ci/setup deploy
+	@.venv/bin/ansible-playbook dbmem.mshare.$@ -i localhost, -c local $(EXTRA)
+
+venv: ## set up .venv with everything that developing needs
+	@.ci/setup test
+
+check: venv ## the quality gate: linters, types, documentation, the built collection
+	@tests/run check
+
+test: venv ## the quality gate, then every test
+	@tests/run check tests
+
+links: venv ## regenerate plugins/module_utils/mshare from lib/mshare
+	@.venv/bin/python tests/checks/links.py --write
+
+docs: venv ## regenerate the variable tables in the roles' READMEs
+	@.venv/bin/python tests/checks/role_tables.py --write
+
+format: venv ## format the Python code
+	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .
+
+changelog: venv ## regenerate CHANGELOG.rst for the version in galaxy.yml
+	@PATH="$$PWD/.venv/bin:$$PATH" antsibull-changelog release --reload-plugins --update-existing --refresh
