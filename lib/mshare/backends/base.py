@@ -1,0 +1,144 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one seam: what a backend can be asked, in the kernel's own terms.
+
+A backend answers with the kernel's errno (OSError). Names, sizes and addresses are checked for sense
+one floor higher, in `rules`; here they are only passed on.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional
+
+from .. import abi
+from ..generations import Generation
+from ..generations.base import Geometry
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """An object inside a region."""
+
+    offset: int
+    size_bytes: int
+    kind: str = "anonymous"
+    """"anonymous", "hugetlb" or "file"."""
+    prot: int = abi.PROT_READ | abi.PROT_WRITE
+    path: Optional[str] = None
+    """The file, for kind "file"."""
+    object_offset: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size_bytes
+
+    def to_dict(self) -> Dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A thread, named so that a reused pid is not taken for it."""
+
+    pid: int
+    thread: int
+    started_ticks: int
+
+
+class Window(ABC):
+    """A region's address range in this process."""
+
+    address: int
+    size_bytes: int
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Unmap the whole window (a part cannot be unmapped); twice is fine."""
+
+
+class RegionFile(ABC):
+    """An open file on msharefs."""
+
+    name: str
+    fd: int
+
+    @abstractmethod
+    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+        """Give the region its only size: a multiple of the alignment, EINVAL otherwise."""
+
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """Where the region must lie and how large it is."""
+
+    @abstractmethod
+    def create_mapping(
+        self,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int = -1,
+        object_offset: int = 0,
+    ) -> None:
+        """Map an object inside the region, for everybody attached now or later."""
+
+    @abstractmethod
+    def unmap(self, offset: int, size: int) -> None:
+        """Unmap a range inside the region, for everybody."""
+
+    @abstractmethod
+    def attach(
+        self,
+        length: int,
+        prot: int = abi.PROT_READ | abi.PROT_WRITE,
+        flags: int = abi.MAP_SHARED,
+        address: Optional[int] = None,
+    ) -> Window:
+        """Map the window into this process: the region's whole length, at an aligned address."""
+
+    def mappings(self) -> Optional[List[Mapping]]:
+        """What is mapped inside, or None where the backend cannot tell (a kernel does not list it)."""
+        return None
+
+    def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
+        """chown and chmod; -1 leaves the owner or the group as it is."""
+        os.fchown(self.fd, uid, gid)
+        os.fchmod(self.fd, mode)
+
+    def close(self) -> None:
+        """Close the file; windows stay attached. Twice is fine."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Backend(ABC):
+    """A mounted msharefs, real or simulated."""
+
+    name: str
+    root: str
+    generation: Generation
+    alignment_bytes: int
+
+    @abstractmethod
+    def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
+        """open(2) of a region file."""
+
+    @abstractmethod
+    def unlink(self, name: str) -> None:
+        """Remove a region's name; the region lives on while it is open or mapped."""
+
+    @abstractmethod
+    def names(self) -> List[str]:
+        """The regions that have a name, sorted."""
+
+    def free_bytes(self) -> Optional[int]:
+        """Memory the file system may still take, or None without a limit of its own."""
+        return None
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name)

@@ -1,0 +1,90 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A kernel with mshare: msharefs itself, spoken to in the generation the probe found."""
+
+from __future__ import annotations
+
+import os
+from typing import List, Optional
+
+from .. import abi, libc, probe
+from ..generations import Generation
+from ..generations.base import Geometry
+from .base import Backend, RegionFile, Window
+
+
+class KernelWindow(Window):
+    def __init__(self, address: int, size_bytes: int) -> None:
+        self.address = address
+        self.size_bytes = size_bytes
+        self._attached = True
+
+    def detach(self) -> None:
+        if self._attached:
+            libc.munmap(self.address, self.size_bytes)
+            self._attached = False
+
+
+class KernelRegionFile(RegionFile):
+    def __init__(self, name: str, fd: int, generation: Generation) -> None:
+        self.name = name
+        self.fd = fd
+        self._generation = generation
+
+    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+        self._generation.set_size(self.fd, window_bytes, address)
+
+    def geometry(self) -> Geometry:
+        return self._generation.geometry(self.fd)
+
+    def create_mapping(
+        self,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int = -1,
+        object_offset: int = 0,
+    ) -> None:
+        self._generation.create_mapping(
+            self.fd, offset, size, prot, flags, object_fd, object_offset
+        )
+
+    def unmap(self, offset: int, size: int) -> None:
+        self._generation.unmap(self.fd, offset, size)
+
+    def attach(
+        self,
+        length: int,
+        prot: int = abi.PROT_READ | abi.PROT_WRITE,
+        flags: int = abi.MAP_SHARED,
+        address: Optional[int] = None,
+    ) -> Window:
+        return KernelWindow(libc.mmap(address, length, prot, flags, self.fd), length)
+
+
+class KernelBackend(Backend):
+    """msharefs mounted at `root`. Raises Unavailable where the probe finds no known generation."""
+
+    name = "kernel"
+
+    def __init__(self, root: str) -> None:
+        libc.require()
+        self.root = root
+        self.alignment_bytes = probe.alignment_bytes(root)
+        self.generation = probe.generation(root)
+
+    def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
+        fd = os.open(self.path(name), flags | os.O_CLOEXEC, mode)
+        return KernelRegionFile(name, fd, self.generation)
+
+    def unlink(self, name: str) -> None:
+        os.unlink(self.path(name))
+
+    def names(self) -> List[str]:
+        return sorted(
+            entry.name
+            for entry in os.scandir(self.root)
+            if entry.name != abi.INFO_FILE and entry.is_file(follow_symlinks=False)
+        )

@@ -1,0 +1,506 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""msharefs played by the library on tmpfs, with a kernel's rules and errnos, for any user.
+
+Memory is real and shared by real processes. What differs from a kernel is the page tables (each
+process has its own, so savings are modelled), and that other processes follow a change of the region
+or the end of its owner within milliseconds instead of at once. A process that maps the region's file
+by itself, without this library, sees the memory too; it gets SIGBUS instead of SIGSEGV once the
+owner is gone, and no SIGSEGV in holes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+from dataclasses import replace
+from typing import Dict, List, Optional, Tuple
+
+from .. import abi, libc, procfs
+from ..generations import generation
+from ..generations.base import Geometry, not_supported
+from ..units import round_up
+from .base import Backend, Mapping, RegionFile, Task, Window
+from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, sidecar_mode, subtract, without
+from .watch import WATCHER
+
+_UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE
+
+# Objects this process mapped into regions, by (region inode, serial): they stay open as long as the
+# process lives, for other processes reach them through it.
+_held: Dict[Tuple[int, int], int] = {}
+
+
+def _refuse(code: int, path: str) -> OSError:
+    return OSError(code, os.strerror(code), path)
+
+
+def _this_task() -> Task:
+    pid, thread = os.getpid(), threading.get_native_id()
+    return Task(pid, thread, procfs.start_ticks(pid, thread) or 0)
+
+
+# How long the other attached processes get to unmap a dead region before its memory is taken away:
+# those that are late see SIGBUS where a kernel sends SIGSEGV.
+_MOURNING_SECONDS = 0.25
+
+
+def _bury(fd: int) -> None:
+    """Free a dead region's memory, as a kernel does when the owner ends; readers can't, and needn't."""
+    time.sleep(_MOURNING_SECONDS)
+    try:
+        os.ftruncate(fd, 0)
+    except OSError:
+        pass
+
+
+class SimulatedWindow(Window):
+    def __init__(self, address: int, size_bytes: int, region_fd: int, sidecar: Sidecar) -> None:
+        self.address = address
+        self.size_bytes = size_bytes
+        self._region_fd = region_fd
+        self._sidecar = sidecar
+        self._mapped: List[Placed] = []
+        self._lock = threading.Lock()
+        self._attached = True
+
+    @property
+    def sidecar_path(self) -> str:
+        return self._sidecar.path
+
+    def owner_pidfd(self) -> Optional[int]:
+        owner = self._sidecar.read().owner
+        if owner is None or owner.thread != owner.pid:
+            return None
+        try:
+            return os.pidfd_open(owner.pid)
+        except OSError:
+            return None
+
+    def after_fork(self) -> None:
+        """The thread that held the lock, and may have been half-way, is not in this process."""
+        self._lock = threading.Lock()
+
+    def refresh(self) -> bool:
+        """Follow the sidecar; returns whether the region can still change."""
+        with self._lock:
+            if not self._attached:
+                return False
+            record = self._sidecar.read()
+            if record.dead:
+                self._blank(0, self.size_bytes)
+                self._mapped = []
+                return False
+            for entry in self._mapped:
+                if entry not in record.placed:
+                    wanted = [(new.mapping.offset, new.mapping.end) for new in record.placed]
+                    gone = subtract((entry.mapping.offset, entry.mapping.end), wanted)
+                    for start, end in gone:
+                        self._blank(start, end)
+            for entry in record.placed:
+                if entry not in self._mapped:
+                    self._map(entry, record.inode)
+            self._mapped = record.placed
+            return True
+
+    def ended(self) -> None:
+        with self._lock:
+            if self._attached:
+                _bury(self._region_fd)
+
+    def detach(self) -> None:
+        with self._lock:
+            if not self._attached:
+                return
+            self._attached = False
+            libc.munmap(self.address, self.size_bytes)
+        WATCHER.remove(self)
+        os.close(self._region_fd)
+        os.close(self._sidecar.fd)
+
+    def _blank(self, start: int, end: int) -> None:
+        # PROT_NONE: a touch here is SIGSEGV, as in a hole of a region.
+        flags = _UNMAPPED | abi.MAP_FIXED
+        libc.mmap(self.address + start, end - start, abi.PROT_NONE, flags, -1)
+
+    def _map(self, entry: Placed, region_inode: int) -> None:
+        mapping = entry.mapping
+        if mapping.kind == "anonymous":
+            fd, offset, own = self._region_fd, mapping.offset, False
+        else:
+            fd, offset, own = _open_object(entry, region_inode), mapping.object_offset, True
+        try:
+            libc.mmap(
+                self.address + mapping.offset,
+                mapping.size_bytes,
+                mapping.prot & _allowed(fd),
+                abi.MAP_SHARED | abi.MAP_FIXED,
+                fd,
+                offset,
+            )
+        finally:
+            if own:
+                os.close(fd)
+
+
+def _allowed(fd: int) -> int:
+    """The protection bits that a file descriptor can carry."""
+    return abi.PROT_ALL if _access_mode(fd) == os.O_RDWR else abi.PROT_READ | abi.PROT_EXEC
+
+
+def _access_mode(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+
+
+def _open_object(entry: Placed, region_inode: int) -> int:
+    """Open what a mapping shows: by this process's own descriptor, its path, or its holder's."""
+    held = _held.get((region_inode, entry.serial))
+    if held is not None:
+        return os.dup(held)
+    writes = entry.mapping.prot & abi.PROT_WRITE
+    flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC
+    refused = _refuse(errno.EACCES, entry.mapping.path or "object")
+    for path in (entry.mapping.path, f"/proc/{entry.holder_pid}/fd/{entry.holder_fd}"):
+        if path is None:
+            continue
+        try:
+            fd = os.open(path, flags)
+        except OSError as error:
+            refused = error
+            continue
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == (entry.device, entry.inode):
+            return fd
+        os.close(fd)
+    raise refused
+
+
+class SimulatedRegionFile(RegionFile):
+    def __init__(self, backend: SimulatedBackend, name: str, fd: int, sidecar: Sidecar) -> None:
+        self.name = name
+        self.fd = fd
+        self._backend = backend
+        self._features = backend.generation.features
+        self._sidecar = sidecar
+        self._path = backend.path(name)
+
+    # -- size
+
+    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+        fixed = not self._features.any_address
+        with self._sidecar.change() as change:
+            record = change.record
+            if record.size_used:
+                raise _refuse(errno.EINVAL, self._path)
+            if window_bytes % self._backend.alignment_bytes or window_bytes < 0:
+                raise _refuse(errno.EINVAL, self._path)
+            if fixed and (not address or address % self._backend.alignment_bytes):
+                raise _refuse(errno.EINVAL, self._path)
+            os.ftruncate(self.fd, window_bytes)
+            whole = Mapping(0, window_bytes)
+            change.record = replace(
+                record,
+                size_used=True,
+                window_bytes=window_bytes,
+                address=address if fixed else None,
+                placed=[] if self._features.explicit_mappings else [Placed(whole, 0)],
+            )
+
+    def geometry(self) -> Geometry:
+        record = self._sidecar.read()
+        return Geometry(record.address, record.window_bytes)
+
+    # -- mappings inside
+
+    def create_mapping(
+        self,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int = -1,
+        object_offset: int = 0,
+    ) -> None:
+        if not self._features.explicit_mappings:
+            raise not_supported("objects cannot be mapped one by one", self._backend.generation)
+        kind = self._kind(flags, object_fd, prot, object_offset)
+        with self._sidecar.change() as change:
+            record = change.record
+            self._check_range(record, offset, size)
+            end = offset + round_up(size, abi.PAGE_BYTES)
+            taken = [(e.mapping.offset, e.mapping.end) for e in record.placed]
+            if (
+                subtract((offset, end), taken) != [(offset, end)]
+                and flags & abi.MAP_FIXED_NOREPLACE
+            ):
+                raise _refuse(errno.EEXIST, self._path)
+            path = None
+            holder = -1
+            if kind == "anonymous":
+                self._check_commit(end - offset, flags)
+                libc.punch_hole(self.fd, offset, end - offset)
+            else:
+                if kind == "hugetlb":
+                    path, holder = None, _huge_memory(end - offset, flags)
+                else:
+                    path, holder = os.readlink(f"/proc/self/fd/{object_fd}"), os.dup(object_fd)
+                _held[record.inode, record.next_serial] = holder
+            found = os.fstat(holder) if holder >= 0 else None
+            entry = Placed(
+                Mapping(offset, end - offset, kind, prot, path, object_offset),
+                record.next_serial,
+                found.st_dev if found else 0,
+                found.st_ino if found else 0,
+                os.getpid() if found else 0,
+                holder,
+            )
+            change.record = replace(
+                record,
+                placed=[*without(record.placed, offset, end), entry],
+                next_serial=record.next_serial + 1,
+            )
+        WATCHER.refresh()
+
+    def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> str:
+        """The kind of object the arguments ask for, refused as mmap inside a kernel refuses them."""
+        kinds = self._features.mapping_kinds
+        if not flags & abi.MAP_FIXED or not flags & abi.MAP_SHARED or flags & abi.MAP_PRIVATE:
+            raise _refuse(errno.EINVAL, self._path)
+        if prot & ~abi.PROT_ALL or object_offset % abi.PAGE_BYTES:
+            raise _refuse(errno.EINVAL, self._path)
+        if flags & abi.MAP_ANONYMOUS:
+            kind = "hugetlb" if flags & abi.MAP_HUGETLB else "anonymous"
+            if kind not in kinds:
+                raise _refuse(errno.EINVAL, self._path)
+            return kind
+        if "file" not in kinds:
+            raise _refuse(errno.EINVAL, self._path)
+        try:
+            found = os.fstat(object_fd)
+        except OSError:
+            raise _refuse(errno.EBADF, self._path) from None
+        if flags & abi.MAP_HUGETLB or self._backend.holds(found):
+            raise _refuse(errno.EINVAL, self._path)
+        access = _access_mode(object_fd)
+        unreadable = access == os.O_WRONLY or (prot & abi.PROT_WRITE and access != os.O_RDWR)
+        if not stat.S_ISREG(found.st_mode) or unreadable:
+            raise _refuse(errno.EACCES, self._path)
+        return "file"
+
+    def _check_range(self, record: Record, offset: int, size: int) -> None:
+        inside = 0 <= offset < record.window_bytes and 0 < size <= record.window_bytes - offset
+        if not inside or offset % abi.PAGE_BYTES:
+            raise _refuse(errno.EINVAL, self._path)
+
+    def _check_commit(self, size: int, flags: int) -> None:
+        """ENOMEM where a kernel's overcommit accounting would refuse shared anonymous memory."""
+        mode = procfs.sysctl("vm.overcommit_memory")
+        memory = procfs.meminfo_bytes()
+        if mode == "2":
+            refused = size > memory.get("CommitLimit", 0) - memory.get("Committed_AS", 0)
+        else:
+            total = memory.get("MemTotal", 0) + memory.get("SwapTotal", 0)
+            refused = mode == "0" and not flags & abi.MAP_NORESERVE and size > total
+        if refused:
+            raise _refuse(errno.ENOMEM, self._path)
+
+    def unmap(self, offset: int, size: int) -> None:
+        if not self._features.unmap:
+            raise not_supported("objects cannot be unmapped", self._backend.generation)
+        with self._sidecar.change() as change:
+            record = change.record
+            self._check_range(record, offset, size)
+            end = offset + round_up(size, abi.PAGE_BYTES)
+            change.record = replace(record, placed=without(record.placed, offset, end))
+            if any(e.mapping.kind == "anonymous" for e in record.placed):
+                libc.punch_hole(self.fd, offset, end - offset)
+            self._let_go(record, change.record)
+        WATCHER.refresh()
+
+    @staticmethod
+    def _let_go(before: Record, after: Record) -> None:
+        """Close what this process held for mappings that are gone."""
+        still = {entry.serial for entry in after.placed}
+        for entry in before.placed:
+            held = entry.serial not in still and _held.pop((before.inode, entry.serial), None)
+            if held:
+                os.close(held)
+
+    def mappings(self) -> Optional[List[Mapping]]:
+        return sorted((e.mapping for e in self._sidecar.read().placed), key=lambda m: m.offset)
+
+    # -- the window
+
+    def attach(
+        self,
+        length: int,
+        prot: int = abi.PROT_READ | abi.PROT_WRITE,
+        flags: int = abi.MAP_SHARED,
+        address: Optional[int] = None,
+    ) -> Window:
+        record = self._sidecar.read()
+        if record.dead:
+            _bury(self.fd)
+            raise _refuse(errno.EINVAL, self._path)
+        alignment = self._backend.alignment_bytes
+        wrong_flags = not flags & abi.MAP_SHARED or flags & (abi.MAP_PRIVATE | abi.MAP_HUGETLB)
+        if not record.window_bytes or length != record.window_bytes or wrong_flags:
+            raise _refuse(errno.EINVAL, self._path)
+        access = _access_mode(self.fd)
+        if access == os.O_WRONLY or (access == os.O_RDONLY and prot & abi.PROT_WRITE):
+            raise _refuse(errno.EACCES, self._path)
+        if record.address is not None and address != record.address:
+            raise _refuse(errno.EINVAL, self._path)
+        fixed = flags & (abi.MAP_FIXED | abi.MAP_FIXED_NOREPLACE)
+        if fixed and (address or 0) % alignment:
+            raise _refuse(errno.EINVAL, self._path)
+        where = _reserve(address, length, fixed, alignment)
+        window = SimulatedWindow(where, length, self._own_fd(), Sidecar(os.dup(self._sidecar.fd)))
+        try:
+            WATCHER.add(window)
+            if not window.refresh():
+                raise _refuse(errno.EINVAL, self._path)
+        except BaseException:
+            window.detach()
+            raise
+        return window
+
+    def _own_fd(self) -> int:
+        """A descriptor for the window to keep: writable if at all possible, for protection inside a
+        region is the inner mapping's alone, however the file was opened."""
+        try:
+            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return os.dup(self.fd)
+
+    # -- the file
+
+    def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
+        super().set_access(mode, uid, gid)
+        os.fchown(self._sidecar.fd, uid, gid)
+        os.fchmod(self._sidecar.fd, sidecar_mode(mode))
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self._sidecar.fd)
+        super().close()
+
+
+def _huge_memory(size: int, flags: int) -> int:
+    """Real huge pages for a region, as a memfd; ENOMEM where the pool has too few, as on a kernel."""
+    page_bytes = abi.huge_page_bytes(flags)
+    pool = f"/sys/kernel/mm/hugepages/hugepages-{page_bytes // 1024}kB/free_hugepages"
+    try:
+        with open(pool, encoding="ascii") as file:
+            free_bytes = int(file.read()) * page_bytes
+    except FileNotFoundError:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), pool) from None
+    if size % page_bytes:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), pool)
+    if free_bytes < size:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), pool)
+    code = page_bytes.bit_length() - 1
+    fd = os.memfd_create("mshare-hugetlb", os.MFD_CLOEXEC | os.MFD_HUGETLB | code << 26)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _reserve(address: Optional[int], length: int, fixed: int, alignment: int) -> int:
+    """Take an aligned address range in which nothing is mapped yet; returns its address."""
+    if address is not None:
+        where = round_up(address, alignment)
+        try:
+            flags = _UNMAPPED | (fixed or abi.MAP_FIXED_NOREPLACE)
+            return libc.mmap(where, length, abi.PROT_NONE, flags, -1)
+        except OSError as error:
+            if fixed or error.errno != errno.EEXIST:
+                raise
+    # A hint that is taken is only a hint: find any aligned place, then give back what sticks out.
+    start = libc.mmap(None, length + alignment, abi.PROT_NONE, _UNMAPPED, -1)
+    where = round_up(start, alignment)
+    if where > start:
+        libc.munmap(start, where - start)
+    if where + length < start + length + alignment:
+        libc.munmap(where + length, start + alignment - where)
+    return where
+
+
+class SimulatedBackend(Backend):
+    """A root laid out by `Layout.create`. Raises Unavailable where there is none, or no cffi."""
+
+    name = "simulated"
+
+    def __init__(self, root: str) -> None:
+        libc.require()
+        self._layout = Layout.read(root)
+        self.root = root
+        self.alignment_bytes = self._layout.alignment_bytes
+        self.generation = generation(self._layout.generation_id)
+
+    def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
+        path = self.path(name)
+        if name in (abi.INFO_FILE, DIRECTORY):
+            raise _refuse(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
+        with self._layout.names_locked():
+            exists = os.path.exists(path)
+            # O_TRUNC must not reach a region's memory: on a kernel it only uses up the size.
+            fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
+            try:
+                sidecar = self._open_sidecar(name) if exists else self._new_sidecar(name, fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        region = SimulatedRegionFile(self, name, fd, sidecar)
+        if flags & os.O_TRUNC:
+            with sidecar.change() as change:
+                change.record = replace(change.record, size_used=True)
+        return region
+
+    def _open_sidecar(self, name: str) -> Sidecar:
+        path = self._layout.sidecar_path(name)
+        try:
+            return Sidecar(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except PermissionError:
+            return Sidecar(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
+        found = os.fstat(region_fd)
+        owner = _this_task() if self.generation.features.owner_bound else None
+        path = self._layout.sidecar_path(name)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, sidecar_mode(stat.S_IMODE(found.st_mode)))
+        Sidecar.write(fd, Record(found.st_ino, owner))
+        return Sidecar(fd)
+
+    def unlink(self, name: str) -> None:
+        if name in (abi.INFO_FILE, DIRECTORY):
+            raise _refuse(errno.EPERM, self.path(name))
+        with self._layout.names_locked():
+            record = self._layout.record(name)
+            if record is not None and record.dead:
+                self._bury(name)
+            os.unlink(self.path(name))
+            os.unlink(self._layout.sidecar_path(name))
+
+    def _bury(self, name: str) -> None:
+        fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+        _bury(fd)
+        os.close(fd)
+
+    def names(self) -> List[str]:
+        return self._layout.names()
+
+    def free_bytes(self) -> Optional[int]:
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def holds(self, found: os.stat_result) -> bool:
+        """Whether a file is a region of this root: an msharefs file never goes into a region."""
+        return found.st_dev == os.stat(self.root).st_dev and any(
+            os.stat(self.path(name)).st_ino == found.st_ino for name in self.names()
+        )

@@ -1,0 +1,82 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can go wrong, as four kinds and one way to say it.
+
+A kernel's refusal stays an `OSError` with its errno; everything the library itself decides is one of
+the classes below. A sentence says what was tried, on what, what was found, what is needed, and what
+to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class MshareError(Exception):
+    """The host or the situation does not allow what was asked."""
+
+    kind = "failed"
+    exit_code = 1
+
+
+class InvalidRequest(MshareError, ValueError):
+    """The request itself is wrong, on any host."""
+
+    kind = "invalid_request"
+    exit_code = 2
+
+
+class Unavailable(MshareError):
+    """Something this host lacks: a kernel with mshare, a mount, cffi, the rights of root."""
+
+    kind = "unavailable"
+    exit_code = 4
+
+
+class Conflict(MshareError):
+    """What exists already is not what was asked for."""
+
+    kind = "conflict"
+    exit_code = 5
+
+
+EXIT_VERDICT_FAILED = 3
+"""A validation that ran to its end and missed a threshold."""
+
+# Next steps for what a kernel, or the simulator in its place, refuses. The errno is the kernel's own
+# (see the tables of the posted series); the sentence is what a DBA can do about it.
+_NEXT_STEPS = {
+    errno.EACCES: "run as the region's owner or group, or widen the region's mode",
+    errno.EBUSY: "stop the clients and the owner first",
+    errno.EEXIST: "unlink the old region first, or choose another name",
+    errno.EFBIG: "raise RLIMIT_FSIZE (ulimit -f)",
+    errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner lives",
+    errno.ENOENT: "see `mshare list` for the regions that exist",
+    errno.ENOMEM: "ask for less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
+    errno.ENOSPC: "give the tmpfs more room (mount -o remount,size=...)",
+    errno.EOPNOTSUPP: "see `mshare info` for what this generation of the kernel interface can do",
+    errno.EPERM: "run as root (become: true)",
+}
+
+
+def sentence(error: BaseException) -> str:
+    """Say an error as one sentence; kernel errors get their name and a next step."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    name = errno.errorcode.get(error.errno, str(error.errno))
+    what = f"{error.filename}: " if error.filename else ""
+    said = error.strerror or os.strerror(error.errno)
+    step = _NEXT_STEPS.get(error.errno)
+    return f"{what}{said} ({name})" + (f"; {step}" if step else "")
+
+
+def exit_code(error: BaseException) -> int:
+    """The documented exit code of the command line for an error."""
+    return error.exit_code if isinstance(error, MshareError) else 1
+
+
+def kind(error: BaseException) -> str:
+    """The word for an error in `--json` answers and module results."""
+    return error.kind if isinstance(error, MshareError) else "os_error"

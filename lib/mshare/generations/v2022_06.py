@@ -1,0 +1,43 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""2022-06 (v2, Khalid Aziz): the creator's first mmap fixes address and size; read() tells the others."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Optional
+
+from .. import abi, libc
+from .base import Features, Generation, Geometry
+
+
+class V2022_06(Generation):
+    id = "2022-06"
+    posted = "v2, June 2022, Khalid Aziz"
+    features = Features(
+        size_set_by="mmap",
+        mapping_kinds=("anonymous",),
+        explicit_mappings=False,
+        unmap=False,
+        any_address=False,
+        owner_bound=False,
+    )
+
+    def set_size(self, fd: int, window_bytes: int, address: Optional[int]) -> None:
+        # The mmap that sets the size is also the creator's attachment; it is dropped again so that
+        # every attachment, the creator's own too, goes the same way afterwards.
+        where = libc.mmap(
+            address,
+            window_bytes,
+            abi.PROT_READ | abi.PROT_WRITE,
+            abi.MAP_SHARED | abi.MAP_FIXED_NOREPLACE,
+            fd,
+        )
+        libc.munmap(where, window_bytes)
+
+    def geometry(self, fd: int) -> Geometry:
+        # Two u64, start and size; zeroes before the first mmap.
+        start, size = struct.unpack("=QQ", os.read(fd, abi.INFO_STRUCT_BYTES))
+        return Geometry(start if size else None, size)

@@ -1,0 +1,75 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where things are, for root and for an ordinary user; the environment can move them for tests."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import MshareError
+
+KERNEL_ROOT = "/sys/fs/mshare"
+SIMULATED_SOURCE = "mshare-simulated"
+"""The source of a simulated root's tmpfs in mountinfo: that is how it is recognized."""
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def simulated_root() -> str:
+    """Where the simulated backend lives by default: for an ordinary user on the tmpfs everybody has."""
+    return "/run/msharefs" if is_root() else f"/dev/shm/msharefs-{os.geteuid()}"
+
+
+def config_dir() -> str:
+    """What is wanted: the specs of regions, clients and mounts. Survives a reboot."""
+    if "MSHARE_CONFIG_DIR" in os.environ:
+        return os.environ["MSHARE_CONFIG_DIR"]
+    if is_root():
+        return "/etc/mshare"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(home, "mshare")
+
+
+def state_dir() -> str:
+    """What runs: status files and locks. Gone after a reboot."""
+    if "MSHARE_STATE_DIR" in os.environ:
+        return os.environ["MSHARE_STATE_DIR"]
+    if is_root():
+        return "/run/mshare"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(runtime, "mshare") if runtime else f"/tmp/mshare-{os.geteuid()}"
+
+
+def spec_file(what: str, name: str) -> str:
+    """The spec of a region, of clients or of a mount ("regions", "clients", "mounts")."""
+    return os.path.join(config_dir(), what, f"{name}.yml")
+
+
+def escape(path: str) -> str:
+    """A path as one file name, the way systemd names mount units: /sys/fs/mshare -> sys-fs-mshare."""
+    escaped = []
+    for index, character in enumerate(os.path.normpath(path).strip("/") or "-"):
+        plain = character.isascii() and (character.isalnum() or character in ":_.")
+        if character == "/":
+            escaped.append("-")
+        elif plain and not (index == 0 and character == "."):
+            escaped.append(character)
+        else:
+            escaped.extend(f"\\x{byte:02x}" for byte in character.encode())
+    return "".join(escaped)
+
+
+def make_directory(path: str, mode: int = 0o755) -> None:
+    """Make a directory of ours; refuse one in a shared place that somebody else made first."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if os.path.islink(path) or os.lstat(path).st_uid not in (os.geteuid(), 0):
+            raise MshareError(
+                f"{path} belongs to somebody else, so nothing of ours goes there; remove it or set"
+                " MSHARE_STATE_DIR"
+            ) from None

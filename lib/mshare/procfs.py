@@ -1,0 +1,121 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading /proc, with nothing but the standard library: what a mere look at a host needs.
+
+Fields are documented in proc(5). A process that vanishes between two reads is an answer (None), not
+an error.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+from .units import KIB
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    path: str
+    filesystem: str
+    source: str
+    options: str
+    super_options: str
+
+
+def _read(path: str) -> Optional[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        return None
+
+
+def _kib_fields(text: str) -> Dict[str, int]:
+    """`Name:   123 kB` lines as bytes."""
+    fields = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        number, _, unit = value.strip().partition(" ")
+        if unit == "kB" and number.isdigit():
+            fields[name] = int(number) * KIB
+    return fields
+
+
+def meminfo_bytes() -> Dict[str, int]:
+    """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out)."""
+    return _kib_fields(_read("/proc/meminfo") or "")
+
+
+def status_bytes(pid: int | str = "self") -> Optional[Dict[str, int]]:
+    """The sizes in /proc/PID/status in bytes, or None for a process that is gone."""
+    text = _read(f"/proc/{pid}/status")
+    return None if text is None else _kib_fields(text)
+
+
+def vm_pte_bytes(pid: int | str = "self") -> Optional[int]:
+    """Page tables of a process in bytes (VmPTE: all levels below the PGD)."""
+    fields = status_bytes(pid)
+    return None if fields is None else fields.get("VmPTE", 0)
+
+
+def start_ticks(pid: int, thread: Optional[int] = None) -> Optional[int]:
+    """When a process (or one of its threads) started, in clock ticks since boot; None if it is gone.
+
+    A zombie counts as gone: it has no memory any more.
+    """
+    task = f"/proc/{pid}" if thread is None else f"/proc/{pid}/task/{thread}"
+    text = _read(f"{task}/stat")
+    if text is None:
+        return None
+    # The command name may hold spaces and brackets; the fields after it are counted from its end.
+    fields = text[text.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, started_ticks: int, thread: Optional[int] = None) -> bool:
+    """Whether the very process (pid and start time, for pids are reused) still runs."""
+    return start_ticks(pid, thread) == started_ticks
+
+
+def filesystems() -> List[str]:
+    """The file system types this kernel knows (/proc/filesystems)."""
+    return [line.split()[-1] for line in (_read("/proc/filesystems") or "").splitlines() if line]
+
+
+def _unescape(field: str) -> str:
+    # mountinfo writes space, tab, newline and backslash as octal.
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field
+
+
+def mounts() -> List[Mount]:
+    """What is mounted in this process's mount namespace, in mount order."""
+    found = []
+    for line in (_read("/proc/self/mountinfo") or "").splitlines():
+        fields = line.split(" ")
+        rest = fields[fields.index("-") + 1 :]
+        found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))
+    return found
+
+
+def mount_at(path: str) -> Optional[Mount]:
+    """The mount one sees at a path (the last of a stack), or None."""
+    wanted = os.path.normpath(path)
+    return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)
+
+
+def sysctl(name: str) -> Optional[str]:
+    """A kernel setting by its dotted name, or None where there is none."""
+    text = _read("/proc/sys/" + name.replace(".", "/"))
+    return None if text is None else text.strip()
+
+
+def boot_id() -> str:
+    """Names this boot; records from an earlier one describe nothing that still runs."""
+    return sysctl("kernel.random.boot_id") or ""

@@ -1,0 +1,144 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be asked of a region at all: pure checks that answer with a sentence before anything is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import List, Optional
+
+from . import abi
+from .backends.base import Mapping
+from .errors import InvalidRequest, MshareError
+from .generations import Generation
+from .units import format_size, round_up
+
+NAME_LENGTH = 128
+# systemd instance names, file names and environment variables all take these without escaping.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*\Z")
+CLIENTS_MAXIMUM = 32768
+_PROTECTIONS = {"r": abi.PROT_READ, "rw": abi.PROT_READ | abi.PROT_WRITE}
+
+
+def region_name(name: str) -> str:
+    """Return a region's name, or raise InvalidRequest."""
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("a region needs a name, like sga; the one given is empty")
+    if len(name) > NAME_LENGTH:
+        raise InvalidRequest(
+            f"region name {name[:20]!r}... has {len(name)} characters; at most {NAME_LENGTH} are allowed"
+        )
+    if not _NAME.match(name) or name == abi.INFO_FILE:
+        raise InvalidRequest(
+            f"region name {name!r} cannot be used; write letters, digits, '_' and '.', beginning with a"
+            f" letter or digit, and not {abi.INFO_FILE}, like sga"
+        )
+    return name
+
+
+def protection(text: str) -> int:
+    """PROT_ bits for "r" or "rw"."""
+    if text not in _PROTECTIONS:
+        raise InvalidRequest(f"protection {text!r} is unknown; write r or rw")
+    return _PROTECTIONS[text]
+
+
+def protection_name(prot: int) -> str:
+    """ "r" or "rw" for PROT_ bits."""
+    return "rw" if prot & abi.PROT_WRITE else "r"
+
+
+def window_bytes(end_bytes: int, alignment_bytes: int) -> int:
+    """The window for objects that end at `end_bytes`: a multiple of the alignment.
+
+    Raises InvalidRequest for more than the address space.
+    """
+    window = round_up(end_bytes, alignment_bytes)
+    if window >= abi.ADDRESS_SPACE_BYTES:
+        raise InvalidRequest(
+            f"{format_size(end_bytes)} needs a window of {format_size(window)} and a process has"
+            f" {format_size(abi.ADDRESS_SPACE_BYTES)} of address space; ask for less than"
+            f" {format_size(abi.ADDRESS_SPACE_BYTES - alignment_bytes)}"
+        )
+    return window
+
+
+def address(value: Optional[int], alignment_bytes: int) -> Optional[int]:
+    """An address to attach at, or None for any; InvalidRequest if it is not aligned."""
+    if value is None:
+        return None
+    if value <= 0 or value % alignment_bytes or value >= abi.ADDRESS_SPACE_BYTES:
+        raise InvalidRequest(
+            f"address {value:#x} cannot hold a region; take a multiple of {format_size(alignment_bytes)}"
+            f" ({alignment_bytes:#x}) between that and {format_size(abi.ADDRESS_SPACE_BYTES)}, or leave"
+            " it out"
+        )
+    return value
+
+
+def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> List[Mapping]:
+    """Check objects against a window and a generation; returns them sorted by offset.
+
+    Raises InvalidRequest for a kind the generation lacks, for anything unaligned, beyond the window,
+    or overlapping another.
+    """
+    ordered = sorted(wanted, key=lambda mapping: mapping.offset)
+    kinds = generation.features.mapping_kinds
+    end = 0
+    for mapping in ordered:
+        where = f"mapping of {format_size(mapping.size_bytes)} at offset {mapping.offset}"
+        if mapping.kind not in kinds:
+            raise InvalidRequest(
+                f"{where} is of kind {mapping.kind!r} and generation {generation.id} takes "
+                + ", ".join(kinds)
+                + "; see `mshare info`"
+            )
+        page = abi.HUGE_PAGE_BYTES if mapping.kind == "hugetlb" else abi.PAGE_BYTES
+        if mapping.offset < 0 or mapping.offset % page or mapping.object_offset % abi.PAGE_BYTES:
+            raise InvalidRequest(
+                f"{where} is not aligned; offsets are multiples of {format_size(page)}"
+            )
+        if mapping.end > window:
+            raise InvalidRequest(
+                f"{where} reaches beyond the region's window of {format_size(window)}; move it or ask"
+                " for a larger window"
+            )
+        if mapping.offset < end:
+            raise InvalidRequest(
+                f"{where} overlaps the one before it, which ends at offset {end}; move it there"
+            )
+        end = mapping.end
+    return ordered
+
+
+def memory_consent(
+    mapped_bytes: int,
+    memory_total_bytes: int,
+    available_bytes: int,
+    overcommit: bool,
+    prefault: bool,
+) -> None:
+    """Refuse more than the host's RAM unless told that only a part will be touched."""
+    size = format_size(mapped_bytes)
+    if prefault and mapped_bytes > available_bytes:
+        raise MshareError(
+            f"prefaulting {size} needs that much free memory and this host has"
+            f" {format_size(available_bytes)} available; ask for less, or leave prefault off"
+        )
+    if mapped_bytes > memory_total_bytes and not overcommit:
+        raise InvalidRequest(
+            f"{size} is more than this host's {format_size(memory_total_bytes)} of RAM; ask for less, or"
+            " say overcommit: true (--overcommit) if only a part of it will be touched"
+        )
+
+
+def client_count(count: int) -> int:
+    """How many clients to run; InvalidRequest outside 1..32768."""
+    if isinstance(count, bool) or not 1 <= count <= CLIENTS_MAXIMUM:
+        raise InvalidRequest(
+            f"{count} clients cannot be started; ask for 1 to {CLIENTS_MAXIMUM}, and use state absent"
+            " (`mshare clients stop`) for none"
+        )
+    return count

@@ -1,0 +1,119 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs, written down: one status file per process of ours, replaced whole, and locks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any, Dict, List, Optional
+
+from . import paths, procfs
+from .errors import Conflict
+
+SCHEMA_VERSION = 1
+_WAIT_SECONDS = 0.05
+
+
+def directory(root: str) -> str:
+    """The directory of status files for the msharefs at a root."""
+    return os.path.join(paths.state_dir(), paths.escape(root))
+
+
+def file(root: str, name: str, role: str, suffix: str = "json") -> str:
+    """The status file, lock or log of a region's owner or clients (role "owner" or "clients")."""
+    return os.path.join(directory(root), f"{name}.{role}.{suffix}")
+
+
+def read(path: str) -> Optional[Dict[str, Any]]:
+    """A status file's fields, or None where there is none (or none of a version we know)."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            fields = json.load(stream)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    return fields if fields.get("schema_version") == SCHEMA_VERSION else None
+
+
+def write_text(path: str, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one step: readers see the old or the new one, never a half."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with open(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write(path: str, fields: Dict[str, Any]) -> None:
+    """Replace a status file."""
+    write_text(
+        path, json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True) + "\n"
+    )
+
+
+def remove(*files: str) -> None:
+    """Remove files by name; missing ones are fine."""
+    for path in files:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(path)
+
+
+def remove_empty(*directories: str) -> None:
+    """Remove directories of ours that nothing is left in; others stay."""
+    for path in directories:
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
+def names(root: str, role: str) -> List[str]:
+    """The regions for which there is a status file of a role."""
+    suffix = f".{role}.json"
+    try:
+        entries = os.listdir(directory(root))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(entry[: -len(suffix)] for entry in entries if entry.endswith(suffix))
+
+
+def process_alive(fields: Optional[Dict[str, Any]]) -> bool:
+    """Whether the process that wrote a status file still runs."""
+    return fields is not None and procfs.alive(fields["pid"], fields["started_ticks"])
+
+
+@contextlib.contextmanager
+def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold a lock file's lock; Conflict, naming the holder, when it is not free in time."""
+    paths.make_directory(paths.state_dir())
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(fd, 32, 0).decode().strip() or "unknown"
+                    raise Conflict(
+                        f"{what} is held by process {holder}"
+                        + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
+                        + "; wait for it to end, or stop it"
+                    ) from None
+                time.sleep(_WAIT_SECONDS)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
