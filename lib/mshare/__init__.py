@@ -7,8 +7,8 @@
         with region.attach() as attachment:
             attachment.view(0, 5)[:] = b"hello"
 
-The names of `mshare.api` are looked up when they are first used: the same package travels to hosts as
-part of Ansible modules, which must not carry, or import, what they do not need.
+The public names are looked up when they are first used: the same package travels to hosts as part of
+Ansible modules, which must not carry, or import, what they do not need.
 """
 
 from __future__ import annotations
@@ -17,11 +17,25 @@ import importlib
 
 __version__ = "0.1.0"
 
+# Module -> its public names. `__init__.pyi` says the same to type checkers.
+_PUBLIC = {
+    "backends": ("choose", "locate"),
+    "backends.base": ("Backend", "Mapping"),
+    "backends.connect": ("connect",),
+    "calls": ("mcreate", "mshare", "mshare_unlink"),
+    "errors": ("Conflict", "InvalidRequest", "MshareError", "Unavailable"),
+    "pagetable": ("PageTables", "page_tables", "totals"),
+    "region": ("Attachment", "Region", "RegionStat", "list_regions", "unlink"),
+    "units": ("format_size", "parse_size"),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+
 
 def __getattr__(name: str) -> object:
-    if name.startswith("_"):
-        raise AttributeError(name)
-    api = importlib.import_module(f"{__name__}.api")
-    if name not in api.__all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(api, name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -11,7 +11,6 @@ where msharefs is mounted". None of them makes a system call of its own here.
 from __future__ import annotations
 
 import os
-from typing import List
 
 from . import region, rules
 from .backends.base import RegionFile
@@ -20,12 +19,10 @@ from .region import Attachment, Region
 
 # A window of mshare() lives as long as the process, like that of the system call: Python must not
 # collect what keeps it.
-_attached: List[Attachment] = []
+_attached: list[Attachment] = []
 
 
-def mcreate(
-    name: str, flags: int = os.O_RDWR | os.O_CREAT | os.O_EXCL, mode: int = 0o600
-) -> RegionFile:
+def mcreate(name: str, flags: int = os.O_RDWR | os.O_CREAT | os.O_EXCL, mode: int = 0o600) -> RegionFile:
     """open(2) of a region by name, wherever msharefs is mounted; OSError as open gives it."""
     return connect().open(rules.region_name(name), flags, mode)
 

@@ -9,7 +9,7 @@ Every function raises OSError with the kernel's errno. Addresses and sizes are i
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+from typing import Any
 
 from . import abi
 from .errors import Unavailable
@@ -18,7 +18,7 @@ try:
     from ._libc import ffi  # type: ignore[attr-defined,unused-ignore]
 except ImportError as error:  # pragma: no cover - tested in a process of its own without cffi
     ffi = None
-    _CFFI_ERROR: Optional[ImportError] = error
+    _CFFI_ERROR: ImportError | None = error
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _PR_SET_PDEATHSIG = 1
@@ -46,15 +46,13 @@ def require() -> None:
     _c()
 
 
-def _check(result: int, path: Optional[str] = None) -> int:
+def _check(result: int, path: str | None = None) -> int:
     if result == -1:
         raise OSError(ffi.errno, os.strerror(ffi.errno), path)
     return result
 
 
-def mmap(
-    address: Optional[int], length: int, prot: int, flags: int, fd: int, offset: int = 0
-) -> int:
+def mmap(address: int | None, length: int, prot: int, flags: int, fd: int, offset: int = 0) -> int:
     """mmap(2); returns the address."""
     library = _c()
     where = ffi.cast("void *", address or 0)

@@ -14,7 +14,7 @@ import fcntl
 import os
 import struct
 import uuid
-from typing import Callable, Dict, Tuple
+from typing import Callable
 
 from . import abi
 from .errors import Unavailable
@@ -44,14 +44,12 @@ def _ioctl(fd: int, request: int) -> int:
 def _create_without_object(fd: int) -> int:
     # Neither MAP_ANONYMOUS nor a file: the generation with files looks the descriptor up, the one
     # without refuses the flags.
-    fields = struct.pack(
-        "=QQQIIIxxxx", 0, abi.PAGE_BYTES, 0, abi.PROT_READ, _MAP_WITHOUT_OBJECT, _UNUSED_FD
-    )
+    fields = struct.pack("=QQQIIIxxxx", 0, abi.PAGE_BYTES, 0, abi.PROT_READ, _MAP_WITHOUT_OBJECT, _UNUSED_FD)
     return _answer(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
 
 
 # (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> generations that answer so.
-_ANSWERS: Dict[Tuple[int, int, int], Tuple[str, ...]] = {
+_ANSWERS: dict[tuple[int, int, int], tuple[str, ...]] = {
     (_OK, errno.ENOTTY, errno.ENOTTY): ("2022-06",),
     (errno.EINVAL, _OK, errno.ENOTTY): ("2024-09",),
     (errno.EINVAL, _OK, errno.EINVAL): ("2025-01",),

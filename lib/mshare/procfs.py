@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional
 
 from .units import KIB
 
@@ -27,7 +26,7 @@ class Mount:
     super_options: str
 
 
-def _read(path: str) -> Optional[str]:
+def _read(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
@@ -35,7 +34,7 @@ def _read(path: str) -> Optional[str]:
         return None
 
 
-def _kib_fields(text: str) -> Dict[str, int]:
+def _kib_fields(text: str) -> dict[str, int]:
     """`Name:   123 kB` lines as bytes."""
     fields = {}
     for line in text.splitlines():
@@ -46,24 +45,24 @@ def _kib_fields(text: str) -> Dict[str, int]:
     return fields
 
 
-def meminfo_bytes() -> Dict[str, int]:
+def meminfo_bytes() -> dict[str, int]:
     """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out)."""
     return _kib_fields(_read("/proc/meminfo") or "")
 
 
-def status_bytes(pid: int | str = "self") -> Optional[Dict[str, int]]:
+def status_bytes(pid: int | str = "self") -> dict[str, int] | None:
     """The sizes in /proc/PID/status in bytes, or None for a process that is gone."""
     text = _read(f"/proc/{pid}/status")
     return None if text is None else _kib_fields(text)
 
 
-def vm_pte_bytes(pid: int | str = "self") -> Optional[int]:
+def vm_pte_bytes(pid: int | str = "self") -> int | None:
     """Page tables of a process in bytes (VmPTE: all levels below the PGD)."""
     fields = status_bytes(pid)
     return None if fields is None else fields.get("VmPTE", 0)
 
 
-def start_ticks(pid: int, thread: Optional[int] = None) -> Optional[int]:
+def start_ticks(pid: int, thread: int | None = None) -> int | None:
     """When a process (or one of its threads) started, in clock ticks since boot; None if it is gone.
 
     A zombie counts as gone: it has no memory any more.
@@ -77,12 +76,12 @@ def start_ticks(pid: int, thread: Optional[int] = None) -> Optional[int]:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def alive(pid: int, started_ticks: int, thread: Optional[int] = None) -> bool:
+def alive(pid: int, started_ticks: int, thread: int | None = None) -> bool:
     """Whether the very process (pid and start time, for pids are reused) still runs."""
     return start_ticks(pid, thread) == started_ticks
 
 
-def filesystems() -> List[str]:
+def filesystems() -> list[str]:
     """The file system types this kernel knows (/proc/filesystems)."""
     return [line.split()[-1] for line in (_read("/proc/filesystems") or "").splitlines() if line]
 
@@ -94,7 +93,7 @@ def _unescape(field: str) -> str:
     return field
 
 
-def mounts() -> List[Mount]:
+def mounts() -> list[Mount]:
     """What is mounted in this process's mount namespace, in mount order."""
     found = []
     for line in (_read("/proc/self/mountinfo") or "").splitlines():
@@ -104,13 +103,13 @@ def mounts() -> List[Mount]:
     return found
 
 
-def mount_at(path: str) -> Optional[Mount]:
+def mount_at(path: str) -> Mount | None:
     """The mount one sees at a path (the last of a stack), or None."""
     wanted = os.path.normpath(path)
     return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)
 
 
-def sysctl(name: str) -> Optional[str]:
+def sysctl(name: str) -> str | None:
     """A kernel setting by its dotted name, or None where there is none."""
     text = _read("/proc/sys/" + name.replace(".", "/"))
     return None if text is None else text.strip()

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import List, Optional, Type
 
 from . import abi, libc, procfs, rules
 from .backends.base import Backend, Mapping, RegionFile, Window
@@ -30,12 +29,12 @@ class RegionStat:
     path: str
     backend: str
     generation: str
-    address: Optional[int]
+    address: int | None
     """Where every process must attach, or None where each may choose."""
     window_bytes: int
-    mapped_bytes: Optional[int]
+    mapped_bytes: int | None
     """None where the backend cannot tell what is mapped inside (a kernel does not list it)."""
-    mappings: Optional[List[Mapping]]
+    mappings: list[Mapping] | None
     mode: int
     uid: int
     gid: int
@@ -45,7 +44,7 @@ class Attachment:
     """A region in this process's address space; a context manager, true while attached."""
 
     def __init__(self, window: Window) -> None:
-        self._window: Optional[Window] = window
+        self._window: Window | None = window
         self.address = window.address
         self.window_bytes = window.size_bytes
 
@@ -79,9 +78,9 @@ class Attachment:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.detach()
 
@@ -101,14 +100,14 @@ class Region:
     def create(
         cls,
         name: str,
-        size: Optional[Size] = None,
+        size: Size | None = None,
         *,
         mappings: Iterable[Mapping] = (),
-        window: Optional[Size] = None,
-        address: Optional[int] = None,
+        window: Size | None = None,
+        address: int | None = None,
         mode: int = 0o600,
         overcommit: bool = False,
-        backend: Optional[Backend] = None,
+        backend: Backend | None = None,
     ) -> Region:
         """Create a region with `size` of anonymous memory, or with the objects in `mappings`, or empty
         with a `window` alone.
@@ -124,9 +123,7 @@ class Region:
             mapped = round_up(parse_size(size), abi.PAGE_BYTES)
             wanted.insert(0, Mapping(0, mapped))
         if not wanted and window is None:
-            raise InvalidRequest(
-                f"region {name} needs a size, mappings or a window, like size 300GiB"
-            )
+            raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
         end = max((mapping.end for mapping in wanted), default=1)
         if window is not None:
             end = max(end, parse_size(window, "window"))
@@ -148,9 +145,7 @@ class Region:
         return region
 
     @classmethod
-    def open(
-        cls, name: str, *, read_only: bool = False, backend: Optional[Backend] = None
-    ) -> Region:
+    def open(cls, name: str, *, read_only: bool = False, backend: Backend | None = None) -> Region:
         """Open a region that exists. Whoever may open it may in practice write to it."""
         rules.region_name(name)
         backend = backend or connect()
@@ -204,7 +199,7 @@ class Region:
         self,
         path: str,
         offset: int,
-        size: Optional[Size] = None,
+        size: Size | None = None,
         *,
         file_offset: int = 0,
         writable: bool = False,
@@ -222,7 +217,7 @@ class Region:
         """Unmap a range for everybody; anonymous memory in it is freed."""
         self._file.unmap(offset, parse_size(size))
 
-    def attach(self, address: Optional[int] = None, *, read_only: bool = False) -> Attachment:
+    def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
         """Map the region into this process, at any aligned address unless one is given or fixed.
 
         `read_only` is needed for a region opened read-only, and no protection: on a kernel a store
@@ -274,9 +269,9 @@ class Region:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -293,11 +288,11 @@ def check_memory(mapped_bytes: int, *, overcommit: bool = False, prefault: bool 
     )
 
 
-def unlink(name: str, backend: Optional[Backend] = None) -> None:
+def unlink(name: str, backend: Backend | None = None) -> None:
     """Remove a region's name."""
     (backend or connect()).unlink(rules.region_name(name))
 
 
-def list_regions(backend: Optional[Backend] = None) -> List[str]:
+def list_regions(backend: Backend | None = None) -> list[str]:
     """The names of the regions there are."""
     return (backend or connect()).names()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import List, Optional
 
 from . import abi
 from .backends.base import Mapping
@@ -65,7 +64,7 @@ def window_bytes(end_bytes: int, alignment_bytes: int) -> int:
     return window
 
 
-def address(value: Optional[int], alignment_bytes: int) -> Optional[int]:
+def address(value: int | None, alignment_bytes: int) -> int | None:
     """An address to attach at, or None for any; InvalidRequest if it is not aligned."""
     if value is None:
         return None
@@ -78,7 +77,7 @@ def address(value: Optional[int], alignment_bytes: int) -> Optional[int]:
     return value
 
 
-def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> List[Mapping]:
+def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> list[Mapping]:
     """Check objects against a window and a generation; returns them sorted by offset.
 
     Raises InvalidRequest for a kind the generation lacks, for anything unaligned, beyond the window,
@@ -97,9 +96,7 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
             )
         page = abi.HUGE_PAGE_BYTES if mapping.kind == "hugetlb" else abi.PAGE_BYTES
         if mapping.offset < 0 or mapping.offset % page or mapping.object_offset % abi.PAGE_BYTES:
-            raise InvalidRequest(
-                f"{where} is not aligned; offsets are multiples of {format_size(page)}"
-            )
+            raise InvalidRequest(f"{where} is not aligned; offsets are multiples of {format_size(page)}")
         if mapping.end > window:
             raise InvalidRequest(
                 f"{where} reaches beyond the region's window of {format_size(window)}; move it or ask"

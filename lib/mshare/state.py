@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from . import paths, procfs
 from .errors import Conflict
@@ -31,7 +31,7 @@ def file(root: str, name: str, role: str, suffix: str = "json") -> str:
     return os.path.join(directory(root), f"{name}.{role}.{suffix}")
 
 
-def read(path: str) -> Optional[Dict[str, Any]]:
+def read(path: str) -> dict[str, Any] | None:
     """A status file's fields, or None where there is none (or none of a version we know)."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -55,11 +55,9 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
         raise
 
 
-def write(path: str, fields: Dict[str, Any]) -> None:
+def write(path: str, fields: dict[str, Any]) -> None:
     """Replace a status file."""
-    write_text(
-        path, json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True) + "\n"
-    )
+    write_text(path, json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True) + "\n")
 
 
 def remove(*files: str) -> None:
@@ -76,7 +74,7 @@ def remove_empty(*directories: str) -> None:
             os.rmdir(path)
 
 
-def names(root: str, role: str) -> List[str]:
+def names(root: str, role: str) -> list[str]:
     """The regions for which there is a status file of a role."""
     suffix = f".{role}.json"
     try:
@@ -86,7 +84,7 @@ def names(root: str, role: str) -> List[str]:
     return sorted(entry[: -len(suffix)] for entry in entries if entry.endswith(suffix))
 
 
-def process_alive(fields: Optional[Dict[str, Any]]) -> bool:
+def process_alive(fields: dict[str, Any] | None) -> bool:
     """Whether the process that wrote a status file still runs."""
     return fields is not None and procfs.alive(fields["pid"], fields["started_ticks"])
 

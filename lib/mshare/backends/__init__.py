@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from .. import abi, paths, procfs
 from ..errors import InvalidRequest, Unavailable
@@ -28,7 +28,7 @@ def kernel_has_msharefs() -> bool:
     return abi.FILESYSTEM in procfs.filesystems()
 
 
-def kernel_root() -> Optional[str]:
+def kernel_root() -> str | None:
     """Where msharefs is mounted: at its conventional place, else at the first that is found."""
     found = [mount.path for mount in procfs.mounts() if mount.filesystem == abi.FILESYSTEM]
     return paths.KERNEL_ROOT if paths.KERNEL_ROOT in found else (found[0] if found else None)
@@ -53,12 +53,10 @@ def choose(backend: str = "auto") -> Choice:
             f"backend kernel was asked for and {missing}; boot a kernel with the mshare series, or use"
             " backend simulated"
         )
-    return Choice(
-        "simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used"
-    )
+    return Choice("simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used")
 
 
-def locate(backend: str = "auto", root: Optional[str] = None) -> Choice:
+def locate(backend: str = "auto", root: str | None = None) -> Choice:
     """The backend of a root that is mounted already; Unavailable, with the next step, if none is."""
     if root is not None:
         mount = procfs.mount_at(root)
@@ -69,9 +67,7 @@ def locate(backend: str = "auto", root: Optional[str] = None) -> Choice:
         wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
         raise Unavailable(f"{root} holds no {wanted}; mount it with `mshare mount --root {root}`")
     choice = choose(backend)
-    mounted = (
-        kernel_root() is not None if choice.backend == "kernel" else Layout.present(choice.root)
-    )
+    mounted = kernel_root() is not None if choice.backend == "kernel" else Layout.present(choice.root)
     if not mounted:
         raise Unavailable(
             f"no msharefs is mounted ({choice.reason}; looked at {choice.root}); run `mshare mount"

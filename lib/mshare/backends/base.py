@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from .. import abi
 from ..generations import Generation
@@ -28,7 +28,7 @@ class Mapping:
     kind: str = "anonymous"
     """"anonymous", "hugetlb" or "file"."""
     prot: int = abi.PROT_READ | abi.PROT_WRITE
-    path: Optional[str] = None
+    path: str | None = None
     """The file, for kind "file"."""
     object_offset: int = 0
 
@@ -36,7 +36,7 @@ class Mapping:
     def end(self) -> int:
         return self.offset + self.size_bytes
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -67,7 +67,7 @@ class RegionFile(ABC):
     fd: int
 
     @abstractmethod
-    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+    def set_size(self, window_bytes: int, address: int | None = None) -> None:
         """Give the region its only size: a multiple of the alignment, EINVAL otherwise."""
 
     @abstractmethod
@@ -96,11 +96,11 @@ class RegionFile(ABC):
         length: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
-        address: Optional[int] = None,
+        address: int | None = None,
     ) -> Window:
         """Map the window into this process: the region's whole length, at an aligned address."""
 
-    def mappings(self) -> Optional[List[Mapping]]:
+    def mappings(self) -> list[Mapping] | None:
         """What is mapped inside, or None where the backend cannot tell (a kernel does not list it)."""
         return None
 
@@ -133,10 +133,10 @@ class Backend(ABC):
         """Remove a region's name; the region lives on while it is open or mapped."""
 
     @abstractmethod
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """The regions that have a name, sorted."""
 
-    def free_bytes(self) -> Optional[int]:
+    def free_bytes(self) -> int | None:
         """Memory the file system may still take, or None without a limit of its own."""
         return None
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from . import locate
 from .base import Backend
 from .kernel import KernelBackend
@@ -15,7 +13,7 @@ from .simulated import SimulatedBackend
 _BACKENDS = {"kernel": KernelBackend, "simulated": SimulatedBackend}
 
 
-def connect(backend: str = "auto", root: Optional[str] = None) -> Backend:
+def connect(backend: str = "auto", root: str | None = None) -> Backend:
     """The backend at a mounted root; Unavailable, with the next step, where there is none."""
     choice = locate(backend, root)
     return _BACKENDS[choice.backend](choice.root)

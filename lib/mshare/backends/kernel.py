@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from typing import List, Optional
 
 from .. import abi, libc, probe
 from ..generations import Generation
@@ -32,7 +31,7 @@ class KernelRegionFile(RegionFile):
         self.fd = fd
         self._generation = generation
 
-    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+    def set_size(self, window_bytes: int, address: int | None = None) -> None:
         self._generation.set_size(self.fd, window_bytes, address)
 
     def geometry(self) -> Geometry:
@@ -47,9 +46,7 @@ class KernelRegionFile(RegionFile):
         object_fd: int = -1,
         object_offset: int = 0,
     ) -> None:
-        self._generation.create_mapping(
-            self.fd, offset, size, prot, flags, object_fd, object_offset
-        )
+        self._generation.create_mapping(self.fd, offset, size, prot, flags, object_fd, object_offset)
 
     def unmap(self, offset: int, size: int) -> None:
         self._generation.unmap(self.fd, offset, size)
@@ -59,7 +56,7 @@ class KernelRegionFile(RegionFile):
         length: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
-        address: Optional[int] = None,
+        address: int | None = None,
     ) -> Window:
         return KernelWindow(libc.mmap(address, length, prot, flags, self.fd), length)
 
@@ -82,7 +79,7 @@ class KernelBackend(Backend):
     def unlink(self, name: str) -> None:
         os.unlink(self.path(name))
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return sorted(
             entry.name
             for entry in os.scandir(self.root)

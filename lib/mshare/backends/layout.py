@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from .. import abi, procfs
 from ..errors import Unavailable
@@ -49,13 +49,13 @@ class Record:
     """A region's sidecar."""
 
     inode: int
-    owner: Optional[Task]
+    owner: Task | None
     size_used: bool = False
     """Whether the one time the size can be set is used up."""
     window_bytes: int = 0
-    address: Optional[int] = None
+    address: int | None = None
     next_serial: int = 1
-    placed: List[Placed] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
 
     @property
     def dead(self) -> bool:
@@ -68,11 +68,9 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        fields: Dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
         owner = fields.pop("owner")
-        placed = [
-            Placed(Mapping(**entry.pop("mapping")), **entry) for entry in fields.pop("placed")
-        ]
+        placed = [Placed(Mapping(**entry.pop("mapping")), **entry) for entry in fields.pop("placed")]
         return cls(owner=Task(**owner) if owner else None, placed=placed, **fields)
 
 
@@ -207,7 +205,7 @@ class Layout:
         os.rmdir(os.path.join(self.root, DIRECTORY))
         os.unlink(os.path.join(self.root, abi.INFO_FILE))
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
 
     @contextlib.contextmanager
@@ -220,7 +218,7 @@ class Layout:
         finally:
             os.close(fd)
 
-    def record(self, name: str) -> Optional[Record]:
+    def record(self, name: str) -> Record | None:
         """What is known of a region, for a mere look; None if it is gone or not readable."""
         try:
             fd = os.open(self.sidecar_path(name), os.O_RDONLY | os.O_CLOEXEC)
@@ -232,7 +230,7 @@ class Layout:
             os.close(fd)
 
 
-def without(placed: List[Placed], offset: int, end: int) -> List[Placed]:
+def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:
     """Cut [offset, end) out of a list of mappings; what sticks out on either side stays."""
     kept = []
     for entry in placed:
@@ -253,7 +251,7 @@ def without(placed: List[Placed], offset: int, end: int) -> List[Placed]:
     return kept
 
 
-def subtract(whole: tuple[int, int], parts: List[tuple[int, int]]) -> List[tuple[int, int]]:
+def subtract(whole: tuple[int, int], parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """What is left of the range `whole` without the ranges `parts`."""
     left = [whole]
     for start, end in parts:

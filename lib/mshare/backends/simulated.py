@@ -12,6 +12,7 @@ owner is gone, and no SIGSEGV in holes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +20,6 @@ import stat
 import threading
 import time
 from dataclasses import replace
-from typing import Dict, List, Optional, Tuple
 
 from .. import abi, libc, procfs
 from ..generations import generation
@@ -33,7 +33,7 @@ _UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE
 
 # Objects this process mapped into regions, by (region inode, serial): they stay open as long as the
 # process lives, for other processes reach them through it.
-_held: Dict[Tuple[int, int], int] = {}
+_held: dict[tuple[int, int], int] = {}
 
 
 def _refuse(code: int, path: str) -> OSError:
@@ -53,10 +53,8 @@ _MOURNING_SECONDS = 0.25
 def _bury(fd: int) -> None:
     """Free a dead region's memory, as a kernel does when the owner ends; readers can't, and needn't."""
     time.sleep(_MOURNING_SECONDS)
-    try:
+    with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)
-    except OSError:
-        pass
 
 
 class SimulatedWindow(Window):
@@ -65,7 +63,7 @@ class SimulatedWindow(Window):
         self.size_bytes = size_bytes
         self._region_fd = region_fd
         self._sidecar = sidecar
-        self._mapped: List[Placed] = []
+        self._mapped: list[Placed] = []
         self._lock = threading.Lock()
         self._attached = True
 
@@ -73,7 +71,7 @@ class SimulatedWindow(Window):
     def sidecar_path(self) -> str:
         return self._sidecar.path
 
-    def owner_pidfd(self) -> Optional[int]:
+    def owner_pidfd(self) -> int | None:
         owner = self._sidecar.read().owner
         if owner is None or owner.thread != owner.pid:
             return None
@@ -191,7 +189,7 @@ class SimulatedRegionFile(RegionFile):
 
     # -- size
 
-    def set_size(self, window_bytes: int, address: Optional[int] = None) -> None:
+    def set_size(self, window_bytes: int, address: int | None = None) -> None:
         fixed = not self._features.any_address
         with self._sidecar.change() as change:
             record = change.record
@@ -234,10 +232,7 @@ class SimulatedRegionFile(RegionFile):
             self._check_range(record, offset, size)
             end = offset + round_up(size, abi.PAGE_BYTES)
             taken = [(e.mapping.offset, e.mapping.end) for e in record.placed]
-            if (
-                subtract((offset, end), taken) != [(offset, end)]
-                and flags & abi.MAP_FIXED_NOREPLACE
-            ):
+            if subtract((offset, end), taken) != [(offset, end)] and flags & abi.MAP_FIXED_NOREPLACE:
                 raise _refuse(errno.EEXIST, self._path)
             path = None
             holder = -1
@@ -327,11 +322,11 @@ class SimulatedRegionFile(RegionFile):
         """Close what this process held for mappings that are gone."""
         still = {entry.serial for entry in after.placed}
         for entry in before.placed:
-            held = entry.serial not in still and _held.pop((before.inode, entry.serial), None)
-            if held:
+            held = None if entry.serial in still else _held.pop((before.inode, entry.serial), None)
+            if held is not None:
                 os.close(held)
 
-    def mappings(self) -> Optional[List[Mapping]]:
+    def mappings(self) -> list[Mapping] | None:
         return sorted((e.mapping for e in self._sidecar.read().placed), key=lambda m: m.offset)
 
     # -- the window
@@ -341,7 +336,7 @@ class SimulatedRegionFile(RegionFile):
         length: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
-        address: Optional[int] = None,
+        address: int | None = None,
     ) -> Window:
         record = self._sidecar.read()
         if record.dead:
@@ -410,7 +405,7 @@ def _huge_memory(size: int, flags: int) -> int:
     return fd
 
 
-def _reserve(address: Optional[int], length: int, fixed: int, alignment: int) -> int:
+def _reserve(address: int | None, length: int, fixed: int, alignment: int) -> int:
     """Take an aligned address range in which nothing is mapped yet; returns its address."""
     if address is not None:
         where = round_up(address, alignment)
@@ -492,10 +487,10 @@ class SimulatedBackend(Backend):
         _bury(fd)
         os.close(fd)
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return self._layout.names()
 
-    def free_bytes(self) -> Optional[int]:
+    def free_bytes(self) -> int | None:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 

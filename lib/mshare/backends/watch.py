@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import selectors
 import threading
-from typing import Dict, List, Optional, Protocol, Tuple
+from typing import Protocol
 
 from .. import libc
 
@@ -21,9 +21,11 @@ _LOOK_SECONDS = 0.05
 
 
 class Watched(Protocol):
-    sidecar_path: str
+    @property
+    def sidecar_path(self) -> str:
+        """The file whose writes announce a change."""
 
-    def owner_pidfd(self) -> Optional[int]:
+    def owner_pidfd(self) -> int | None:
         """A new pidfd of the owner, or None where only looking helps."""
 
     def refresh(self) -> bool:
@@ -41,9 +43,9 @@ class Watcher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: Dict[Watched, List[int]] = {}
-        self._selector: Optional[selectors.BaseSelector] = None
-        self._wake: Tuple[int, int] = (-1, -1)
+        self._files: dict[Watched, list[int]] = {}
+        self._selector: selectors.BaseSelector | None = None
+        self._wake: tuple[int, int] = (-1, -1)
 
     def add(self, window: Watched) -> None:
         """Watch a window from now on."""
@@ -114,9 +116,7 @@ class Watcher:
         self._selector.register(self._wake[0], selectors.EVENT_READ)
         for window in self._files:
             self._register(window)
-        threading.Thread(
-            target=self._run, args=(self._selector,), name="mshare-watch", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(self._selector,), name="mshare-watch", daemon=True).start()
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while True:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
 from ..errors import InvalidRequest
 from .base import Features, Generation
 from .v2022_06 import V2022_06
@@ -15,9 +13,8 @@ from .v2025_01 import V2025_01
 from .v2025_04 import V2025_04
 from .v2025_08 import V2025_08
 
-GENERATIONS: Dict[str, Generation] = {
-    generation.id: generation
-    for generation in (V2022_06(), V2024_09(), V2025_01(), V2025_04(), V2025_08())
+GENERATIONS: dict[str, Generation] = {
+    generation.id: generation for generation in (V2022_06(), V2024_09(), V2025_01(), V2025_04(), V2025_08())
 }
 NEWEST = "2025-08"
 
@@ -36,9 +33,7 @@ def generation(identifier: str) -> Generation:
             + ", ".join(GENERATIONS)
         )
     if identifier not in GENERATIONS:
-        raise InvalidRequest(
-            f"generation {identifier!r} is unknown; known are " + ", ".join(GENERATIONS)
-        )
+        raise InvalidRequest(f"generation {identifier!r} is unknown; known are " + ", ".join(GENERATIONS))
     return GENERATIONS[identifier]
 
 

@@ -9,13 +9,13 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
     """Where a region must lie (None: anywhere aligned) and how large its window is (0: not set)."""
 
-    address: Optional[int]
+    address: int | None
     window_bytes: int
 
 
@@ -25,7 +25,7 @@ class Features:
 
     size_set_by: str
     """"mmap" (the creator's first), "ioctl" or "ftruncate"."""
-    mapping_kinds: Tuple[str, ...]
+    mapping_kinds: tuple[str, ...]
     """Which objects a region takes: "anonymous", "hugetlb", "file"."""
     explicit_mappings: bool
     """Whether objects are mapped one by one; otherwise the whole window is anonymous memory."""
@@ -44,7 +44,7 @@ class Generation(ABC):
     features: Features
 
     @abstractmethod
-    def set_size(self, fd: int, window_bytes: int, address: Optional[int]) -> None:
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         """Give a fresh region its one and only size (and address, where it has one)."""
 
     @abstractmethod

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Optional
 
 from .. import abi, libc
 from .base import Features, Generation, Geometry
@@ -25,7 +24,7 @@ class V2022_06(Generation):
         owner_bound=False,
     )
 
-    def set_size(self, fd: int, window_bytes: int, address: Optional[int]) -> None:
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         # The mmap that sets the size is also the creator's attachment; it is dropped again so that
         # every attachment, the creator's own too, goes the same way afterwards.
         where = libc.mmap(

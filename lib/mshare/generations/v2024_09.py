@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Optional
 
 from .. import abi, libc
 from .base import Features, Generation, Geometry
@@ -25,7 +24,7 @@ class V2024_09(Generation):
         owner_bound=False,
     )
 
-    def set_size(self, fd: int, window_bytes: int, address: Optional[int]) -> None:
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         libc.set_size(fd, address or 0, window_bytes)
 
     def geometry(self, fd: int) -> Geometry:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
 
 from .. import abi, libc
 from .base import Features, Generation, Geometry
@@ -24,7 +23,7 @@ class V2025_04(Generation):
         owner_bound=False,
     )
 
-    def set_size(self, fd: int, window_bytes: int, address: Optional[int]) -> None:
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         os.ftruncate(fd, window_bytes)
 
     def geometry(self, fd: int) -> Geometry:
