@@ -3,16 +3,16 @@
 # Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB"
 EXTRA ?=
 
-# One look and one behaviour, whatever the user's own Ansible settings and locale are. The collection is
+# One look and one behaviour, whatever callback and locale the user has set. The collection is
 # found through a link in .venv: a relative path, so that the clone may stand anywhere.
 export LC_ALL = C.UTF-8
-export ANSIBLE_CONFIG = /dev/null
 export ANSIBLE_COLLECTIONS_PATH = .venv/collections
 export ANSIBLE_CALLBACK_RESULT_FORMAT = yaml
 export ANSIBLE_DISPLAY_SKIPPED_HOSTS = false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING = false
 export ANSIBLE_LOCALHOST_WARNING = false
 export ANSIBLE_NOCOWS = true
+export ANSIBLE_STDOUT_CALLBACK = default
 export ANSIBLE_PYTHON_INTERPRETER = auto_silent
 
 .PHONY: help deploy validate teardown test check venv links docs format changelog
@@ -39,10 +39,10 @@ test: venv ## the quality gate, then every test
 	@tests/run check tests
 
 links: venv ## regenerate plugins/module_utils/mshare from lib/mshare
-	@.venv/bin/python tests/checks/links.py --write
+	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
 docs: venv ## regenerate the variable tables in the roles' READMEs
-	@.venv/bin/python tests/checks/role_tables.py --write
+	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .
