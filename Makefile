@@ -13,7 +13,9 @@ export ANSIBLE_INVENTORY_UNPARSED_WARNING = false
 export ANSIBLE_LOCALHOST_WARNING = false
 export ANSIBLE_NOCOWS = true
 export ANSIBLE_STDOUT_CALLBACK = default
-export ANSIBLE_PYTHON_INTERPRETER = auto_silent
+# Modules run under the system's own python3, as on any other host. Ansible's discovery would take the
+# newest python3.* on PATH, which may be a pyenv shim that does not run.
+export ANSIBLE_PYTHON_INTERPRETER = $(or $(wildcard /usr/bin/python3),$(CURDIR)/.venv/bin/python)
 
 .PHONY: help deploy validate teardown test check venv links docs format changelog
 

@@ -20,7 +20,8 @@ BEGIN = "<!-- variables: written by `make docs` from meta/argument_specs.yml -->
 END = "<!-- end of variables -->"
 SECTION = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 
-# Ansible's markup: V(present), O(mshare_region_size), M(dbmem.mshare.mshare_info), U(url), L(text,url), B(bold).
+# Ansible's markup: V(present), O(mshare_region_size), M(dbmem.mshare.mshare_info), B(bold),
+# L(text,url), U(url).
 MARKUP = [
     (re.compile(r"\b[VOECP]\(([^()]*)\)"), r"`\1`"),
     (re.compile(r"\bM\(([^()]*)\)"), r"`\1`"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ NAMES = [path.stem for path in modules()]
 ATTRIBUTES = {"check_mode", "diff_mode", "idempotent", "platform"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def documentation() -> dict[str, Any]:
     """What ansible-doc knows about all modules; one call, because each costs a second."""
     command = ["ansible-doc", "--json", *(f"{COLLECTION}.{name}" for name in NAMES)]
