@@ -80,3 +80,14 @@ def exit_code(error: BaseException) -> int:
 def kind(error: BaseException) -> str:
     """The word for an error in `--json` answers and module results."""
     return error.kind if isinstance(error, MshareError) else "os_error"
+
+
+def to_dict(error: BaseException) -> dict[str, object]:
+    """An error as it is written into status files and `--json` answers."""
+    return {"kind": kind(error), "message": sentence(error), "exit_code": exit_code(error)}
+
+
+def from_dict(fields: dict[str, object]) -> MshareError:
+    """An error that another process wrote down, to be raised here with the same kind."""
+    kinds = {known.kind: known for known in (InvalidRequest, Unavailable, Conflict)}
+    return kinds.get(str(fields["kind"]), MshareError)(str(fields["message"]))

@@ -45,7 +45,7 @@ def state_dir() -> str:
 
 def spec_file(what: str, name: str) -> str:
     """The spec of a region, of clients or of a mount ("regions", "clients", "mounts")."""
-    return os.path.join(config_dir(), what, f"{name}.yml")
+    return os.path.join(config_dir(), what, f"{name}.json")
 
 
 def escape(path: str) -> str:

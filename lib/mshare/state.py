@@ -26,6 +26,12 @@ def directory(root: str) -> str:
     return os.path.join(paths.state_dir(), paths.escape(root))
 
 
+def make_directory(root: str) -> None:
+    """Make the directory of status files for a root, below a state directory that is ours."""
+    paths.make_directory(paths.state_dir())
+    paths.make_directory(directory(root))
+
+
 def file(root: str, name: str, role: str, suffix: str = "json") -> str:
     """The status file, lock or log of a region's owner or clients (role "owner" or "clients")."""
     return os.path.join(directory(root), f"{name}.{role}.{suffix}")
@@ -39,6 +45,15 @@ def read(path: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     return fields if fields.get("schema_version") == SCHEMA_VERSION else None
+
+
+def read_text(path: str) -> str | None:
+    """A file's text, or None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def write_text(path: str, text: str, mode: int = 0o644) -> None:
@@ -93,7 +108,7 @@ def process_alive(fields: dict[str, Any] | None) -> bool:
 def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
     """Hold a lock file's lock; Conflict, naming the holder, when it is not free in time."""
     paths.make_directory(paths.state_dir())
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    paths.make_directory(os.path.dirname(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait_seconds
     try:

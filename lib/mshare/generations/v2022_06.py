@@ -37,6 +37,11 @@ class V2022_06(Generation):
         libc.munmap(where, window_bytes)
 
     def geometry(self, fd: int) -> Geometry:
-        # Two u64, start and size; zeroes before the first mmap.
-        start, size = struct.unpack("=QQ", os.read(fd, abi.INFO_STRUCT_BYTES))
+        # Two u64, start and size; zeroes before the first mmap. Asked through a file of its own: read()
+        # is all there is, and a second one on the same file may be past the end.
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            start, size = struct.unpack("=QQ", os.read(reader, abi.INFO_STRUCT_BYTES))
+        finally:
+            os.close(reader)
         return Geometry(start if size else None, size)

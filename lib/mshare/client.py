@@ -1,0 +1,143 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One client: a process that attaches a region by itself, touches and verifies it, and stays.
+
+It runs in a process forked by the launcher, so it opens, looks up and maps everything anew: an
+inherited mapping would prove nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import errors, libc, procfs, spec
+from .backends.base import Backend, Mapping
+from .errors import MshareError
+from .pattern import Pattern, touch
+from .region import Attachment, Region
+
+Report = dict[str, Any]
+"""A line of JSON, short enough (PIPE_BUF, 4096 bytes) to be written to a shared pipe in one piece."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a client is to attach, from the owner's status file."""
+
+    name: str
+    backend: Backend
+    path: str
+    mappings: tuple[Mapping, ...]
+    pattern: Pattern | None
+    window_bytes: int
+    mapped_bytes: int
+    address: int | None
+
+    @classmethod
+    def from_status(cls, status: dict[str, Any], backend: Backend) -> Target:
+        """Read an owner's status file."""
+        return cls(
+            name=status["region"],
+            backend=backend,
+            path=status["path"],
+            mappings=tuple(spec.mapping_from_dict(entry) for entry in status["mappings"]),
+            pattern=Pattern(**status["pattern"]) if "pattern" in status else None,
+            window_bytes=status["window_bytes"],
+            mapped_bytes=status["mapped_bytes"],
+            address=status["address"],
+        )
+
+    def environment(self, number: int) -> dict[str, str]:
+        """What a client's own program is told."""
+        return {
+            "MSHARE_REGION": self.name,
+            "MSHARE_PATH": self.path,
+            "MSHARE_BACKEND": self.backend.name,
+            "MSHARE_GENERATION": self.backend.generation.id,
+            "MSHARE_ADDRESS": "" if self.address is None else hex(self.address),
+            "MSHARE_WINDOW_BYTES": str(self.window_bytes),
+            "MSHARE_MAPPED_BYTES": str(self.mapped_bytes),
+            "MSHARE_CLIENT_NUMBER": str(number),
+        }
+
+
+def attach_and_touch(target: Target, span_bytes: int, stride_bytes: int) -> tuple[Attachment, Report]:
+    """Attach, touch `span_bytes` and verify what the owner wrote; returns the attachment and a report.
+
+    The report: attach_us (open, look up and map), touch_us, vm_pte_before_bytes and
+    vm_pte_after_bytes (this process's VmPTE), verified_pages, wrong_pages.
+    """
+    before_bytes = procfs.vm_pte_bytes()
+    started = time.perf_counter_ns()
+    with Region.open(target.name, backend=target.backend) as region:
+        attachment = region.attach()
+    attached = time.perf_counter_ns()
+    memory, pattern = attachment.memory, target.pattern
+    wrong_pages = verified_pages = 0
+    left_bytes = span_bytes
+    for mapping in target.mappings:
+        take_bytes = min(left_bytes, mapping.size_bytes)
+        left_bytes -= take_bytes
+        if pattern is not None and pattern.offset == mapping.offset:
+            wrong_pages = pattern.verify(memory, take_bytes)
+            verified_pages = pattern.pages(take_bytes)
+        touch(memory, mapping.offset, take_bytes, stride_bytes)
+    touched = time.perf_counter_ns()
+    return attachment, {
+        "attach_us": (attached - started) // 1000,
+        "touch_us": (touched - attached) // 1000,
+        "vm_pte_before_bytes": before_bytes,
+        "vm_pte_after_bytes": procfs.vm_pte_bytes(),
+        "verified_pages": verified_pages,
+        "wrong_pages": wrong_pages,
+    }
+
+
+def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:
+    """The life of a client of ours, in a forked process: never returns.
+
+    SIGUSR1 makes it touch the region once more: that is how it finds out that its owner is gone.
+    """
+    _leave_the_launcher()
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        attachment, report = attach_and_touch(target, span_bytes, stride_bytes)
+    except (MshareError, OSError) as error:
+        _send(report_fd, number, {"error": errors.sentence(error)})
+        os._exit(1)
+    _send(report_fd, number, report)
+    while True:
+        signal.pause()
+        attachment.view(target.mappings[0].offset, 1).tobytes()
+
+
+def execute(target: Target, number: int, command: Sequence[str], report_fd: int) -> NoReturn:
+    """Become the user's program; reports only if that fails. Never returns."""
+    _leave_the_launcher()
+    try:
+        os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
+    except OSError as error:
+        error.filename = None
+        _send(report_fd, number, {"error": f"{command[0]} cannot be started: {errors.sentence(error)}"})
+    os._exit(127)
+
+
+def _leave_the_launcher() -> None:
+    """Undo what a fork inherited, the launcher's handlers, and end when the launcher does."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    libc.die_with_parent(signal.SIGTERM)
+
+
+def _send(fd: int, number: int, report: Report) -> None:
+    if "error" in report:
+        report = {"error": report["error"][:1000]}
+    os.write(fd, json.dumps({"number": number, **report}).encode() + b"\n")

@@ -1,0 +1,367 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The launcher: one process that starts a number of clients, counts them and ends them.
+
+Clients are forks of this warm process (an interpreter start each would cost 10 times the time and 4
+times the memory), or run the user's program. A client that dies is reported, and restarted when asked
+(SIGHUP): never silently.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import client, errors, procfs, state
+from .backends.connect import connect
+from .errors import MshareError
+from .notify import notify
+from .pagetable import page_tables, span_for_budget
+from .spec import ClientsSpec
+from .supervisor import status_of
+from .units import MIB, format_size
+
+ROLE = "clients"
+# What one client of ours costs besides the region: a fork of the launcher, measured 0.8 MiB.
+_CLIENT_BYTES = 1 * MIB
+# The clients may take this part of the free memory with their page tables.
+_MEMORY_SHARE = 4
+_END_SECONDS = 10.0
+_STATUS_SECONDS = 0.25
+_SETTLE_LOOK_SECONDS = 0.05
+# The simulator's clients follow the end of an owner with a thread: give it time to.
+_OWNER_END_SECONDS = 0.5
+
+
+def fit_span(target: client.Target, count: int) -> int:
+    """How many bytes each of `count` clients can touch without exhausting the host's memory.
+
+    On a kernel the tables are there once; the simulator's clients really pay for their own. Raises
+    MshareError where not even the processes fit.
+    """
+    available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
+    budget_bytes = available_bytes // _MEMORY_SHARE - count * _CLIENT_BYTES
+    if budget_bytes < 0:
+        budget_bytes = available_bytes // 2 - count * _CLIENT_BYTES
+    payers = 2 if target.backend.name == "kernel" else count + 1
+    # The pages are there once: one page of 4 KiB for each leaf table of 4 KiB.
+    span_bytes = min(target.mapped_bytes, span_for_budget(budget_bytes // payers))
+    if span_bytes <= 0:
+        needed_bytes = count * (_CLIENT_BYTES + page_tables(1).total_bytes)
+        raise MshareError(
+            f"{count} clients need at least {format_size(needed_bytes)}, and half of this host's available"
+            f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
+        )
+    room_bytes = target.backend.free_bytes()
+    return span_bytes if room_bytes is None else min(span_bytes, max(2 * MIB, room_bytes // 2 * 512))
+
+
+@dataclass
+class _Client:
+    number: int
+    pid: int
+    started: float
+    report: dict[str, Any] | None = None
+    """What it said of itself; None until then (a program of the user's says nothing)."""
+
+
+@dataclass
+class _Clients:
+    """The book of who lives and who died."""
+
+    alive: dict[int, _Client] = field(default_factory=dict)
+    """By pid."""
+    dead: list[dict[str, Any]] = field(default_factory=list)
+
+    def attached(self) -> list[_Client]:
+        return [one for one in self.alive.values() if one.report is not None and "error" not in one.report]
+
+
+def run(read_spec: Callable[[], ClientsSpec]) -> None:
+    """Run clients until SIGTERM or SIGINT; SIGHUP reads the spec again and starts what is missing.
+
+    Raises MshareError when the region has no living owner, or when a client fails at the first
+    start: then none is left running.
+    """
+    spec = read_spec()
+    backend = connect(spec.backend, spec.root)
+    owner = status_of("owner", spec.region, backend.root)
+    if owner is None or owner.get("state") != "ready":
+        raise MshareError(
+            f"region {spec.region} at {backend.root} has no owner that runs, so there is nothing to attach;"
+            " create it first (`mshare create`, or the role dbmem.mshare.region)"
+        )
+    lock = state.file(backend.root, spec.region, ROLE, "lock")
+    with state.locked(lock, f"the launching of clients of region {spec.region}"):
+        launcher = _Launcher(read_spec, spec, client.Target.from_status(owner, backend), owner)
+        try:
+            launcher.run()
+        except (MshareError, OSError) as error:
+            launcher.write("failed", error=errors.to_dict(error))
+            raise
+        else:
+            state.remove(launcher.status_path)
+        finally:
+            state.remove(lock)
+
+
+class _Launcher:
+    def __init__(
+        self,
+        read_spec: Callable[[], ClientsSpec],
+        spec: ClientsSpec,
+        target: client.Target,
+        owner: dict[str, Any],
+    ) -> None:
+        self._read_spec = read_spec
+        self._spec = spec
+        self._target = target
+        self._clients = _Clients()
+        self._errors: list[str] = []
+        self._reloads = 0
+        self._first_start = True
+        self._owner_alive = True
+        self._written = 0.0
+        self.status_path = state.file(target.backend.root, spec.region, ROLE)
+        self._span_bytes = 0
+        self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables", 0)
+        self._reports, self._report_fd = os.pipe()
+        self._signals = self._catch_signals()
+        self._owner_pidfd = os.pidfd_open(owner["pid"])
+        self._selector = selectors.DefaultSelector()
+        for fd in (self._reports, self._signals, self._owner_pidfd):
+            os.set_blocking(fd, False)
+            self._selector.register(fd, selectors.EVENT_READ)
+
+    @staticmethod
+    def _catch_signals() -> int:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        return reader
+
+    # -- the loop
+
+    def run(self) -> None:
+        try:
+            # Forks share what is not touched; the collector would touch every object once.
+            gc.collect()
+            gc.freeze()
+            self._fit()
+            self._converge()
+            while self._wait():
+                pass
+        finally:
+            self._end(list(self._clients.alive.values()))
+
+    def _fit(self) -> None:
+        if self._spec.touch and not self._spec.command:
+            fitted = self._spec.span or fit_span(self._target, self._spec.count)
+            self._span_bytes = min(fitted, self._target.mapped_bytes)
+
+    def _wait(self) -> bool:
+        """Handle what happens next; False when it is time to end."""
+        for key, _ in self._selector.select(_SETTLE_LOOK_SECONDS if self._settling() else None):
+            if key.fd == self._reports:
+                self._read_reports()
+            elif key.fd == self._owner_pidfd:
+                self._on_owner_end()
+            elif not self._on_signals(os.read(self._signals, 4096)):
+                return False
+        self._settle()
+        if self._first_start and self._errors:
+            raise MshareError(self._failure())
+        waiting = len(self._clients.alive) - len(self._clients.attached())
+        if waiting:
+            self._write_progress()
+        else:
+            self._first_start = False
+            self.write("ready")
+            notify(READY="1", STATUS=self._said())
+        return True
+
+    def _settling(self) -> bool:
+        return bool(self._spec.command) and len(self._clients.attached()) < len(self._clients.alive)
+
+    def _on_signals(self, numbers: bytes) -> bool:
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            return False
+        # The children first: what died before the request is to be restarted by it.
+        self._reap()
+        if signal.SIGHUP in numbers:
+            self._reload()
+        return True
+
+    def _reload(self) -> None:
+        self._spec = self._read_spec()
+        self._errors.clear()
+        self._clients.dead.clear()
+        self._converge()
+        self._reloads += 1
+        self._written = 0.0
+
+    # -- clients
+
+    def _converge(self) -> None:
+        """Start the numbers that are missing, end those that are too many."""
+        wanted = range(self._spec.count)
+        running = {one.number for one in self._clients.alive.values()}
+        self._end([one for one in self._clients.alive.values() if one.number not in wanted])
+        for number in wanted:
+            if number not in running:
+                self._start(number)
+                self._read_reports()
+                self._write_progress()
+
+    def _start(self, number: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if self._spec.command:
+                    client.execute(self._target, number, self._spec.command, self._report_fd)
+                client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
+            finally:
+                # Whatever happens in a client, it must never come back into the launcher's code.
+                os._exit(70)
+        self._clients.alive[pid] = _Client(number, pid, time.monotonic())
+
+    def _read_reports(self) -> None:
+        """Take in the reports there are. Each was written in one piece, so lines are whole."""
+        by_number = {one.number: one for one in self._clients.alive.values()}
+        while True:
+            try:
+                text = os.read(self._reports, 1 << 16)
+            except BlockingIOError:
+                return
+            while not text.endswith(b"\n"):
+                text += os.read(self._reports, 4096)
+            for line in text.splitlines():
+                report = json.loads(line)
+                number = report.pop("number")
+                if number in by_number:
+                    by_number[number].report = report
+                if "error" in report:
+                    self._errors.append(f"client {number}: {report['error']}")
+                elif report["wrong_pages"]:
+                    self._errors.append(
+                        f"client {number} found {report['wrong_pages']} of {report['verified_pages']} pages"
+                        " without the owner's pattern"
+                    )
+
+    def _settle(self) -> None:
+        """A program of the user's counts as attached once it has lived for the settling time."""
+        if not self._spec.command:
+            return
+        due = time.monotonic() - self._spec.settle_seconds
+        for one in self._clients.alive.values():
+            if one.report is None and one.started <= due:
+                one.report = {"vm_pte_after_bytes": procfs.vm_pte_bytes(one.pid) or 0}
+
+    def _reap(self) -> None:
+        self._read_reports()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            one = self._clients.alive.pop(pid, None)
+            if one is not None:
+                self._on_death(one, os.waitstatus_to_exitcode(status))
+
+    def _on_death(self, one: _Client, code: int) -> None:
+        said = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if not self._owner_alive:
+            said += ", after the region's owner had ended"
+        self._clients.dead.append({"number": one.number, "pid": one.pid, "reason": said})
+        if one.report is None:
+            self._errors.append(f"client {one.number} was {said} before it was attached")
+        self._written = 0.0
+
+    def _on_owner_end(self) -> None:
+        """Have every client of ours touch the region: what died with the owner is then known."""
+        self._selector.unregister(self._owner_pidfd)
+        self._owner_alive = False
+        self._errors.append("the region's owner has ended")
+        if not self._spec.command:
+            time.sleep(_OWNER_END_SECONDS)
+            for pid in self._clients.alive:
+                os.kill(pid, signal.SIGUSR1)
+
+    def _end(self, clients: list[_Client]) -> None:
+        """SIGTERM, and SIGKILL for those that do not listen; returns when all are gone."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for one in clients:
+                if one.pid in self._clients.alive:
+                    os.kill(one.pid, number)
+            deadline = time.monotonic() + _END_SECONDS
+            while any(one.pid in self._clients.alive for one in clients) and time.monotonic() < deadline:
+                for one in clients:
+                    if one.pid in self._clients.alive and os.waitpid(one.pid, os.WNOHANG)[0]:
+                        del self._clients.alive[one.pid]
+                time.sleep(0.005)
+
+    # -- the report
+
+    def _failure(self) -> str:
+        first = self._errors[0]
+        more = f" ({len(self._errors) - 1} more failed)" if len(self._errors) > 1 else ""
+        hint = "; run the command by hand to see what it says" if self._spec.command else ""
+        return f"the clients of region {self._spec.region} did not start: {first}{more}{hint}"
+
+    def _said(self) -> str:
+        return f"{len(self._clients.attached())} of {self._spec.count} clients attached"
+
+    def _write_progress(self) -> None:
+        if time.monotonic() - self._written > _STATUS_SECONDS:
+            self.write("starting")
+            notify(STATUS=self._said(), EXTEND_TIMEOUT_USEC=str(60_000_000))
+
+    def write(self, phase: str, **fields: Any) -> None:
+        """Write the status file: figures over the clients that are attached now."""
+        self._written = time.monotonic()
+        reports = [one.report for one in self._clients.attached() if one.report is not None]
+        attach_us = [report["attach_us"] for report in reports if "attach_us" in report] or [0]
+        state.write(
+            self.status_path,
+            {
+                "pid": os.getpid(),
+                "started_ticks": procfs.start_ticks(os.getpid()),
+                "state": phase,
+                "region": self._spec.region,
+                "root": self._target.backend.root,
+                "backend": self._target.backend.name,
+                "generation": self._target.backend.generation.id,
+                "spec": self._spec.to_dict(),
+                "reloads": self._reloads,
+                "owner_alive": self._owner_alive,
+                "requested": self._spec.count,
+                "attached": len(reports) if self._owner_alive else 0,
+                "pids": sorted(self._clients.alive),
+                "dead": self._clients.dead,
+                "errors": self._errors,
+                "window_bytes": self._target.window_bytes,
+                "mapped_bytes": self._target.mapped_bytes,
+                "span_bytes": self._span_bytes,
+                "stride_bytes": self._spec.stride,
+                "attach_ms_median": statistics.median(attach_us) / 1000,
+                "attach_ms_max": max(attach_us) / 1000,
+                "vm_pte_before_bytes_sum": sum(r.get("vm_pte_before_bytes", 0) for r in reports),
+                "vm_pte_after_bytes_sum": sum(r.get("vm_pte_after_bytes", 0) for r in reports),
+                "host_page_tables_before_bytes": self._page_tables_before_bytes,
+                "host_page_tables_after_bytes": procfs.meminfo_bytes().get("PageTables", 0),
+                **fields,
+            },
+        )

@@ -1,0 +1,254 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mounting msharefs: the kernel's, or the simulator's tmpfs in its place; and taking it away again.
+
+What is mounted is compared by identity (type and source in mountinfo), never by option strings. A
+mount has a record from before it is made until after it is gone.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+import subprocess
+from dataclasses import dataclass
+
+from . import abi, backends, paths, procfs, state
+from .backends.layout import Layout
+from .errors import Conflict, InvalidRequest, MshareError, Unavailable
+from .generations import NEWEST
+from .inventory import living_roles
+from .spec import MountSpec
+
+
+@dataclass(frozen=True)
+class MountSeen:
+    """What is at a root now."""
+
+    root: str
+    kind: str
+    """ "missing", "file", "symlink", "directory" or "mount" """
+    backend: str | None
+    """Whose msharefs it is; None for anything else."""
+    source: str | None
+    generation: str | None
+    """Of a simulated root; a kernel's is found by probing."""
+    mode: int | None
+    gid: int | None
+    empty: bool
+
+
+def needs_mount(spec: MountSpec) -> bool:
+    """Whether this takes mount(2): an ordinary user's simulated root is a directory on a tmpfs."""
+    return spec.backend == "kernel" or paths.is_root()
+
+
+def observe(root: str) -> MountSeen:
+    """Look at a root, changing nothing."""
+    try:
+        found = os.lstat(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return MountSeen(root, "missing", None, None, None, None, None, True)
+    kind = "directory" if stat.S_ISDIR(found.st_mode) else "file"
+    if stat.S_ISLNK(found.st_mode):
+        kind = "symlink"
+    mount = procfs.mount_at(root)
+    source = f"{mount.filesystem}:{mount.source}" if mount else None
+    backend = generation = None
+    if mount is not None and mount.filesystem == abi.FILESYSTEM:
+        backend = "kernel"
+    elif kind == "directory" and Layout.present(root):
+        backend, generation = "simulated", Layout.read(root).generation_id
+    try:
+        empty = kind == "directory" and not os.listdir(root)
+    except PermissionError:
+        empty = False
+    return MountSeen(
+        root,
+        "mount" if mount else kind,
+        backend,
+        source,
+        generation,
+        stat.S_IMODE(found.st_mode),
+        found.st_gid,
+        empty,
+    )
+
+
+def group_id(spec: MountSpec) -> int:
+    """The gid the root should have, -1 for whatever it has; InvalidRequest for an unknown group."""
+    if spec.group is None:
+        return -1
+    try:
+        return grp.getgrnam(spec.group).gr_gid
+    except KeyError:
+        raise InvalidRequest(
+            f"{spec.root} should belong to group {spec.group!r}, which does not exist; create it first"
+        ) from None
+
+
+def complete(spec: MountSpec) -> MountSpec:
+    """A spec with its defaults for this host, checked against it; Unavailable as `backends.choose`."""
+    if spec.backend == "kernel":
+        backends.choose("kernel")
+    root = os.path.normpath(spec.root)
+    generation = (spec.generation or NEWEST) if spec.backend == "simulated" else None
+    return MountSpec(spec.backend, root, generation, spec.size, spec.mode, spec.group)
+
+
+def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
+    """What has to be done, as steps among "mount", "access"; refuses with a sentence what cannot be.
+
+    Pure: `spec` is complete, and nothing is looked at but `seen`.
+    """
+    if seen.kind in ("file", "symlink"):
+        raise Conflict(
+            f"{spec.root} is a {seen.kind}, and msharefs needs a directory of its own; remove it, or choose"
+            " another mount point"
+        )
+    if seen.backend is None and not (seen.kind == "missing" or (seen.kind == "directory" and seen.empty)):
+        what = f"has {seen.source} mounted on it" if seen.kind == "mount" else "is not empty"
+        raise Conflict(f"{spec.root} is in use: it {what}; choose another mount point")
+    if seen.backend is not None and seen.backend != spec.backend:
+        raise Conflict(
+            f"{spec.root} holds the {seen.backend} msharefs and the {spec.backend} one is wanted; unmount it"
+            " first (`mshare umount`), when its regions are no longer needed"
+        )
+    if seen.backend == "simulated" and seen.generation != spec.generation:
+        raise Conflict(
+            f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it first"
+            " (`mshare umount`), when its regions are no longer needed"
+        )
+    return ([] if seen.backend else ["mount"]) + (["access"] if _access_differs(spec, seen) else [])
+
+
+def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
+    if seen.backend is None or seen.mode != spec.mode:
+        return True
+    return spec.group is not None and seen.gid != group_id(spec)
+
+
+def mount(spec: MountSpec) -> list[str]:
+    """Bring a root to what a complete spec says; returns the steps that were taken.
+
+    What fails half-way is undone: no mount without its record, no record without its mount.
+    """
+    seen = observe(spec.root)
+    steps = differences(spec, seen)
+    gid = group_id(spec)
+    record = paths.spec_file("mounts", paths.escape(spec.root))
+    if "mount" in steps:
+        if needs_mount(spec) and not paths.is_root():
+            raise Unavailable(
+                f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
+                f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
+                " ordinary user a directory of his own"
+            )
+        state.write_text(record, spec.to_json())
+        try:
+            _make(spec, seen)
+        except BaseException:
+            state.remove(record)
+            state.remove_empty(os.path.dirname(record))
+            raise
+    elif state.read_text(record) != spec.to_json():
+        state.write_text(record, spec.to_json())
+    if "access" in steps:
+        _set_access(spec, gid)
+    return steps
+
+
+def _make(spec: MountSpec, seen: MountSeen) -> None:
+    if seen.kind == "missing":
+        paths.make_directory(spec.root, 0o700)
+    try:
+        if spec.backend == "kernel":
+            _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
+            return
+        if needs_mount(spec):
+            size = [] if spec.size is None else ["-o", f"size={spec.size}"]
+            _run("mount", "-t", "tmpfs", *size, paths.SIMULATED_SOURCE, spec.root)
+        else:
+            _require_tmpfs(spec.root)
+        try:
+            Layout.create(spec.root, spec.generation or NEWEST)
+        except BaseException:
+            if needs_mount(spec):
+                _run("umount", spec.root)
+            raise
+    except BaseException:
+        if seen.kind == "missing":
+            state.remove_empty(spec.root)
+        raise
+
+
+def _require_tmpfs(root: str) -> None:
+    covering = max(
+        (mount for mount in procfs.mounts() if (root + "/").startswith(mount.path.rstrip("/") + "/")),
+        key=lambda mount: len(mount.path),
+    )
+    if covering.filesystem != "tmpfs":
+        raise Unavailable(
+            f"{root} lies on {covering.filesystem}, and a simulated msharefs is memory: choose a directory on"
+            " a tmpfs, like /dev/shm, or run as root to have one mounted"
+        )
+
+
+def _set_access(spec: MountSpec, gid: int) -> None:
+    if spec.backend == "simulated":
+        Layout.read(spec.root).set_access(spec.mode, gid)
+        return
+    os.chown(spec.root, -1, gid)
+    os.chmod(spec.root, spec.mode)
+
+
+def umount(root: str) -> bool:
+    """Take an msharefs of ours away; False if there was none. Conflict, naming who, while it is used."""
+    root = os.path.normpath(root)
+    seen = observe(root)
+    record = paths.spec_file("mounts", paths.escape(root))
+    if seen.backend is not None:
+        refuse_in_use(root)
+        if seen.kind == "mount":
+            if not paths.is_root():
+                raise Unavailable(f"unmounting {root} needs root; run as root (become: true)")
+            _run("umount", root)
+        else:
+            _remove_directory(root)
+    had_record = os.path.exists(record)
+    if seen.backend is not None and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
+        state.remove_empty(root)
+    state.remove(record)
+    state.remove_empty(os.path.dirname(record), paths.config_dir(), state.directory(root), paths.state_dir())
+    return seen.backend is not None or had_record
+
+
+def _remove_directory(root: str) -> None:
+    """An ordinary user's simulated root: the names a killed owner left behind, then the layout."""
+    layout = Layout.read(root)
+    for name in layout.names():
+        os.unlink(os.path.join(root, name))
+        state.remove(layout.sidecar_path(name))
+    layout.remove()
+
+
+def refuse_in_use(root: str) -> None:
+    """Raise Conflict with a list of the owners and clients that live on a root."""
+    living = living_roles(root)
+    if living:
+        raise Conflict(
+            f"{root} is in use by "
+            + ", ".join(living)
+            + "; stop them first (`mshare clients stop`, `mshare rm`)"
+        )
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stdout.strip() or f"exit code {done.returncode}"
+        raise MshareError(
+            f"`{' '.join(command)}` failed: {said}; see who uses it with `fuser -vm {command[-1]}`"
+        )

@@ -1,0 +1,251 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The owner: the long-lived process that a region lives and dies with.
+
+On the newest generation a region belongs to the *task* that created its file, so the owner creates it
+from its main thread and then stays. It tells when the region is ready (systemd, and a status file),
+and on SIGTERM takes the region's name away before it ends. What fails half-way is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from . import errors, procfs, region, state
+from .backends.base import Backend
+from .backends.connect import connect
+from .errors import Conflict, InvalidRequest, MshareError
+from .notify import notify
+from .pagetable import BASE_PAGE_BYTES, page_tables, span_for_budget
+from .pattern import Pattern, touch
+from .region import Region
+from .spec import STRIDE_BYTES, RegionSpec, mapping_to_dict
+from .units import GIB, MIB, format_size
+
+ROLE = "owner"
+OOM_SCORE_ADJUST = -900
+"""Its death takes the database with it: it should be the last that the kernel ends."""
+
+# The pattern may take this part of the free memory (a page and a leaf table for each 2 MiB).
+_PATTERN_SHARE = 8
+_PREFAULT_STEP_BYTES = 256 * MIB
+_PROGRESS_SECONDS = 0.5
+
+
+class _Stop(BaseException):
+    """SIGTERM or SIGINT: the way out, through every `finally`."""
+
+
+def _on_stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+class _Status:
+    """The owner's status file, its message to systemd, and the log line for both."""
+
+    def __init__(self, path: str, fields: dict[str, Any]) -> None:
+        self._path = path
+        self.fields = {"pid": os.getpid(), "started_ticks": procfs.start_ticks(os.getpid()), **fields}
+
+    def write(self, phase: str, **fields: Any) -> None:
+        self.fields.update(fields, state=phase)
+        state.write(self._path, self.fields)
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        self.write("prefaulting", prefault={"done_bytes": done_bytes, "total_bytes": total_bytes})
+        said = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
+        # Minutes of work must not look like a service that hangs.
+        notify(STATUS=said, EXTEND_TIMEOUT_USEC=str(60_000_000))
+
+    def ready(self) -> None:
+        self.write("ready")
+        notify(READY="1", STATUS=f"region {self.fields['region']} is ready")
+
+    def failed(self, error: BaseException) -> None:
+        self.write("failed", error=errors.to_dict(error))
+
+
+def run(spec: RegionSpec, *, replace_stale: bool = False) -> None:
+    """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
+
+    Raises Conflict when the region has an owner, or when a killed owner left its name behind and
+    `replace_stale` is not set.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise InvalidRequest("a region is owned by the thread that creates it; use the main thread")
+    backend = connect(spec.backend, spec.root)
+    status_path = state.file(backend.root, spec.name, ROLE)
+    lock = state.file(backend.root, spec.name, ROLE, "lock")
+    with state.locked(lock, f"the ownership of region {spec.name}"):
+        status = _Status(
+            status_path,
+            {
+                "region": spec.name,
+                "root": backend.root,
+                "path": backend.path(spec.name),
+                "backend": backend.name,
+                "generation": backend.generation.id,
+                "spec": spec.to_dict(),
+            },
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _on_stop)
+        try:
+            _own(spec, backend, status, replace_stale)
+        except _Stop:
+            state.remove(status_path)
+        except (MshareError, OSError) as error:
+            status.failed(error)
+            raise
+        finally:
+            # Still held: who comes now makes a lock file of its own, and there is no region any more.
+            state.remove(lock)
+
+
+def _own(spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool) -> None:
+    region.check_memory(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+    _check_room(spec, backend)
+    uid, gid = ids(spec)
+    _clear_stale(spec.name, backend, replace_stale)
+    status.write("starting", oom_score_adjust=_resist_oom())
+    with _created(spec, backend) as created:
+        created.set_access(spec.mode, uid, gid)
+        found = created.stat()
+        geometry = {
+            "address": found.address,
+            "window_bytes": found.window_bytes,
+            # A generation without explicit mappings fills the whole window.
+            "mapped_bytes": found.mapped_bytes if found.mapped_bytes is not None else spec.mapped_bytes,
+            "mappings": [mapping_to_dict(mapping) for mapping in found.mappings or spec.mappings],
+        }
+        status.write("starting", **geometry)
+        if spec.prefault or spec.pattern:
+            _fill(spec, created, backend, status)
+        status.ready()
+        while True:
+            signal.pause()
+
+
+@contextlib.contextmanager
+def _created(spec: RegionSpec, backend: Backend) -> Iterator[Region]:
+    """The region, whose name goes when the block is left, whatever the reason."""
+    created = Region.create(
+        spec.name,
+        mappings=spec.mappings,
+        window=spec.window,
+        address=spec.address,
+        mode=0o600,
+        overcommit=spec.overcommit,
+        backend=backend,
+    )
+    try:
+        yield created
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(FileNotFoundError):
+            created.unlink()
+        created.close()
+
+
+def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
+    """Deal with a name that exists already: nobody owns it, for the lock is ours."""
+    if name not in backend.names():
+        return
+    if not replace_stale:
+        raise Conflict(
+            f"{backend.path(name)} exists and no owner of ours runs: it was left behind by an owner that"
+            " was killed, or made by another program; run `mshare rm` on it, or start the owner with"
+            " --replace-stale"
+        )
+    backend.unlink(name)
+
+
+def ids(spec: RegionSpec) -> tuple[int, int]:
+    """The uid and gid a region should have; -1 where the spec leaves them open."""
+    try:
+        uid = pwd.getpwnam(spec.owner).pw_uid if spec.owner else -1
+    except KeyError:
+        raise InvalidRequest(f"region {spec.name}'s owner: there is no user {spec.owner!r}") from None
+    try:
+        gid = grp.getgrnam(spec.group).gr_gid if spec.group else -1
+    except KeyError:
+        raise InvalidRequest(f"region {spec.name}'s group: there is no group {spec.group!r}") from None
+    return uid, gid
+
+
+def _check_room(spec: RegionSpec, backend: Backend) -> None:
+    """tmpfs answers a lack of room with SIGBUS at a touch: refuse before it comes to that."""
+    free_bytes = backend.free_bytes()
+    if spec.prefault and free_bytes is not None and spec.memory_bytes > free_bytes:
+        raise MshareError(
+            f"prefaulting region {spec.name} needs {format_size(spec.memory_bytes)} and the tmpfs at"
+            f" {backend.root} has {format_size(free_bytes)} left; give it more room (mount with a larger"
+            " size), ask for less, or leave prefault off"
+        )
+
+
+def _resist_oom() -> int:
+    """Lower this process's OOM score where that is allowed; returns what it is now."""
+    path = "/proc/self/oom_score_adj"
+    with contextlib.suppress(PermissionError), open(path, "w", encoding="ascii") as file:
+        file.write(str(OOM_SCORE_ADJUST))
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) -> None:
+    """Prefault and write the pattern through an attachment of the owner's own, given up afterwards."""
+    with created.attach() as attachment:
+        if spec.prefault:
+            _prefault(spec, attachment.memory, status)
+        if spec.pattern:
+            pattern = _pattern(spec, backend)
+            pattern.write(attachment.memory)
+            status.fields["pattern"] = pattern.__dict__
+
+
+def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
+    """Touch every page: a kernel refuses MADV_POPULATE and MAP_POPULATE inside a region."""
+    total_bytes = spec.mapped_bytes
+    done_bytes = 0
+    told = 0.0
+    for mapping in spec.mappings:
+        for offset in range(mapping.offset, mapping.end, _PREFAULT_STEP_BYTES):
+            step_bytes = min(_PREFAULT_STEP_BYTES, mapping.end - offset)
+            if time.monotonic() - told > _PROGRESS_SECONDS:
+                status.progress(done_bytes, total_bytes)
+                told = time.monotonic()
+            touch(memory, offset, step_bytes, BASE_PAGE_BYTES)
+            done_bytes += step_bytes
+    status.progress(done_bytes, total_bytes)
+
+
+def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
+    """A pattern over the first anonymous mapping, as far as the host's memory easily allows."""
+    first = next((mapping for mapping in spec.mappings if mapping.kind == "anonymous"), None)
+    if first is None:
+        raise InvalidRequest(f"region {spec.name} has no anonymous mapping that could hold a pattern")
+    free_bytes = procfs.meminfo_bytes().get("MemAvailable", GIB)
+    room_bytes = backend.free_bytes()
+    budget_bytes = min(free_bytes // _PATTERN_SHARE, free_bytes if room_bytes is None else room_bytes) // 2
+    span_bytes = min(first.size_bytes, span_for_budget(budget_bytes))
+    if span_bytes <= 0:
+        raise MshareError(
+            f"a pattern in region {spec.name} needs at least {format_size(page_tables(1).total_bytes)} of"
+            f" free memory for each 2 MiB and {format_size(budget_bytes)} may be used; free some memory,"
+            " or leave pattern off"
+        )
+    # One byte per page is written, so the memory of others is never overwritten by accident.
+    return Pattern(random.randrange(1, 251), first.offset, span_bytes, STRIDE_BYTES)

@@ -1,0 +1,261 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starting and stopping the long-lived processes: under systemd where it runs, else detached.
+
+Both kinds write the same status file; what differs is who starts them, and who starts them again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import errors, procfs, state
+from .errors import MshareError, Unavailable
+
+Status = dict[str, Any]
+Progress = Callable[[Status], None]
+
+# Role (of a status file) -> systemd template unit.
+UNITS = {"owner": "mshare-region@{name}.service", "clients": "mshare-clients@{name}.service"}
+START_SECONDS = 3600.0
+"""Prefaulting 300 GiB takes minutes; a process that makes no progress is the user's to interrupt."""
+STOP_SECONDS = 90.0
+_POLL_SECONDS = 0.02
+
+
+def _no_progress(status: Status) -> None:
+    """The progress of a caller that shows none."""
+
+
+class Supervisor(ABC):
+    """Who keeps the processes of one role and name."""
+
+    kind: str
+    survives_reboot: bool
+
+    @abstractmethod
+    def start(self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress) -> Status:
+        """Start, wait until the status file says ready, and return it; raises what went wrong."""
+
+    @abstractmethod
+    def stop(self, role: str, name: str, root: str) -> bool:
+        """Stop and wait until the process is gone; False if none ran."""
+
+    @abstractmethod
+    def enabled(self, role: str, name: str) -> bool:
+        """Whether it comes back after a reboot."""
+
+    @abstractmethod
+    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+        """Have it come back after a reboot, or not."""
+
+    @abstractmethod
+    def reload(self, role: str, name: str, root: str) -> None:
+        """Have a running process read its spec again (SIGHUP)."""
+
+
+def systemd_runs() -> bool:
+    """sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def current() -> Supervisor:
+    """systemd where it runs and this is root; else detached processes."""
+    return Systemd() if systemd_runs() and os.geteuid() == 0 else Detached()
+
+
+def status_of(role: str, name: str, root: str) -> Status | None:
+    """The status of a process that lives; None when there is none or it died."""
+    status = state.read(state.file(root, name, role))
+    return status if state.process_alive(status) else None
+
+
+def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: str) -> None:
+    """Poll until a condition holds; MshareError with the next step when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise MshareError(f"{what} took longer than {seconds:g} s; {next_step}")
+        time.sleep(_POLL_SECONDS)
+
+
+def signal_process(status: Status, number: int) -> bool:
+    """Send a signal to the very process that wrote a status file; False if it is gone."""
+    try:
+        pidfd = os.pidfd_open(status["pid"])
+    except (ProcessLookupError, OSError):
+        return False
+    try:
+        # Between the look and the signal a pid can be reused; a pidfd cannot.
+        if not procfs.alive(status["pid"], status["started_ticks"]):
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def _failure(status: Status | None, said: str) -> MshareError:
+    """What a process wrote down of its own failure; else what is known from outside."""
+    if status is not None and status.get("state") == "failed":
+        return errors.from_dict(status["error"])
+    return MshareError(said)
+
+
+class Detached(Supervisor):
+    """A process of its own session, with a status file for a pid file, and a log beside it."""
+
+    kind = "detached"
+    survives_reboot = False
+
+    def start(
+        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = _no_progress
+    ) -> Status:
+        status_path = state.file(root, name, role)
+        log_path = state.file(root, name, role, "log")
+        state.make_directory(root)
+        with open(log_path, "w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+
+        def seen() -> Status:
+            status = state.read(status_path)
+            return status if status is not None and status["pid"] == process.pid else {}
+
+        def ended() -> bool:
+            progress(seen())
+            return seen().get("state") == "ready" or process.poll() is not None
+
+        try:
+            wait(ended, START_SECONDS, f"starting the {role} of {name}", f"see {log_path}")
+        except BaseException:
+            # Interrupted: nothing half-done stays behind.
+            process.terminate()
+            process.wait()
+            raise
+        if process.returncode is not None:
+            with open(log_path, encoding="utf-8", errors="replace") as log:
+                said = log.read().strip().splitlines()[-1:] or ["it said nothing"]
+            status = seen()
+            state.remove(log_path, *([status_path] if status else []))
+            raise _failure(
+                status,
+                f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
+                f" {said[0]}",
+            )
+        return seen()
+
+    def stop(self, role: str, name: str, root: str) -> bool:
+        status = status_of(role, name, root)
+        stopped = status is not None and signal_process(status, signal.SIGTERM)
+        if stopped and status is not None:
+            wait(
+                lambda: not state.process_alive(status),
+                STOP_SECONDS,
+                f"stopping the {role} of {name} (process {status['pid']})",
+                f"see {state.file(root, name, role, 'log')}",
+            )
+        state.remove(*(state.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
+        return stopped
+
+    def enabled(self, role: str, name: str) -> bool:
+        return False
+
+    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+        if enabled:
+            raise Unavailable(
+                f"the {role} of {name} cannot be made to survive a reboot: systemd does not run on this"
+                " host; start it from this host's own init, or set boot: false"
+            )
+
+    def reload(self, role: str, name: str, root: str) -> None:
+        status = status_of(role, name, root)
+        if status is None or not signal_process(status, signal.SIGHUP):
+            raise MshareError(f"the {role} of {name} do not run any more; start them again")
+
+
+class Systemd(Supervisor):
+    """Template units, installed by the role dbmem.mshare.runtime."""
+
+    kind = "systemd"
+    survives_reboot = True
+
+    def start(
+        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = _no_progress
+    ) -> Status:
+        # The unit's ExecStart runs the same program with the spec file of the same name.
+        unit = UNITS[role].format(name=name)
+        self._systemctl("reset-failed", unit, check=False)
+        starting = subprocess.Popen(
+            ["systemctl", "start", unit], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+        def ended() -> bool:
+            progress(status_of(role, name, root) or {})
+            return starting.poll() is not None
+
+        wait(ended, START_SECONDS, f"starting {unit}", f"see `journalctl -u {unit}`")
+        said = (starting.stdout.read() if starting.stdout else "").strip()
+        status = status_of(role, name, root)
+        if starting.returncode != 0 or status is None:
+            failed = state.read(state.file(root, name, role))
+            self._systemctl("stop", unit, check=False)
+            raise _failure(failed, f"{unit} did not start: {said}; see `journalctl -u {unit}`")
+        return status
+
+    def stop(self, role: str, name: str, root: str) -> bool:
+        unit = UNITS[role].format(name=name)
+        ran = status_of(role, name, root) is not None or self._ask("is-active", unit) == "active"
+        self._systemctl("stop", unit, check=ran)
+        self._systemctl("reset-failed", unit, check=False)
+        Detached().stop(role, name, root)
+        return ran
+
+    def enabled(self, role: str, name: str) -> bool:
+        return self._ask("is-enabled", UNITS[role].format(name=name)) == "enabled"
+
+    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+        self._systemctl("enable" if enabled else "disable", UNITS[role].format(name=name))
+
+    def reload(self, role: str, name: str, root: str) -> None:
+        self._systemctl("reload", UNITS[role].format(name=name))
+
+    @staticmethod
+    def _ask(verb: str, unit: str) -> str:
+        asked = subprocess.run(
+            ["systemctl", verb, unit],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        return asked.stdout.strip()
+
+    @staticmethod
+    def _systemctl(verb: str, unit: str, check: bool = True) -> None:
+        done = subprocess.run(
+            ["systemctl", "--quiet", verb, unit],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise MshareError(
+                f"systemctl {verb} {unit} failed: {done.stdout.strip()}; see `journalctl -u {unit}`"
+            )
