@@ -21,7 +21,7 @@ from typing import Any
 from . import procfs
 from .errors import InvalidRequest, MshareError, sentence
 from .pagetable import BASE_PAGE_BYTES, TABLE_BYTES, page_tables
-from .units import MIB, format_size
+from .units import GIB, MIB, format_size
 
 STRIDE_BYTES = 2 * MIB
 MAX_PROCESSES = 64
@@ -152,6 +152,8 @@ def check_memory(span_bytes: int, stride_bytes: int, processes: int, available_b
         return
     touched = _touched_bytes(span_bytes, stride_bytes)
     fitting = largest_span(usable_bytes, stride_bytes, processes)
+    # In whole GiB, so that the size as it is written fits too.
+    fitting -= fitting % GIB if fitting > GIB else 0
     step = f"ask for a span of at most {format_size(fitting)}" if fitting else "free some memory"
     raise MshareError(
         f"a baseline over {format_size(span_bytes)} in {processes} processes needs"
