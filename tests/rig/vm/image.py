@@ -206,6 +206,8 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def missing_tools() -> list[str]:
-    tools = ("mmdebstrap", "mke2fs", "qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen")
+    tools = ["mmdebstrap", "mke2fs", "qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen"]
+    if os.geteuid() != 0:
+        tools += ["fakeroot", "newuidmap"]
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     return [tool for tool in tools if not shutil.which(tool, path=path)]
