@@ -93,6 +93,8 @@ class Sidecar:
             fcntl.flock(fd, lock)
             yield fd
         finally:
+            # Closing would not do: a child forked meanwhile has the same open file.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     @staticmethod
@@ -216,6 +218,7 @@ class Layout:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def record(self, name: str) -> Record | None:

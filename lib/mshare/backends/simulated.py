@@ -4,10 +4,10 @@
 """msharefs played by the library on tmpfs, with a kernel's rules and errnos, for any user.
 
 Memory is real and shared by real processes. What differs from a kernel is the page tables (each
-process has its own, so savings are modelled), and that other processes follow a change of the region
-or the end of its owner within milliseconds instead of at once. A process that maps the region's file
-by itself, without this library, sees the memory too; it gets SIGBUS instead of SIGSEGV once the
-owner is gone, and no SIGSEGV in holes.
+process has its own, so savings are modelled), that other processes follow a change of the region or
+the end of its owner within milliseconds instead of at once, and that who may only read a region's
+file really cannot write to it. A process that maps the region's file by itself, without this library,
+sees the memory too; it gets SIGBUS instead of SIGSEGV once the owner is gone, and no SIGSEGV in holes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import fcntl
 import os
 import stat
 import threading
-import time
 from dataclasses import replace
 
 from .. import abi, libc, procfs
@@ -45,27 +44,42 @@ def _this_task() -> Task:
     return Task(pid, thread, procfs.start_ticks(pid, thread) or 0)
 
 
-# How long the other attached processes get to unmap a dead region before its memory is taken away:
-# those that are late see SIGBUS where a kernel sends SIGSEGV.
-_MOURNING_SECONDS = 0.25
-
-
 def _bury(fd: int) -> None:
-    """Free a dead region's memory, as a kernel does when the owner ends; readers can't, and needn't."""
-    time.sleep(_MOURNING_SECONDS)
+    """Free a dead region's memory, as a kernel does when the owner ends, if nobody has it mapped.
+
+    Each window holds a shared lock on the file, so the last to leave finds it free. Memory taken away
+    earlier would be SIGBUS to a late one, where a kernel sends SIGSEGV. Readers can't, and needn't.
+    """
     with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _reopened(fd: int) -> int:
+    """An open file of one's own, with locks of its own: writable if at all possible, for protection
+    inside a region is the inner mapping's alone, however the file was opened."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
 
 
 class SimulatedWindow(Window):
     def __init__(self, address: int, size_bytes: int, region_fd: int, sidecar: Sidecar) -> None:
         self.address = address
         self.size_bytes = size_bytes
-        self._region_fd = region_fd
+        self._region_fd = self._hold(region_fd)
         self._sidecar = sidecar
         self._mapped: list[Placed] = []
         self._lock = threading.Lock()
         self._attached = True
+
+    @staticmethod
+    def _hold(region_fd: int) -> int:
+        fd = _reopened(region_fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
 
     @property
     def sidecar_path(self) -> str:
@@ -83,6 +97,9 @@ class SimulatedWindow(Window):
     def after_fork(self) -> None:
         """The thread that held the lock, and may have been half-way, is not in this process."""
         self._lock = threading.Lock()
+        # The parent's open file has the parent's lock.
+        inherited, self._region_fd = self._region_fd, self._hold(self._region_fd)
+        os.close(inherited)
 
     def refresh(self) -> bool:
         """Follow the sidecar; returns whether the region can still change."""
@@ -94,17 +111,29 @@ class SimulatedWindow(Window):
                 self._blank(0, self.size_bytes)
                 self._mapped = []
                 return False
-            for entry in self._mapped:
-                if entry not in record.placed:
-                    wanted = [(new.mapping.offset, new.mapping.end) for new in record.placed]
-                    gone = subtract((entry.mapping.offset, entry.mapping.end), wanted)
-                    for start, end in gone:
-                        self._blank(start, end)
-            for entry in record.placed:
-                if entry not in self._mapped:
-                    self._map(entry, record.inode)
-            self._mapped = record.placed
+            self._follow(record)
             return True
+
+    def _follow(self, record: Record) -> None:
+        """Map what is new and blank what is gone. What this process may not open becomes a hole; the
+        rest is mapped before the refusal is raised."""
+        known, wanted = set(self._mapped), set(record.placed)
+        ranges = [(entry.mapping.offset, entry.mapping.end) for entry in record.placed]
+        for entry in known - wanted:
+            for start, end in subtract((entry.mapping.offset, entry.mapping.end), ranges):
+                self._blank(start, end)
+        self._mapped = [entry for entry in record.placed if entry in known]
+        refused = None
+        for entry in record.placed:
+            if entry not in known:
+                try:
+                    self._map(entry, record.inode)
+                    self._mapped.append(entry)
+                except OSError as error:
+                    self._blank(entry.mapping.offset, entry.mapping.end)
+                    refused = error
+        if refused is not None:
+            raise refused
 
     def ended(self) -> None:
         with self._lock:
@@ -197,7 +226,8 @@ class SimulatedRegionFile(RegionFile):
                 raise _refuse(errno.EINVAL, self._path)
             if window_bytes % self._backend.alignment_bytes or window_bytes < 0:
                 raise _refuse(errno.EINVAL, self._path)
-            if fixed and (not address or address % self._backend.alignment_bytes):
+            # ftruncate takes a size of 0, which uses up the only chance; the other calls do not.
+            if fixed and (not window_bytes or not address or address % self._backend.alignment_bytes):
                 raise _refuse(errno.EINVAL, self._path)
             os.ftruncate(self.fd, window_bytes)
             whole = Mapping(0, window_bytes)
@@ -226,40 +256,50 @@ class SimulatedRegionFile(RegionFile):
     ) -> None:
         if not self._features.explicit_mappings:
             raise not_supported("objects cannot be mapped one by one", self._backend.generation)
-        kind = self._kind(flags, object_fd, prot, object_offset)
         with self._sidecar.change() as change:
             record = change.record
-            self._check_range(record, offset, size)
-            end = offset + round_up(size, abi.PAGE_BYTES)
-            taken = [(e.mapping.offset, e.mapping.end) for e in record.placed]
-            if subtract((offset, end), taken) != [(offset, end)] and flags & abi.MAP_FIXED_NOREPLACE:
+            end = self._end(record, offset, size, abi.huge_page_bytes(flags) or abi.PAGE_BYTES)
+            kind = self._kind(flags, object_fd, prot, object_offset)
+            if flags & abi.MAP_FIXED_NOREPLACE and without(record.placed, offset, end) != record.placed:
                 raise _refuse(errno.EEXIST, self._path)
-            path = None
-            holder = -1
+            entry = Placed(
+                Mapping(offset, end - offset, kind, prot, object_offset=object_offset), record.next_serial
+            )
             if kind == "anonymous":
                 self._check_commit(end - offset, flags)
-                libc.punch_hole(self.fd, offset, end - offset)
             else:
-                if kind == "hugetlb":
-                    path, holder = None, _huge_memory(end - offset, flags)
-                else:
-                    path, holder = os.readlink(f"/proc/self/fd/{object_fd}"), os.dup(object_fd)
-                _held[record.inode, record.next_serial] = holder
-            found = os.fstat(holder) if holder >= 0 else None
-            entry = Placed(
-                Mapping(offset, end - offset, kind, prot, path, object_offset),
-                record.next_serial,
-                found.st_dev if found else 0,
-                found.st_ino if found else 0,
-                os.getpid() if found else 0,
-                holder,
-            )
+                entry = self._held_open(entry, record.inode, object_fd, flags)
+            self._free(offset, end)
             change.record = replace(
                 record,
                 placed=[*without(record.placed, offset, end), entry],
                 next_serial=record.next_serial + 1,
             )
+            self._let_go(record, change.record)
         WATCHER.refresh()
+
+    @staticmethod
+    def _held_open(entry: Placed, region_inode: int, object_fd: int, flags: int) -> Placed:
+        """Keep an object open as long as this process lives and the object is mapped."""
+        mapping = entry.mapping
+        if mapping.kind == "hugetlb":
+            fd = _huge_memory(mapping.size_bytes, flags)
+        else:
+            mapping = replace(mapping, path=os.readlink(f"/proc/self/fd/{object_fd}"))
+            fd = os.dup(object_fd)
+        _held[region_inode, entry.serial] = fd
+        found = os.fstat(fd)
+        return Placed(mapping, entry.serial, found.st_dev, found.st_ino, os.getpid(), fd)
+
+    def _free(self, offset: int, end: int) -> None:
+        """Give anonymous memory in a range back; it is zeroes when it is mapped again."""
+        fd = _reopened(self.fd)
+        try:
+            if _access_mode(fd) == os.O_RDONLY:
+                raise _refuse(errno.EACCES, self._path)
+            libc.punch_hole(fd, offset, end - offset)
+        finally:
+            os.close(fd)
 
     def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> str:
         """The kind of object the arguments ask for, refused as mmap inside a kernel refuses them."""
@@ -279,7 +319,8 @@ class SimulatedRegionFile(RegionFile):
             found = os.fstat(object_fd)
         except OSError:
             raise _refuse(errno.EBADF, self._path) from None
-        if flags & abi.MAP_HUGETLB or self._backend.holds(found):
+        itself = os.path.samestat(found, os.fstat(self.fd))
+        if flags & abi.MAP_HUGETLB or itself or self._backend.holds(found):
             raise _refuse(errno.EINVAL, self._path)
         access = _access_mode(object_fd)
         unreadable = access == os.O_WRONLY or (prot & abi.PROT_WRITE and access != os.O_RDWR)
@@ -287,10 +328,17 @@ class SimulatedRegionFile(RegionFile):
             raise _refuse(errno.EACCES, self._path)
         return "file"
 
-    def _check_range(self, record: Record, offset: int, size: int) -> None:
+    def _end(self, record: Record, offset: int, size: int, page_bytes: int = abi.PAGE_BYTES) -> int:
+        """Where a range inside the region ends; EINVAL for one that is not inside, or unaligned."""
         inside = 0 <= offset < record.window_bytes and 0 < size <= record.window_bytes - offset
-        if not inside or offset % abi.PAGE_BYTES:
+        if not inside or offset % page_bytes:
             raise _refuse(errno.EINVAL, self._path)
+        end = offset + round_up(size, abi.PAGE_BYTES)
+        huge = [entry.mapping for entry in record.placed if entry.mapping.kind == "hugetlb"]
+        for edge in (offset, end):
+            if edge % abi.HUGE_PAGE_BYTES and any(page.offset < edge < page.end for page in huge):
+                raise _refuse(errno.EINVAL, self._path)
+        return end
 
     def _check_commit(self, size: int, flags: int) -> None:
         """ENOMEM where a kernel's overcommit accounting would refuse shared anonymous memory."""
@@ -309,11 +357,9 @@ class SimulatedRegionFile(RegionFile):
             raise not_supported("objects cannot be unmapped", self._backend.generation)
         with self._sidecar.change() as change:
             record = change.record
-            self._check_range(record, offset, size)
-            end = offset + round_up(size, abi.PAGE_BYTES)
+            end = self._end(record, offset, size)
+            self._free(offset, end)
             change.record = replace(record, placed=without(record.placed, offset, end))
-            if any(e.mapping.kind == "anonymous" for e in record.placed):
-                libc.punch_hole(self.fd, offset, end - offset)
             self._let_go(record, change.record)
         WATCHER.refresh()
 
@@ -355,7 +401,10 @@ class SimulatedRegionFile(RegionFile):
         if fixed and (address or 0) % alignment:
             raise _refuse(errno.EINVAL, self._path)
         where = _reserve(address, length, fixed, alignment)
-        window = SimulatedWindow(where, length, self._own_fd(), Sidecar(os.dup(self._sidecar.fd)))
+        if record.address is not None and where != record.address:
+            libc.munmap(where, length)
+            raise _refuse(errno.EINVAL, self._path)
+        window = SimulatedWindow(where, length, self.fd, Sidecar(os.dup(self._sidecar.fd)))
         try:
             WATCHER.add(window)
             if not window.refresh():
@@ -364,14 +413,6 @@ class SimulatedRegionFile(RegionFile):
             window.detach()
             raise
         return window
-
-    def _own_fd(self) -> int:
-        """A descriptor for the window to keep: writable if at all possible, for protection inside a
-        region is the inner mapping's alone, however the file was opened."""
-        try:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return os.dup(self.fd)
 
     # -- the file
 
@@ -388,20 +429,18 @@ class SimulatedRegionFile(RegionFile):
 
 def _huge_memory(size: int, flags: int) -> int:
     """Real huge pages for a region, as a memfd; ENOMEM where the pool has too few, as on a kernel."""
-    page_bytes = abi.huge_page_bytes(flags)
-    pool = f"/sys/kernel/mm/hugepages/hugepages-{page_bytes // 1024}kB/free_hugepages"
+    code = abi.huge_page_bytes(flags).bit_length() - 1
     try:
-        with open(pool, encoding="ascii") as file:
-            free_bytes = int(file.read()) * page_bytes
-    except FileNotFoundError:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), pool) from None
-    if size % page_bytes:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), pool)
-    if free_bytes < size:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), pool)
-    code = page_bytes.bit_length() - 1
-    fd = os.memfd_create("mshare-hugetlb", os.MFD_CLOEXEC | os.MFD_HUGETLB | code << 26)
-    os.ftruncate(fd, size)
+        fd = os.memfd_create("mshare-hugetlb", os.MFD_CLOEXEC | os.MFD_HUGETLB | code << abi.MAP_HUGE_SHIFT)
+    except OSError as error:
+        raise OSError(errno.EINVAL, f"no huge pages of this size ({error.strerror})") from None
+    try:
+        os.ftruncate(fd, size)
+        # The first mapping reserves the pages, and they stay the file's.
+        libc.munmap(libc.mmap(None, size, abi.PROT_READ, abi.MAP_SHARED, fd), size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -443,17 +482,16 @@ class SimulatedBackend(Backend):
             raise _refuse(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
         with self._layout.names_locked():
             exists = os.path.exists(path)
-            # O_TRUNC must not reach a region's memory: on a kernel it only uses up the size.
+            # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
             fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
             try:
                 sidecar = self._open_sidecar(name) if exists else self._new_sidecar(name, fd)
+                region = SimulatedRegionFile(self, name, fd, sidecar)
+                if exists and flags & os.O_TRUNC:
+                    region.set_size(0)
             except BaseException:
                 os.close(fd)
                 raise
-        region = SimulatedRegionFile(self, name, fd, sidecar)
-        if flags & os.O_TRUNC:
-            with sidecar.change() as change:
-                change.record = replace(change.record, size_used=True)
         return region
 
     def _open_sidecar(self, name: str) -> Sidecar:
@@ -480,12 +518,15 @@ class SimulatedBackend(Backend):
             if record is not None and record.dead:
                 self._bury(name)
             os.unlink(self.path(name))
-            os.unlink(self._layout.sidecar_path(name))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._layout.sidecar_path(name))
 
     def _bury(self, name: str) -> None:
-        fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
-        _bury(fd)
-        os.close(fd)
+        # Who may unlink a region need not be allowed to open it.
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+            _bury(fd)
+            os.close(fd)
 
     def names(self) -> list[str]:
         return self._layout.names()
@@ -497,5 +538,5 @@ class SimulatedBackend(Backend):
     def holds(self, found: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
         return found.st_dev == os.stat(self.root).st_dev and any(
-            os.stat(self.path(name)).st_ino == found.st_ino for name in self.names()
+            entry.inode() == found.st_ino for entry in os.scandir(self.root)
         )

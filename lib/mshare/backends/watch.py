@@ -125,7 +125,7 @@ class Watcher:
             events = selector.select(_LOOK_SECONDS if looking else None)
             with self._lock:
                 windows = list(self._files) if looking else []
-                for key, _ in events:
+                for key, __ in events:
                     if key.data is None:
                         os.read(key.fd, 4096)
                     elif key.data in self._files:
