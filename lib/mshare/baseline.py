@@ -170,7 +170,7 @@ def forked(work: Callable[[], dict[str, int]], count: int) -> list[dict[str, int
     """
     running: dict[int, int] = {}
     try:
-        for _ in range(count):
+        for __ in range(count):
             pid, report_fd = _fork(work)
             running[pid] = report_fd
         return [_collect(pid, running) for pid in list(running)]

@@ -27,10 +27,9 @@ from .errors import MshareError
 from .notify import notify
 from .pagetable import page_tables, span_for_budget
 from .spec import ClientsSpec
-from .supervisor import status_of
+from .supervisor import CLIENTS, OWNER, Progress, status_of
 from .units import MIB, format_size
 
-ROLE = "clients"
 # What one client of ours costs besides the region: a fork of the launcher, measured 0.8 MiB.
 _CLIENT_BYTES = 1 * MIB
 # The clients may take this part of the free memory with their page tables.
@@ -86,23 +85,25 @@ class _Clients:
         return [one for one in self.alive.values() if one.report is not None and "error" not in one.report]
 
 
-def run(read_spec: Callable[[], ClientsSpec]) -> None:
+def run(read_spec: Callable[[], ClientsSpec], *, on_ready: Progress = lambda status: None) -> None:
     """Run clients until SIGTERM or SIGINT; SIGHUP reads the spec again and starts what is missing.
+
+    `on_ready` is called with the fields of the status file once the first clients are all attached.
 
     Raises MshareError when the region has no living owner, or when a client fails at the first
     start: then none is left running.
     """
     spec = read_spec()
     backend = connect(spec.backend, spec.root)
-    owner = status_of("owner", spec.region, backend.root)
+    owner = status_of(OWNER, spec.region, backend.root)
     if owner is None or owner.get("state") != "ready":
         raise MshareError(
             f"region {spec.region} at {backend.root} has no owner that runs, so there is nothing to attach;"
             " create it first (`mshare create`, or the role dbmem.mshare.region)"
         )
-    lock = state.file(backend.root, spec.region, ROLE, "lock")
+    lock = state.file(backend.root, spec.region, CLIENTS, "lock")
     with state.locked(lock, f"the launching of clients of region {spec.region}"):
-        launcher = _Launcher(read_spec, spec, client.Target.from_status(owner, backend), owner)
+        launcher = _Launcher(read_spec, spec, client.Target.from_status(owner, backend), owner, on_ready)
         try:
             launcher.run()
         except (MshareError, OSError) as error:
@@ -121,8 +122,10 @@ class _Launcher:
         spec: ClientsSpec,
         target: client.Target,
         owner: dict[str, Any],
+        on_ready: Progress,
     ) -> None:
         self._read_spec = read_spec
+        self._on_ready = on_ready
         self._spec = spec
         self._target = target
         self._clients = _Clients()
@@ -131,7 +134,7 @@ class _Launcher:
         self._first_start = True
         self._owner_alive = True
         self._written = 0.0
-        self.status_path = state.file(target.backend.root, spec.region, ROLE)
+        self.status_path = state.file(target.backend.root, spec.region, CLIENTS)
         self._span_bytes = 0
         self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables", 0)
         self._reports, self._report_fd = os.pipe()
@@ -172,7 +175,7 @@ class _Launcher:
 
     def _wait(self) -> bool:
         """Handle what happens next; False when it is time to end."""
-        for key, _ in self._selector.select(_SETTLE_LOOK_SECONDS if self._settling() else None):
+        for key, __ in self._selector.select(_SETTLE_LOOK_SECONDS if self._settling() else None):
             if key.fd == self._reports:
                 self._read_reports()
             elif key.fd == self._owner_pidfd:
@@ -186,9 +189,11 @@ class _Launcher:
         if waiting:
             self._write_progress()
         else:
-            self._first_start = False
             self.write("ready")
             notify(READY="1", STATUS=self._said())
+            if self._first_start:
+                self._first_start = False
+                self._on_ready(state.read(self.status_path) or {})
         return True
 
     def _settling(self) -> bool:

@@ -14,11 +14,12 @@ from typing import Any
 from . import abi
 from .errors import Unavailable
 
+_CFFI_ERROR: ImportError | None = None
 try:
     from ._libc import ffi  # type: ignore[attr-defined,unused-ignore]
 except ImportError as error:  # pragma: no cover - tested in a process of its own without cffi
     ffi = None
-    _CFFI_ERROR: ImportError | None = error
+    _CFFI_ERROR = error
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _PR_SET_PDEATHSIG = 1

@@ -98,8 +98,17 @@ def complete(spec: MountSpec) -> MountSpec:
     return MountSpec(spec.backend, root, generation, spec.size, spec.mode, spec.group)
 
 
+def is_ours(seen: MountSeen) -> bool:
+    """Whether there is an msharefs, or a simulator's tmpfs that is not laid out (yet, after a boot)."""
+    return seen.backend is not None or _bare(seen)
+
+
+def _bare(seen: MountSeen) -> bool:
+    return seen.source == f"tmpfs:{paths.SIMULATED_SOURCE}" and seen.empty
+
+
 def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
-    """What has to be done, as steps among "mount", "access"; refuses with a sentence what cannot be.
+    """What has to be done: among "mount", "layout", "access"; refuses with a sentence what cannot be.
 
     Pure: `spec` is complete, and nothing is looked at but `seen`.
     """
@@ -108,7 +117,9 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
             f"{spec.root} is a {seen.kind}, and msharefs needs a directory of its own; remove it, or choose"
             " another mount point"
         )
-    if seen.backend is None and not (seen.kind == "missing" or (seen.kind == "directory" and seen.empty)):
+    free = seen.kind == "missing" or (seen.kind == "directory" and seen.empty)
+    bare = _bare(seen) and spec.backend == "simulated"
+    if seen.backend is None and not free and not bare:
         what = f"has {seen.source} mounted on it" if seen.kind == "mount" else "is not empty"
         raise Conflict(f"{spec.root} is in use: it {what}; choose another mount point")
     if seen.backend is not None and seen.backend != spec.backend:
@@ -118,10 +129,14 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
         )
     if seen.backend == "simulated" and seen.generation != spec.generation:
         raise Conflict(
-            f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it first"
+            f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it"
+            " first"
             " (`mshare umount`), when its regions are no longer needed"
         )
-    return ([] if seen.backend else ["mount"]) + (["access"] if _access_differs(spec, seen) else [])
+    steps = [] if is_ours(seen) else ["mount"]
+    if seen.backend is None and spec.backend == "simulated":
+        steps.append("layout")
+    return [*steps, "access"] if _access_differs(spec, seen) else steps
 
 
 def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
@@ -139,7 +154,7 @@ def mount(spec: MountSpec) -> list[str]:
     steps = differences(spec, seen)
     gid = group_id(spec)
     record = paths.spec_file("mounts", paths.escape(spec.root))
-    if "mount" in steps:
+    if seen.backend is None:
         if needs_mount(spec) and not paths.is_root():
             raise Unavailable(
                 f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
@@ -161,13 +176,16 @@ def mount(spec: MountSpec) -> list[str]:
 
 
 def _make(spec: MountSpec, seen: MountSeen) -> None:
+    mounted = seen.kind == "mount"
     if seen.kind == "missing":
         paths.make_directory(spec.root, 0o700)
     try:
         if spec.backend == "kernel":
             _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
             return
-        if needs_mount(spec):
+        if mounted:
+            pass
+        elif needs_mount(spec):
             size = [] if spec.size is None else ["-o", f"size={spec.size}"]
             _run("mount", "-t", "tmpfs", *size, paths.SIMULATED_SOURCE, spec.root)
         else:
@@ -175,7 +193,7 @@ def _make(spec: MountSpec, seen: MountSeen) -> None:
         try:
             Layout.create(spec.root, spec.generation or NEWEST)
         except BaseException:
-            if needs_mount(spec):
+            if needs_mount(spec) and not mounted:
                 _run("umount", spec.root)
             raise
     except BaseException:
@@ -209,7 +227,7 @@ def umount(root: str) -> bool:
     root = os.path.normpath(root)
     seen = observe(root)
     record = paths.spec_file("mounts", paths.escape(root))
-    if seen.backend is not None:
+    if is_ours(seen):
         refuse_in_use(root)
         if seen.kind == "mount":
             if not paths.is_root():
@@ -218,11 +236,11 @@ def umount(root: str) -> bool:
         else:
             _remove_directory(root)
     had_record = os.path.exists(record)
-    if seen.backend is not None and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
+    if is_ours(seen) and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
         state.remove_empty(root)
     state.remove(record)
     state.remove_empty(os.path.dirname(record), paths.config_dir(), state.directory(root), paths.state_dir())
-    return seen.backend is not None or had_record
+    return is_ours(seen) or had_record
 
 
 def _remove_directory(root: str) -> None:

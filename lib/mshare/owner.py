@@ -11,9 +11,7 @@ and on SIGTERM takes the region's name away before it ends. What fails half-way 
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import random
 import signal
 import threading
@@ -22,7 +20,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from . import errors, procfs, region, state
+from . import errors, memory, procfs, state
 from .backends.base import Backend
 from .backends.connect import connect
 from .errors import Conflict, InvalidRequest, MshareError
@@ -31,9 +29,9 @@ from .pagetable import BASE_PAGE_BYTES, page_tables, span_for_budget
 from .pattern import Pattern, touch
 from .region import Region
 from .spec import STRIDE_BYTES, RegionSpec, mapping_to_dict
+from .supervisor import OWNER, Progress
 from .units import GIB, MIB, format_size
 
-ROLE = "owner"
 OOM_SCORE_ADJUST = -900
 """Its death takes the database with it: it should be the last that the kernel ends."""
 
@@ -76,8 +74,10 @@ class _Status:
         self.write("failed", error=errors.to_dict(error))
 
 
-def run(spec: RegionSpec, *, replace_stale: bool = False) -> None:
+def run(spec: RegionSpec, *, replace_stale: bool = False, on_ready: Progress = lambda status: None) -> None:
     """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
+
+    `on_ready` is called with the fields of the status file once the region can be attached.
 
     Raises Conflict when the region has an owner, or when a killed owner left its name behind and
     `replace_stale` is not set.
@@ -85,8 +85,8 @@ def run(spec: RegionSpec, *, replace_stale: bool = False) -> None:
     if threading.current_thread() is not threading.main_thread():
         raise InvalidRequest("a region is owned by the thread that creates it; use the main thread")
     backend = connect(spec.backend, spec.root)
-    status_path = state.file(backend.root, spec.name, ROLE)
-    lock = state.file(backend.root, spec.name, ROLE, "lock")
+    status_path = state.file(backend.root, spec.name, OWNER)
+    lock = state.file(backend.root, spec.name, OWNER, "lock")
     with state.locked(lock, f"the ownership of region {spec.name}"):
         status = _Status(
             status_path,
@@ -102,7 +102,7 @@ def run(spec: RegionSpec, *, replace_stale: bool = False) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _on_stop)
         try:
-            _own(spec, backend, status, replace_stale)
+            _own(spec, backend, status, replace_stale, on_ready)
         except _Stop:
             state.remove(status_path)
         except (MshareError, OSError) as error:
@@ -113,10 +113,12 @@ def run(spec: RegionSpec, *, replace_stale: bool = False) -> None:
             state.remove(lock)
 
 
-def _own(spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool) -> None:
-    region.check_memory(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+def _own(
+    spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool, on_ready: Progress
+) -> None:
+    memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
     _check_room(spec, backend)
-    uid, gid = ids(spec)
+    uid, gid = spec.ids()
     _clear_stale(spec.name, backend, replace_stale)
     status.write("starting", oom_score_adjust=_resist_oom())
     with _created(spec, backend) as created:
@@ -133,6 +135,7 @@ def _own(spec: RegionSpec, backend: Backend, status: _Status, replace_stale: boo
         if spec.prefault or spec.pattern:
             _fill(spec, created, backend, status)
         status.ready()
+        on_ready(status.fields)
         while True:
             signal.pause()
 
@@ -170,19 +173,6 @@ def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
             " --replace-stale"
         )
     backend.unlink(name)
-
-
-def ids(spec: RegionSpec) -> tuple[int, int]:
-    """The uid and gid a region should have; -1 where the spec leaves them open."""
-    try:
-        uid = pwd.getpwnam(spec.owner).pw_uid if spec.owner else -1
-    except KeyError:
-        raise InvalidRequest(f"region {spec.name}'s owner: there is no user {spec.owner!r}") from None
-    try:
-        gid = grp.getgrnam(spec.group).gr_gid if spec.group else -1
-    except KeyError:
-        raise InvalidRequest(f"region {spec.name}'s group: there is no group {spec.group!r}") from None
-    return uid, gid
 
 
 def _check_room(spec: RegionSpec, backend: Backend) -> None:

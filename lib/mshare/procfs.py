@@ -38,8 +38,8 @@ def _kib_fields(text: str) -> dict[str, int]:
     """`Name:   123 kB` lines as bytes."""
     fields = {}
     for line in text.splitlines():
-        name, _, value = line.partition(":")
-        number, _, unit = value.strip().partition(" ")
+        name, __, value = line.partition(":")
+        number, __, unit = value.strip().partition(" ")
         if unit == "kB" and number.isdigit():
             fields[name] = int(number) * KIB
     return fields

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
-from . import abi, libc, procfs, rules
+from . import abi, libc, rules
 from .backends.base import Backend, Mapping, RegionFile, Window
 from .backends.connect import connect
 from .errors import InvalidRequest
@@ -274,18 +274,6 @@ class Region:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_memory(mapped_bytes: int, *, overcommit: bool = False, prefault: bool = False) -> None:
-    """Refuse what this host cannot hold; see `rules.memory_consent`."""
-    memory = procfs.meminfo_bytes()
-    rules.memory_consent(
-        mapped_bytes,
-        memory.get("MemTotal", 0),
-        memory.get("MemAvailable", 0),
-        overcommit,
-        prefault,
-    )
 
 
 def unlink(name: str, backend: Backend | None = None) -> None:

@@ -10,7 +10,10 @@ normal form, so that two specs are equal when their dicts are.
 from __future__ import annotations
 
 import difflib
+import grp
 import json
+import pwd
+import re
 from collections.abc import Mapping as Fields
 from dataclasses import dataclass, fields
 from typing import Any, Callable
@@ -89,6 +92,15 @@ def _command(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise InvalidRequest(f"{what} {value!r} is not a list of a program and its arguments")
     return tuple(str(word) for word in value)
+
+
+def _units(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRequest(f"{what} {value!r} is not a list of systemd units")
+    for unit in value:
+        if not re.match(r"[A-Za-z0-9:_.@\\-]+\.[a-z]+\Z", str(unit)):
+            raise InvalidRequest(f"{what} {unit!r} is not a systemd unit; write it like postgresql.service")
+    return tuple(value)
 
 
 Converter = Callable[[Any, str], Any]
@@ -197,6 +209,28 @@ class RegionSpec(Spec):
     overcommit: bool = False
     prefault: bool = False
     pattern: bool = False
+    """Whether the owner leaves bytes in the memory that clients of ours verify: for trials, not databases."""
+    memory_max: int | None = None
+    """The most memory that systemd lets the region (its owner, who is charged for it) have."""
+    before: tuple[str, ...] = ()
+    """systemd units that start after the region and stop before it: the database's."""
+
+    def ids(self) -> tuple[int, int]:
+        """The uid and gid the region should have; -1 where that is left open. InvalidRequest for a name
+        that this host does not know."""
+        try:
+            uid = pwd.getpwnam(self.owner).pw_uid if self.owner else -1
+        except KeyError:
+            raise InvalidRequest(
+                f"region {self.name}'s owner: this host has no user {self.owner!r}"
+            ) from None
+        try:
+            gid = grp.getgrnam(self.group).gr_gid if self.group else -1
+        except KeyError:
+            raise InvalidRequest(
+                f"region {self.name}'s group: this host has no group {self.group!r}"
+            ) from None
+        return uid, gid
 
     @property
     def mapped_bytes(self) -> int:
@@ -224,6 +258,8 @@ class RegionSpec(Spec):
             "overcommit": _flag,
             "prefault": _flag,
             "pattern": _flag,
+            "memory_max": parse_size,
+            "before": _units,
             "comment": _text,
         }
         values = _convert(given, converters, what)

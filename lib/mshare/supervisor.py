@@ -16,14 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import errors, procfs, state
+from . import errors, procfs, state, systemd
 from .errors import MshareError, Unavailable
 
 Status = dict[str, Any]
 Progress = Callable[[Status], None]
 
-# Role (of a status file) -> systemd template unit.
-UNITS = {"owner": "mshare-region@{name}.service", "clients": "mshare-clients@{name}.service"}
+# The two roles a process of ours can have, by which its status file and its unit are named.
+OWNER = "owner"
+CLIENTS = "clients"
+UNITS = {OWNER: "mshare-region@{name}.service", CLIENTS: "mshare-clients@{name}.service"}
 START_SECONDS = 3600.0
 """Prefaulting 300 GiB takes minutes; a process that makes no progress is the user's to interrupt."""
 STOP_SECONDS = 90.0
@@ -200,7 +202,14 @@ class Systemd(Supervisor):
     ) -> Status:
         # The unit's ExecStart runs the same program with the spec file of the same name.
         unit = UNITS[role].format(name=name)
-        self._systemctl("reset-failed", unit, check=False)
+        template = systemd.unit_path(UNITS[role].format(name=""))
+        if not os.path.exists(template):
+            raise Unavailable(
+                f"{template} is missing, so systemd cannot keep the {role} of {name}; install it with the"
+                " role"
+                " dbmem.mshare.runtime"
+            )
+        systemd.ask("reset-failed", unit)
         starting = subprocess.Popen(
             ["systemctl", "start", unit], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -214,48 +223,23 @@ class Systemd(Supervisor):
         status = status_of(role, name, root)
         if starting.returncode != 0 or status is None:
             failed = state.read(state.file(root, name, role))
-            self._systemctl("stop", unit, check=False)
+            systemd.ask("stop", unit)
             raise _failure(failed, f"{unit} did not start: {said}; see `journalctl -u {unit}`")
         return status
 
     def stop(self, role: str, name: str, root: str) -> bool:
         unit = UNITS[role].format(name=name)
-        ran = status_of(role, name, root) is not None or self._ask("is-active", unit) == "active"
-        self._systemctl("stop", unit, check=ran)
-        self._systemctl("reset-failed", unit, check=False)
+        ran = status_of(role, name, root) is not None
+        systemd.ask("stop", unit)
+        systemd.ask("reset-failed", unit)
         Detached().stop(role, name, root)
         return ran
 
     def enabled(self, role: str, name: str) -> bool:
-        return self._ask("is-enabled", UNITS[role].format(name=name)) == "enabled"
+        return systemd.ask("is-enabled", UNITS[role].format(name=name)) == "enabled"
 
     def set_enabled(self, role: str, name: str, enabled: bool) -> None:
-        self._systemctl("enable" if enabled else "disable", UNITS[role].format(name=name))
+        systemd.systemctl("enable" if enabled else "disable", UNITS[role].format(name=name))
 
     def reload(self, role: str, name: str, root: str) -> None:
-        self._systemctl("reload", UNITS[role].format(name=name))
-
-    @staticmethod
-    def _ask(verb: str, unit: str) -> str:
-        asked = subprocess.run(
-            ["systemctl", verb, unit],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=False,
-        )
-        return asked.stdout.strip()
-
-    @staticmethod
-    def _systemctl(verb: str, unit: str, check: bool = True) -> None:
-        done = subprocess.run(
-            ["systemctl", "--quiet", verb, unit],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise MshareError(
-                f"systemctl {verb} {unit} failed: {done.stdout.strip()}; see `journalctl -u {unit}`"
-            )
+        systemd.systemctl("reload", UNITS[role].format(name=name))

@@ -46,7 +46,7 @@ def parse_size(value: Size, what: str = "size") -> int:
             )
         number, factor = match.group(1), _FACTORS[match.group(2).lower()]
         # Decimal fractions are scaled as integers: 0.1TiB must not depend on a float.
-        whole, _, fraction = number.partition(".")
+        whole, __, fraction = number.partition(".")
         size_bytes = (int(whole + fraction) * factor) // 10 ** len(fraction)
     if size_bytes <= 0:
         raise InvalidRequest(f"{what} {value!r} must be greater than zero, like 300GiB")

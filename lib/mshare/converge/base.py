@@ -1,0 +1,139 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the three kinds of converging have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import backends, paths, state
+from ..errors import Unavailable
+from ..spec import Spec
+from ..supervisor import Supervisor
+
+# How long a second deploy on the same host waits for the first.
+_LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was, or in a check run would be, done."""
+
+    changed: bool
+    actions: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is there now, as in the inventory."""
+    boot: dict[str, Any] = field(default_factory=dict)
+    """What comes back after a reboot: managed, enabled, reason."""
+
+
+ABSENT: dict[str, Any] = {"state": "absent"}
+
+
+def present(spec: Spec) -> dict[str, Any]:
+    """The side of a diff on which a spec holds."""
+    return {"state": "present", **spec.to_dict()}
+
+
+@contextlib.contextmanager
+def one_at_a_time(check: bool) -> Iterator[None]:
+    """One converging process per host; a check run changes nothing and needs no turn."""
+    if check:
+        yield
+        return
+    lock = os.path.join(paths.state_dir(), "converge.lock")
+    with state.locked(lock, "changing this host's regions", _LOCK_SECONDS):
+        yield
+
+
+def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:
+    """The sentences of the steps that are to be taken."""
+    return [text for wanted, text in steps if wanted]
+
+
+def differing_keys(wanted: Spec, stored: dict[str, Any] | None) -> list[str]:
+    """The keys in which a spec differs from the one that something was made with."""
+    if stored is None:
+        return []
+    mine = wanted.to_dict()
+    return sorted(key for key in {*mine, *stored} if mine.get(key) != stored.get(key))
+
+
+def locate(backend: str, root: str | None, check: bool) -> str | None:
+    """The root to work on. None in a check run on a host that was never provisioned."""
+    try:
+        return backends.locate(backend, root).root
+    except Unavailable:
+        if not check:
+            raise
+        backends.choose(backend)
+        return None
+
+
+def locate_leftovers(kind: str, role: str, name: str, backend: str, root: str | None) -> str | None:
+    """The root on which something is to be absent, even where the msharefs is gone already."""
+    try:
+        return backends.locate(backend, root).root
+    except Unavailable:
+        try:
+            where = root or backends.choose(backend).root
+        except Unavailable:
+            where = paths.KERNEL_ROOT
+        left = os.path.exists(paths.spec_file(kind, name)) or name in state.names(where, role)
+        return where if left else None
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What comes back after a reboot: what is, and what should be."""
+
+    enabled: bool
+    wanted: bool
+    managed: bool
+
+    @classmethod
+    def of(cls, keeper: Supervisor, role: str, name: str, wanted: bool | None) -> Boot:
+        """None wants whatever this host can do; Unavailable for a wish it cannot fulfil."""
+        if wanted and not keeper.survives_reboot:
+            keeper.set_enabled(role, name, True)
+        should = keeper.survives_reboot if wanted is None else wanted
+        return cls(keeper.enabled(role, name), should, keeper.survives_reboot)
+
+    def step(self, what: str) -> tuple[bool, str]:
+        return self.enabled != self.wanted, f"{'enable' if self.wanted else 'disable'} {what} at boot"
+
+    def facts(self) -> dict[str, Any]:
+        reason = None if self.managed else "systemd does not run on this host"
+        return {"managed": self.managed, "enabled": self.wanted, "reason": reason}
+
+
+@contextlib.contextmanager
+def spec_written(path: str, spec: Spec) -> Iterator[None]:
+    """Write a spec file; put back what was there if the block fails."""
+    old_text = state.read_text(path)
+    state.write_text(path, spec.to_json())
+    try:
+        yield
+    except BaseException:
+        if old_text is None:
+            remove_spec(path)
+        else:
+            state.write_text(path, old_text)
+        raise
+
+
+def remove_spec(path: str) -> None:
+    """Remove a spec file, and its directories if nothing else is in them."""
+    state.remove(path)
+    state.remove_empty(os.path.dirname(path), paths.config_dir())
+
+
+def no_progress(status: dict[str, Any]) -> None:
+    """The progress of a caller that shows none."""

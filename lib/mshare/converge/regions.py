@@ -1,0 +1,246 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Regions that should be there, or should not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .. import inventory, memory, paths, state, supervisor, systemd
+from ..backends.layout import Layout, sidecar_mode
+from ..errors import Conflict
+from ..rules import region_name
+from ..spec import RegionSpec
+from ..supervisor import OWNER, Progress, Supervisor
+from ..units import format_size
+from .base import (
+    ABSENT,
+    Boot,
+    Outcome,
+    chosen,
+    differing_keys,
+    locate,
+    locate_leftovers,
+    no_progress,
+    one_at_a_time,
+    present,
+    remove_spec,
+    spec_written,
+)
+
+# What a running region can take over; what matters only while one is being made, or to systemd.
+_LIVE_KEYS = ("mode", "owner", "group")
+_BIRTH_KEYS = ("overcommit", "prefault", "pattern", "backend", "root", "memory_max", "before")
+
+
+def region_present(
+    spec: RegionSpec,
+    program: Sequence[str],
+    *,
+    recreate: bool = False,
+    replace_stale: bool = False,
+    force: bool = False,
+    boot: bool | None = None,
+    check: bool = False,
+    progress: Progress = no_progress,
+) -> Outcome:
+    """See to it that a region exists as specified and that its owner runs.
+
+    `program` starts the command line of this library where systemd does not. Raises Conflict for a
+    region that differs in what cannot be changed, unless `recreate`; with clients attached, unless
+    `force` as well. A name that a killed owner left is replaced only with `replace_stale` (or
+    `recreate`).
+    """
+    with one_at_a_time(check):
+        root = locate(spec.backend, spec.root, check)
+        if root is None:
+            memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+            return Outcome(True, [f"create region {spec.name}"], ABSENT, present(spec))
+        return _Region(spec, root).converge(
+            program, recreate, replace_stale or recreate, force, boot, check, progress
+        )
+
+
+class _Region:
+    """One region: what is there, against what should be."""
+
+    def __init__(self, spec: RegionSpec, root: str) -> None:
+        self.spec = spec
+        self.root = root
+        self.spec_path = paths.spec_file("regions", spec.name)
+        self.keeper = supervisor.current()
+        self.facts = inventory.region_facts(root, spec.name)
+        self.running: bool = self.facts["owner"]["alive"]
+        status = state.read(state.file(root, spec.name, OWNER))
+        # The owner's status holds the spec that the region was made with.
+        self.stored = status["spec"] if status and self.running else None
+        different = differing_keys(spec, self.stored)
+        self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
+        self.stale = self.facts["exists"] and not self.running
+
+    def converge(
+        self,
+        program: Sequence[str],
+        recreate: bool,
+        replace_stale: bool,
+        force: bool,
+        boot_wanted: bool | None,
+        check: bool,
+        progress: Progress,
+    ) -> Outcome:
+        self._refuse(recreate, replace_stale, force)
+        spec, name = self.spec, self.spec.name
+        boot = Boot.of(self.keeper, OWNER, name, boot_wanted)
+        start = not self.running or bool(self.rebuild)
+        live = not start and self._access_differs()
+        write = state.read_text(self.spec_path) != spec.to_json()
+        units = self.keeper.survives_reboot and systemd.region_files_differ(spec)
+        actions = chosen(
+            (
+                (bool(self.rebuild), f"end region {name}, whose {', '.join(self.rebuild)} differ"),
+                (self.stale, f"remove the name that a killed owner of region {name} left behind"),
+                (start, f"create region {name} of {format_size(spec.mapped_bytes)} at {self.root}"),
+                (live, f"set mode, owner or group of region {name}"),
+                (write, f"write {self.spec_path}"),
+                (units, f"write the systemd settings of region {name}"),
+                boot.step(f"region {name}"),
+            )
+        )
+        before = self._before()
+        if start:
+            spec.ids()
+            memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+        if actions and not check:
+            if self.rebuild:
+                _end(self.keeper, name, self.root)
+            if self.stale:
+                _unlink(self.root, name)
+            with spec_written(self.spec_path, spec):
+                if units:
+                    systemd.write_region_files(spec)
+                if start:
+                    argv = [*program, "own", "--spec", self.spec_path]
+                    self.keeper.start(OWNER, name, self.root, argv, progress)
+            if live:
+                self._set_access()
+            if boot.enabled != boot.wanted:
+                self.keeper.set_enabled(OWNER, name, boot.wanted)
+        facts = inventory.region_facts(self.root, name)
+        after = present(spec) if actions else before
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+
+    def _before(self) -> dict[str, Any]:
+        if self.stored is None:
+            return {"state": "stale"} if self.stale else ABSENT
+        access = {"mode": int(self.facts["mode"], 8)} if self.facts["mode"] else {}
+        return {"state": "present", **self.stored, **access}
+
+    def _refuse(self, recreate: bool, replace_stale: bool, force: bool) -> None:
+        name, facts = self.spec.name, self.facts
+        if self.running and self.stored is None:
+            raise Conflict(_foreign(name, self.root, facts))
+        if self.rebuild and not recreate:
+            raise Conflict(
+                f"region {name} exists with {format_size(facts['mapped_bytes'] or 0)} mapped in a window of"
+                f" {format_size(facts['window_bytes'] or 0)}, and its {', '.join(self.rebuild)} should differ"
+                f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
+                " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
+            )
+        if self.rebuild:
+            _refuse_attached(facts, f"recreating region {name}", force)
+        if self.stale and not replace_stale:
+            raise Conflict(
+                f"{facts['path']} exists and its owner does not live any more, so nobody can attach it; have"
+                " it replaced with replace_stale: true (--replace-stale), or remove it (state: absent or"
+                " `mshare rm`)"
+            )
+
+    def _access_differs(self) -> bool:
+        uid, gid = self.spec.ids()
+        return self.facts["mode"] is not None and (
+            int(self.facts["mode"], 8) != self.spec.mode
+            or uid not in (-1, self.facts["uid"])
+            or gid not in (-1, self.facts["gid"])
+        )
+
+    def _set_access(self) -> None:
+        uid, gid = self.spec.ids()
+        accesses = [(self.facts["path"], self.spec.mode)]
+        if Layout.present(self.root):
+            sidecar = Layout.read(self.root).sidecar_path(self.spec.name)
+            accesses.append((sidecar, sidecar_mode(self.spec.mode)))
+        for path, mode in accesses:
+            os.chown(path, uid, gid)
+            os.chmod(path, mode)
+
+
+def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
+    return (
+        f"region {name} at {root} belongs to process {facts['owner']['pid']}, which is no owner of ours;"
+        " choose another name, or end that process first"
+    )
+
+
+def _refuse_attached(facts: dict[str, Any], doing: str, force: bool) -> None:
+    clients = facts["clients"] or {}
+    if clients.get("launcher_alive") and not force:
+        raise Conflict(
+            f"{doing} would kill {clients['attached']} attached clients (launcher"
+            f" {clients['launcher_pid']}); stop them first (state: absent of mshare_clients, `mshare"
+            " clients stop`), or say force: true (--force)"
+        )
+
+
+def _unlink(root: str, name: str) -> None:
+    """Remove the region's file, and on the simulated backend its sidecar."""
+    state.remove(os.path.join(root, name))
+    if Layout.present(root):
+        state.remove(Layout.read(root).sidecar_path(name))
+
+
+def _end(keeper: Supervisor, name: str, root: str) -> None:
+    keeper.stop(supervisor.CLIENTS, name, root)
+    keeper.stop(OWNER, name, root)
+    _unlink(root, name)
+
+
+def region_absent(
+    name: str, *, backend: str = "auto", root: str | None = None, force: bool = False, check: bool = False
+) -> Outcome:
+    """See to it that there is no region of that name, no owner, and no trace of either.
+
+    Raises Conflict while clients are attached, unless `force`.
+    """
+    region_name(name)
+    with one_at_a_time(check):
+        found = locate_leftovers("regions", OWNER, name, backend, root)
+        if found is None:
+            return Outcome(False, [], ABSENT, ABSENT)
+        keeper = supervisor.current()
+        facts = inventory.region_facts(found, name)
+        spec_path = paths.spec_file("regions", name)
+        enabled = keeper.enabled(OWNER, name)
+        if facts["owner"]["state"] == "unmanaged":
+            raise Conflict(_foreign(name, found, facts))
+        _refuse_attached(facts, f"removing region {name}", force)
+        known = state.read(state.file(found, name, OWNER)) is not None
+        actions = chosen(
+            (
+                (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
+                (known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
+                (os.path.exists(spec_path), f"remove {spec_path}"),
+                (enabled, f"disable region {name} at boot"),
+            )
+        )
+        if actions and not check:
+            if enabled:
+                keeper.set_enabled(OWNER, name, False)
+            _end(keeper, name, found)
+            if keeper.survives_reboot:
+                systemd.remove_region_files(name)
+            remove_spec(spec_path)
+        before = {"state": "present"} if actions else ABSENT
+        return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})
