@@ -1,0 +1,173 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Installing the library on a host: files that are listed, so that exactly they can be removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from . import __version__, state, supervisor, systemd
+from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
+from .errors import Unavailable
+
+# What the library imports -> what Debian and Fedora call the package.
+IMPORTS = {
+    "cffi": "python3-cffi",
+    "click": "python3-click",
+    "rich": "python3-rich",
+    "yaml": "python3-yaml (python3-pyyaml)",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the library goes, and which Python runs it."""
+
+    directory: str
+    executable: str
+    python: str
+
+    @property
+    def manifest(self) -> str:
+        return os.path.join(self.directory, "manifest.json")
+
+    def program(self) -> str:
+        """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
+        return (
+            f"#!{self.python} -I\n"
+            "# Managed by dbmem.mshare; changes made here are overwritten.\n"
+            "import sys\n\n"
+            f"sys.path.insert(0, {self.directory!r})\n"
+            "from mshare.cli import main\n\n"
+            "main()\n"
+        )
+
+
+def missing_imports(python: str) -> list[str]:
+    """Which of IMPORTS an interpreter lacks; Unavailable where there is no interpreter."""
+    test = (
+        "import importlib.util, sys;"
+        f"print(*[name for name in {list(IMPORTS)!r} if not importlib.util.find_spec(name)])"
+    )
+    try:
+        asked = subprocess.run(
+            [python, "-I", "-c", test],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise Unavailable(
+            f"{python} cannot be run ({error.strerror}); install Python 3.9 or newer, or name another"
+            " interpreter"
+        ) from None
+    if asked.returncode != 0:
+        raise Unavailable(f"{python} does not work: {asked.stdout.strip()}; name another interpreter")
+    return asked.stdout.split()
+
+
+def missing_sentence(python: str, missing: list[str]) -> str:
+    """What to do about missing imports."""
+    packages = ", ".join(IMPORTS[name] for name in missing)
+    return f"{python} lacks {', '.join(missing)}, which the library needs; install {packages}"
+
+
+def _files(place: Place, sources: dict[str, str]) -> dict[str, str]:
+    files = {os.path.join(place.directory, "mshare", path): text for path, text in sources.items()}
+    files[place.executable] = place.program()
+    if supervisor.current().survives_reboot:
+        files.update(systemd.templates())
+    return files
+
+
+def _manifest(files: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"version": __version__, "sha256": digest, "files": sorted(files)}, indent=2) + "\n"
+
+
+def _installed(place: Place) -> list[str]:
+    text = state.read_text(place.manifest)
+    return [] if text is None else list(json.loads(text)["files"])
+
+
+def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Outcome:
+    """See to it that the library, given as path -> text, is installed; what runs is not touched."""
+    files = _files(place, sources)
+    manifest = _manifest(files)
+    outdated = sorted(path for path, text in files.items() if state.read_text(path) != text)
+    left_over = sorted(set(_installed(place)) - set(files))
+    differs = state.read_text(place.manifest) != manifest
+    actions = chosen(
+        (
+            (
+                bool(outdated) or differs,
+                f"install version {__version__} of the library into {place.directory}",
+            ),
+            (bool(left_over), f"remove {len(left_over)} files of another version"),
+        )
+    )
+    before = {"files": sorted(set(_installed(place)))}
+    if actions and not check:
+        with one_at_a_time(False):
+            # The manifest first: whatever happens, it lists what there may be to remove.
+            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}))
+            for path in outdated:
+                state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
+            _remove(left_over)
+            _compile(place)
+            if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
+                systemd.systemctl("daemon-reload")
+            state.write_text(place.manifest, manifest)
+    return Outcome(bool(actions), actions, before, {"files": sorted(files)} if actions else before)
+
+
+def _compile(place: Place) -> None:
+    """Byte code for faster starts, made now: later a root's run would leave it behind unlisted."""
+    subprocess.run(
+        [place.python, "-I", "-m", "compileall", "-q", os.path.join(place.directory, "mshare")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def _remove(files: list[str]) -> None:
+    """Remove files, the byte code of each, and directories that nothing is left in."""
+    directories = set()
+    for path in files:
+        state.remove(path)
+        if path.endswith(".py"):
+            caches = os.path.join(os.path.dirname(path), "__pycache__")
+            stem = PurePosixPath(path).stem
+            if os.path.isdir(caches):
+                state.remove(
+                    *(
+                        os.path.join(caches, name)
+                        for name in os.listdir(caches)
+                        if name.startswith(f"{stem}.")
+                    )
+                )
+            directories |= {caches, os.path.dirname(path)}
+    state.remove_empty(*sorted(directories, key=len, reverse=True))
+
+
+def absent(place: Place, *, check: bool = False) -> Outcome:
+    """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
+    files = _installed(place)
+    if not files:
+        return Outcome(False, [], ABSENT, ABSENT)
+    actions = [f"remove the library from {place.directory}"]
+    if not check:
+        _remove(files)
+        state.remove(place.manifest)
+        state.remove_empty(place.directory)
+        if any(path.startswith(systemd.UNIT_DIRECTORY) for path in files):
+            systemd.systemctl("daemon-reload")
+    return Outcome(True, actions, {"files": files}, ABSENT)

@@ -1,0 +1,50 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The validation of a deployment: what its clients report, against a probe without sharing.
+
+Needs nothing but the standard library, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from . import backends, baseline, procfs
+from .errors import MshareError
+from .inventory import clients_facts
+from .rules import region_name
+from .savings import ClientsSeen, Projection, Savings, Thresholds, assess
+from .spec import STRIDE_BYTES
+
+# The probe may take this part of the free memory.
+_MEMORY_SHARE = 4
+
+
+def validate(
+    region: str,
+    *,
+    backend: str = "auto",
+    root: str | None = None,
+    span_bytes: int | None = None,
+    probes: int = 2,
+    projection: Projection | None = None,
+    thresholds: Thresholds | None = None,
+) -> Savings:
+    """Measure a baseline over what the clients of a region touch, and judge what sharing saves.
+
+    `span_bytes` has the probe touch another span than the clients did. Raises MshareError where no
+    clients run: there is nothing to validate then.
+    """
+    region_name(region)
+    where = backends.locate(backend, root).root
+    facts = clients_facts(where, region)
+    if facts is None or not facts["launcher_alive"]:
+        raise MshareError(
+            f"no clients of region {region} at {where} run, so there is nothing to validate; start some first"
+            " (`mshare clients start`, or the role dbmem.mshare.clients)"
+        )
+    # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
+    span_bytes = span_bytes or facts["span_bytes"] or facts["mapped_bytes"]
+    available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
+    fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
+    measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
+    return assess(measured, ClientsSeen.from_status(facts), projection, thresholds)

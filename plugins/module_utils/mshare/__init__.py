@@ -1,0 +1,1 @@
+../../../lib/mshare/__init__.py

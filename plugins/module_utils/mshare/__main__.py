@@ -1,0 +1,1 @@
+../../../lib/mshare/__main__.py

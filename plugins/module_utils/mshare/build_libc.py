@@ -1,0 +1,1 @@
+../../../lib/mshare/build_libc.py

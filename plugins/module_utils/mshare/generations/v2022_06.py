@@ -1,0 +1,1 @@
+../../../../lib/mshare/generations/v2022_06.py

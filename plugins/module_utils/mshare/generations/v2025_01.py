@@ -1,0 +1,1 @@
+../../../../lib/mshare/generations/v2025_01.py

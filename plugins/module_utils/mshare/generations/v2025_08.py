@@ -1,0 +1,1 @@
+../../../../lib/mshare/generations/v2025_08.py

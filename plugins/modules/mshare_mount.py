@@ -1,0 +1,176 @@
+#!/usr/bin/python
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mshare_mount
+short_description: Mount msharefs, real or simulated
+version_added: 0.1.0
+description:
+  - Mounts the file system through which processes share page tables, gives its root a mode and a group of its own, and on a
+    host with systemd has it come back after a reboot.
+  - A kernel mounts msharefs with mode 0777 and without the sticky bit, so that any user could remove any region.
+    This module tightens that.
+  - What is mounted is compared by identity in C(/proc/self/mountinfo). A mount that fails leaves nothing behind.
+extends_documentation_fragment:
+  - dbmem.mshare.attributes
+  - dbmem.mshare.attributes.state
+  - dbmem.mshare.msharefs
+options:
+  state:
+    description:
+      - Whether msharefs should be mounted. V(absent) is refused while owners or clients live on it.
+    type: str
+    choices: [present, absent]
+    default: present
+  generation:
+    description:
+      - Which generation of the kernel interface the simulated backend plays; the newest, if left out.
+    type: str
+    choices: [2022-06, 2024-09, 2025-01, 2025-04, 2025-08]
+  size:
+    description:
+      - The most memory that the simulated backend's tmpfs may take, like V(8GiB); half of the host's memory, if left out.
+    type: str
+  mode:
+    description:
+      - The mode of the root, as an octal number in quotes.
+    type: str
+    default: '1770'
+  group:
+    description:
+      - The group of the root, whose members may make and see regions. It has to exist.
+    type: str
+  boot:
+    description:
+      - Whether it comes back after a reboot. Left out, it does on a host with systemd and does not elsewhere.
+      - V(true) on a host without systemd is an error.
+    type: bool
+seealso:
+  - module: dbmem.mshare.mshare_info
+  - module: dbmem.mshare.mshare_region
+author:
+  - dbmem.mshare contributors (@dbmem)
+"""
+
+EXAMPLES = r"""
+- name: Mount msharefs for the database administrators, whatever this host has
+  dbmem.mshare.mshare_mount:
+    group: dba
+
+- name: Try out an older generation without a special kernel
+  dbmem.mshare.mshare_mount:
+    backend: simulated
+    generation: 2025-04
+    size: 8GiB
+
+- name: Unmount it
+  dbmem.mshare.mshare_mount:
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["mount the simulated msharefs at /run/msharefs", "set mode and group of /run/msharefs"]
+backend:
+  description: The backend that is, or would be, mounted.
+  returned: success
+  type: str
+  sample: simulated
+backend_reason:
+  description: Why it is that one.
+  returned: success
+  type: str
+  sample: kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used
+root:
+  description: Where it is mounted.
+  returned: success
+  type: str
+  sample: /run/msharefs
+mount:
+  description: What is mounted now. Empty when nothing is.
+  returned: success
+  type: dict
+  sample: {"root": "/run/msharefs", "backend": "simulated", "generation": "2025-08", "alignment_bytes": 549755813888, "mode": "1770"}
+boot:
+  description: What comes back after a reboot, apart from what is there now.
+  returned: success
+  type: dict
+  sample: {"managed": true, "enabled": true, "reason": null}
+error_kind:
+  description: The kind of the error, for conditions.
+  returned: failure
+  type: str
+  sample: conflict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import backends
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts import (
+    mount_absent,
+    mount_present,
+)
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import MountSpec
+
+SPEC_KEYS = ("generation", "size", "mode", "group")
+
+
+def choose(params):
+    """The backend and root that are meant; also for taking away what this host may lack by now."""
+    try:
+        choice = backends.choose(params["backend"])
+    except Unavailable:
+        if params["state"] == "present":
+            raise
+        choice = backends.Choice("kernel", "/sys/fs/mshare", "it is to be absent")
+    return choice._replace(root=params["root"] or choice.root)
+
+
+def converge(module):
+    choice = choose(module.params)
+    if module.params["state"] == "absent":
+        return choice, mount_absent(choice.root, check=module.check_mode)
+    fields = _module.spec_fields(module.params, SPEC_KEYS)
+    spec = MountSpec.from_dict({"backend": choice.backend, "root": choice.root, **fields})
+    return choice, mount_present(spec, boot=module.params["boot"], check=module.check_mode)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **_module.MSHAREFS_OPTIONS,
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "generation": {
+                "type": "str",
+                "choices": ["2022-06", "2024-09", "2025-01", "2025-04", "2025-08"],
+            },
+            "size": {"type": "str"},
+            "mode": {"type": "str", "default": "1770"},
+            "group": {"type": "str"},
+            "boot": {"type": "bool"},
+        },
+        supports_check_mode=True,
+    )
+    choice, outcome = _module.attempt(module, lambda: converge(module))
+    _module.report(
+        module,
+        outcome,
+        backend=choice.backend,
+        backend_reason=choice.reason,
+        root=choice.root,
+        mount=outcome.facts,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#!/usr/bin/python
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mshare_runtime
+short_description: Install the mshare library and its command line on a host
+version_added: 0.1.0
+description:
+  - Installs the Python library of this collection and the command line C(mshare), which keep regions and clients running;
+    on a host with systemd, their units as well.
+  - What it installs is listed in a manifest, and O(state=absent) removes exactly that.
+  - The packages that the library needs are a package manager's matter; RV(missing_imports) says which are missing.
+extends_documentation_fragment:
+  - dbmem.mshare.attributes
+  - dbmem.mshare.attributes.state
+options:
+  state:
+    description:
+      - Whether it should be installed.
+    type: str
+    choices: [present, absent]
+    default: present
+  python:
+    description:
+      - The interpreter that runs it.
+    type: path
+    default: /usr/bin/python3
+  directory:
+    description:
+      - Where the library goes.
+    type: path
+    default: /usr/local/lib/mshare
+  executable:
+    description:
+      - Where the command line goes.
+    type: path
+    default: /usr/local/bin/mshare
+  require_imports:
+    description:
+      - Fail when the interpreter lacks what the library imports. V(false) only reports it.
+    type: bool
+    default: true
+seealso:
+  - module: dbmem.mshare.mshare_region
+author:
+  - dbmem.mshare contributors (@dbmem)
+"""
+
+EXAMPLES = r"""
+- name: Install the library
+  dbmem.mshare.mshare_runtime:
+
+- name: Remove it
+  dbmem.mshare.mshare_runtime:
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["install version 0.1.0 of the library into /usr/local/lib/mshare"]
+missing_imports:
+  description: Python modules that the interpreter lacks.
+  returned: always
+  type: list
+  elements: str
+  sample: [cffi]
+version:
+  description: The version of the library.
+  returned: success
+  type: str
+  sample: 0.1.0
+boot:
+  description: What comes back after a reboot, apart from what is there now.
+  returned: success
+  type: dict
+  sample: {}
+error_kind:
+  description: The kind of the error, for conditions.
+  returned: failure
+  type: str
+  sample: unavailable
+"""
+
+import pkgutil
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
+
+
+def _shipped():
+    """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
+    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import (  # noqa: F401
+        __main__,
+        calls,
+        validate,
+    )
+    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge import (  # noqa: F401
+        clients,
+        mounts,
+        regions,
+    )
+
+
+def sources():
+    """The library as it came with this module: path below the package -> text."""
+    prefix = library.__name__ + "."
+    found = {"__init__.py": library.__loader__.get_source(library.__name__)}
+    for entry in pkgutil.walk_packages(library.__path__, prefix):
+        loader = entry.module_finder.find_spec(entry.name).loader
+        path = entry.name[len(prefix) :].replace(".", "/") + ("/__init__.py" if entry.ispkg else ".py")
+        found[path] = loader.get_source(entry.name)
+    return found
+
+
+def converge(module):
+    params = module.params
+    place = install.Place(params["directory"], params["executable"], params["python"])
+    if params["state"] == "absent":
+        return [], install.absent(place, check=module.check_mode)
+    missing = install.missing_imports(place.python)
+    if missing and params["require_imports"] and not module.check_mode:
+        raise Unavailable(install.missing_sentence(place.python, missing))
+    return missing, install.present(place, sources(), check=module.check_mode)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "directory": {"type": "path", "default": "/usr/local/lib/mshare"},
+            "executable": {"type": "path", "default": "/usr/local/bin/mshare"},
+            "require_imports": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    missing, outcome = _module.attempt(module, lambda: converge(module))
+    _module.report(module, outcome, missing_imports=missing, version=library.__version__)
+
+
+if __name__ == "__main__":
+    main()

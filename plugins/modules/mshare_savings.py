@@ -1,0 +1,175 @@
+#!/usr/bin/python
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mshare_savings
+short_description: Validate what sharing page tables saves
+version_added: 0.1.0
+description:
+  - Measures, with a few processes on plain shared memory, what page tables cost without sharing on this host; compares that
+    with the arithmetic; and sets it against what the clients of a region pay.
+  - Every figure says whether it is measured, modelled or projected. With sharing it is measured on a kernel with mshare and
+    modelled on the simulated backend, whose clients have page tables of their own.
+  - Fails when a threshold is missed, and returns the figures all the same.
+  - Needs nothing installed on the host but Python, and changes nothing.
+extends_documentation_fragment:
+  - dbmem.mshare.attributes
+  - dbmem.mshare.attributes.info
+  - dbmem.mshare.msharefs
+options:
+  region:
+    description:
+      - The region whose clients are looked at. They have to run.
+    type: str
+    required: true
+  span:
+    description:
+      - How much plain shared memory each probe touches; what the clients touch, if left out.
+    type: str
+  probes:
+    description:
+      - How many processes measure the baseline.
+    type: int
+    default: 2
+  min_saving_percent:
+    description:
+      - The saving to reach, of the page tables in all. Left out, 90 % of what is achievable, which is (n - 1)/n with n clients.
+    type: float
+  max_model_error_percent:
+    description:
+      - How far measured page tables may be from the arithmetic.
+    type: float
+    default: 5
+  min_clients_attached:
+    description:
+      - How many clients have to be attached; all that were asked for, if left out.
+    type: int
+  max_client_errors:
+    description:
+      - How many errors of clients are accepted.
+    type: int
+    default: 0
+  project_size:
+    description:
+      - The size of the database the figures are projected to.
+    type: str
+    default: 300GiB
+  project_clients:
+    description:
+      - The number of clients the figures are projected to.
+    type: int
+    default: 1500
+seealso:
+  - module: dbmem.mshare.mshare_clients
+author:
+  - dbmem.mshare contributors (@dbmem)
+"""
+
+EXAMPLES = r"""
+- name: Validate the deployment
+  dbmem.mshare.mshare_savings:
+    region: sga
+    min_saving_percent: 90
+  register: savings
+
+- name: Show the table
+  ansible.builtin.debug:
+    msg: "{{ savings.summary }}"
+"""
+
+RETURN = r"""
+passed:
+  description: The verdict.
+  returned: when clients run
+  type: bool
+  sample: true
+reasons:
+  description: Why the verdict is negative, one sentence each.
+  returned: when clients run
+  type: list
+  elements: str
+  sample: []
+figures:
+  description:
+    - The figures by name, each with C(value), C(unit), C(kind) (V(measured), V(modelled) or V(projected)) and C(how).
+  returned: when clients run
+  type: dict
+  sample: {"without_sharing_per_client": {"value": 630374400, "unit": "bytes", "kind": "measured", "how": "the mean of 2 probes"}}
+summary:
+  description: The table that people read, line by line.
+  returned: when clients run
+  type: list
+  elements: str
+  sample: ["Page tables without sharing    601.2 MiB    58.7 GiB   measured"]
+baseline:
+  description: What each probe measured, and the model's figure for the same addresses.
+  returned: when clients run
+  type: dict
+  sample: {"span_bytes": 322122547200}
+error_kind:
+  description: The kind of the error, for conditions; V(verdict_failed) when a threshold was missed.
+  returned: failure
+  type: str
+  sample: verdict_failed
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings import Projection, Thresholds
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import validate
+
+THRESHOLDS = (
+    "min_saving_percent",
+    "max_model_error_percent",
+    "min_clients_attached",
+    "max_client_errors",
+)
+
+
+def assess(params):
+    return validate(
+        params["region"],
+        backend=params["backend"],
+        root=params["root"],
+        span_bytes=parse_size(params["span"], "span") if params["span"] else None,
+        probes=params["probes"],
+        projection=Projection(parse_size(params["project_size"], "project_size"), params["project_clients"]),
+        thresholds=Thresholds(**{name: params[name] for name in THRESHOLDS}),
+    )
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **_module.MSHAREFS_OPTIONS,
+            "region": {"type": "str", "required": True},
+            "span": {"type": "str"},
+            "probes": {"type": "int", "default": 2},
+            "min_saving_percent": {"type": "float"},
+            "max_model_error_percent": {"type": "float", "default": 5},
+            "min_clients_attached": {"type": "int"},
+            "max_client_errors": {"type": "int", "default": 0},
+            "project_size": {"type": "str", "default": "300GiB"},
+            "project_clients": {"type": "int", "default": 1500},
+        },
+        supports_check_mode=True,
+    )
+    savings = _module.attempt(module, lambda: assess(module.params))
+    results = {**savings.to_dict(), "summary": savings.summary_lines(), "changed": False}
+    if not savings.passed:
+        module.fail_json(
+            msg=f"the validation of region {module.params['region']} failed: " + "; ".join(savings.reasons),
+            error_kind="verdict_failed",
+            **results,
+        )
+    module.exit_json(**results)
+
+
+if __name__ == "__main__":
+    main()
