@@ -14,7 +14,6 @@ import faulthandler
 import gc
 import os
 import resource
-import select
 import shutil
 import signal
 import socket
@@ -214,6 +213,35 @@ class Worker:
             number[0] = number[0] + 1
             pthread.pthread_mutex_unlock(mutex)
 
+    # -- many things at once
+
+    def change_until_told(self, offset: int = 1 << 30) -> None:
+        """Map and unmap one object for ever."""
+        while True:
+            self.map(offset)
+            self.unmap(offset)
+
+    def fork_and_read(self, count: int, while_changing: bool = False) -> list[int]:
+        """Fork often; each child reads through the window it inherited. Returns how they ended."""
+        if while_changing:
+            threading.Thread(target=self.change_until_told, daemon=True).start()
+
+        def look(_number: int) -> None:
+            assert self.read() == b"hello"
+
+        return [status for __ in range(count) for status in crowd(1, look)]
+
+    def own_two_regions(self) -> list[bytes]:
+        """Both attached by one process; each has its own memory and its own end."""
+        for number, name in enumerate(("one", "two")):
+            self.open(name, NEW)
+            self.set_size(address=ADDRESS + number * self.backend.alignment_bytes)
+            if self.backend.generation.features.explicit_mappings:
+                self.map()
+            self.attach()
+            self.write(0, name.encode())
+        return [self.read(0, 3, index) for index in (0, 1)]
+
     # -- life and death
 
     def reap(self, pid: int) -> int:
@@ -261,9 +289,14 @@ class Actor:
 
     def start(self, name: str, *arguments: Any, **options: Any) -> None:
         """Begin a call whose end `result` waits for."""
-        self._connection.send((name, arguments, options))
+        try:
+            self._connection.send((name, arguments, options))
+        except BrokenPipeError:
+            raise Died(self.pid) from None
 
     def result(self) -> Any:
+        if self._status is not None:
+            raise Died(self.pid)
         try:
             assert self._connection.poll(3 * PATIENCE_SECONDS), f"process {self.pid} hangs"
             worked, value = self._connection.recv()
@@ -296,12 +329,18 @@ class Actor:
     def ended_by(self) -> int:
         """The signal that ended this process (0: none)."""
         if self._status is None:
-            if self._parent is not None and self._parent._status is None:
-                self._status = self._parent.reap(self.pid)
-            else:
-                self._status = os.waitpid(self.pid, 0)[1]
+            self._status = self._reaped()
             self._connection.close()
         return os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
+
+    def _reaped(self) -> int:
+        """Its parent waits for it, or this process, where the parent is gone before it."""
+        if self._parent is not None and self._parent._status is None:
+            try:
+                return self._parent.reap(self.pid)
+            except Died:
+                self._parent.ended_by()
+        return os.waitpid(self.pid, 0)[1]
 
     def kill_if_alive(self) -> None:
         if self._status is None:
@@ -421,7 +460,7 @@ def crowd(count: int, act: Callable[[int], None], meanwhile: Callable[[], None] 
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 ended[pid] = status
-        select.select([], [], [], 0.005)
+        time.sleep(0.005)
     for pid in [pid for pid in pids if pid not in ended]:
         os.kill(pid, signal.SIGKILL)
         ended[pid] = os.waitpid(pid, 0)[1]
