@@ -97,6 +97,14 @@ def _installed(place: Place) -> list[str]:
     return [] if text is None else list(json.loads(text)["files"])
 
 
+def _summary(manifest: str | None) -> dict[str, object]:
+    """A side of the diff: what is installed, not what is in every file."""
+    if manifest is None:
+        return ABSENT
+    fields = json.loads(manifest)
+    return {"state": "present", "version": fields["version"], "sha256": fields["sha256"]}
+
+
 def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Outcome:
     """See to it that the library, given as path -> text, is installed; what runs is not touched."""
     files = _files(place, sources)
@@ -113,7 +121,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
             (bool(left_over), f"remove {len(left_over)} files of another version"),
         )
     )
-    before = {"files": sorted(set(_installed(place)))}
+    before = _summary(state.read_text(place.manifest))
     if actions and not check:
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
@@ -125,7 +133,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")
             state.write_text(place.manifest, manifest)
-    return Outcome(bool(actions), actions, before, {"files": sorted(files)} if actions else before)
+    return Outcome(bool(actions), actions, before, _summary(manifest))
 
 
 def _compile(place: Place) -> None:
@@ -164,10 +172,11 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
     actions = [f"remove the library from {place.directory}"]
+    before = _summary(state.read_text(place.manifest))
     if not check:
         _remove(files)
         state.remove(place.manifest)
         state.remove_empty(place.directory)
         if any(path.startswith(systemd.UNIT_DIRECTORY) for path in files):
             systemd.systemctl("daemon-reload")
-    return Outcome(True, actions, {"files": files}, ABSENT)
+    return Outcome(True, actions, before, ABSENT)

@@ -59,13 +59,12 @@ def mount_facts(root: str, probing: bool = True) -> Facts:
 def support(backend: str = "auto", root: str | None = None) -> Facts:
     """Whether mshare can be used here, which backend that would be, and why or why not."""
     reasons = []
-    kernel = backends.kernel_has_msharefs()
-    reasons.append(
-        "this kernel has msharefs"
-        if kernel
-        else f"kernel {os.uname().release} has no msharefs in /proc/filesystems"
-    )
-    facts: Facts = {"supported": True, "kernel_supported": kernel, "backend": None, "root": None}
+    facts: Facts = {
+        "supported": True,
+        "kernel_supported": backends.kernel_has_msharefs(),
+        "backend": None,
+        "root": None,
+    }
     try:
         choice = backends.choose(backend)
         facts.update(backend=choice.backend, root=root or choice.root)
@@ -76,7 +75,7 @@ def support(backend: str = "auto", root: str | None = None) -> Facts:
         facts["mounted"] = False
         facts["supported"] = facts["backend"] is not None
         reasons.append(str(error))
-    facts["reasons"] = list(dict.fromkeys(reasons))
+    facts["reasons"] = reasons
     return facts
 
 
