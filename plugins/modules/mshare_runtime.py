@@ -101,78 +101,68 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 
 def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import (  # noqa: F401
-        __main__,
-        _libc,
-        abi,
-        baseline,
-        calls,
-        client,
-        errors,
-        install,
-        inventory,
-        launcher,
-        libc,
-        memory,
-        mounts,
-        notify,
-        owner,
-        pagetable,
-        paths,
-        pattern,
-        probe,
-        procfs,
-        region,
-        rules,
-        savings,
-        spec,
-        state,
-        supervisor,
-        systemd,
-        units,
-        validate,
-    )
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends import (  # noqa: F401
-        base,
-        connect,
-        kernel,
-        layout,
-        simulated,
-        watch,
-    )
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli import (  # noqa: F401
-        attach,
-        clients,
-        clients_look,
-        clients_run,
-        clients_start,
-        completion,
-        figures,
-        look,
-        mappings,
-        mounting,
-        options,
-        own,
-        program,
-        progress,
-        regions,
-        say,
-        screen,
-    )
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge import (  # noqa: F401
-        base,
-        clients,
-        mounts,
-        regions,
-    )
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations import (  # noqa: F401
-        base,
-        v2022_06,
-        v2024_09,
-        v2025_01,
-        v2025_04,
-        v2025_08,
-    )
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.__main__
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.layout
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.watch
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.baseline
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.calls
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.attach
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_look
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_run
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_start
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.completion
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.figures
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.look
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mappings
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mounting
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.options
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.own
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.program
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.progress
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.say
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.screen
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.client
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2024_09
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_01
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_04
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_08
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.install
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.inventory
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.launcher
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.libc
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.memory
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mounts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.notify
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.owner
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pagetable
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.paths
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pattern
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.rules
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.state
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.systemd
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate
 
 
 def sources():
