@@ -22,6 +22,7 @@ from .backends.base import Backend, Mapping
 from .errors import MshareError
 from .pattern import Pattern, touch
 from .region import Attachment, Region
+from .supervisor import OWNER, status_of
 
 Report = dict[str, Any]
 """A line of JSON, short enough (PIPE_BUF, 4096 bytes) to be written to a shared pipe in one piece."""
@@ -29,7 +30,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What a client is to attach, from the owner's status file."""
+    """What a client is to attach."""
 
     name: str
     backend: Backend
@@ -41,17 +42,23 @@ class Target:
     address: int | None
 
     @classmethod
-    def from_status(cls, status: dict[str, Any], backend: Backend) -> Target:
-        """Read an owner's status file."""
+    def find(cls, name: str, backend: Backend) -> Target:
+        """The region as it is now; what is mapped in a kernel's region is known from its owner only."""
+        with Region.open(name, read_only=True, backend=backend) as region:
+            found = region.stat()
+        status = status_of(OWNER, name, backend.root) or {}
+        mappings = found.mappings
+        if mappings is None:
+            mappings = [spec.mapping_from_dict(entry) for entry in status.get("mappings", ())]
         return cls(
-            name=status["region"],
+            name=name,
             backend=backend,
-            path=status["path"],
-            mappings=tuple(spec.mapping_from_dict(entry) for entry in status["mappings"]),
+            path=found.path,
+            mappings=tuple(mappings),
             pattern=Pattern(**status["pattern"]) if "pattern" in status else None,
-            window_bytes=status["window_bytes"],
-            mapped_bytes=status["mapped_bytes"],
-            address=status["address"],
+            window_bytes=found.window_bytes,
+            mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
+            address=found.address,
         )
 
     def environment(self, number: int) -> dict[str, str]:
@@ -68,7 +75,9 @@ class Target:
         }
 
 
-def attach_and_touch(target: Target, span_bytes: int, stride_bytes: int) -> tuple[Attachment, Report]:
+def attach_and_touch(
+    target: Target, span_bytes: int, stride_bytes: int, address: int | None = None
+) -> tuple[Attachment, Report]:
     """Attach, touch `span_bytes` and verify what the owner wrote; returns the attachment and a report.
 
     The report: attach_us (open, look up and map), touch_us, vm_pte_before_bytes and
@@ -77,7 +86,7 @@ def attach_and_touch(target: Target, span_bytes: int, stride_bytes: int) -> tupl
     before_bytes = procfs.vm_pte_bytes()
     started = time.perf_counter_ns()
     with Region.open(target.name, backend=target.backend) as region:
-        attachment = region.attach()
+        attachment = region.attach(address)
     attached = time.perf_counter_ns()
     memory, pattern = attachment.memory, target.pattern
     wrong_pages = verified_pages = 0
@@ -124,8 +133,7 @@ def execute(target: Target, number: int, command: Sequence[str], report_fd: int)
     try:
         os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
     except OSError as error:
-        error.filename = None
-        _send(report_fd, number, {"error": f"{command[0]} cannot be started: {errors.sentence(error)}"})
+        _send(report_fd, number, {"error": f"{command[0]} cannot be started: {error.strerror}"})
     os._exit(127)
 
 

@@ -53,7 +53,7 @@ _NEXT_STEPS = {
     errno.EEXIST: "unlink the old region first, or choose another name",
     errno.EFBIG: "raise RLIMIT_FSIZE (ulimit -f)",
     errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner lives",
-    errno.ENOENT: "see `mshare list` for the regions that exist",
+    errno.ENOENT: "check the name; `mshare list` shows the regions there are",
     errno.ENOMEM: "ask for less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
     errno.ENOSPC: "give the tmpfs more room (mount -o remount,size=...)",
     errno.EOPNOTSUPP: "see `mshare info` for what this generation of the kernel interface can do",

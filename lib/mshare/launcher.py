@@ -103,7 +103,7 @@ def run(read_spec: Callable[[], ClientsSpec], *, on_ready: Progress = lambda sta
         )
     lock = state.file(backend.root, spec.region, CLIENTS, "lock")
     with state.locked(lock, f"the launching of clients of region {spec.region}"):
-        launcher = _Launcher(read_spec, spec, client.Target.from_status(owner, backend), owner, on_ready)
+        launcher = _Launcher(read_spec, spec, client.Target.find(spec.region, backend), owner, on_ready)
         try:
             launcher.run()
         except (MshareError, OSError) as error:

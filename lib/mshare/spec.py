@@ -50,7 +50,7 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def _number(value: Any, what: str) -> int:
+def parse_number(value: Any, what: str) -> int:
     """A whole number, decimal or 0x..., as an offset or an address."""
     try:
         number = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 0)
@@ -116,10 +116,10 @@ def _convert(given: Fields[str, Any], converters: dict[str, Converter], what: st
 
 _MAPPING_KEYS: dict[str, Converter] = {
     "kind": _one_of(("anonymous", "hugetlb", "file")),
-    "offset": _number,
+    "offset": parse_number,
     "size": parse_size,
     "path": _absolute,
-    "file_offset": _number,
+    "file_offset": parse_number,
     "protection": lambda value, what: rules.protection(value),
 }
 
@@ -130,28 +130,30 @@ def _mappings(value: Any, what: str) -> tuple[Mapping, ...]:
         raise InvalidRequest(f"{what} must be a list of mappings")
     placed: list[Mapping] = []
     for number, entry in enumerate(value):
-        where = f"{what}[{number}]"
-        given = _convert(entry, _MAPPING_KEYS, where)
-        kind = given.get("kind", "file" if "path" in given else "anonymous")
-        if "size" not in given:
-            raise InvalidRequest(f"{where} needs a size")
-        if (kind == "file") != ("path" in given):
-            raise InvalidRequest(f"{where} is of kind {kind}: a path is for files, and they need one")
-        page = abi.HUGE_PAGE_BYTES if kind == "hugetlb" else BASE_PAGE_BYTES
         # 2 MiB: what comes behind stays congruent to huge pages.
         behind = round_up(placed[-1].end, abi.HUGE_PAGE_BYTES) if placed else 0
-        placed.append(
-            Mapping(
-                offset=given.get("offset", behind),
-                size_bytes=round_up(given["size"], page),
-                kind=kind,
-                # A file is shared to be read unless somebody says otherwise.
-                prot=given.get("protection", rules.protection("r" if kind == "file" else "rw")),
-                path=given.get("path"),
-                object_offset=given.get("file_offset", 0),
-            )
-        )
+        placed.append(mapping_from_dict(entry, f"{what}[{number}]", behind))
     return tuple(placed)
+
+
+def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", behind: int = 0) -> Mapping:
+    """Check and normalize a mapping; without an offset it lies at `behind`. Undoes mapping_to_dict."""
+    given = _convert(entry, _MAPPING_KEYS, what)
+    kind = given.get("kind", "file" if "path" in given else "anonymous")
+    if "size" not in given:
+        raise InvalidRequest(f"{what} needs a size")
+    if (kind == "file") != ("path" in given):
+        raise InvalidRequest(f"{what} is of kind {kind}: a path is for files, and they need one")
+    page = abi.HUGE_PAGE_BYTES if kind == "hugetlb" else BASE_PAGE_BYTES
+    return Mapping(
+        offset=given.get("offset", behind),
+        size_bytes=round_up(given["size"], page),
+        kind=kind,
+        # A file is shared to be read unless somebody says otherwise.
+        prot=given.get("protection", rules.protection("r" if kind == "file" else "rw")),
+        path=given.get("path"),
+        object_offset=given.get("file_offset", 0),
+    )
 
 
 def mapping_to_dict(mapping: Mapping) -> dict[str, Any]:
@@ -165,11 +167,6 @@ def mapping_to_dict(mapping: Mapping) -> dict[str, Any]:
     if mapping.kind == "file":
         entry.update(path=mapping.path, file_offset=mapping.object_offset)
     return entry
-
-
-def mapping_from_dict(entry: Fields[str, Any]) -> Mapping:
-    """The inverse of mapping_to_dict."""
-    return _mappings([entry], "mappings")[0]
 
 
 @dataclass(frozen=True)
@@ -249,7 +246,7 @@ class RegionSpec(Spec):
             "size": parse_size,
             "mappings": _mappings,
             "window": parse_size,
-            "address": _number,
+            "address": parse_number,
             "mode": file_mode,
             "owner": _text,
             "group": _text,
@@ -300,7 +297,7 @@ class ClientsSpec(Spec):
             "touch": _flag,
             "span": parse_size,
             "stride": parse_size,
-            "settle_seconds": _number,
+            "settle_seconds": parse_number,
             "backend": _one_of(BACKENDS),
             "root": _absolute,
             "comment": _text,

@@ -1,0 +1,92 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare attach: this very process as a client."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import click
+
+from .. import client
+from ..backends.connect import connect
+from ..errors import InvalidRequest
+from ..rules import region_name
+from ..spec import STRIDE_BYTES, parse_number
+from ..units import format_size, parse_size
+from .options import region_argument, where_options
+from .screen import Screen
+
+
+@click.command("attach")
+@region_argument
+@click.option("--address", metavar="ADDR", help="Where; a multiple of the alignment (default: anywhere).")
+@click.option("--touch", metavar="SIZE", help="Touch a page in every 2 MiB of SIZE, and verify the pattern.")
+@click.option("--hold", is_flag=True, help="Stay attached until Ctrl-C.")
+@where_options
+@click.pass_obj
+def attach_command(
+    screen: Screen,
+    name: str,
+    address: str | None,
+    touch: str | None,
+    hold: bool,
+    backend: str | None,
+    root: str | None,
+) -> None:
+    """Attach a region to this process, and detach it."""
+    region_name(name)
+    where = None if address is None else parse_number(address, "address")
+    span_bytes = 0 if touch is None else parse_size(touch, "touch")
+    target = client.Target.find(name, connect(backend or "auto", root))
+    if span_bytes > target.mapped_bytes:
+        raise InvalidRequest(
+            f"{format_size(span_bytes)} cannot be touched: {format_size(target.mapped_bytes)} are known to be"
+            f" mapped in region {name}"
+        )
+    attachment, report = client.attach_and_touch(target, span_bytes, STRIDE_BYTES, where)
+    with attachment:
+        screen.answer(
+            {
+                "region": name,
+                "address": attachment.address,
+                "window_bytes": target.window_bytes,
+                "mapped_bytes": target.mapped_bytes,
+                "span_bytes": span_bytes,
+                "stride_bytes": STRIDE_BYTES,
+                **report,
+            }
+        )
+        screen.say(f"Attached region {name} at {attachment.address:#x}.")
+        screen.fields(_lines(target, span_bytes, report))
+        if hold:
+            screen.say("Ctrl-C detaches it.")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+
+
+def _lines(target: client.Target, span_bytes: int, report: client.Report) -> Iterator[tuple[str, str]]:
+    yield "window", f"{format_size(target.window_bytes)} of address space"
+    yield "mapped", f"{format_size(target.mapped_bytes)} of memory"
+    yield "attaching", f"{report['attach_us'] / 1000:.1f} ms"
+    if span_bytes:
+        yield (
+            "touched",
+            f"a page in every 2 MiB of {format_size(span_bytes)}, {report['touch_us'] / 1000:.1f} ms",
+        )
+        yield "verified", _verified(target, report)
+    before, after = report["vm_pte_before_bytes"], report["vm_pte_after_bytes"]
+    yield (
+        "page tables",
+        f"{format_size(before)} before, {format_size(after)} after (measured: VmPTE of this process)",
+    )
+
+
+def _verified(target: client.Target, report: client.Report) -> str:
+    if target.pattern is None:
+        return "nothing: the owner wrote no pattern (--pattern)"
+    right_pages = report["verified_pages"] - report["wrong_pages"]
+    return f"{right_pages:,} of {report['verified_pages']:,} pages hold what the owner wrote"

@@ -1,0 +1,95 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare clients start, restart, stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import backends
+from ..converge.clients import clients_absent, clients_present
+from ..errors import MshareError
+from ..rules import region_name
+from ..spec import ClientsSpec
+from ..supervisor import CLIENTS, status_of
+from . import say
+from .options import (
+    boot_option,
+    check_option,
+    clients_options,
+    clients_spec,
+    program,
+    region_argument,
+    where_options,
+)
+from .screen import Screen
+
+
+@click.command("start")
+@clients_options
+@boot_option
+@check_option
+@click.pass_obj
+def start_command(
+    screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
+) -> None:
+    """Start clients, or change how many there are.
+
+    Without a COMMAND they are ours: each opens, maps, touches and verifies the region for itself, and
+    stays. A COMMAND is run N times with the region in its environment (see `mshare clients run --help`).
+    """
+    spec = clients_spec(spec_path, options)
+    _start(screen, spec, boot, check, restart_dead=False)
+
+
+def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, restart_dead: bool) -> None:
+    with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
+        done = clients_present(
+            spec, program(), restart_dead=restart_dead, boot=boot, check=check, progress=progress
+        )
+    told = say.outcome(
+        screen,
+        done,
+        check,
+        f"{done.facts.get('attached')} of {spec.count} clients are attached to region {spec.region}.",
+        f"The clients of region {spec.region} run already, as asked; nothing to do.",
+        clients=done.facts,
+    )
+    if told:
+        say.clients(screen, done.facts)
+
+
+@click.command("restart")
+@region_argument
+@where_options
+@check_option
+@click.pass_obj
+def restart_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
+    """Start the dead again; the living stay as they are."""
+    where = backends.locate(backend or "auto", root).root
+    status = status_of(CLIENTS, region_name(name), where)
+    if status is None:
+        raise MshareError(
+            f"no launcher of region {name} runs; start clients with `mshare clients start {name} --count N`"
+        )
+    _start(screen, ClientsSpec.from_dict(status["spec"]), None, check, restart_dead=True)
+
+
+@click.command("stop")
+@region_argument
+@where_options
+@check_option
+@click.pass_obj
+def stop_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
+    """End the clients of a region; the region stays."""
+    done = clients_absent(name, backend=backend or "auto", root=root, check=check)
+    say.outcome(
+        screen,
+        done,
+        check,
+        f"Stopped the clients of region {name}.",
+        f"No clients of region {name} run; nothing to do.",
+    )

@@ -1,0 +1,145 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare info, list, stat: what there is. They change nothing and need nothing installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import backends, inventory
+from ..errors import MshareError
+from ..rules import region_name
+from . import say
+from .options import region_argument, where_options
+from .screen import Screen
+
+
+@click.command("info")
+@where_options
+@click.option("--no-probe", is_flag=True, help="Ask a kernel nothing; its generation is then not known.")
+@click.pass_obj
+def info_command(screen: Screen, backend: str | None, root: str | None, no_probe: bool) -> None:
+    """Say whether mshare works here, and what there is."""
+    host = inventory.host(backend or "auto", root, probing=not no_probe)
+    screen.answer(host)
+    screen.say(f"Supported: {_supported(host)}")
+    for reason in _shortest(host["reasons"]):
+        screen.say(f"  {reason}")
+    if host["mounts"]:
+        screen.say("")
+        _mounts(screen, host["mounts"])
+    if host["regions"]:
+        screen.say("")
+        _regions(screen, host["regions"])
+    screen.say("")
+    memory = host["memory"]
+    screen.say(
+        f"Memory: {say.size(memory['total_bytes'])}, of it {say.size(memory['available_bytes'])}"
+        f" available and {say.size(memory['page_tables_bytes'])} page tables"
+    )
+
+
+def _supported(host: dict[str, Any]) -> str:
+    if not host["supported"]:
+        return "no"
+    mounted = "mounted" if host["mounted"] else "not mounted yet"
+    return f"yes, by the {host['backend']} backend at {host['root']} ({mounted})"
+
+
+def _shortest(reasons: list[str]) -> list[str]:
+    """Without those that another one begins with."""
+    return [one for one in reasons if not any(two != one and two.startswith(one) for two in reasons)]
+
+
+def _mounts(screen: Screen, mounts: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            mount["root"],
+            mount["backend"] or "-",
+            mount["generation"] or "-",
+            ", ".join((mount["features"] or {}).get("mapping_kinds", ())) or "-",
+            say.size(mount.get("alignment_bytes")),
+            say.access(mount),
+        )
+        for mount in mounts
+    ]
+    screen.table(("Mount", "Backend", "Generation", "Takes", "Alignment", "Access"), rows)
+    for mount in mounts:
+        if "reason" in mount:
+            screen.say(f"  {mount['reason']}")
+
+
+def _regions(screen: Screen, regions: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            region["name"],
+            region["health"],
+            say.size(region["window_bytes"]),
+            say.size(region["mapped_bytes"]),
+            str(region["owner"]["pid"]) if region["owner"]["alive"] else "-",
+            _clients(region["clients"]),
+            say.access(region),
+            region["path"],
+        )
+        for region in regions
+    ]
+    heads = ("Region", "Health", "Window", "Mapped", "Owner", "Clients", "Access", "Path")
+    screen.table(heads, rows, right=("Window", "Mapped", "Owner", "Clients"))
+
+
+def _clients(facts: dict[str, Any] | None) -> str:
+    return "-" if facts is None else f"{facts['attached']} of {facts['requested']}"
+
+
+@click.command("list")
+@where_options
+@click.pass_obj
+def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
+    """List the regions."""
+    roots = inventory.mount_roots() if root is None else [backends.locate(backend or "auto", root).root]
+    regions = [
+        inventory.region_facts(where, name) for where in roots for name in inventory.region_names(where)
+    ]
+    screen.answer({"regions": regions})
+    if regions:
+        _regions(screen, regions)
+    else:
+        screen.say("There are no regions; make one with `mshare create NAME --size SIZE`.")
+
+
+@click.command("stat")
+@region_argument
+@where_options
+@click.pass_obj
+def stat_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
+    """Show a region: sizes, owner, clients, mappings."""
+    where = backends.locate(backend or "auto", root)
+    facts = inventory.region_facts(where.root, region_name(name))
+    if not facts["exists"] and facts["owner"]["pid"] is None:
+        raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows those there are")
+    screen.answer({"backend": where.backend, "region": facts})
+    screen.say(f"Region {name}: {facts['health']}")
+    screen.fields(
+        [
+            ("path", facts["path"]),
+            ("backend", where.backend),
+            *say.sizes(facts),
+            ("address", hex(facts["address"]) if facts["address"] else "any"),
+            ("access", say.access(facts)),
+            ("owner", _owner(facts["owner"])),
+            ("clients", _clients(facts["clients"]) + " attached" if facts["clients"] else "none"),
+        ]
+    )
+    if facts["mappings"]:
+        screen.say("")
+        say.mappings(screen, facts["mappings"])
+
+
+def _owner(owner: dict[str, Any]) -> str:
+    if owner["pid"] is None:
+        return "unknown"
+    said = f"process {owner['pid']}, {owner['state']}"
+    return said if owner["error"] is None else f"{said}: {owner['error']}"

@@ -1,0 +1,71 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare mount, umount."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import backends
+from ..converge import mounts
+from . import say
+from .options import boot_option, check_option, mount_options, mount_spec, where_options
+from .screen import Screen
+
+
+@click.command("mount")
+@mount_options
+@boot_option
+@check_option
+@click.pass_obj
+def mount_command(
+    screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
+) -> None:
+    """Mount msharefs, the kernel's or a simulated one.
+
+    An ordinary user can have the simulated one, as a directory on a tmpfs.
+    """
+    reason = ""
+
+    def fill(given: dict[str, Any]) -> dict[str, Any]:
+        nonlocal reason
+        choice = backends.choose(given.get("backend", "auto"))
+        reason = choice.reason
+        return {"root": choice.root, **given, "backend": choice.backend}
+
+    spec = mount_spec(spec_path, options, fill)
+    done = mounts.mount_present(spec, boot=boot, check=check)
+    told = say.outcome(
+        screen,
+        done,
+        check,
+        f"The {spec.backend} msharefs is mounted at {spec.root}: {reason}.",
+        f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
+        mount=done.facts,
+        reason=reason,
+    )
+    if told:
+        screen.fields(
+            [
+                ("generation", done.facts.get("generation")),
+                ("alignment", say.size(done.facts.get("alignment_bytes"))),
+                ("access", say.access(done.facts)),
+                ("reboot", say.reboot(done.boot)),
+            ]
+        )
+
+
+@click.command("umount")
+@where_options
+@check_option
+@click.pass_obj
+def umount_command(screen: Screen, backend: str | None, root: str | None, check: bool) -> None:
+    """Unmount msharefs, unless it is in use."""
+    where = root or backends.choose(backend or "auto").root
+    done = mounts.mount_absent(where, check=check)
+    say.outcome(
+        screen, done, check, f"Unmounted {where}.", f"There is no msharefs at {where}; nothing to do."
+    )

@@ -1,0 +1,176 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several commands have, and the specs they make.
+
+Values go into a spec as they were written: the spec checks them, with the same sentences as for a
+module's parameters and a spec file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..backends import BACKENDS
+from ..errors import InvalidRequest
+from ..spec import ClientsSpec, MountSpec, RegionSpec, load
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Options = dict[str, Any]
+_ROOT_VARIABLE = "MSHARE_ROOT"
+
+# A comma in a path is a comma; one before a key begins the next key.
+_BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
+
+
+def program() -> list[str]:
+    """The beginning of a command line that runs this very library, whatever the folder and environment."""
+    isolated = ["-I"] if sys.flags.isolated else []
+    return [sys.executable, *isolated, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
+    """Several decorators as one, in the order of `--help`."""
+
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from .. import inventory
+
+    names = {name for root in inventory.mount_roots() for name in inventory.region_names(root)}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _name_argument(required: bool) -> Callable[[_Function], _Function]:
+    return click.argument("name", metavar="NAME", required=required, shell_complete=_complete_region)
+
+
+region_argument = _name_argument(required=True)
+where_options = _together(
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        help="auto (the default) takes the kernel's mshare where there is one, else the simulated one.",
+    ),
+    click.option(
+        "--root", metavar="DIR", envvar=_ROOT_VARIABLE, show_envvar=True, help="Where msharefs is mounted."
+    ),
+)
+check_option = click.option("--check", is_flag=True, help="Only say what would be done.")
+boot_option = click.option(
+    "--boot/--no-boot", default=None, help="Have it come back after a reboot (systemd only; default there)."
+)
+_spec_option = click.option(
+    "--spec",
+    "spec_path",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Take everything from a file, YAML or JSON, whose keys are the options' names.",
+)
+
+region_options = _together(
+    _name_argument(required=False),
+    _spec_option,
+    click.option("--size", metavar="SIZE", help="One mapping of memory, like 300GiB."),
+    click.option(
+        "--map",
+        "mappings",
+        metavar="KEY=VALUE,...",
+        multiple=True,
+        help="A mapping; repeat it for more. Keys: kind (anonymous, hugetlb, file), size, offset,"
+        " protection (r, rw), path, file_offset. Like --map kind=file,path=/data/a,size=10GiB",
+    ),
+    click.option("--window", metavar="SIZE", help="Address space, where it shall be more than is mapped."),
+    click.option("--address", metavar="ADDR", help="Where all attach, in generations that want one address."),
+    click.option("--mode", metavar="MODE", help="Permissions of the region's file (default 0600)."),
+    click.option("--owner", metavar="USER", help="User of the region's file."),
+    click.option("--group", metavar="GROUP", help="Group of the region's file."),
+    click.option("--overcommit", is_flag=True, help="Allow more than this host's RAM; a part will be used."),
+    click.option("--prefault", is_flag=True, help="Touch all of it before anybody attaches."),
+    click.option("--pattern", is_flag=True, help="Write bytes for clients to verify; not for a database."),
+    click.option("--memory-max", metavar="SIZE", help="The most memory it may take (systemd only)."),
+    click.option(
+        "--before", metavar="UNIT", multiple=True, help="A unit that starts after it (systemd only)."
+    ),
+    where_options,
+)
+
+clients_options = _together(
+    _name_argument(required=False),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]"),
+    _spec_option,
+    click.option("--count", metavar="N", help="How many processes attach."),
+    click.option("--span", metavar="SIZE", help="What each client touches (default: as much as fits)."),
+    click.option("--stride", metavar="SIZE", help="Touch a page in every SIZE (default 2MiB)."),
+    click.option("--no-touch", is_flag=True, help="Attach only."),
+    click.option(
+        "--settle-seconds", metavar="N", help="A COMMAND that ends sooner has failed (default 1 second)."
+    ),
+    where_options,
+)
+
+mount_options = _together(
+    _spec_option,
+    where_options,
+    click.option("--generation", metavar="ID", help="Which posted interface to play (simulated only)."),
+    click.option("--size", metavar="SIZE", help="The most memory it may take (simulated only)."),
+    click.option("--mode", metavar="MODE", help="Permissions of the root (default 1770)."),
+    click.option("--group", metavar="GROUP", help="Group of the root."),
+)
+
+
+def region_spec(spec_path: str | None, options: _Options) -> RegionSpec:
+    """The spec that `region_options` describe."""
+    given = _given(spec_path, options)
+    if spec_path is None and "mappings" in given:
+        given["mappings"] = [_parse_mapping(text) for text in given["mappings"]]
+    return RegionSpec.from_dict(given, spec_path or "region")
+
+
+def clients_spec(spec_path: str | None, options: _Options) -> ClientsSpec:
+    """The spec that `clients_options` describe."""
+    given = _given(spec_path, options)
+    if spec_path is None:
+        given["region"] = given.pop("name", "")
+        given["touch"] = not given.pop("no_touch", False)
+    return ClientsSpec.from_dict(given, spec_path or "clients")
+
+
+def mount_spec(spec_path: str | None, options: _Options, fill: Callable[[_Options], _Options]) -> MountSpec:
+    """The spec that `mount_options` describe; `fill` adds what was left open."""
+    return MountSpec.from_dict(fill(_given(spec_path, options)), spec_path or "mount")
+
+
+def _given(spec_path: str | None, options: _Options) -> _Options:
+    """The keys of a spec, from the file or from the options: from both would be two truths."""
+    said = {key: value for key, value in options.items() if value not in (None, (), False)}
+    if spec_path is None:
+        return said
+    beside = [key for key in said if key != "root" or said[key] != os.environ.get(_ROOT_VARIABLE)]
+    if beside:
+        raise InvalidRequest(
+            f"--spec takes everything from {spec_path}, and {beside[0]} {said[beside[0]]!r} was given as"
+            " well; write it into the file"
+        )
+    return load(spec_path)
+
+
+def _parse_mapping(text: str) -> dict[str, str]:
+    parts = [part.partition("=") for part in _BETWEEN_KEYS.split(text)]
+    if not all(equals for _, equals, _ in parts):
+        raise InvalidRequest(
+            f"--map {text!r} is no list of KEY=VALUE; write it like kind=file,path=/data/a,size=10GiB"
+        )
+    return {key: value for key, _, value in parts}

@@ -1,0 +1,50 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare own: the owner of a region, in the foreground. It starts often and lives long: imports little."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import click
+
+from .. import owner
+from ..units import format_size
+from .options import region_options, region_spec
+from .screen import Screen
+
+
+@click.command("own")
+@region_options
+@click.option("--replace-stale", is_flag=True, help="Take the place of an owner that was killed.")
+@click.pass_obj
+def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, **options: Any) -> None:
+    """Create a region and keep it until Ctrl-C.
+
+    The region lives and dies with this process (SIGTERM ends it as well), which is what
+    `mshare create` starts in the background. Under systemd it tells when it is ready (Type=notify).
+
+    \b
+    A spec file:
+      name: sga
+      size: 300GiB
+      mode: "0660"
+      group: dba
+      prefault: true
+    """
+
+    def ready(status: dict[str, Any]) -> None:
+        # The region must not end because nobody reads this.
+        with contextlib.suppress(OSError):
+            screen.answer({"region": status})
+            if sys.stdout.isatty():
+                window, mapped = format_size(status["window_bytes"]), format_size(status["mapped_bytes"])
+                screen.say(
+                    f"Region {status['region']} is ready at {status['path']}: window {window}, mapped"
+                    f" {mapped}; Ctrl-C ends it."
+                )
+
+    owner.run(region_spec(spec_path, options), replace_stale=replace_stale, on_ready=ready)

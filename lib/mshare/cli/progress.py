@@ -1,0 +1,80 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A progress bar fed with status files: of an owner that prefaults, of a launcher that starts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..units import format_size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_PATIENCE_SECONDS = 2.0
+"""A bar that comes and goes at once tells nobody anything."""
+
+
+class Step(NamedTuple):
+    """How far something is."""
+
+    done: int
+    total: int
+    said: str
+
+
+def step(status: dict[str, Any]) -> Step | None:
+    """What a status file says of the progress; None where it says nothing."""
+    if status.get("state") == "prefaulting":
+        done, total = status["prefault"]["done_bytes"], status["prefault"]["total_bytes"]
+        return Step(done, total, f"prefaulted {format_size(done)} of {format_size(total)}")
+    if "requested" in status:
+        done, total = status["attached"], status["requested"]
+        return Step(done, total, f"{done} of {total} attached")
+    return None
+
+
+class Bar:
+    """Called with the fields of a status file, again and again."""
+
+    def __init__(self, what: str, shown: bool) -> None:
+        self._what = what
+        self._shown = shown
+        self._started = time.monotonic()
+        self._drawn: tuple[Progress, TaskID] | None = None
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        if not self._shown:
+            return
+        now = step(status)
+        prefaults = status.get("state") == "prefaulting"
+        if self._drawn is None and (prefaults or time.monotonic() - self._started > _PATIENCE_SECONDS):
+            self._drawn = self._draw()
+        if self._drawn is not None:
+            progress, task = self._drawn
+            if now is not None:
+                progress.update(task, completed=now.done, total=now.total, said=now.said)
+
+    def _draw(self) -> tuple[Progress, TaskID]:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        progress.start()
+        return progress, progress.add_task(self._what, total=None, said="")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._drawn is not None:
+            self._drawn[0].stop()
+            self._drawn = None

@@ -1,0 +1,102 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare create, rm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import backends
+from ..converge.regions import region_absent, region_present
+from . import say
+from .options import (
+    boot_option,
+    check_option,
+    program,
+    region_argument,
+    region_options,
+    region_spec,
+    where_options,
+)
+from .screen import Screen
+
+
+@click.command("create")
+@region_options
+@click.option(
+    "--recreate", is_flag=True, help="End a region that differs, and make it anew: loses its content."
+)
+@click.option("--replace-stale", is_flag=True, help="Replace what a killed owner left behind.")
+@click.option("--force", is_flag=True, help="Recreate even with clients attached.")
+@boot_option
+@check_option
+@click.pass_obj
+def create_command(
+    screen: Screen,
+    /,
+    spec_path: str | None,
+    recreate: bool,
+    replace_stale: bool,
+    force: bool,
+    boot: bool | None,
+    check: bool,
+    **options: Any,
+) -> None:
+    """Create a region, kept by an owner in the background.
+
+    The owner runs under systemd where there is one, else as a process of its own. A region that is
+    there already stays as it is; one that differs is refused.
+
+    \b
+      mshare create sga --size 300GiB --group dba --mode 0660 --prefault
+      mshare create files --map kind=file,path=/data/a,size=10GiB --map kind=file,path=/data/b,size=10GiB
+    """
+    spec = region_spec(spec_path, options)
+    with screen.waiting(f"Creating region {spec.name}") as progress:
+        done = region_present(
+            spec,
+            program(),
+            recreate=recreate,
+            replace_stale=replace_stale,
+            force=force,
+            boot=boot,
+            check=check,
+            progress=progress,
+        )
+    backend = backends.choose(spec.backend) if check else backends.locate(spec.backend, spec.root)
+    told = say.outcome(
+        screen,
+        done,
+        check,
+        f"Region {spec.name} is ready.",
+        f"Region {spec.name} is there already, as asked; nothing to do.",
+        region=done.facts,
+        backend=backend.backend,
+        reason=backend.reason,
+    )
+    if told:
+        screen.fields(
+            [
+                ("path", done.facts["path"]),
+                *say.sizes(done.facts),
+                ("backend", f"{backend.backend}: {backend.reason}"),
+                ("owner", f"process {done.facts['owner']['pid']}, {say.reboot(done.boot)}"),
+            ]
+        )
+
+
+@click.command("rm")
+@region_argument
+@where_options
+@click.option("--force", is_flag=True, help="Also with clients attached: they are ended first.")
+@check_option
+@click.pass_obj
+def rm_command(
+    screen: Screen, name: str, backend: str | None, root: str | None, force: bool, check: bool
+) -> None:
+    """End a region and its owner; its content is gone."""
+    done = region_absent(name, backend=backend or "auto", root=root, force=force, check=check)
+    say.outcome(screen, done, check, f"Removed region {name}.", f"There is no region {name}; nothing to do.")
