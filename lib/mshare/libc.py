@@ -23,8 +23,6 @@ except ImportError as error:  # pragma: no cover - tested in a process of its ow
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _PR_SET_PDEATHSIG = 1
-_IN_MODIFY = 2
-_IN_CLOEXEC_NONBLOCK = 0o2004000
 
 _library: Any = None
 
@@ -131,15 +129,3 @@ def filesystem_magic(path: str) -> int:
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process a signal when the thread that forked it ends."""
     _check(_c().prctl(_PR_SET_PDEATHSIG, ffi.cast("unsigned long", signal_number)))
-
-
-def watch_writes(path: str) -> int:
-    """A file descriptor that becomes readable whenever the file at a path is written to (inotify)."""
-    library = _c()
-    fd = _check(library.inotify_init1(_IN_CLOEXEC_NONBLOCK))
-    try:
-        _check(library.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY), path)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd

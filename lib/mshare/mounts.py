@@ -247,8 +247,7 @@ def _remove_directory(root: str) -> None:
     """An ordinary user's simulated root: the names a killed owner left behind, then the layout."""
     layout = Layout.read(root)
     for name in layout.names():
-        os.unlink(os.path.join(root, name))
-        state.remove(layout.sidecar_path(name))
+        layout.unlink(name)
     layout.remove()
 
 

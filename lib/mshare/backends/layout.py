@@ -7,6 +7,7 @@
     ROOT/NAME                     a sparse file as large as the window: the region's memory
     ROOT/.simulated/layout.json   version, generation, alignment; its lock serializes names
     ROOT/.simulated/NAME.json     what a kernel would keep in memory: size, mappings, owner
+    ROOT/.simulated/NAME.bell     a FIFO that wakes the attached processes after a change
 
 A sidecar instead of extended attributes, because tmpfs has those only since Linux 6.6.
 """
@@ -75,10 +76,32 @@ class Record:
 
 
 class Sidecar:
-    """An open sidecar. It outlives its name, as an unlinked region outlives its own."""
+    """An open sidecar and its bell. They outlive their names, as an unlinked region outlives its own.
 
-    def __init__(self, fd: int) -> None:
+    A FIFO, because the wake-ups of a file (inotify) are limited to 128 processes a user.
+    """
+
+    def __init__(self, fd: int, bell_fd: int) -> None:
         self.fd = fd
+        self.bell_fd = bell_fd
+
+    def dup(self) -> Sidecar:
+        return Sidecar(os.dup(self.fd), os.dup(self.bell_fd))
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self.bell_fd)
+
+    def set_access(self, mode: int, uid: int, gid: int) -> None:
+        for fd in (self.fd, self.bell_fd):
+            os.fchown(fd, uid, gid)
+            os.fchmod(fd, sidecar_mode(mode))
+
+    def _ring(self) -> None:
+        """Wake everybody who waits for the bell: a FIFO that was empty becomes readable."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.bell_fd, 4096)
+        os.write(self.bell_fd, b".")
 
     @property
     def path(self) -> str:
@@ -115,6 +138,7 @@ class Sidecar:
             yield change
             if change.record != before:
                 self.write(fd, change.record)
+                self._ring()
 
     @staticmethod
     def write(fd: int, record: Record) -> None:
@@ -147,6 +171,41 @@ class Layout:
 
     def sidecar_path(self, name: str) -> str:
         return os.path.join(self.root, DIRECTORY, f"{name}.json")
+
+    def bell_path(self, name: str) -> str:
+        return os.path.join(self.root, DIRECTORY, f"{name}.bell")
+
+    def sidecar(self, name: str) -> Sidecar:
+        """Open a region's sidecar as far as this user may: who may only read cannot change anything."""
+        files = (self.sidecar_path(name), self.bell_path(name))
+        flags = os.O_RDWR if all(os.access(path, os.W_OK) for path in files) else os.O_RDONLY
+        return Sidecar(*(os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC) for path in files))
+
+    def create_sidecar(self, name: str, record: Record, mode: int) -> Sidecar:
+        """Make the sidecar of a new region file with that mode."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.bell_path(name))
+        os.mkfifo(self.bell_path(name), 0o600)
+        fd = os.open(self.sidecar_path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        Sidecar.write(fd, record)
+        sidecar = Sidecar(fd, os.open(self.bell_path(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        sidecar.set_access(mode, -1, -1)
+        return sidecar
+
+    def set_region_access(self, name: str, mode: int, uid: int, gid: int) -> None:
+        """Give a region's file, and what belongs to it, another mode, user or group (-1: as it is)."""
+        path = os.path.join(self.root, name)
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+        sidecar = self.sidecar(name)
+        sidecar.set_access(mode, uid, gid)
+        sidecar.close()
+
+    def unlink(self, name: str) -> None:
+        """Remove a region's name and what belongs to it; missing files are fine."""
+        for path in (os.path.join(self.root, name), self.sidecar_path(name), self.bell_path(name)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     @classmethod
     def present(cls, root: str) -> bool:
@@ -224,13 +283,13 @@ class Layout:
     def record(self, name: str) -> Record | None:
         """What is known of a region, for a mere look; None if it is gone or not readable."""
         try:
-            fd = os.open(self.sidecar_path(name), os.O_RDONLY | os.O_CLOEXEC)
+            sidecar = self.sidecar(name)
         except OSError:
             return None
         try:
-            return Sidecar(fd).read()
+            return sidecar.read()
         finally:
-            os.close(fd)
+            sidecar.close()
 
 
 def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:

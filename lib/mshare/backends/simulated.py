@@ -25,7 +25,7 @@ from ..generations import generation
 from ..generations.base import Geometry, not_supported
 from ..units import round_up
 from .base import Backend, Mapping, RegionFile, Task, Window
-from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, sidecar_mode, subtract, without
+from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, subtract, without
 from .watch import WATCHER
 
 _UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE
@@ -81,9 +81,8 @@ class SimulatedWindow(Window):
         fcntl.flock(fd, fcntl.LOCK_SH)
         return fd
 
-    @property
-    def sidecar_path(self) -> str:
-        return self._sidecar.path
+    def bell(self) -> int:
+        return os.dup(self._sidecar.bell_fd)
 
     def owner_pidfd(self) -> int | None:
         owner = self._sidecar.read().owner
@@ -148,7 +147,7 @@ class SimulatedWindow(Window):
             libc.munmap(self.address, self.size_bytes)
         WATCHER.remove(self)
         os.close(self._region_fd)
-        os.close(self._sidecar.fd)
+        self._sidecar.close()
 
     def _blank(self, start: int, end: int) -> None:
         # PROT_NONE: a touch here is SIGSEGV, as in a hole of a region.
@@ -404,7 +403,7 @@ class SimulatedRegionFile(RegionFile):
         if record.address is not None and where != record.address:
             libc.munmap(where, length)
             raise _refuse(errno.EINVAL, self._path)
-        window = SimulatedWindow(where, length, self.fd, Sidecar(os.dup(self._sidecar.fd)))
+        window = SimulatedWindow(where, length, self.fd, self._sidecar.dup())
         try:
             WATCHER.add(window)
             if not window.refresh():
@@ -418,12 +417,11 @@ class SimulatedRegionFile(RegionFile):
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
         super().set_access(mode, uid, gid)
-        os.fchown(self._sidecar.fd, uid, gid)
-        os.fchmod(self._sidecar.fd, sidecar_mode(mode))
+        self._sidecar.set_access(mode, uid, gid)
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self._sidecar.fd)
+            self._sidecar.close()
         super().close()
 
 
@@ -485,7 +483,7 @@ class SimulatedBackend(Backend):
             # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
             fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
             try:
-                sidecar = self._open_sidecar(name) if exists else self._new_sidecar(name, fd)
+                sidecar = self._layout.sidecar(name) if exists else self._new_sidecar(name, fd)
                 region = SimulatedRegionFile(self, name, fd, sidecar)
                 if exists and flags & os.O_TRUNC:
                     region.set_size(0)
@@ -494,21 +492,10 @@ class SimulatedBackend(Backend):
                 raise
         return region
 
-    def _open_sidecar(self, name: str) -> Sidecar:
-        path = self._layout.sidecar_path(name)
-        try:
-            return Sidecar(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        except PermissionError:
-            return Sidecar(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-
     def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
         found = os.fstat(region_fd)
         owner = _this_task() if self.generation.features.owner_bound else None
-        path = self._layout.sidecar_path(name)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.fchmod(fd, sidecar_mode(stat.S_IMODE(found.st_mode)))
-        Sidecar.write(fd, Record(found.st_ino, owner))
-        return Sidecar(fd)
+        return self._layout.create_sidecar(name, Record(found.st_ino, owner), stat.S_IMODE(found.st_mode))
 
     def unlink(self, name: str) -> None:
         if name in (abi.INFO_FILE, DIRECTORY):
@@ -518,8 +505,7 @@ class SimulatedBackend(Backend):
             if record is not None and record.dead:
                 self._bury(name)
             os.unlink(self.path(name))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._layout.sidecar_path(name))
+            self._layout.unlink(name)
 
     def _bury(self, name: str) -> None:
         # Who may unlink a region need not be allowed to open it.

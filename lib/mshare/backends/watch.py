@@ -4,26 +4,23 @@
 """Keeps simulated windows true while other processes change the region or its owner dies.
 
 A kernel changes the shared tables once and every process sees it. Here one thread per process waits
-for writes to the sidecars and for the ends of the owners, and maps anew what changed.
+for the bells of the regions and for the ends of the owners, and maps anew what changed.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import threading
 from typing import Protocol
-
-from .. import libc
 
 # An owner that is not its process's main thread has no pidfd before Linux 6.9: it is looked at.
 _LOOK_SECONDS = 0.05
 
 
 class Watched(Protocol):
-    @property
-    def sidecar_path(self) -> str:
-        """The file whose writes announce a change."""
+    def bell(self) -> int:
+        """A new descriptor of the FIFO that announces changes: each ring makes it readable anew."""
 
     def owner_pidfd(self) -> int | None:
         """A new pidfd of the owner, or None where only looking helps."""
@@ -44,35 +41,40 @@ class Watcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[Watched, list[int]] = {}
-        self._selector: selectors.BaseSelector | None = None
+        """Of each window its bell and, if it can be had, its owner's pidfd."""
+        self._windows: dict[int, Watched] = {}
+        """By descriptor."""
+        self._poll: select.epoll | None = None
         self._wake: tuple[int, int] = (-1, -1)
 
     def add(self, window: Watched) -> None:
         """Watch a window from now on."""
         with self._lock:
-            self._watch(window)
-            if self._selector is None:
+            if self._poll is None:
                 self._start()
-            else:
-                os.write(self._wake[1], b"+")
+            self._watch(window)
+            # The thread has to find out anew whether it must look.
+            os.write(self._wake[1], b"+")
 
     def remove(self, window: Watched) -> None:
         """Stop watching; unknown windows are fine."""
         with self._lock:
             for fd in self._files.pop(window, []):
-                if self._selector is not None and fd in self._selector.get_map():
-                    self._selector.unregister(fd)
+                # Out of epoll first: a forked child may keep the file behind the descriptor open.
+                if self._poll is not None:
+                    self._poll.unregister(fd)
+                del self._windows[fd]
                 os.close(fd)
 
     def after_fork(self) -> None:
         """In a forked child: the windows are there, the thread is not."""
         windows = list(self._files)
-        # Descriptors of inotify and epoll are shared with the parent: reading would steal its events.
-        for fd in [fd for files in self._files.values() for fd in files] + list(self._wake):
+        # The epoll is shared with the parent: what the child did to it would be done to both.
+        for fd in [*self._windows, *self._wake]:
             if fd >= 0:
                 os.close(fd)
-        if self._selector is not None:
-            self._selector.close()
+        if self._poll is not None:
+            self._poll.close()
         self.__init__()  # type: ignore[misc]
         for window in windows:
             window.after_fork()
@@ -97,41 +99,35 @@ class Watcher:
             window.ended()
 
     def _watch(self, window: Watched) -> None:
-        files = [libc.watch_writes(window.sidecar_path)]
+        assert self._poll is not None
+        bell = window.bell()
         pidfd = window.owner_pidfd()
+        # Edge-triggered: everybody is woken by every ring, and nobody takes it from the others.
+        self._poll.register(bell, select.EPOLLIN | select.EPOLLET)
+        self._files[window] = [bell]
         if pidfd is not None:
-            files.append(pidfd)
-        self._files[window] = files
-        if self._selector is not None:
-            self._register(window)
-
-    def _register(self, window: Watched) -> None:
-        assert self._selector is not None
-        for fd in self._files[window]:
-            self._selector.register(fd, selectors.EVENT_READ, window)
+            self._poll.register(pidfd, select.EPOLLIN)
+            self._files[window].append(pidfd)
+        self._windows.update(dict.fromkeys(self._files[window], window))
 
     def _start(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
         self._wake = os.pipe()
-        self._selector.register(self._wake[0], selectors.EVENT_READ)
-        for window in self._files:
-            self._register(window)
-        threading.Thread(target=self._run, args=(self._selector,), name="mshare-watch", daemon=True).start()
+        self._poll.register(self._wake[0], select.EPOLLIN)
+        threading.Thread(target=self._run, args=(self._poll,), name="mshare-watch", daemon=True).start()
 
-    def _run(self, selector: selectors.BaseSelector) -> None:
+    def _run(self, poll: select.epoll) -> None:
         while True:
             with self._lock:
                 looking = any(len(files) == 1 for files in self._files.values())
-            events = selector.select(_LOOK_SECONDS if looking else None)
+            events = poll.poll(_LOOK_SECONDS if looking else None)
             with self._lock:
                 windows = list(self._files) if looking else []
-                for key, __ in events:
-                    if key.data is None:
-                        os.read(key.fd, 4096)
-                    elif key.data in self._files:
-                        windows.append(key.data)
-                        if key.fd == self._files[key.data][0]:
-                            os.read(key.fd, 4096)
+                for fd, __ in events:
+                    if fd == self._wake[0]:
+                        os.read(fd, 4096)
+                    elif fd in self._windows:
+                        windows.append(self._windows[fd])
             for window in dict.fromkeys(windows):
                 self._refresh(window)
 

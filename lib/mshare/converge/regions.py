@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import inventory, memory, paths, state, supervisor, systemd
-from ..backends.layout import Layout, sidecar_mode
+from ..backends.layout import Layout
 from ..errors import Conflict
 from ..rules import region_name
 from ..spec import RegionSpec
@@ -168,13 +168,11 @@ class _Region:
 
     def _set_access(self) -> None:
         uid, gid = self.spec.ids()
-        accesses = [(self.facts["path"], self.spec.mode)]
         if Layout.present(self.root):
-            sidecar = Layout.read(self.root).sidecar_path(self.spec.name)
-            accesses.append((sidecar, sidecar_mode(self.spec.mode)))
-        for path, mode in accesses:
-            os.chown(path, uid, gid)
-            os.chmod(path, mode)
+            Layout.read(self.root).set_region_access(self.spec.name, self.spec.mode, uid, gid)
+            return
+        os.chown(self.facts["path"], uid, gid)
+        os.chmod(self.facts["path"], self.spec.mode)
 
 
 def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
@@ -195,10 +193,11 @@ def _refuse_attached(facts: dict[str, Any], doing: str, force: bool) -> None:
 
 
 def _unlink(root: str, name: str) -> None:
-    """Remove the region's file, and on the simulated backend its sidecar."""
-    state.remove(os.path.join(root, name))
+    """Remove the region's name."""
     if Layout.present(root):
-        state.remove(Layout.read(root).sidecar_path(name))
+        Layout.read(root).unlink(name)
+    else:
+        state.remove(os.path.join(root, name))
 
 
 def _end(keeper: Supervisor, name: str, root: str) -> None:
