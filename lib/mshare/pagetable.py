@@ -83,6 +83,11 @@ def totals(size_bytes: int, clients: int, page_bytes: int = BASE_PAGE_BYTES) -> 
 
 def span_for_budget(budget_bytes: int) -> int:
     """The largest span, in whole 2 MiB ranges, whose page tables fit into a budget of bytes."""
-    # Leaf tables dominate; the upper levels take at most 1/512 and two tables more.
-    usable_bytes = max(0, budget_bytes - 3 * TABLE_BYTES) * 512 // 513
-    return usable_bytes // TABLE_BYTES * _LEAF_SPAN_BYTES
+    tables = max(0, budget_bytes) // TABLE_BYTES
+    span_bytes = 0
+    # First what a full table of each level costs with all below it, then one more, partly filled.
+    for level_bytes, cost in ((_PUD_SPAN_BYTES, 1 + 512 + 512 * 512), (_PMD_SPAN_BYTES, 1 + 512)):
+        full, tables = divmod(tables, cost)
+        span_bytes += full * level_bytes
+        tables = max(0, tables - 1)
+    return span_bytes + tables * _LEAF_SPAN_BYTES

@@ -50,15 +50,18 @@ def spec_file(what: str, name: str) -> str:
 
 def escape(path: str) -> str:
     """A path as one file name, the way systemd names mount units: /sys/fs/mshare -> sys-fs-mshare."""
+    relative = os.path.normpath(path).strip("/")
+    if not relative:
+        return "-"
     escaped = []
-    for index, character in enumerate(os.path.normpath(path).strip("/") or "-"):
+    for index, character in enumerate(relative):
         plain = character.isascii() and (character.isalnum() or character in ":_.")
         if character == "/":
             escaped.append("-")
         elif plain and not (index == 0 and character == "."):
             escaped.append(character)
         else:
-            escaped.extend(f"\\x{byte:02x}" for byte in character.encode())
+            escaped.extend(f"\\x{byte:02x}" for byte in os.fsencode(character))
     return "".join(escaped)
 
 

@@ -48,13 +48,13 @@ def _create_without_object(fd: int) -> int:
     return _answer(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
 
 
-# (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> generations that answer so.
-_ANSWERS: dict[tuple[int, int, int], tuple[str, ...]] = {
-    (_OK, errno.ENOTTY, errno.ENOTTY): ("2022-06",),
-    (errno.EINVAL, _OK, errno.ENOTTY): ("2024-09",),
-    (errno.EINVAL, _OK, errno.EINVAL): ("2025-01",),
-    (errno.EINVAL, errno.ENOTTY, errno.ENOTTY): ("2025-04",),
-    (errno.EINVAL, errno.EINVAL, errno.EINVAL): ("2025-08",),
+# (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> the generation that answers so.
+_ANSWERS: dict[tuple[int, ...], str] = {
+    (_OK, errno.ENOTTY, errno.ENOTTY): "2022-06",
+    (errno.EINVAL, _OK, errno.ENOTTY): "2024-09",
+    (errno.EINVAL, _OK, errno.EINVAL): "2025-01",
+    (errno.EINVAL, errno.ENOTTY, errno.ENOTTY): "2025-04",
+    (errno.EINVAL, errno.EINVAL, errno.EINVAL): "2025-08",
 }
 # Asked once the scratch file has a size, where it can have one by ftruncate.
 _OBJECT_ANSWERS = {errno.EBADF: "2025-08", errno.EINVAL: "2025-04"}
@@ -88,16 +88,18 @@ def generation(root: str) -> Generation:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.unlink(path)
-        answers = (_read(fd), _ioctl(fd, abi.GET_SIZE), _ioctl(fd, abi.UNMAP_BY_ADDRESS))
-        candidates = _ANSWERS.get(answers, ())
-        found = candidates[0] if candidates else None
+        answers = [_read(fd), _ioctl(fd, abi.GET_SIZE), _ioctl(fd, abi.UNMAP_BY_ADDRESS)]
+        found = _ANSWERS.get(tuple(answers))
         if found in _OBJECT_ANSWERS.values():
             os.ftruncate(fd, alignment)
-            found = _OBJECT_ANSWERS.get(_create_without_object(fd))
+            answers.append(_create_without_object(fd))
+            found = _OBJECT_ANSWERS.get(answers[-1])
     finally:
         os.close(fd)
     if found is None:
-        said = ", ".join(errno.errorcode.get(answer, str(answer)) for answer in answers)
+        said = ", ".join(
+            errno.errorcode.get(answer, "ok" if answer == _OK else str(answer)) for answer in answers
+        )
         raise Unavailable(
             f"msharefs at {root} answered the probe with ({said}), which fits none of "
             + ", ".join(GENERATIONS)

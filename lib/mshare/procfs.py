@@ -10,6 +10,7 @@ an error.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from .units import KIB
@@ -28,16 +29,21 @@ class Mount:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return file.read()
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         return None
 
 
+def _lines(text: str | None) -> list[str]:
+    # Not splitlines(): names of processes and mount points may hold what that takes for a line's end.
+    return [line for line in (text or "").split("\n") if line]
+
+
 def _kib_fields(text: str) -> dict[str, int]:
     """`Name:   123 kB` lines as bytes."""
     fields = {}
-    for line in text.splitlines():
+    for line in _lines(text):
         name, __, value = line.partition(":")
         number, __, unit = value.strip().partition(" ")
         if unit == "kB" and number.isdigit():
@@ -83,20 +89,18 @@ def alive(pid: int, started_ticks: int, thread: int | None = None) -> bool:
 
 def filesystems() -> list[str]:
     """The file system types this kernel knows (/proc/filesystems)."""
-    return [line.split()[-1] for line in (_read("/proc/filesystems") or "").splitlines() if line]
+    return [line.split()[-1] for line in _lines(_read("/proc/filesystems"))]
 
 
 def _unescape(field: str) -> str:
-    # mountinfo writes space, tab, newline and backslash as octal.
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
+    # mountinfo writes white space, backslash and, in sources, '#' as octal.
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), field)
 
 
 def mounts() -> list[Mount]:
     """What is mounted in this process's mount namespace, in mount order."""
     found = []
-    for line in (_read("/proc/self/mountinfo") or "").splitlines():
+    for line in _lines(_read("/proc/self/mountinfo")):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
         found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))

@@ -94,9 +94,7 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
                 + ", ".join(kinds)
                 + "; see `mshare info`"
             )
-        page = abi.HUGE_PAGE_BYTES if mapping.kind == "hugetlb" else abi.PAGE_BYTES
-        if mapping.offset < 0 or mapping.offset % page or mapping.object_offset % abi.PAGE_BYTES:
-            raise InvalidRequest(f"{where} is not aligned; offsets are multiples of {format_size(page)}")
+        _sound(mapping, where)
         if mapping.end > window:
             raise InvalidRequest(
                 f"{where} reaches beyond the region's window of {format_size(window)}; move it or ask"
@@ -108,6 +106,21 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
             )
         end = mapping.end
     return ordered
+
+
+def _sound(mapping: Mapping, where: str) -> None:
+    """Raise InvalidRequest for an object that no region could hold."""
+    if mapping.size_bytes <= 0:
+        raise InvalidRequest(f"{where} is empty; give it a size, like 300GiB")
+    if mapping.prot & ~abi.PROT_ALL or mapping.prot < 0:
+        raise InvalidRequest(f"{where} has the unknown protection {mapping.prot:#x}; write r or rw")
+    huge = mapping.kind == "hugetlb"
+    page = abi.HUGE_PAGE_BYTES if huge else abi.PAGE_BYTES
+    negative = mapping.offset < 0 or mapping.object_offset < 0
+    if negative or mapping.offset % page or mapping.object_offset % abi.PAGE_BYTES:
+        raise InvalidRequest(f"{where} is not aligned; offsets are multiples of {format_size(page)}")
+    if huge and mapping.size_bytes % page:
+        raise InvalidRequest(f"{where} is not made of whole pages of {format_size(page)}")
 
 
 def memory_consent(

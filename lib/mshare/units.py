@@ -25,7 +25,7 @@ _FACTORS = {
     **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
     **{letter: 1 << (10 * power) for power, letter in enumerate("kmgtp", 1)},
 }
-_PATTERN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
+_PATTERN = re.compile(r"^\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*$")
 
 
 def parse_size(value: Size, what: str = "size") -> int:

@@ -1,0 +1,137 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Status files that are never half written, and locks that name their holder."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+
+from mshare import procfs, state
+from mshare.errors import Conflict, MshareError
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path, monkeypatch):
+    directory = tmp_path / "state"
+    monkeypatch.setenv("MSHARE_STATE_DIR", str(directory))
+    return directory
+
+
+def test_names_of_files(state_dir):
+    assert state.file("/run/msharefs", "sga", "owner") == f"{state_dir}/run-msharefs/sga.owner.json"
+    assert state.file("/run/msharefs", "sga", "clients", "log") == f"{state_dir}/run-msharefs/sga.clients.log"
+
+
+def test_what_is_written_is_read(state_dir):
+    path = state.file("/m", "sga", "owner")
+    state.write(path, {"pid": 7})
+    assert state.read(path) == {"pid": 7, "schema_version": state.SCHEMA_VERSION}
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+    assert state.names("/m", "owner") == ["sga"]
+    assert state.names("/m", "clients") == []
+    assert state.names("/none", "owner") == []
+
+
+@pytest.mark.parametrize("text", [None, json.dumps({"schema_version": 99}), "{}"])
+def test_no_status_of_a_known_version(tmp_path, text):
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_text(text)
+    assert state.read(str(path)) is None
+
+
+def test_readers_never_see_a_half(tmp_path):
+    path = str(tmp_path / "x.json")
+    texts = [{"value": letter * 20000} for letter in "ab"]
+    state.write(path, texts[0])
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in range(200):
+            state.write(path, texts[number % 2])
+        ended.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not ended.is_set():
+        assert len(set(state.read(path)["value"])) == 1
+    thread.join()
+    assert os.listdir(tmp_path) == ["x.json"], "nothing temporary is left"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = str(tmp_path / "x.json")
+    state.write(path, {"value": "old"})
+    with pytest.raises(TypeError):
+        state.write(path, {"value": object()})
+    with pytest.raises(UnicodeEncodeError):
+        state.write_text(path, "\ud800")
+    assert state.read(path)["value"] == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_removing(tmp_path):
+    (tmp_path / "a").touch()
+    state.remove(str(tmp_path / "a"), str(tmp_path / "none"), str(tmp_path / "a" / "b"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    state.remove_empty(str(tmp_path / "empty"), str(tmp_path / "full"), str(tmp_path / "none"))
+    assert os.listdir(tmp_path) == ["full"]
+
+
+def test_a_lock_that_is_held_names_its_holder(state_dir):
+    path = state.file("/m", "sga", "owner", "lock")
+    ready, go = os.pipe(), os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with state.locked(path, "region sga"):
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    with pytest.raises(Conflict) as caught, state.locked(path, "region sga"):
+        pytest.fail("two hold one lock")
+    assert str(caught.value) == f"region sga is held by process {holder}; wait for it to end, or stop it"
+    waited = pytest.raises(Conflict, match=rf"held by process {holder} for more than 0\.1 s;")
+    with waited, state.locked(path, "region sga", wait_seconds=0.1):
+        pytest.fail("two hold one lock")
+    os.write(go[1], b"x")
+    with state.locked(path, "region sga", wait_seconds=10):
+        assert int((state_dir / "m" / "sga.owner.lock").read_text()) == os.getpid()
+    os.waitpid(holder, 0)
+    for end in (*ready, *go):
+        os.close(end)
+
+
+def test_a_killed_holder_leaves_no_lock(state_dir):
+    path = state.file("/m", "sga", "owner", "lock")
+    holder = os.fork()
+    if holder == 0:
+        with state.locked(path, "region sga"):
+            os.kill(os.getpid(), 9)
+    os.waitpid(holder, 0)
+    with state.locked(path, "region sga"):
+        pass
+
+
+def test_whether_the_writer_of_a_status_lives():
+    started = procfs.start_ticks(os.getpid())
+    assert state.process_alive({"pid": os.getpid(), "started_ticks": started})
+    assert not state.process_alive({"pid": os.getpid(), "started_ticks": started - 1})
+    assert not state.process_alive(None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
+def test_a_state_directory_that_somebody_else_made(state_dir):
+    state_dir.mkdir()
+    os.chown(state_dir, 65534, 65534)
+    refused = pytest.raises(MshareError, match="belongs to somebody else, so nothing of ours goes there")
+    with refused, state.locked(state.file("/m", "sga", "owner", "lock"), "region sga"):
+        pytest.fail("used it")
