@@ -106,27 +106,53 @@ def process_alive(fields: dict[str, Any] | None) -> bool:
 
 @contextlib.contextmanager
 def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold a lock file's lock; Conflict, naming the holder, when it is not free in time."""
-    paths.make_directory(paths.state_dir())
-    paths.make_directory(os.path.dirname(path))
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + wait_seconds
+    """Hold a lock file's lock; Conflict, naming the holder, when it is not free in time.
+
+    Who holds it may remove the file: those who wait for it then wait for the next one.
+    """
+    fd = _acquire(path, what, wait_seconds)
     try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(fd, 32, 0).decode().strip() or "unknown"
-                    raise Conflict(
-                        f"{what} is held by process {holder}"
-                        + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
-                        + "; wait for it to end, or stop it"
-                    ) from None
-                time.sleep(_WAIT_SECONDS)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
+
+
+def _acquire(path: str, what: str, wait_seconds: float) -> int:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        fd = _open_lock(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode().strip() or "unknown"
+            os.close(fd)
+            if time.monotonic() >= deadline:
+                raise Conflict(
+                    f"{what} is held by process {holder}"
+                    + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
+                    + "; wait for it to end, or stop it"
+                ) from None
+            time.sleep(_WAIT_SECONDS)
+            continue
+        if _is_at(fd, path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            return fd
+        os.close(fd)
+
+
+def _open_lock(path: str) -> int:
+    while True:
+        # Another process may remove the directory, as the last of our files, while this one is on its way in.
+        with contextlib.suppress(FileNotFoundError):
+            paths.make_directory(paths.state_dir())
+            paths.make_directory(os.path.dirname(path))
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

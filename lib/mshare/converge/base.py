@@ -50,7 +50,12 @@ def one_at_a_time(check: bool) -> Iterator[None]:
         return
     lock = os.path.join(paths.state_dir(), "converge.lock")
     with state.locked(lock, "changing this host's regions", _LOCK_SECONDS):
-        yield
+        try:
+            yield
+        finally:
+            # Where nothing is deployed, or any more, nothing of ours stays: not even this.
+            state.remove(lock)
+            state.remove_empty(paths.state_dir())
 
 
 def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:

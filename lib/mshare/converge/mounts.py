@@ -92,8 +92,4 @@ def mount_absent(root: str, *, check: bool = False) -> Outcome:
             if unit:
                 systemd.remove_mount_unit(root)
             mounts.umount(root)
-    if actions and not check:
-        # The lock itself is the last of our files.
-        state.remove(os.path.join(paths.state_dir(), "converge.lock"))
-        state.remove_empty(state.directory(root), paths.state_dir())
     return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
