@@ -41,13 +41,14 @@ _SETTLE_LOOK_SECONDS = 0.05
 _OWNER_END_SECONDS = 0.5
 
 
-def fit_span(target: client.Target, count: int) -> int:
+def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
     """How many bytes each of `count` clients can touch without exhausting the host's memory.
 
-    On a kernel the tables are there once; the simulator's clients really pay for their own. Raises
-    MshareError where not even the processes fit.
+    On a kernel the tables are there once; the simulator's clients really pay for their own. What
+    clients that run already take, `used_bytes`, is counted as free. Raises MshareError where not even
+    the processes fit.
     """
-    available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
+    available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0) + used_bytes
     budget_bytes = available_bytes // _MEMORY_SHARE - count * _CLIENT_BYTES
     if budget_bytes < 0:
         budget_bytes = available_bytes // 2 - count * _CLIENT_BYTES
@@ -169,9 +170,18 @@ class _Launcher:
             self._end(list(self._clients.alive.values()))
 
     def _fit(self) -> None:
-        if self._spec.touch and not self._spec.command:
-            fitted = self._spec.span or fit_span(self._target, self._spec.count)
-            self._span_bytes = min(fitted, self._target.mapped_bytes)
+        """Find the span for the number of clients that is wanted: one for all, or figures of theirs
+        could not be added up. Clients that touched more than fits are ended, to start anew."""
+        if not self._spec.touch or self._spec.command:
+            return
+        used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
+        fitting_bytes = self._spec.span or fit_span(self._target, self._spec.count, used_bytes)
+        fitting_bytes = min(fitting_bytes, self._target.mapped_bytes)
+        if not self._clients.alive:
+            self._span_bytes = fitting_bytes
+        elif fitting_bytes < self._span_bytes:
+            self._end(list(self._clients.alive.values()))
+            self._span_bytes = fitting_bytes
 
     def _wait(self) -> bool:
         """Handle what happens next; False when it is time to end."""
@@ -209,10 +219,18 @@ class _Launcher:
         return True
 
     def _reload(self) -> None:
-        self._spec = self._read_spec()
         self._errors.clear()
-        self._clients.dead.clear()
-        self._converge()
+        before = self._spec
+        try:
+            self._spec = self._read_spec()
+            self._fit()
+        except (MshareError, OSError) as error:
+            # What runs goes on as it was.
+            self._spec = before
+            self._errors.append(errors.sentence(error))
+        else:
+            self._clients.dead.clear()
+            self._converge()
         self._reloads += 1
         self._written = 0.0
 
@@ -360,6 +378,7 @@ class _Launcher:
                 "window_bytes": self._target.window_bytes,
                 "mapped_bytes": self._target.mapped_bytes,
                 "span_bytes": self._span_bytes,
+                "span_fitted": self._span_bytes > 0 and self._spec.span is None,
                 "stride_bytes": self._spec.stride,
                 "attach_ms_median": statistics.median(attach_us) / 1000,
                 "attach_ms_max": max(attach_us) / 1000,

@@ -198,6 +198,8 @@ class Savings:
     figures: Mapping[str, Figure]
     reasons: tuple[str, ...] = field(default=())
     """Why the verdict is "failed": what was found, what is needed, what to do next."""
+    notes: tuple[str, ...] = field(default=())
+    """Sentences that explain the figures to whoever sees them."""
 
     @property
     def passed(self) -> bool:
@@ -248,7 +250,8 @@ class Savings:
             f"{row.label:<{label}}  {row.per_client:>{one}}  {row.in_all:>{all_}}  {row.kind}".rstrip()
             for row in rows
         ]
-        return [self.title, "", *table, "", self.verdict, *(f"- {text}" for text in self.reasons)]
+        reasons = [f"- {text}" for text in self.reasons]
+        return [self.title, *self.notes, "", *table, "", self.verdict, *reasons]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -256,6 +259,7 @@ class Savings:
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "figures": {
                 name: {key: value for key, value in asdict(figure).items() if key != "name"}
                 for name, figure in self.figures.items()
@@ -294,6 +298,7 @@ def assess(
     clients: ClientsSeen,
     projection: Projection | None = None,
     thresholds: Thresholds | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Savings:
     """Put a host's figures together and judge them."""
     projection = projection or Projection()
@@ -309,7 +314,7 @@ def assess(
         for figure in part
     }
     reasons = _reasons(baseline, clients, thresholds, figures)
-    return Savings(clients, baseline, projection, thresholds, figures, tuple(reasons))
+    return Savings(clients, baseline, projection, thresholds, figures, tuple(reasons), notes)
 
 
 def _weakest(*kinds: Kind) -> Kind:

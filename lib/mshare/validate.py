@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from . import backends, baseline, procfs
 from .errors import MshareError
-from .inventory import clients_facts
+from .inventory import Facts, clients_facts
 from .rules import region_name
 from .savings import ClientsSeen, Projection, Savings, Thresholds, assess
 from .spec import STRIDE_BYTES
+from .units import format_size
 
 # The probe may take this part of the free memory.
 _MEMORY_SHARE = 4
@@ -35,7 +36,8 @@ def validate(
     clients run: there is nothing to validate then.
     """
     region_name(region)
-    where = backends.locate(backend, root).root
+    choice = backends.locate(backend, root)
+    where = choice.root
     facts = clients_facts(where, region)
     if facts is None or not facts["launcher_alive"]:
         raise MshareError(
@@ -47,4 +49,19 @@ def validate(
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
     measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
-    return assess(measured, ClientsSeen.from_status(facts), projection, thresholds)
+    notes = _notes(choice, facts)
+    return assess(measured, ClientsSeen.from_status(facts), projection, thresholds, notes)
+
+
+def _notes(choice: backends.Choice, facts: Facts) -> tuple[str, ...]:
+    """Why it is this backend, and why the clients touch what they touch."""
+    notes = [f"Backend {choice.backend}: {choice.reason}."]
+    if facts.get("span_fitted"):
+        why = (
+            "fitted to this host's free memory, for simulated clients really pay for page tables of their own"
+            if choice.backend == "simulated"
+            else "fitted to this host's free memory"
+        )
+        span, mapped = format_size(facts["span_bytes"]), format_size(facts["mapped_bytes"])
+        notes.append(f"Each client touches one page in every 2 MiB of {span} of {mapped}: {why}.")
+    return tuple(notes)

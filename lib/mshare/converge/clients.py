@@ -112,7 +112,11 @@ def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Pr
                 f"the launcher of region {name} ended while it changed its clients; start it again"
             )
         progress(status)
-        return bool(status["reloads"] > reloads and status["state"] == "ready")
+        if status["reloads"] == reloads or status["state"] != "ready":
+            return False
+        if status["errors"]:
+            raise MshareError(f"changing the clients of region {name} failed: {status['errors'][0]}")
+        return True
 
     what = f"changing the clients of region {name}"
     supervisor.wait(done, supervisor.START_SECONDS, what, "see `mshare clients status`")
