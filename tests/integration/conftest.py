@@ -1,0 +1,21 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the playbook tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from integration import hosts
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
+    """A host on which nothing of ours ever was; each file of tests has its own."""
+    with hosts.host(tmp_path_factory.mktemp("host")) as (one, reason):
+        if reason is not None:
+            pytest.skip(reason)
+        yield one
