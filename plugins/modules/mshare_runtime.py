@@ -101,7 +101,6 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 
 def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.__main__
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base

@@ -16,6 +16,8 @@ from pathlib import Path
 from checks.layout import ROOT
 
 LIBRARY = ROOT / "lib" / "mshare"
+# No module imports them, and Galaxy refuses the name of the first.
+UNLINKED = ("__main__.py", "build_libc.py")
 MIRROR = ROOT / "plugins" / "module_utils" / "mshare"
 
 
@@ -23,6 +25,8 @@ def wanted_links() -> dict[Path, str]:
     """Each link that has to be there, with its target relative to the link."""
     links = {}
     for source in sorted(LIBRARY.rglob("*.py")):
+        if source.name in UNLINKED:
+            continue
         link = MIRROR / source.relative_to(LIBRARY)
         links[link] = os.path.relpath(source, link.parent)
     return links

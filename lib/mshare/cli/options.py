@@ -31,6 +31,9 @@ _BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
 
 def program() -> list[str]:
     """The beginning of a command line that runs this very library, whatever the folder and environment."""
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) == "mshare" and os.path.isfile(script) and os.access(script, os.X_OK):
+        return [script]
     isolated = ["-I"] if sys.flags.isolated else []
     return [sys.executable, *isolated, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
 
@@ -49,7 +52,9 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function
 def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     from .. import inventory
 
-    names = {name for root in inventory.mount_roots() for name in inventory.region_names(root)}
+    root = ctx.params.get("root")
+    roots = inventory.mount_roots() if root is None else [root]
+    names = {name for root in roots for name in inventory.region_names(root)}
     return sorted(name for name in names if name.startswith(incomplete))
 
 

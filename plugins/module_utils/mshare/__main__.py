@@ -1,1 +1,0 @@
-../../../lib/mshare/__main__.py

@@ -1,1 +1,0 @@
-../../../lib/mshare/build_libc.py
