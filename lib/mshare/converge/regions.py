@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from collections.abc import Sequence
+import pwd
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import inventory, memory, paths, state, supervisor, systemd
@@ -135,8 +137,19 @@ class _Region:
     def _before(self) -> dict[str, Any]:
         if self.stored is None:
             return {"state": "stale"} if self.stale else ABSENT
-        access = {"mode": int(self.facts["mode"], 8)} if self.facts["mode"] else {}
-        return {"state": "present", **self.stored, **access}
+        return {"state": "present", **self.stored, **self._access()}
+
+    def _access(self) -> dict[str, Any]:
+        """Mode, and owner and group where a spec names them: as they are now, whatever it was made with."""
+        if self.facts["mode"] is None:
+            return {}
+        found = {
+            "mode": int(self.facts["mode"], 8),
+            "owner": _name_of(pwd.getpwuid, self.facts["uid"]),
+            "group": _name_of(grp.getgrgid, self.facts["gid"]),
+        }
+        named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
+        return {key: value for key, value in found.items() if key in named}
 
     def _refuse(self, recreate: bool, replace_stale: bool, force: bool) -> None:
         name, facts = self.spec.name, self.facts
@@ -173,6 +186,14 @@ class _Region:
             return
         os.chown(self.facts["path"], uid, gid)
         os.chmod(self.facts["path"], self.spec.mode)
+
+
+def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
+    """A user's or group's name, or the number where this host has none for it."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
