@@ -80,6 +80,9 @@ class Worker:
     def stat(self) -> os.stat_result:
         return os.fstat(self.file.fd)
 
+    def generation(self) -> str:
+        return self.backend.generation.id
+
     # -- size and mappings
 
     def set_size(self, window_bytes: int | None = None, address: int | None = None) -> None:
@@ -358,7 +361,8 @@ class Actor:
 class Stage:
     """Where the actors of one test come from and end."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: signal.Signals) -> None:
+        self.fault = fault
         self._directory = tempfile.mkdtemp(prefix="mshare-stage-")
         self.address = os.path.join(self._directory, "s")
         self._socket = socket.socket(socket.AF_UNIX)
@@ -398,8 +402,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[Stage]:
-    made = Stage()
+def stage(fault: signal.Signals = signal.SIGSEGV) -> Iterator[Stage]:
+    """A stage on which a touch of nothing ends with this signal."""
+    made = Stage(fault)
     try:
         yield made
     finally:

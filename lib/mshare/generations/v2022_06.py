@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -27,6 +28,9 @@ class V2022_06(Generation):
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         # The mmap that sets the size is also the creator's attachment; it is dropped again so that
         # every attachment, the creator's own too, goes the same way afterwards.
+        # A second mmap would be an attachment like any other, so the kernel would not refuse it.
+        if self.geometry(fd).window_bytes:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the region has its size already")
         where = libc.mmap(
             address,
             window_bytes,
@@ -34,7 +38,11 @@ class V2022_06(Generation):
             abi.MAP_SHARED | abi.MAP_FIXED_NOREPLACE,
             fd,
         )
-        libc.munmap(where, window_bytes)
+        try:
+            if self.geometry(fd) != Geometry(where, window_bytes):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the kernel took another size")
+        finally:
+            libc.munmap(where, window_bytes)
 
     def geometry(self, fd: int) -> Geometry:
         # Two u64, start and size; zeroes before the first mmap. Asked through a file of its own: read()
