@@ -42,6 +42,8 @@ class Conflict(MshareError):
     exit_code = 5
 
 
+_KINDS = (InvalidRequest, Unavailable, Conflict)
+
 EXIT_VERDICT_FAILED = 3
 """A validation that ran to its end and missed a threshold."""
 
@@ -89,5 +91,11 @@ def to_dict(error: BaseException) -> dict[str, object]:
 
 def from_dict(fields: dict[str, object]) -> MshareError:
     """An error that another process wrote down, to be raised here with the same kind."""
-    kinds = {known.kind: known for known in (InvalidRequest, Unavailable, Conflict)}
+    kinds = {known.kind: known for known in _KINDS}
     return kinds.get(str(fields["kind"]), MshareError)(str(fields["message"]))
+
+
+def from_exit(code: int, message: str) -> MshareError:
+    """The error with which a command line of ours ended before it could write anything down."""
+    codes = {known.exit_code: known for known in _KINDS}
+    return codes.get(code, MshareError)(message)

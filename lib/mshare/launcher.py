@@ -86,10 +86,16 @@ class _Clients:
         return [one for one in self.alive.values() if one.report is not None and "error" not in one.report]
 
 
-def run(read_spec: Callable[[], ClientsSpec], *, on_ready: Progress = lambda status: None) -> None:
+def run(
+    read_spec: Callable[[], ClientsSpec],
+    *,
+    supervised: bool = True,
+    on_ready: Progress = lambda status: None,
+) -> None:
     """Run clients until SIGTERM or SIGINT; SIGHUP reads the spec again and starts what is missing.
 
     `on_ready` is called with the fields of the status file once the first clients are all attached.
+    When it is `supervised`, the reason of a failure stays in the status file for whoever started it.
 
     Raises MshareError when the region has no living owner, or when a client fails at the first
     start: then none is left running.
@@ -108,7 +114,10 @@ def run(read_spec: Callable[[], ClientsSpec], *, on_ready: Progress = lambda sta
         try:
             launcher.run()
         except (MshareError, OSError) as error:
-            launcher.write("failed", error=errors.to_dict(error))
+            if supervised:
+                launcher.write("failed", error=errors.to_dict(error))
+            else:
+                state.remove_own(launcher.status_path)
             raise
         else:
             state.remove(launcher.status_path)

@@ -74,10 +74,17 @@ class _Status:
         self.write("failed", error=errors.to_dict(error))
 
 
-def run(spec: RegionSpec, *, replace_stale: bool = False, on_ready: Progress = lambda status: None) -> None:
+def run(
+    spec: RegionSpec,
+    *,
+    replace_stale: bool = False,
+    supervised: bool = True,
+    on_ready: Progress = lambda status: None,
+) -> None:
     """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
 
-    `on_ready` is called with the fields of the status file once the region can be attached.
+    `on_ready` is called with the fields of the status file once the region can be attached. When it is
+    `supervised`, the reason of a failure stays in the status file for whoever started it.
 
     Raises Conflict when the region has an owner, or when a killed owner left its name behind and
     `replace_stale` is not set.
@@ -106,7 +113,10 @@ def run(spec: RegionSpec, *, replace_stale: bool = False, on_ready: Progress = l
         except _Stop:
             state.remove(status_path)
         except (MshareError, OSError) as error:
-            status.failed(error)
+            if supervised:
+                status.failed(error)
+            else:
+                state.remove_own(status_path)
             raise
         finally:
             # Still held: who comes now makes a lock file of its own, and there is no region any more.

@@ -82,6 +82,12 @@ def remove(*files: str) -> None:
             os.unlink(path)
 
 
+def remove_own(path: str) -> None:
+    """Remove a status file if this very process wrote it."""
+    if (read(path) or {}).get("pid") == os.getpid():
+        remove(path)
+
+
 def remove_empty(*directories: str) -> None:
     """Remove directories of ours that nothing is left in; others stay."""
     for path in directories:

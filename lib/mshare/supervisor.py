@@ -106,11 +106,11 @@ def signal_process(status: Status, number: int) -> bool:
         os.close(pidfd)
 
 
-def _failure(status: Status | None, said: str) -> MshareError:
+def _failure(status: Status | None, said: str, code: int = 1) -> MshareError:
     """What a process wrote down of its own failure; else what is known from outside."""
     if status is not None and status.get("state") == "failed":
         return errors.from_dict(status["error"])
-    return MshareError(said)
+    return errors.from_exit(code, said)
 
 
 class Detached(Supervisor):
@@ -149,6 +149,7 @@ class Detached(Supervisor):
             # Interrupted: nothing half-done stays behind.
             process.terminate()
             process.wait()
+            state.remove(log_path)
             raise
         if process.returncode is not None:
             with open(log_path, encoding="utf-8", errors="replace") as log:
@@ -159,6 +160,7 @@ class Detached(Supervisor):
                 status,
                 f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
                 f" {said[0]}",
+                process.returncode,
             )
         return seen()
 

@@ -48,4 +48,5 @@ def run_command(screen: Screen, /, spec_path: str | None, **options: Any) -> Non
                     " Ctrl-C ends them."
                 )
 
-    launcher.run(read_spec, on_ready=ready)
+    # Supervisors start what a file specifies; by hand, the sentence on the screen is enough.
+    launcher.run(read_spec, supervised=spec_path is not None, on_ready=ready)

@@ -19,13 +19,33 @@ from .screen import Screen
 @click.command("validate")
 @region_argument
 @click.option("--min-saving-percent", type=float, help="Default: 90 % of what that many clients can save.")
-@click.option("--max-model-error-percent", type=float, default=5.0, show_default=True)
+@click.option(
+    "--max-model-error-percent",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="How far measured page tables may be from the model.",
+)
 @click.option("--min-clients", type=int, help="How many must be attached. Default: all that were asked for.")
-@click.option("--max-client-errors", type=int, default=0, show_default=True)
+@click.option(
+    "--max-client-errors",
+    type=int,
+    default=0,
+    show_default=True,
+    help="How many errors the clients may report.",
+)
 @click.option("--span", metavar="SIZE", help="What the probe touches. Default: the same as the clients.")
 @click.option("--probes", type=int, default=2, show_default=True, help="Processes of the probe.")
-@click.option("--project-size", metavar="SIZE", default="300GiB", show_default=True)
-@click.option("--project-clients", type=int, default=1500, show_default=True)
+@click.option(
+    "--project-size",
+    metavar="SIZE",
+    default="300GiB",
+    show_default=True,
+    help="Scale the figures to a region of this size ...",
+)
+@click.option(
+    "--project-clients", type=int, default=1500, show_default=True, help="... and to so many clients."
+)
 @where_options
 @click.pass_context
 def validate_command(

@@ -23,6 +23,7 @@ from ..spec import ClientsSpec, MountSpec, RegionSpec, load
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Options = dict[str, Any]
+
 _ROOT_VARIABLE = "MSHARE_ROOT"
 
 # A comma in a path is a comma; one before a key begins the next key.
@@ -163,13 +164,18 @@ def _given(spec_path: str | None, options: _Options) -> _Options:
     said = {key: value for key, value in options.items() if value not in (None, (), False)}
     if spec_path is None:
         return said
-    beside = [key for key in said if key != "root" or said[key] != os.environ.get(_ROOT_VARIABLE)]
-    if beside:
+    root = said.pop("root", None)
+    if said:
+        key, value = said.popitem()
         raise InvalidRequest(
-            f"--spec takes everything from {spec_path}, and {beside[0]} {said[beside[0]]!r} was given as"
-            " well; write it into the file"
+            f"--spec takes everything from {spec_path}, and {key} {value!r} was given as well; write it into"
+            " the file"
         )
-    return load(spec_path)
+    given = load(spec_path)
+    # A file that says nothing of a root is for whichever there is.
+    if root is not None and given.setdefault("root", root) != root != os.environ.get(_ROOT_VARIABLE):
+        raise InvalidRequest(f"--root is {root}, and {spec_path} says {given['root']}; say one of them only")
+    return given
 
 
 def _parse_mapping(text: str) -> dict[str, str]:

@@ -47,4 +47,10 @@ def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, *
                     f" {mapped}; Ctrl-C ends it."
                 )
 
-    owner.run(region_spec(spec_path, options), replace_stale=replace_stale, on_ready=ready)
+    owner.run(
+        region_spec(spec_path, options),
+        replace_stale=replace_stale,
+        # Supervisors start what a file specifies; by hand, the sentence on the screen is enough.
+        supervised=spec_path is not None,
+        on_ready=ready,
+    )
