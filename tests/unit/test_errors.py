@@ -22,7 +22,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("error", "kind", "exit_code"), KINDS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("error", "kind", "exit_code"), KINDS, ids=str)
 def test_kinds_and_exit_codes(error, kind, exit_code):
     assert errors.kind(error) == kind
     assert errors.exit_code(error) == exit_code
