@@ -145,7 +145,7 @@ def mshare() -> None:
       mshare create sga --size 300GiB --overcommit --pattern
       mshare clients start sga --count 100
       mshare validate sga
-      mshare rm sga --force && mshare umount
+      mshare clients stop sga && mshare rm sga && mshare umount
     """
 
 
