@@ -270,11 +270,11 @@ class Layout:
         return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
 
     @contextlib.contextmanager
-    def names_locked(self) -> Iterator[None]:
+    def names_locked(self, changing: bool) -> Iterator[None]:
         """While names come and go, a region file and its sidecar are seen together or not at all."""
         fd = os.open(self._file(self.root), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX if changing else fcntl.LOCK_SH)
             yield
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)

@@ -478,7 +478,7 @@ class SimulatedBackend(Backend):
         path = self.path(name)
         if name in (abi.INFO_FILE, DIRECTORY):
             raise _refuse(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
-        with self._layout.names_locked():
+        with self._layout.names_locked(changing=bool(flags & os.O_CREAT)):
             exists = os.path.exists(path)
             # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
             fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -500,7 +500,7 @@ class SimulatedBackend(Backend):
     def unlink(self, name: str) -> None:
         if name in (abi.INFO_FILE, DIRECTORY):
             raise _refuse(errno.EPERM, self.path(name))
-        with self._layout.names_locked():
+        with self._layout.names_locked(changing=True):
             record = self._layout.record(name)
             if record is not None and record.dead:
                 self._bury(name)
