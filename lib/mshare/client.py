@@ -130,6 +130,7 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
 def execute(target: Target, number: int, command: Sequence[str], report_fd: int) -> NoReturn:
     """Become the user's program; reports only if that fails. Never returns."""
     _leave_the_launcher()
+    os.setpgid(0, 0)
     try:
         os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
     except OSError as error:

@@ -10,6 +10,7 @@ times the memory), or run the user's program. A client that dies is reported, an
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -314,12 +315,12 @@ class _Launcher:
                 self._on_death(one, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, one: _Client, code: int) -> None:
-        said = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        said = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if not self._owner_alive:
             said += ", after the region's owner had ended"
         self._clients.dead.append({"number": one.number, "pid": one.pid, "reason": said})
         if one.report is None:
-            self._errors.append(f"client {one.number} was {said} before it was attached")
+            self._errors.append(f"client {one.number} {said} before it was attached")
         self._written = 0.0
 
     def _on_owner_end(self) -> None:
@@ -337,13 +338,21 @@ class _Launcher:
         for number in (signal.SIGTERM, signal.SIGKILL):
             for one in clients:
                 if one.pid in self._clients.alive:
-                    os.kill(one.pid, number)
+                    self._signal(one.pid, number)
             deadline = time.monotonic() + _END_SECONDS
             while any(one.pid in self._clients.alive for one in clients) and time.monotonic() < deadline:
                 for one in clients:
                     if one.pid in self._clients.alive and os.waitpid(one.pid, os.WNOHANG)[0]:
                         del self._clients.alive[one.pid]
                 time.sleep(0.005)
+
+    def _signal(self, pid: int, number: int) -> None:
+        # A program of the user's leads a process group: what it started ends with it.
+        if self._spec.command:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
 
     # -- the report
 

@@ -87,7 +87,7 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
     kinds = generation.features.mapping_kinds
     end = 0
     for mapping in ordered:
-        where = f"mapping of {format_size(mapping.size_bytes)} at offset {mapping.offset}"
+        where = f"mapping of {format_size(mapping.size_bytes)} at offset {mapping.offset:#x}"
         if mapping.kind not in kinds:
             raise InvalidRequest(
                 f"{where} is of kind {mapping.kind!r} and generation {generation.id} takes "
@@ -102,7 +102,7 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
             )
         if mapping.offset < end:
             raise InvalidRequest(
-                f"{where} overlaps the one before it, which ends at offset {end}; move it there"
+                f"{where} overlaps the one before it, which ends at offset {end:#x}; move it there"
             )
         end = mapping.end
     return ordered

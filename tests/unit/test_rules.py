@@ -107,16 +107,16 @@ def test_mappings_are_sorted_by_offset():
 
 BAD_MAPPINGS = [
     (Mapping(0, GIB, "files"), "is of kind 'files' and generation 2025-08 takes anonymous, hugetlb, file"),
-    (Mapping(0, 0), "mapping of 0 B at offset 0 is empty; give it a size, like 300GiB"),
+    (Mapping(0, 0), "mapping of 0 B at offset 0x0 is empty; give it a size, like 300GiB"),
     (Mapping(0, -GIB), "is empty; give it a size"),
     (Mapping(0, GIB, prot=0x40), "has the unknown protection 0x40; write r or rw"),
     (Mapping(0, GIB, prot=-1), "has the unknown protection"),
-    (Mapping(100, GIB), "mapping of 1 GiB at offset 100 is not aligned; offsets are multiples of 4 KiB"),
+    (Mapping(100, GIB), "mapping of 1 GiB at offset 0x64 is not aligned; offsets are multiples of 4 KiB"),
     (Mapping(-4096, GIB), "is not aligned"),
     (Mapping(0, GIB, "file", path="/x", object_offset=1), "is not aligned"),
     (Mapping(0, GIB, "file", path="/x", object_offset=-4096), "is not aligned"),
     (Mapping(4096, 2 * MIB, "hugetlb"), "is not aligned; offsets are multiples of 2 MiB"),
-    (Mapping(0, MIB, "hugetlb"), "mapping of 1 MiB at offset 0 is not made of whole pages of 2 MiB"),
+    (Mapping(0, MIB, "hugetlb"), "mapping of 1 MiB at offset 0x0 is not made of whole pages of 2 MiB"),
     (
         Mapping(511 * GIB, 2 * GIB),
         "reaches beyond the region's window of 512 GiB; move it or ask for a larger",
@@ -143,8 +143,8 @@ def test_overlapping_mappings():
     said = sentence(rules.mappings, [Mapping(GIB, GIB), Mapping(0, GIB + 4096)], WINDOW, NEWEST)
     end = GIB + 4096
     assert said == (
-        f"mapping of 1 GiB at offset {GIB} overlaps the one before it, which ends at offset"
-        f" {end}; move it there"
+        f"mapping of 1 GiB at offset {GIB:#x} overlaps the one before it, which ends at offset"
+        f" {end:#x}; move it there"
     )
 
 

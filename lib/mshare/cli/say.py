@@ -103,7 +103,7 @@ def clients(screen: Screen, facts: dict[str, Any]) -> None:
         ]
     )
     for dead in facts["dead"]:
-        screen.say(f"  client {dead['number']} (process {dead['pid']}) was {dead['reason']}")
+        screen.say(f"  client {dead['number']} (process {dead['pid']}) {dead['reason']}")
     for error in facts["errors"]:
         screen.say(f"  error: {error}")
 

@@ -261,6 +261,8 @@ def region_absent(
             _end(keeper, name, found)
             if keeper.survives_reboot:
                 systemd.remove_region_files(name)
+            # Clients that were ended by force must not be started by anybody for a region that is gone.
+            remove_spec(paths.spec_file("clients", name))
             remove_spec(spec_path)
         before = {"state": "present"} if actions else ABSENT
         return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})
