@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -31,9 +30,8 @@ _FOLLOW_SECONDS = 15
 
 # What groupadd itself leaves behind: backups of the files that it changes, and its lock.
 _GROUPADD_LEAVES = {f"/etc/{name}" for name in ("group-", "gshadow-", ".pwd.lock")}
-# Where something of ours could be; names in the shared /tmp only if they are like ours.
+# Where something of ours could be.
 _LOOKED_AT = ("/run", "/etc", "/usr/local", "/dev/shm")
-_OURS_IN_TMP = re.compile(r"mshare-\d+$|msharefs")
 
 
 @dataclass(frozen=True)
@@ -245,9 +243,6 @@ class Host:
                     path = os.path.join(directory, name)[len(outside) :]
                     if path not in _GROUPADD_LEAVES:
                         yield path
-        for name in os.listdir(f"{outside}/tmp"):
-            if _OURS_IN_TMP.match(name):
-                yield f"/tmp/{name}"
 
 
 def differences(before: list[str], after: list[str]) -> list[str]:
