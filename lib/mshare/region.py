@@ -126,11 +126,12 @@ class Region:
             raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
         end = max((mapping.end for mapping in wanted), default=1)
         if window is not None:
-            end = max(end, parse_size(window, "window"))
+            end = parse_size(window, "window")
         window_bytes = rules.window_bytes(end, backend.alignment_bytes)
         wanted = rules.mappings(wanted, window_bytes, generation)
         if not generation.features.any_address:
-            address = rules.address(address or FIXED_ADDRESS, backend.alignment_bytes)
+            address = address or FIXED_ADDRESS
+        address = rules.address(address, backend.alignment_bytes)
         file = backend.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         region = cls(backend, file)
         try:
