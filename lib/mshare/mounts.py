@@ -46,7 +46,7 @@ def needs_mount(spec: MountSpec) -> bool:
 
 
 def observe(root: str) -> MountSeen:
-    """Look at a root, changing nothing."""
+    """Look at a root, changing nothing; Unavailable where this user may not."""
     try:
         found = os.lstat(root)
     except (FileNotFoundError, NotADirectoryError):
@@ -55,6 +55,7 @@ def observe(root: str) -> MountSeen:
     if stat.S_ISLNK(found.st_mode):
         kind = "symlink"
     mount = procfs.mount_at(root)
+    backends.require_entry(root, mount)
     source = f"{mount.filesystem}:{mount.source}" if mount else None
     backend = generation = None
     if mount is not None and mount.filesystem == abi.FILESYSTEM:

@@ -56,12 +56,26 @@ def choose(backend: str = "auto") -> Choice:
     return Choice("simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used")
 
 
+def require_entry(root: str, mount: procfs.Mount | None) -> None:
+    """Unavailable for a user who may not look into a simulated root: nothing can be told of it then."""
+    if (
+        mount is not None
+        and mount.source == paths.SIMULATED_SOURCE
+        and not os.access(root, os.R_OK | os.X_OK)
+    ):
+        raise Unavailable(
+            f"{root} holds a simulated msharefs into which uid {os.geteuid()} may not look; run as root"
+            " (become: true), or as a member of its group"
+        )
+
+
 def locate(backend: str = "auto", root: str | None = None) -> Choice:
     """The backend of a root that is mounted already; Unavailable, with the next step, if none is."""
     if root is not None:
         mount = procfs.mount_at(root)
         if mount is not None and mount.filesystem == abi.FILESYSTEM and backend != "simulated":
             return Choice("kernel", root, f"msharefs is mounted at {root}")
+        require_entry(root, mount)
         if Layout.present(root) and backend != "kernel":
             return Choice("simulated", root, f"{root} holds a simulated msharefs")
         wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
