@@ -123,6 +123,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
     )
     before = _summary(state.read_text(place.manifest))
     if actions and not check:
+        _require_access(place)
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
             state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}))
@@ -134,6 +135,20 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
                 systemd.systemctl("daemon-reload")
             state.write_text(place.manifest, manifest)
     return Outcome(bool(actions), actions, before, _summary(manifest))
+
+
+def _require_access(place: Place) -> None:
+    """Unavailable, before anything is written, for a user who may not change both places."""
+    for path in (place.directory, os.path.dirname(place.executable)):
+        existing = path
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        if not os.access(existing, os.W_OK):
+            raise Unavailable(
+                f"the library in {place.directory} with {place.executable} cannot be changed by uid"
+                f" {os.geteuid()}, who may not write to {existing}; run as root (become: true), or choose"
+                " other places"
+            )
 
 
 def _compile(place: Place) -> None:
@@ -174,6 +189,7 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     actions = [f"remove the library from {place.directory}"]
     before = _summary(state.read_text(place.manifest))
     if not check:
+        _require_access(place)
         _remove(files)
         state.remove(place.manifest)
         state.remove_empty(place.directory)

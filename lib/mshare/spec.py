@@ -89,7 +89,7 @@ def _absolute(value: Any, what: str) -> str:
 
 
 def _command(value: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, (list, tuple)) or not value or not value[0]:
         raise InvalidRequest(f"{what} {value!r} is not a list of a program and its arguments")
     return tuple(str(word) for word in value)
 

@@ -150,12 +150,14 @@ class Detached(Supervisor):
             process.terminate()
             process.wait()
             state.remove(log_path)
+            state.remove_empty(state.directory(root))
             raise
         if process.returncode is not None:
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 said = log.read().strip().splitlines()[-1:] or ["it said nothing"]
             status = seen()
             state.remove(log_path, *([status_path] if status else []))
+            state.remove_empty(state.directory(root))
             raise _failure(
                 status,
                 f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
