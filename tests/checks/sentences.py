@@ -1,0 +1,70 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The texts in the code, as they are written there: what is filled in at run time is an ellipsis.
+
+`python -m checks.sentences` lists them, to be copied into docs/troubleshooting.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from checks.layout import ROOT
+
+FILLED_IN = "…"
+CODE = (
+    ROOT / "lib" / "mshare",
+    ROOT / "plugins" / "modules",
+    ROOT / "plugins" / "module_utils" / "_module.py",
+)
+TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def written(node: ast.expr) -> str | None:
+    """The text that an expression writes; None for one that is no text."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(written(part) or FILLED_IN for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        sides = [written(node.left), written(node.right)]
+        return None if sides == [None, None] else "".join(side or FILLED_IN for side in sides)
+    return None
+
+
+def in_python(path: Path) -> Iterator[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.expr) and node not in docstrings:
+            text = written(node)
+            if text is not None:
+                yield one_line(text)
+
+
+def in_tasks(path: Path) -> Iterator[str]:
+    # Folded texts and all: only fragments of it are looked for.
+    yield one_line(TEMPLATE.sub(FILLED_IN, path.read_text()))
+
+
+def sentences() -> set[str]:
+    """Every text in the library, the modules and the roles' tasks."""
+    found: set[str] = set()
+    for place in CODE:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(in_python(path))
+    for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
+        found.update(in_tasks(path))
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(sorted(text for text in sentences() if text.count(" ") > 4)))
