@@ -68,7 +68,7 @@ actions:
   sample: ["install version 0.1.0 of the library into /usr/local/lib/mshare"]
 missing_imports:
   description: Python modules that the interpreter lacks.
-  returned: always
+  returned: success
   type: list
   elements: str
   sample: [cffi]

@@ -110,6 +110,32 @@ baseline:
   returned: when clients run
   type: dict
   sample: {"span_bytes": 322122547200}
+clients:
+  description: What the launcher saw of the clients, as in RV(dbmem.mshare.mshare_clients#module:clients).
+  returned: when clients run
+  type: dict
+  sample: {"region": "sga", "backend": "simulated", "requested": 100, "attached": 100}
+thresholds:
+  description: What had to be reached; V(null) asked for what is achievable.
+  returned: when clients run
+  type: dict
+  sample: {"min_saving_percent": null, "max_model_error_percent": 5.0, "min_clients_attached": null, "max_client_errors": 0}
+projection:
+  description: The database the figures are projected to.
+  returned: when clients run
+  type: dict
+  sample: {"size_bytes": 322122547200, "clients": 1500}
+notes:
+  description: What a reader should know about the figures, one sentence each.
+  returned: when clients run
+  type: list
+  elements: str
+  sample: ["kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used"]
+schema_version:
+  description: The version of this shape of the answer.
+  returned: when clients run
+  type: int
+  sample: 1
 error_kind:
   description: The kind of the error, for conditions; V(verdict_failed) when a threshold was missed.
   returned: failure
