@@ -140,7 +140,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
 def _require_access(place: Place) -> None:
     """Unavailable, before anything is written, for a user who may not change both places."""
     for path in (place.directory, os.path.dirname(place.executable)):
-        existing = path
+        existing = os.path.abspath(path)
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)
         if not os.access(existing, os.W_OK):
