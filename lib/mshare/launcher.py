@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The launcher: one process that starts a number of clients, counts them and ends them.
 
-Clients are forks of this warm process (an interpreter start each would cost 10 times the time and 4
+Clients are forks of this warm process (an interpreter start each would cost 12 times the time and 3
 times the memory), or run the user's program. A client that dies is reported, and restarted when asked
 (SIGHUP): never silently.
 """
@@ -31,8 +31,8 @@ from .spec import ClientsSpec
 from .supervisor import CLIENTS, OWNER, Progress, status_of
 from .units import MIB, format_size
 
-# What one client of ours costs besides the region: a fork of the launcher, measured 0.8 MiB.
-_CLIENT_BYTES = 1 * MIB
+# What one client of ours costs besides the region: a fork of the launcher, measured 3 MiB.
+_CLIENT_BYTES = 3 * MIB
 # The clients may take this part of the free memory with their page tables.
 _MEMORY_SHARE = 4
 _END_SECONDS = 10.0
