@@ -66,7 +66,7 @@ def anchors(page: Path) -> set[str]:
 def test_links_resolve(page: Path) -> None:
     lost = []
     for link in LINK.findall(prose(page)):
-        path, _, anchor = link.partition("#")
+        path, __, anchor = link.partition("#")
         if "://" in link or link.startswith("mailto:"):
             continue
         target = (page.parent / path).resolve() if path else page
@@ -100,7 +100,7 @@ def options(command: click.Command) -> set[str]:
 
 def test_every_command_has_a_section() -> None:
     titles = [title.strip("`") for title in sections(DOCS / "command-line.md")]
-    assert sorted(titles) == sorted(name for name, _ in commands())
+    assert sorted(titles) == sorted(name for name, __ in commands())
 
 
 @pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
@@ -135,7 +135,7 @@ def test_make_targets_exist(page: Path) -> None:
     known = {name for line in targets for name in line.split()}
     code = [
         *re.findall(r"`([^`\n]+)`", prose(page)),
-        *(line for _, b in BLOCK.findall(page.read_text()) for line in b.splitlines()),
+        *(line for __, b in BLOCK.findall(page.read_text()) for line in b.splitlines()),
     ]
     assert [
         line for line in code if (found := re.match(r"make ([a-z]+)", line)) and found[1] not in known
