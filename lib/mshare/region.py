@@ -124,11 +124,8 @@ class Region:
             wanted.insert(0, Mapping(0, mapped))
         if not wanted and window is None:
             raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
-        end = max((mapping.end for mapping in wanted), default=1)
-        if window is not None:
-            end = parse_size(window, "window")
-        window_bytes = rules.window_bytes(end, backend.alignment_bytes)
-        wanted = rules.mappings(wanted, window_bytes, generation)
+        wish = None if window is None else parse_size(window, "window")
+        wanted, window_bytes = rules.place(wanted, wish, backend.alignment_bytes, generation)
         if not generation.features.any_address:
             address = address or FIXED_ADDRESS
         address = rules.address(address, backend.alignment_bytes)

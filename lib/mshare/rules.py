@@ -108,6 +108,16 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
     return ordered
 
 
+def place(
+    wanted: Iterable[Mapping], window: int | None, alignment_bytes: int, generation: Generation
+) -> tuple[list[Mapping], int]:
+    """A region's objects, checked, and its window: the one that is wished for, or what they need."""
+    objects = list(wanted)
+    end = max((mapping.end for mapping in objects), default=1) if window is None else window
+    window = window_bytes(end, alignment_bytes)
+    return mappings(objects, window, generation), window
+
+
 def _sound(mapping: Mapping, where: str) -> None:
     """Raise InvalidRequest for an object that no region could hold."""
     if mapping.size_bytes <= 0:

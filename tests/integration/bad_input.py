@@ -22,6 +22,8 @@ AS_NOBODY = {
     "environment": {"MSHARE_CONFIG_DIR": "/run/nobody/config", "MSHARE_STATE_DIR": "/run/nobody/state"},
 }
 
+# A check run refuses the same, though it starts no owner that would.
+ANNOUNCED = {"check_mode": True}
 MAY_NOT_LOOK = r"into which uid \d+ may not look; run as root \(become: true\)"
 
 
@@ -47,8 +49,14 @@ def region(kind: str | None, says: str, keys: dict[str, Any] | None = None, **fi
     return case("region", kind, says, keys, **{"name": "bad", "size": "64MiB", **fields})
 
 
-def mapped(says: str, *mappings: dict[str, Any], kind: str | None = INVALID, **fields: Any) -> Case:
-    return case("region", kind, says, name="bad", mappings=list(mappings), **fields)
+def mapped(
+    says: str,
+    *mappings: dict[str, Any],
+    kind: str | None = INVALID,
+    keys: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Case:
+    return case("region", kind, says, keys, name="bad", mappings=list(mappings), **fields)
 
 
 def clients(kind: str | None, says: str, **fields: Any) -> Case:
@@ -120,6 +128,12 @@ PROVISIONED = {
     ),
     "window of nothing": region(INVALID, "window", window="0"),
     "address that is unaligned": region(INVALID, "address 0x1000 cannot hold a region", address="0x1000"),
+    "address that is unaligned, announced": region(
+        INVALID, "address 0x1000 cannot hold a region", ANNOUNCED, address="0x1000"
+    ),
+    "size above the address space, announced": region(
+        INVALID, "address space", ANNOUNCED, size="200TiB", overcommit=True
+    ),
     "address that is unaligned, for all": region(
         INVALID, "address 0x1000 cannot hold a region", address="0x1000", root="/run/old"
     ),
@@ -135,6 +149,12 @@ PROVISIONED = {
     ),
     "mappings that overlap": mapped(
         "overlaps the one before it", {"size": "2MiB"}, {"size": "2MiB", "offset": "1MiB"}
+    ),
+    "mappings that overlap, announced": mapped(
+        "overlaps the one before it",
+        {"size": "2MiB"},
+        {"size": "2MiB", "offset": "1MiB"},
+        keys=ANNOUNCED,
     ),
     "mapping that is unaligned": mapped("is not aligned", {"size": "2MiB", "offset": "1"}),
     "mapping of no file": mapped(

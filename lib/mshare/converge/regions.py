@@ -11,10 +11,10 @@ import pwd
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import inventory, memory, paths, state, supervisor, systemd
+from .. import inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
 from ..errors import Conflict
-from ..rules import region_name
+from ..generations import GENERATIONS
 from ..spec import RegionSpec
 from ..supervisor import OWNER, Progress, Supervisor
 from ..units import format_size
@@ -114,6 +114,7 @@ class _Region:
         before = self._before()
         if start:
             spec.ids()
+            _check_geometry(spec, self.root)
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
         if actions and not check:
             if self.rebuild:
@@ -188,6 +189,17 @@ class _Region:
         os.chmod(self.facts["path"], self.spec.mode)
 
 
+def _check_geometry(spec: RegionSpec, root: str) -> None:
+    """Refuse what no owner could make on this msharefs; the owner would, but a check run starts none."""
+    alignment_bytes = probe.alignment_bytes(root)
+    if Layout.present(root):
+        generation = GENERATIONS[Layout.read(root).generation_id]
+    else:
+        generation = probe.generation(root)
+    rules.place(spec.mappings, spec.window, alignment_bytes, generation)
+    rules.address(spec.address, alignment_bytes)
+
+
 def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
     """A user's or group's name, or the number where this host has none for it."""
     try:
@@ -234,7 +246,7 @@ def region_absent(
 
     Raises Conflict while clients are attached, unless `force`.
     """
-    region_name(name)
+    rules.region_name(name)
     with one_at_a_time(check):
         found = locate_leftovers("regions", OWNER, name, backend, root)
         if found is None:
