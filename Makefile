@@ -1,7 +1,9 @@
 # The commands of this project; `make help` lists them.
 
 # Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB"
+# With an inventory of your own: make deploy EXTRA="-i inventory -e mshare_hosts=databases"
 EXTRA ?=
+comma := ,
 
 # One look and one behaviour, whatever callback and locale the user has set. The collection is
 # found through a link in .venv: a relative path, so that the clone may stand anywhere.
@@ -29,7 +31,7 @@ validate: ## measure again what sharing saves; fail if it does not (playbook dbm
 teardown: ## remove every process, mount, unit and file of ours (playbook dbmem.mshare.teardown)
 deploy validate teardown:
 	@.ci/setup deploy
-	@.venv/bin/ansible-playbook dbmem.mshare.$@ -i localhost, -c local $(EXTRA)
+	@.venv/bin/ansible-playbook dbmem.mshare.$@ $(if $(filter -i%,$(EXTRA)),,-i localhost$(comma) -c local) $(EXTRA)
 
 venv: ## set up .venv with everything that developing needs
 	@.ci/setup test

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 FILESYSTEM = "msharefs"
 FILESYSTEM_MAGIC = 0x4D534852
-TMPFS_MAGIC = 0x01021994
 INFO_FILE = "mshare_info"
 PAGE_BYTES = 4096
 

@@ -20,10 +20,9 @@ from typing import Any
 
 from . import procfs
 from .errors import InvalidRequest, MshareError, sentence
-from .pagetable import BASE_PAGE_BYTES, TABLE_BYTES, page_tables
-from .units import GIB, MIB, format_size
+from .pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, TABLE_BYTES, page_tables
+from .units import GIB, format_size
 
-STRIDE_BYTES = 2 * MIB
 MAX_PROCESSES = 64
 EDGE_BYTES = 6 * TABLE_BYTES
 """How far a process may honestly be from the model: at each end of the range it can share a leaf, a

@@ -28,9 +28,6 @@ int munmap(void *address, size_t length);
 int ioctl(int fd, unsigned long request, ...);
 int fallocate(int fd, int mode, int64_t offset, int64_t length);
 int prctl(int option, ...);
-
-struct statfs { long f_type; long rest[31]; };
-int statfs(const char *path, struct statfs *buffer);
 """
 
 

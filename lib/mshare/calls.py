@@ -10,6 +10,7 @@ where msharefs is mounted". None of them makes a system call of its own here.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from . import region, rules
@@ -30,17 +31,30 @@ def mcreate(name: str, flags: int = os.O_RDWR | os.O_CREAT | os.O_EXCL, mode: in
 def mshare(name: str, addr: int, length: int, oflag: int = os.O_RDWR, mode: int = 0o600) -> int:
     """Attach the region `name` at `addr` and return the address; with O_CREAT, create it first.
 
-    `addr` 0 means any; `length` must be the region's mapped size, or its window's. A range that is
-    created is filled with anonymous memory. OSError with the kernel's errno, as the call had it.
+    `addr` 0 means any. A region that is created gets `length` bytes of anonymous memory; of one that
+    exists, `length` must be the mapped size or the window's (EINVAL otherwise). OSError with the
+    kernel's errno, as the call had it.
     """
-    if oflag & os.O_CREAT and not (name in region.list_regions() and not oflag & os.O_EXCL):
+    read_only = oflag & os.O_ACCMODE == os.O_RDONLY
+    exists = name in region.list_regions()
+    if oflag & os.O_CREAT and (oflag & os.O_EXCL or not exists):
         opened = Region.create(name, length, address=addr or None, mode=mode, overcommit=True)
     else:
-        opened = Region.open(name, read_only=oflag & os.O_ACCMODE == os.O_RDONLY)
+        opened = Region.open(name, read_only=read_only)
+        _check_length(opened, length)
     with opened:
-        attachment = opened.attach(addr or None, read_only=oflag & os.O_ACCMODE == os.O_RDONLY)
+        attachment = opened.attach(addr or None, read_only=read_only)
     _attached.append(attachment)
     return attachment.address
+
+
+def _check_length(opened: Region, length: int) -> None:
+    found = opened.stat()
+    # A kernel does not list what is mapped inside: there, any length within the window may be it.
+    unknown = found.mapped_bytes is None and 0 < length < found.window_bytes
+    if length not in (found.window_bytes, found.mapped_bytes) and not unknown:
+        opened.close()
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), found.path)
 
 
 def mshare_unlink(name: str) -> None:

@@ -55,7 +55,7 @@ _NEXT_STEPS = {
     errno.EEXIST: "unlink the old region first, or choose another name",
     errno.EFBIG: "raise RLIMIT_FSIZE (ulimit -f)",
     errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner lives",
-    errno.ENOENT: "check the name; `mshare list` shows the regions there are",
+    errno.ENOENT: "check the path; `mshare list` shows the regions there are",
     errno.ENOMEM: "ask for less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
     errno.ENOSPC: "give the tmpfs more room (mount -o remount,size=...)",
     errno.EOPNOTSUPP: "see `mshare info` for what this generation of the kernel interface can do",
@@ -81,7 +81,7 @@ def exit_code(error: BaseException) -> int:
 
 def kind(error: BaseException) -> str:
     """The word for an error in `--json` answers and module results."""
-    return error.kind if isinstance(error, MshareError) else "os_error"
+    return error.kind if isinstance(error, MshareError) else MshareError.kind
 
 
 def to_dict(error: BaseException) -> dict[str, object]:

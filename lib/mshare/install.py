@@ -83,7 +83,7 @@ def _files(place: Place, sources: dict[str, str]) -> dict[str, str]:
     files = {os.path.join(place.directory, "mshare", path): text for path, text in sources.items()}
     files[place.executable] = place.program()
     if supervisor.current().survives_reboot:
-        files.update(systemd.templates())
+        files.update(systemd.templates(place.executable))
     return files
 
 

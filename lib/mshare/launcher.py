@@ -24,7 +24,7 @@ from typing import Any
 
 from . import client, errors, procfs, state
 from .backends.connect import connect
-from .errors import MshareError
+from .errors import InvalidRequest, MshareError
 from .notify import notify
 from .pagetable import page_tables, span_for_budget
 from .spec import ClientsSpec
@@ -185,8 +185,13 @@ class _Launcher:
         if not self._spec.touch or self._spec.command:
             return
         used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
+        mapped_bytes = self._target.mapped_bytes
+        if self._spec.span is not None and self._spec.span > mapped_bytes:
+            raise InvalidRequest(
+                f"clients cannot touch {format_size(self._spec.span)} of region {self._spec.region}, which has"
+                f" {format_size(mapped_bytes)} mapped; ask for a smaller span, or leave it out"
+            )
         fitting_bytes = self._spec.span or fit_span(self._target, self._spec.count, used_bytes)
-        fitting_bytes = min(fitting_bytes, self._target.mapped_bytes)
         if not self._clients.alive:
             self._span_bytes = fitting_bytes
         elif fitting_bytes < self._span_bytes:
@@ -396,7 +401,7 @@ class _Launcher:
                 "window_bytes": self._target.window_bytes,
                 "mapped_bytes": self._target.mapped_bytes,
                 "span_bytes": self._span_bytes,
-                "span_fitted": self._span_bytes > 0 and self._spec.span is None,
+                "span_fitted": self._spec.span is None and 0 < self._span_bytes < self._target.mapped_bytes,
                 "stride_bytes": self._spec.stride,
                 "attach_ms_median": statistics.median(attach_us) / 1000,
                 "attach_ms_max": max(attach_us) / 1000,

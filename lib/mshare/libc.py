@@ -118,14 +118,6 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length))
 
 
-def filesystem_magic(path: str) -> int:
-    """statfs(2)'s f_type of the file system a path is on."""
-    library = _c()
-    buffer = ffi.new("struct statfs *")
-    _check(library.statfs(os.fsencode(path), buffer), path)
-    return int(buffer.f_type)
-
-
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process a signal when the thread that forked it ends."""
     _check(_c().prctl(_PR_SET_PDEATHSIG, ffi.cast("unsigned long", signal_number)))

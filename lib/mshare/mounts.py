@@ -13,7 +13,7 @@ import grp
 import os
 import stat
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import abi, backends, paths, procfs, state
 from .backends.layout import Layout
@@ -90,13 +90,44 @@ def group_id(spec: MountSpec) -> int:
         ) from None
 
 
+def group_missing(spec: MountSpec) -> bool:
+    """Whether the group is to be made."""
+    return spec.create_group and spec.group not in {group.gr_name for group in grp.getgrall()}
+
+
+def _group_record(root: str) -> str:
+    """A file with the name of the group that was made for a root: that group, and no other, is removed."""
+    return os.path.join(os.path.dirname(_record(root)), f"{paths.escape(root)}.group")
+
+
+def _make_group(spec: MountSpec) -> None:
+    assert spec.group is not None
+    state.write_text(_group_record(spec.root), f"{spec.group}\n")
+    try:
+        _run("groupadd", "--system", spec.group)
+    except BaseException:
+        state.remove(_group_record(spec.root))
+        raise
+
+
+def _remove_group(root: str) -> None:
+    name = (state.read_text(_group_record(root)) or "").strip()
+    if name and name in {group.gr_name for group in grp.getgrall()}:
+        _run("groupdel", name)
+    state.remove(_group_record(root))
+
+
 def complete(spec: MountSpec) -> MountSpec:
     """A spec with its defaults for this host, checked against it; Unavailable as `backends.choose`."""
     if spec.backend == "kernel":
         backends.choose("kernel")
     root = os.path.normpath(spec.root)
     generation = (spec.generation or NEWEST) if spec.backend == "simulated" else None
-    return MountSpec(spec.backend, root, generation, spec.size, spec.mode, spec.group)
+    return replace(spec, root=root, generation=generation)
+
+
+def _record(root: str) -> str:
+    return paths.spec_file("mounts", paths.escape(root))
 
 
 def is_ours(seen: MountSeen) -> bool:
@@ -131,8 +162,7 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
     if seen.backend == "simulated" and seen.generation != spec.generation:
         raise Conflict(
             f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it"
-            " first"
-            " (`mshare umount`), when its regions are no longer needed"
+            " first (`mshare umount`), when its regions are no longer needed"
         )
     steps = [] if is_ours(seen) else ["mount"]
     if seen.backend is None and spec.backend == "simulated":
@@ -143,7 +173,7 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
 def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
     if seen.backend is None or seen.mode != spec.mode:
         return True
-    return spec.group is not None and seen.gid != group_id(spec)
+    return spec.group is not None and (group_missing(spec) or seen.gid != group_id(spec))
 
 
 def mount(spec: MountSpec) -> list[str]:
@@ -153,20 +183,23 @@ def mount(spec: MountSpec) -> list[str]:
     """
     seen = observe(spec.root)
     steps = differences(spec, seen)
+    record = _record(spec.root)
+    if seen.backend is None and needs_mount(spec) and not paths.is_root():
+        raise Unavailable(
+            f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
+            f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
+            " ordinary user a directory of his own"
+        )
+    if group_missing(spec):
+        _make_group(spec)
     gid = group_id(spec)
-    record = paths.spec_file("mounts", paths.escape(spec.root))
     if seen.backend is None:
-        if needs_mount(spec) and not paths.is_root():
-            raise Unavailable(
-                f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
-                f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
-                " ordinary user a directory of his own"
-            )
         state.write_text(record, spec.to_json())
         try:
             _make(spec, seen)
         except BaseException:
             state.remove(record)
+            _remove_group(spec.root)
             state.remove_empty(os.path.dirname(record))
             raise
     elif state.read_text(record) != spec.to_json():
@@ -227,7 +260,7 @@ def umount(root: str) -> bool:
     """Take an msharefs of ours away; False if there was none. Conflict, naming who, while it is used."""
     root = os.path.normpath(root)
     seen = observe(root)
-    record = paths.spec_file("mounts", paths.escape(root))
+    record = _record(root)
     if is_ours(seen):
         refuse_in_use(root)
         if seen.kind == "mount":
@@ -239,6 +272,7 @@ def umount(root: str) -> bool:
     had_record = os.path.exists(record)
     if is_ours(seen) and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
         state.remove_empty(root)
+    _remove_group(root)
     state.remove(record)
     state.remove_empty(os.path.dirname(record), paths.config_dir(), state.directory(root), paths.state_dir())
     return is_ours(seen) or had_record

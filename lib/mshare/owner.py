@@ -25,10 +25,10 @@ from .backends.base import Backend
 from .backends.connect import connect
 from .errors import Conflict, InvalidRequest, MshareError
 from .notify import notify
-from .pagetable import BASE_PAGE_BYTES, page_tables, span_for_budget
+from .pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, page_tables, span_for_budget
 from .pattern import Pattern, touch
 from .region import Region
-from .spec import STRIDE_BYTES, RegionSpec, mapping_to_dict
+from .spec import RegionSpec, mapping_to_dict
 from .supervisor import OWNER, Progress
 from .units import GIB, MIB, format_size
 

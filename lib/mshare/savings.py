@@ -490,7 +490,7 @@ def _client_reasons(seen: ClientsSeen, wanted: Thresholds) -> Iterable[str]:
         died = f", {len(seen.dead)} died (the first: {seen.dead[0].reason})" if seen.dead else ""
         yield (
             f"{_number(seen.attached)} of {seen.requested} attached{died}, and {needed} must be; see the"
-            " clients' log, and `mshare clients` to start the missing ones"
+            " clients' log; `mshare clients restart` starts the missing ones"
         )
     if len(seen.errors) > wanted.max_client_errors:
         yield (

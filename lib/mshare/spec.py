@@ -23,11 +23,8 @@ from .backends import BACKENDS
 from .backends.base import Mapping
 from .errors import InvalidRequest
 from .generations import generation
-from .pagetable import BASE_PAGE_BYTES
-from .units import MIB, parse_size, round_up
-
-STRIDE_BYTES = 2 * MIB
-"""One touched page per leaf table: the cheapest touch that costs every page table."""
+from .pagetable import BASE_PAGE_BYTES, STRIDE_BYTES
+from .units import parse_size, round_up
 
 
 def _known_keys(given: Fields[str, Any], known: list[str], what: str) -> None:
@@ -176,7 +173,7 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """The normal form: what `from_dict` takes; nothing that was left open."""
         entries = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: _plain(value) for key, value in entries.items() if value not in (None, ())}
+        return {key: _plain(key, value) for key, value in entries.items() if value not in (None, ())}
 
     def to_json(self) -> str:
         """The text of a spec file."""
@@ -184,7 +181,9 @@ class Spec:
         return json.dumps({**comment, **self.to_dict()}, indent=2) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
+    if key == "mode":
+        return f"{value:04o}"
     if isinstance(value, tuple):
         return [mapping_to_dict(item) if isinstance(item, Mapping) else item for item in value]
     return value
@@ -211,6 +210,14 @@ class RegionSpec(Spec):
     """The most memory that systemd lets the region (its owner, who is charged for it) have."""
     before: tuple[str, ...] = ()
     """systemd units that start after the region and stop before it: the database's."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The normal form; one anonymous mapping is a size."""
+        entries = super().to_dict()
+        if self.mappings and self.mappings == (Mapping(0, self.mapped_bytes),):
+            del entries["mappings"]
+            entries["size"] = self.mapped_bytes
+        return entries
 
     def ids(self) -> tuple[int, int]:
         """The uid and gid the region should have; -1 where that is left open. InvalidRequest for a name
@@ -332,6 +339,8 @@ class MountSpec(Spec):
     """Simulated only: the most memory its tmpfs may take."""
     mode: int = 0o1770
     group: str | None = None
+    create_group: bool = False
+    """Whether a group that does not exist is made, and removed again with the mount."""
 
     @classmethod
     def from_dict(cls, given: Fields[str, Any], what: str = "mount") -> MountSpec:
@@ -343,6 +352,7 @@ class MountSpec(Spec):
             "size": parse_size,
             "mode": file_mode,
             "group": _text,
+            "create_group": _flag,
             "comment": _text,
         }
         values = _convert(given, converters, what)

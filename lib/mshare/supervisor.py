@@ -32,7 +32,7 @@ STOP_SECONDS = 90.0
 _POLL_SECONDS = 0.02
 
 
-def _no_progress(status: Status) -> None:
+def no_progress(status: Status) -> None:
     """The progress of a caller that shows none."""
 
 
@@ -120,7 +120,7 @@ class Detached(Supervisor):
     survives_reboot = False
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = _no_progress
+        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = no_progress
     ) -> Status:
         status_path = state.file(root, name, role)
         log_path = state.file(root, name, role, "log")
@@ -202,7 +202,7 @@ class Systemd(Supervisor):
     survives_reboot = True
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = _no_progress
+        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = no_progress
     ) -> Status:
         # The unit's ExecStart runs the same program with the spec file of the same name.
         unit = UNITS[role].format(name=name)

@@ -17,7 +17,6 @@ from .errors import MshareError
 from .spec import MountSpec, RegionSpec
 
 UNIT_DIRECTORY = "/etc/systemd/system"
-PROGRAM = "/usr/local/bin/mshare"
 _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 
 # Regions wait for a target rather than for a mount: where msharefs is mounted is their spec's matter.
@@ -26,7 +25,7 @@ TEMPLATES = {
 [Unit]
 Description=All msharefs mounts
 """,
-    "mshare-msharefs@.service": f"""\
+    "mshare-msharefs@.service": """\
 [Unit]
 Description=Layout and permissions of msharefs (%i)
 Requires=%i.mount
@@ -36,12 +35,12 @@ Before=mshare-mounts.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart={PROGRAM} mount --spec /etc/mshare/mounts/%i.json
+ExecStart={program} mount --spec /etc/mshare/mounts/%i.json
 
 [Install]
 WantedBy=mshare-mounts.target
 """,
-    "mshare-region@.service": f"""\
+    "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
 Wants=mshare-mounts.target
@@ -49,7 +48,7 @@ After=mshare-mounts.target
 
 [Service]
 Type=notify
-ExecStart={PROGRAM} own --spec /etc/mshare/regions/%i.json --replace-stale
+ExecStart={program} own --spec /etc/mshare/regions/%i.json --replace-stale
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900
 Restart=on-failure
@@ -59,7 +58,7 @@ KillMode=mixed
 [Install]
 WantedBy=multi-user.target
 """,
-    "mshare-clients@.service": f"""\
+    "mshare-clients@.service": """\
 [Unit]
 Description=Clients of mshare region %i
 Requires=mshare-region@%i.service
@@ -67,7 +66,7 @@ After=mshare-region@%i.service
 
 [Service]
 Type=notify
-ExecStart={PROGRAM} clients run --spec /etc/mshare/clients/%i.json
+ExecStart={program} clients run --spec /etc/mshare/clients/%i.json
 ExecReload=/bin/kill -HUP $MAINPID
 KillMode=mixed
 TasksMax=infinity
@@ -82,9 +81,9 @@ def unit_path(name: str) -> str:
     return os.path.join(UNIT_DIRECTORY, name)
 
 
-def templates() -> dict[str, str]:
-    """Path -> text of the units that come with the library."""
-    return {unit_path(name): _HEAD + text for name, text in TEMPLATES.items()}
+def templates(program: str) -> dict[str, str]:
+    """Path -> text of the units that come with the library, which is run by a program."""
+    return {unit_path(name): _HEAD + text.format(program=program) for name, text in TEMPLATES.items()}
 
 
 def systemctl(*words: str) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from . import backends, baseline, procfs
 from .errors import MshareError
 from .inventory import Facts, clients_facts
+from .pagetable import STRIDE_BYTES
 from .rules import region_name
 from .savings import ClientsSeen, Projection, Savings, Thresholds, assess
-from .spec import STRIDE_BYTES
 from .units import format_size
 
 # The probe may take this part of the free memory.

@@ -42,8 +42,13 @@ options:
     default: '1770'
   group:
     description:
-      - The group of the root, whose members may make and see regions. It has to exist.
+      - The group of the root, whose members may make and see regions. It has to exist, or see O(create_group).
     type: str
+  create_group:
+    description:
+      - Create O(group) if it does not exist. A group that was created is removed together with the mount.
+    type: bool
+    default: false
   boot:
     description:
       - Whether it comes back after a reboot. Left out, it does on a host with systemd and does not elsewhere.
@@ -122,7 +127,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mount
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import MountSpec
 
-SPEC_KEYS = ("generation", "size", "mode", "group")
+SPEC_KEYS = ("generation", "size", "mode", "group", "create_group")
 
 
 def choose(params):
@@ -157,6 +162,7 @@ def main():
             "size": {"type": "str"},
             "mode": {"type": "str", "default": "1770"},
             "group": {"type": "str"},
+            "create_group": {"type": "bool", "default": False},
             "boot": {"type": "bool"},
         },
         supports_check_mode=True,

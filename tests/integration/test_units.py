@@ -33,13 +33,13 @@ def units(tmp_path: Path) -> Path:
     """All units of a host with one region, in a folder of their own; the program they start stands in."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    files = {**systemd.templates(), **systemd.region_files(REGION)}
+    files = {**systemd.templates("/bin/true"), **systemd.region_files(REGION)}
     for spec in MOUNTS.values():
         files.update(systemd.mount_file(spec))
     for path, text in files.items():
         place = tmp_path / Path(path).relative_to(systemd.UNIT_DIRECTORY)
         place.parent.mkdir(exist_ok=True)
-        place.write_text(text.replace(systemd.PROGRAM, "/bin/true"))
+        place.write_text(text)
     return tmp_path
 
 

@@ -225,11 +225,11 @@ class TestClients:
         assert clients.json("validate", "sga")["passed"] is True
 
     def test_validate_fails_with_a_code_of_its_own(self, clients):
-        failed = clients.run("validate", "sga", "--min-clients", "5")
+        failed = clients.run("validate", "sga", "--min-clients-attached", "5")
         assert failed.returncode == 3
         assert failed.stderr == ""
         assert "Validation failed" in failed.stdout
-        answer = clients.run("validate", "sga", "--min-clients", "5", "--json")
+        answer = clients.run("validate", "sga", "--min-clients-attached", "5", "--json")
         assert answer.returncode == 3
         assert json.loads(answer.stdout)["passed"] is False
 

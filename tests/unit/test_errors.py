@@ -17,8 +17,8 @@ KINDS = [
     (errors.InvalidRequest("x"), "invalid_request", 2),
     (errors.Unavailable("x"), "unavailable", 4),
     (errors.Conflict("x"), "conflict", 5),
-    (OSError(errno.ENOMEM, "x"), "os_error", 1),
-    (RuntimeError("x"), "os_error", 1),
+    (OSError(errno.ENOMEM, "x"), "failed", 1),
+    (RuntimeError("x"), "failed", 1),
 ]
 
 

@@ -85,6 +85,8 @@ def test_the_calls_of_the_mails(root):
             mshare.mshare("sga", 0, MIB, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with pytest.raises(FileNotFoundError):
             mshare.mshare("other", 0, MIB)
+        with pytest.raises(OSError, match="Invalid argument"):
+            mshare.mshare("sga", 0, 12345)
         mshare.mshare_unlink("sga")
         with pytest.raises(FileNotFoundError):
             mshare.mshare_unlink("sga")

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from .. import abi
 from ..generations import Generation
@@ -35,9 +34,6 @@ class Mapping:
     @property
     def end(self) -> int:
         return self.offset + self.size_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

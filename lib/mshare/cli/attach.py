@@ -14,8 +14,9 @@ import click
 from .. import client
 from ..backends.connect import connect
 from ..errors import InvalidRequest
+from ..pagetable import STRIDE_BYTES
 from ..rules import region_name
-from ..spec import STRIDE_BYTES, parse_number
+from ..spec import parse_number
 from ..units import format_size, parse_size
 from .options import region_argument, where_options
 from .screen import Screen

@@ -26,7 +26,9 @@ from .screen import Screen
     show_default=True,
     help="How far measured page tables may be from the model.",
 )
-@click.option("--min-clients", type=int, help="How many must be attached. Default: all that were asked for.")
+@click.option(
+    "--min-clients-attached", type=int, help="How many must be attached. Default: all that were asked for."
+)
 @click.option(
     "--max-client-errors",
     type=int,
@@ -53,7 +55,7 @@ def validate_command(
     name: str,
     min_saving_percent: float | None,
     max_model_error_percent: float,
-    min_clients: int | None,
+    min_clients_attached: int | None,
     max_client_errors: int,
     span: str | None,
     probes: int,
@@ -76,7 +78,9 @@ def validate_command(
         span_bytes=None if span is None else parse_size(span, "span"),
         probes=probes,
         projection=Projection(parse_size(project_size, "project-size"), project_clients),
-        thresholds=Thresholds(min_saving_percent, max_model_error_percent, min_clients, max_client_errors),
+        thresholds=Thresholds(
+            min_saving_percent, max_model_error_percent, min_clients_attached, max_client_errors
+        ),
     )
     screen.answer(found.to_dict())
     _savings(screen, found)
@@ -85,8 +89,8 @@ def validate_command(
 
 
 def _savings(screen: Screen, found: Savings) -> None:
-    screen.say(found.title)
-    screen.say("")
+    for line in (found.title, *found.notes, ""):
+        screen.say(line)
     rows = [(row.label, row.per_client, row.in_all, row.kind) for row in found.rows()]
     screen.table(("", "Per client", "In all", "Figures are"), rows, right=("Per client", "In all"))
     screen.say("")

@@ -138,7 +138,3 @@ def remove_spec(path: str) -> None:
     """Remove a spec file, and its directories if nothing else is in them."""
     state.remove(path)
     state.remove_empty(os.path.dirname(path), paths.config_dir())
-
-
-def no_progress(status: dict[str, Any]) -> None:
-    """The progress of a caller that shows none."""

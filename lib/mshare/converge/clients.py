@@ -12,7 +12,7 @@ from .. import inventory, paths, state, supervisor
 from ..errors import MshareError
 from ..rules import region_name
 from ..spec import ClientsSpec
-from ..supervisor import CLIENTS, Progress, Supervisor
+from ..supervisor import CLIENTS, Progress, Supervisor, no_progress
 from .base import (
     ABSENT,
     Boot,
@@ -21,7 +21,6 @@ from .base import (
     differing_keys,
     locate,
     locate_leftovers,
-    no_progress,
     one_at_a_time,
     present,
     remove_spec,

@@ -21,8 +21,7 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
         if boot and not managed:
             raise Unavailable(
                 f"the mount at {spec.root} cannot be made to survive a reboot: systemd does not run on this"
-                " host;"
-                " run `mshare mount` from this host's own init, or set boot: false"
+                " host; run `mshare mount` from this host's own init, or set boot: false"
             )
         wanted = managed if boot is None else boot
         enabled = managed and systemd.mount_enabled(spec.root)
@@ -32,6 +31,7 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
         unit = wanted and systemd.mount_unit_differs(spec)
         actions = chosen(
             (
+                (mounts.group_missing(spec), f"create group {spec.group}"),
                 ("mount" in steps, f"mount the {spec.backend} msharefs at {spec.root}"),
                 ("layout" in steps, f"lay out the simulated msharefs at {spec.root}"),
                 ("access" in steps, f"set mode and group of {spec.root}"),
@@ -60,7 +60,7 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
 def _seen(seen: mounts.MountSeen) -> dict[str, object]:
     if seen.backend is None:
         return ABSENT
-    return {"state": "present", "root": seen.root, "backend": seen.backend, "mode": seen.mode}
+    return {"state": "present", "root": seen.root, "backend": seen.backend, "mode": f"{seen.mode or 0:04o}"}
 
 
 def _wanted(spec: MountSpec) -> dict[str, object]:

@@ -16,7 +16,7 @@ from ..backends.layout import Layout
 from ..errors import Conflict
 from ..generations import GENERATIONS
 from ..spec import RegionSpec
-from ..supervisor import OWNER, Progress, Supervisor
+from ..supervisor import OWNER, Progress, Supervisor, no_progress
 from ..units import format_size
 from .base import (
     ABSENT,
@@ -26,7 +26,6 @@ from .base import (
     differing_keys,
     locate,
     locate_leftovers,
-    no_progress,
     one_at_a_time,
     present,
     remove_spec,
@@ -145,7 +144,7 @@ class _Region:
         if self.facts["mode"] is None:
             return {}
         found = {
-            "mode": int(self.facts["mode"], 8),
+            "mode": self.facts["mode"],
             "owner": _name_of(pwd.getpwuid, self.facts["uid"]),
             "group": _name_of(grp.getgrgid, self.facts["gid"]),
         }
@@ -217,7 +216,7 @@ def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
 
 def _refuse_attached(facts: dict[str, Any], doing: str, force: bool) -> None:
     clients = facts["clients"] or {}
-    if clients.get("launcher_alive") and not force:
+    if clients.get("attached") and not force:
         raise Conflict(
             f"{doing} would kill {clients['attached']} attached clients (launcher"
             f" {clients['launcher_pid']}); stop them first (state: absent of mshare_clients, `mshare"
