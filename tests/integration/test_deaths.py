@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ def clients(**fields: Any) -> Task:
 
 
 @pytest.fixture
-def deployed(host: Host) -> Iterator[Host]:
+def deployed(host: Host) -> Host:
     host.play(
         [
             {"dbmem.mshare.mshare_runtime": {}},
@@ -37,7 +36,7 @@ def deployed(host: Host) -> Iterator[Host]:
         ]
     ).succeeded()
     assert len(host.processes()) == COUNT + 2
-    yield host
+    return host
 
 
 def status(host: Host, role: str) -> dict[str, Any]:
