@@ -188,8 +188,8 @@ class _Launcher:
         mapped_bytes = self._target.mapped_bytes
         if self._spec.span is not None and self._spec.span > mapped_bytes:
             raise InvalidRequest(
-                f"clients cannot touch {format_size(self._spec.span)} of region {self._spec.region}, which has"
-                f" {format_size(mapped_bytes)} mapped; ask for a smaller span, or leave it out"
+                f"clients cannot touch {format_size(self._spec.span)} of region {self._spec.region}, of which"
+                f" {format_size(mapped_bytes)} are mapped; ask for a smaller span, or leave it out"
             )
         fitting_bytes = self._spec.span or fit_span(self._target, self._spec.count, used_bytes)
         if not self._clients.alive:

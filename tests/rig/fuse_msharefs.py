@@ -321,14 +321,18 @@ class Msharefs(mfusepy.Operations):  # type: ignore[misc]
 
     def truncate(self, path: str, length: int, _handle: Any = None) -> int:
         with self._logged(op="truncate", path=path, size=length):
-            region = self._node(path).region or refuse(errno.EINVAL)
+            region = self._node(path).region
+            if region is None:
+                refuse(errno.EINVAL)
             region.truncate(length)
         self._expect_own_getattr()
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, _handle: Any) -> int:
         with self._logged(op="fallocate", path=path, mode=mode, offset=offset, size=size):
-            region = self._node(path).region or refuse(errno.EOPNOTSUPP)
+            region = self._node(path).region
+            if region is None:
+                refuse(errno.EOPNOTSUPP)
             region.fallocate(mode, offset, size)
         return 0
 

@@ -9,6 +9,7 @@ import errno
 import struct
 
 import pytest
+
 from rig.msharefs_rules import (
     GENERATIONS,
     MAP_ANONYMOUS,

@@ -146,7 +146,7 @@ class TestForked:
             (lambda: os.kill(os.getpid(), signal.SIGTERM), "was killed by SIGTERM"),
             (lambda: os._exit(7), "ended with code 7 and no report"),
             (lambda: os.stat("/nowhere/at all"), "failed: /nowhere/at all: No such file .*ENOENT"),
-            (lambda: [].pop(), "ended with code 1 and no report"),
+            ([].pop, "ended with code 1 and no report"),
         ],
     )
     def test_a_failing_process_is_a_sentence(self, work, said):

@@ -313,9 +313,9 @@ class TestBadInput:
         assert shared.files() == files
         assert shared.processes() == processes
 
-    @pytest.mark.parametrize("code", sorted({code for _, code, _ in BAD}))
+    @pytest.mark.parametrize("code", sorted({code for __, code, __ in BAD}))
     def test_the_same_in_json(self, shared, code):
-        words, _, why = next(one for one in BAD if one[1] == code)
+        words, __, why = next(one for one in BAD if one[1] == code)
         done = shared.run("--json", *words)
         assert done.returncode == code
         assert done.stderr == ""

@@ -180,8 +180,8 @@ def _given(spec_path: str | None, options: _Options) -> _Options:
 
 def _parse_mapping(text: str) -> dict[str, str]:
     parts = [part.partition("=") for part in _BETWEEN_KEYS.split(text)]
-    if not all(equals for _, equals, _ in parts):
+    if not all(equals for __, equals, __ in parts):
         raise InvalidRequest(
             f"--map {text!r} is no list of KEY=VALUE; write it like kind=file,path=/data/a,size=10GiB"
         )
-    return {key: value for key, _, value in parts}
+    return {key: value for key, __, value in parts}

@@ -57,7 +57,7 @@ class Screen:
     def fields(self, entries: Iterable[tuple[str, str | None]]) -> None:
         """Names and values, one a line; a value of None is left out."""
         shown = [(name, value) for name, value in entries if value is not None]
-        width = max((len(name) for name, _ in shown), default=0)
+        width = max((len(name) for name, __ in shown), default=0)
         for name, value in shown:
             self.say(f"  {name:<{width}}  {value}")
 
@@ -87,8 +87,8 @@ class Screen:
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[Bar]:
         """A bar, on a terminal, for what takes longer than a moment."""
-        bar = Bar(what, shown=sys.stderr.isatty() and not self.as_json)
+        shown = Bar(what, shown=sys.stderr.isatty() and not self.as_json)
         try:
-            yield bar
+            yield shown
         finally:
-            bar.end()
+            shown.end()

@@ -61,9 +61,7 @@ def cache_dir() -> Path:
 
 def remove_tree(folder: Path) -> None:
     """Never across a mount point: this may run as root."""
-    subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", folder], check=True
-    )
+    subprocess.run(["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", folder], check=True)
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,7 @@ def _make_disk(work: Path) -> None:
     prefix = [] if os.geteuid() == 0 else ["fakeroot", "--"]
     environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
     # Our own stdout carries nothing but the answer.
-    subprocess.run(
-        [*prefix, "sh", "-c", script], cwd=work, env=environment, stdout=sys.stderr, check=True
-    )
+    subprocess.run([*prefix, "sh", "-c", script], cwd=work, env=environment, stdout=sys.stderr, check=True)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,7 @@ from pathlib import Path
 from image import Image, cache_dir, log
 
 SSH_OPTIONS = (
-    "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-    " -o IdentitiesOnly=yes -o LogLevel=ERROR"
+    "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes -o LogLevel=ERROR"
 )
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rw rootflags=noinit_itable console=ttyS0 quiet net.ifnames=0"
@@ -122,9 +121,7 @@ class Machine:
 
     def _make_overlay(self) -> None:
         backing = ["-F", "raw", "-b", self.image.disk]
-        subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.overlay], check=True
-        )
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.overlay], check=True)
 
     def _qemu_command(self, hardware: Hardware) -> list[str]:
         disk = f"file={self.overlay},if=virtio,format=qcow2,cache=unsafe,discard=unmap"
