@@ -53,14 +53,14 @@ CHANGES = {
             f"write {MOUNT_SPEC}",
         ],
         ABSENT,
-        {**PRESENT, "mode": 0o1777},
+        {**PRESENT, "mode": "1777"},
     ),
     "tighten": Change(
         "mount",
         {"group": "daemon"},
         ["set mode and group of /run/msharefs", f"write {MOUNT_SPEC}"],
-        {**PRESENT, "mode": 0o1777},
-        {**PRESENT, "mode": 0o1770},
+        {**PRESENT, "mode": "1777"},
+        {**PRESENT, "mode": "1770"},
     ),
     "create": Change(
         "region",
@@ -73,8 +73,8 @@ CHANGES = {
         "region",
         {**REGION, "mode": "0660", "group": "daemon"},
         ["set mode, owner or group of region sga", f"write {REGION_SPEC}"],
-        {**PRESENT, "mode": 0o600},
-        {**PRESENT, "mode": 0o660, "group": "daemon"},
+        {**PRESENT, "mode": "0600"},
+        {**PRESENT, "mode": "0660", "group": "daemon"},
     ),
     "attach": Change(
         "clients",
