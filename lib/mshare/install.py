@@ -190,9 +190,12 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     before = _summary(state.read_text(place.manifest))
     if not check:
         _require_access(place)
+        units = any(path.startswith(systemd.UNIT_DIRECTORY) for path in files)
+        if units:
+            systemd.stop_target()
         _remove(files)
         state.remove(place.manifest)
         state.remove_empty(place.directory)
-        if any(path.startswith(systemd.UNIT_DIRECTORY) for path in files):
+        if units:
             systemd.systemctl("daemon-reload")
     return Outcome(True, actions, before, ABSENT)

@@ -220,8 +220,7 @@ def _make(spec: MountSpec, seen: MountSeen) -> None:
         if mounted:
             pass
         elif needs_mount(spec):
-            size = [] if spec.size is None else ["-o", f"size={spec.size}"]
-            _run("mount", "-t", "tmpfs", *size, paths.SIMULATED_SOURCE, spec.root)
+            _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
         else:
             _require_tmpfs(spec.root)
         try:

@@ -342,6 +342,11 @@ class MountSpec(Spec):
     create_group: bool = False
     """Whether a group that does not exist is made, and removed again with the mount."""
 
+    @property
+    def tmpfs_options(self) -> str:
+        """For mount(8), simulated only. Nobody else gets in before it has its layout and its access."""
+        return "mode=0700" if self.size is None else f"mode=0700,size={self.size}"
+
     @classmethod
     def from_dict(cls, given: Fields[str, Any], what: str = "mount") -> MountSpec:
         """Check and normalize; InvalidRequest names the key and the value."""

@@ -3,14 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The units that keep a deployment running and bring it back after a reboot.
 
-Templates are installed with the library (TEMPLATES); what belongs to one mount or one region is
+Templates are installed with the library; what belongs to one mount or one region is
 written when that is made. Generated files carry no dates, so that the same wish gives the same file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterable, Iterator
+from glob import glob
 
 from . import abi, paths, state
 from .errors import MshareError
@@ -20,15 +23,18 @@ UNIT_DIRECTORY = "/etc/systemd/system"
 _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 
 # Regions wait for a target rather than for a mount: where msharefs is mounted is their spec's matter.
-TEMPLATES = {
+#
+# All that runs is below mshare.slice. What only prepares is not: stopping the slice would undo it.
+_TEMPLATES = {
     "mshare-mounts.target": """\
 [Unit]
 Description=All msharefs mounts
 """,
+    # Bound to the mount: one that is unmounted by hand and mounted again needs its layout anew.
     "mshare-msharefs@.service": """\
 [Unit]
 Description=Layout and permissions of msharefs (%i)
-Requires=%i.mount
+BindsTo=%i.mount
 After=%i.mount
 Before=mshare-mounts.target
 
@@ -36,39 +42,53 @@ Before=mshare-mounts.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={program} mount --spec /etc/mshare/mounts/%i.json
+Slice=system.slice
 
 [Install]
 WantedBy=mshare-mounts.target
 """,
+    # Started again when it was killed, not when it refused (bad input, something missing, a conflict),
+    # and not for ever. Taking 300 GiB apart takes its time.
+    #
+    # Its clients are stopped here, when it is stopped, and not by a dependency of theirs: each kind that
+    # does that also stops or restarts them when an owner was killed. Their launcher has to say who died.
     "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
 Wants=mshare-mounts.target
 After=mshare-mounts.target
+StartLimitIntervalSec=10min
+StartLimitBurst=5
 
 [Service]
 Type=notify
 ExecStart={program} own --spec /etc/mshare/regions/%i.json --replace-stale
+ExecStop=-systemctl --job-mode=fail stop mshare-clients@%i.service
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900
 Restart=on-failure
 RestartSec=1
+RestartPreventExitStatus=2 4 5
+TimeoutStopSec=5min
 KillMode=mixed
 
 [Install]
 WantedBy=multi-user.target
 """,
+    # One client that the kernel ends for want of memory is one dead client.
     "mshare-clients@.service": """\
 [Unit]
 Description=Clients of mshare region %i
-Requires=mshare-region@%i.service
+Wants=mshare-region@%i.service
 After=mshare-region@%i.service
 
 [Service]
 Type=notify
 ExecStart={program} clients run --spec /etc/mshare/clients/%i.json
 ExecReload=/bin/kill -HUP $MAINPID
+Slice=mshare.slice
 KillMode=mixed
+OOMPolicy=continue
 TasksMax=infinity
 
 [Install]
@@ -83,7 +103,12 @@ def unit_path(name: str) -> str:
 
 def templates(program: str) -> dict[str, str]:
     """Path -> text of the units that come with the library, which is run by a program."""
-    return {unit_path(name): _HEAD + text.format(program=program) for name, text in TEMPLATES.items()}
+    return {unit_path(name): _HEAD + text.format(program=program) for name, text in _TEMPLATES.items()}
+
+
+def stop_target() -> None:
+    """Let go of the one unit of ours that would stay active when its file is gone."""
+    ask("stop", "mshare-mounts.target")
 
 
 def systemctl(*words: str) -> None:
@@ -100,16 +125,29 @@ def systemctl(*words: str) -> None:
         raise MshareError(f"`systemctl {' '.join(words)}` failed: {said}; see `journalctl -xe` on that host")
 
 
-def ask(verb: str, unit: str) -> str:
-    """The one word that is-active or is-enabled answers."""
+def ask(*words: str) -> str:
+    """What systemctl answers; nothing where it only complains."""
     asked = subprocess.run(
-        ["systemctl", verb, unit],
+        ["systemctl", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         check=False,
     )
     return asked.stdout.strip()
+
+
+# What a service's Result means, where systemctl's own words would not help.
+_RESULTS = {
+    "oom-kill": "the kernel ended it because it reached the memory limit of its slice (memory_max), or the"
+    " host's memory was exhausted; raise the limit, or ask for less",
+    "timeout": "it was not ready in time",
+}
+
+
+def failure(unit: str) -> str | None:
+    """Why a service failed, if that is known better than by what systemctl says."""
+    return _RESULTS.get(ask("show", "--value", "--property=Result", unit))
 
 
 def _differ(files: dict[str, str]) -> bool:
@@ -122,7 +160,7 @@ def _write(files: dict[str, str]) -> None:
     systemctl("daemon-reload")
 
 
-def _remove(files: dict[str, str]) -> None:
+def _remove(files: Iterable[str]) -> None:
     state.remove(*files)
     state.remove_empty(*(os.path.dirname(path) for path in files if path.endswith(".conf")))
     systemctl("daemon-reload")
@@ -147,13 +185,29 @@ def region_files_differ(spec: RegionSpec) -> bool:
     return _differ(region_files(spec))
 
 
-def write_region_files(spec: RegionSpec) -> None:
+@contextlib.contextmanager
+def region_files_written(spec: RegionSpec) -> Iterator[None]:
+    """Write a region's files; put back what was there if the block fails."""
+    old_texts = {path: state.read_text(path) for path in region_files(spec)}
     _write(region_files(spec))
+    try:
+        yield
+    except BaseException:
+        old = {path: text for path, text in old_texts.items() if text is not None}
+        if old:
+            _write(old)
+        else:
+            remove_region_files(spec.name)
+        raise
 
 
 def remove_region_files(name: str) -> None:
-    """Remove a region's files; they have the same names whatever is in them."""
+    """Remove the files of a region that has ended (they have the same names whatever is in them), and its
+    slice, which stays active otherwise; with the last region's slice the one above it."""
     _remove(region_files(RegionSpec(name, ())))
+    ask("stop", f"mshare-{name}.slice")
+    if not glob(unit_path("mshare-*.slice")):
+        ask("stop", "mshare.slice")
 
 
 # -- mounts
@@ -171,7 +225,7 @@ def mount_file(spec: MountSpec) -> dict[str, str]:
     """The mount unit of a root. Nothing at boot waits for it but regions: it cannot stop a boot."""
     kernel = spec.backend == "kernel"
     what, kind = (abi.FILESYSTEM, abi.FILESYSTEM) if kernel else (paths.SIMULATED_SOURCE, "tmpfs")
-    options = "" if spec.size is None else f"Options=size={spec.size}\n"
+    options = "" if kernel else f"Options={spec.tmpfs_options}\n"
     text = (
         f"{_HEAD}[Unit]\nDescription=msharefs ({spec.backend}) at"
         f" {spec.root}\nBefore=mshare-mounts.target\n\n"
@@ -185,24 +239,30 @@ def mount_unit_differs(spec: MountSpec) -> bool:
     return _differ(mount_file(spec))
 
 
-def write_mount_unit(spec: MountSpec) -> None:
-    _write(mount_file(spec))
-
-
 def mount_unit_exists(root: str) -> bool:
     return os.path.exists(unit_path(_mount_unit(root)))
 
 
 def mount_enabled(root: str) -> bool:
-    return all(ask("is-enabled", unit) == "enabled" for unit in _mount_services(root))
+    return ask("is-enabled", *_mount_services(root)).split() == ["enabled", "enabled"]
 
 
-def enable_mount(root: str, enabled: bool) -> None:
-    systemctl("enable" if enabled else "disable", *_mount_services(root))
+def disable_mount(root: str) -> None:
+    systemctl("disable", *_mount_services(root))
+
+
+def enable_mount(spec: MountSpec) -> None:
+    """Write and enable the units of a root that is mounted, and have them active, as after a reboot."""
+    mount_unit, service = _mount_services(spec.root)
+    # With the reload systemd learns of the mount: it must not be made a second time.
+    _write(mount_file(spec))
+    systemctl("enable", mount_unit, service)
+    # At boot it is the service itself that asks for this, so it cannot be waited for.
+    systemctl("--no-block", "start", service, "mshare-mounts.target")
 
 
 def remove_mount_unit(root: str) -> None:
-    """Disable and remove a root's units; the file system itself is left mounted."""
-    enable_mount(root, False)
-    state.remove(unit_path(_mount_unit(root)))
-    systemctl("daemon-reload")
+    """Disable, end and remove the units of a root that is not mounted any more."""
+    disable_mount(root)
+    ask("stop", _mount_services(root)[1])
+    _remove([unit_path(_mount_unit(root))])

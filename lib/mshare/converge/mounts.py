@@ -16,44 +16,65 @@ from .base import ABSENT, Outcome, chosen, one_at_a_time, present
 def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = False) -> Outcome:
     """See to it that msharefs is mounted with the access specified, now and (systemd) after a reboot."""
     spec = mounts.complete(spec)
-    with one_at_a_time(check):
-        managed = supervisor.current().survives_reboot
-        if boot and not managed:
+    mount = _Mount(spec, boot)
+    if mount.actions and not check:
+        # Where nothing is to be done no turn is waited for: a region that is started has systemd run this
+        # first, while the process that starts it has the turn.
+        with one_at_a_time(check):
+            mount = _Mount(spec, boot)
+            mount.converge()
+    return mount.outcome()
+
+
+class _Mount:
+    """One msharefs: what is there, against what should be."""
+
+    def __init__(self, spec: MountSpec, boot_wanted: bool | None) -> None:
+        self.spec = spec
+        self.managed = supervisor.current().survives_reboot
+        if boot_wanted and not self.managed:
             raise Unavailable(
                 f"the mount at {spec.root} cannot be made to survive a reboot: systemd does not run on this"
                 " host; run `mshare mount` from this host's own init, or set boot: false"
             )
-        wanted = managed if boot is None else boot
-        enabled = managed and systemd.mount_enabled(spec.root)
-        seen = mounts.observe(spec.root)
-        steps = mounts.differences(spec, seen)
+        self.boot = self.managed if boot_wanted is None else boot_wanted
+        self.enabled = self.managed and systemd.mount_enabled(spec.root)
+        self.seen = mounts.observe(spec.root)
+        self.steps = mounts.differences(spec, self.seen)
+        self.unit = self.boot and systemd.mount_unit_differs(spec)
         record = paths.spec_file("mounts", paths.escape(spec.root))
-        unit = wanted and systemd.mount_unit_differs(spec)
-        actions = chosen(
+        self.actions = chosen(
             (
                 (mounts.group_missing(spec), f"create group {spec.group}"),
-                ("mount" in steps, f"mount the {spec.backend} msharefs at {spec.root}"),
-                ("layout" in steps, f"lay out the simulated msharefs at {spec.root}"),
-                ("access" in steps, f"set mode and group of {spec.root}"),
+                ("mount" in self.steps, f"mount the {spec.backend} msharefs at {spec.root}"),
+                ("layout" in self.steps, f"lay out the simulated msharefs at {spec.root}"),
+                ("access" in self.steps, f"set mode and group of {spec.root}"),
                 (state.read_text(record) != spec.to_json(), f"write {record}"),
-                (unit, f"write the mount unit of {spec.root}"),
-                (enabled != wanted, f"{'enable' if wanted else 'disable'} the mount of {spec.root} at boot"),
+                (self.unit, f"write the mount unit of {spec.root}"),
+                (
+                    self.enabled != self.boot,
+                    f"{'enable' if self.boot else 'disable'} the mount of {spec.root} at boot",
+                ),
             )
         )
-        if actions and not check:
-            mounts.mount(spec)
-            if unit:
-                systemd.write_mount_unit(spec)
-            if enabled != wanted:
-                systemd.enable_mount(spec.root, wanted)
-        reason = None if managed else "systemd does not run on this host"
+
+    def converge(self) -> None:
+        mounts.mount(self.spec)
+        if self.boot and ("mount" in self.steps or self.unit or not self.enabled):
+            systemd.enable_mount(self.spec)
+        elif self.enabled and not self.boot:
+            systemd.disable_mount(self.spec.root)
+
+    def outcome(self) -> Outcome:
+        root = self.spec.root
+        reason = None if self.managed else "systemd does not run on this host"
         return Outcome(
-            bool(actions),
-            actions,
-            _seen(seen),
-            _wanted(spec) if actions else _seen(seen),
-            inventory.mount_facts(spec.root) if os.path.isdir(spec.root) else {},
-            {"managed": managed, "enabled": wanted, "reason": reason},
+            bool(self.actions),
+            self.actions,
+            _seen(self.seen),
+            _wanted(self.spec) if self.actions else _seen(self.seen),
+            inventory.mount_facts(root) if os.path.isdir(root) else {},
+            {"managed": self.managed, "enabled": self.boot, "reason": reason},
         )
 
 
@@ -89,7 +110,8 @@ def mount_absent(root: str, *, check: bool = False) -> Outcome:
         if mounts.is_ours(seen):
             mounts.refuse_in_use(root)
         if actions and not check:
+            # In this order: what cannot be unmounted keeps its units.
+            mounts.umount(root)
             if unit:
                 systemd.remove_mount_unit(root)
-            mounts.umount(root)
     return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
