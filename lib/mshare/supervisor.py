@@ -88,6 +88,19 @@ def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: st
         time.sleep(_POLL_SECONDS)
 
 
+def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> None:
+    """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
+
+    def ready() -> bool:
+        status = status_of(role, name, root)
+        if status is None:
+            raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
+        progress(status)
+        return bool(status["state"] == "ready")
+
+    wait(ready, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
+
+
 def signal_process(status: Status, number: int) -> bool:
     """Send a signal to the very process that wrote a status file; False if it is gone."""
     try:
@@ -222,13 +235,19 @@ class Systemd(Supervisor):
             progress(status_of(role, name, root) or {})
             return starting.poll() is not None
 
-        wait(ended, START_SECONDS, f"starting {unit}", f"see `journalctl -u {unit}`")
+        try:
+            wait(ended, START_SECONDS, f"starting {unit}", f"see `journalctl -u {unit}`")
+        except BaseException:
+            self.stop(role, name, root)
+            raise
         said = (starting.stdout.read() if starting.stdout else "").strip()
         status = status_of(role, name, root)
         if starting.returncode != 0 or status is None:
             failed = state.read(state.file(root, name, role))
-            systemd.ask("stop", unit)
-            raise _failure(failed, f"{unit} did not start: {said}; see `journalctl -u {unit}`")
+            why = systemd.failure(unit) or said
+            # Nothing half-done stays behind, and systemd does not try again.
+            self.stop(role, name, root)
+            raise _failure(failed, f"{unit} did not start: {why}; see `journalctl -u {unit}`")
         return status
 
     def stop(self, role: str, name: str, root: str) -> bool:

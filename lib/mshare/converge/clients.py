@@ -95,6 +95,8 @@ def _present(
                 _reload(keeper, name, root, status["reloads"], progress)
         if boot.enabled != boot.wanted:
             keeper.set_enabled(CLIENTS, name, boot.wanted)
+    if status is not None and not check:
+        supervisor.wait_until_ready(CLIENTS, name, root, progress)
     before = {"state": "present", **stored} if stored else ABSENT
     facts = inventory.clients_facts(root, name) or {}
     after = present(spec) if actions else before

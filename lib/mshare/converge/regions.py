@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -120,19 +121,30 @@ class _Region:
                 _end(self.keeper, name, self.root)
             if self.stale:
                 _unlink(self.root, name)
-            with spec_written(self.spec_path, spec):
+            with contextlib.ExitStack() as undone:
+                undone.enter_context(spec_written(self.spec_path, spec))
                 if units:
-                    systemd.write_region_files(spec)
+                    undone.enter_context(systemd.region_files_written(spec))
                 if start:
-                    argv = [*program, "own", "--spec", self.spec_path]
-                    self.keeper.start(OWNER, name, self.root, argv, progress)
+                    self._start([*program, "own", "--spec", self.spec_path], progress)
             if live:
                 self._set_access()
             if boot.enabled != boot.wanted:
                 self.keeper.set_enabled(OWNER, name, boot.wanted)
+        if self.running and not check:
+            supervisor.wait_until_ready(OWNER, name, self.root, progress)
         facts = inventory.region_facts(self.root, name)
         after = present(spec) if actions else before
         return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+
+    def _start(self, argv: Sequence[str], progress: Progress) -> None:
+        try:
+            self.keeper.start(OWNER, self.spec.name, self.root, argv, progress)
+        except BaseException:
+            # An owner that is killed while it fills its region cannot take the name away, and so the memory.
+            if not inventory.region_facts(self.root, self.spec.name)["owner"]["alive"]:
+                _unlink(self.root, self.spec.name)
+            raise
 
     def _before(self) -> dict[str, Any]:
         if self.stored is None:
