@@ -40,6 +40,8 @@ class Target:
     window_bytes: int
     mapped_bytes: int
     address: int | None
+    memory_max_bytes: int | None
+    """The limit of the slice that pays for the region."""
 
     @classmethod
     def find(cls, name: str, backend: Backend) -> Target:
@@ -59,6 +61,7 @@ class Target:
             window_bytes=found.window_bytes,
             mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
             address=found.address,
+            memory_max_bytes=status.get("spec", {}).get("memory_max"),
         )
 
     def environment(self, number: int) -> dict[str, str]:

@@ -62,8 +62,9 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
             f"{count} clients need at least {format_size(needed_bytes)}, and half of this host's available"
             f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
         )
-    room_bytes = target.backend.free_bytes()
-    return span_bytes if room_bytes is None else min(span_bytes, max(2 * MIB, room_bytes // 2 * 512))
+    # A quarter of the room on the tmpfs and of the slice's limit: on a kernel the tables count as well.
+    rooms = [room for room in (target.backend.free_bytes(), target.memory_max_bytes) if room is not None]
+    return min([span_bytes, *(max(2 * MIB, room_bytes // 4 * 512) for room_bytes in rooms)])
 
 
 @dataclass

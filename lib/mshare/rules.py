@@ -12,12 +12,15 @@ from . import abi
 from .backends.base import Mapping
 from .errors import InvalidRequest, MshareError
 from .generations import Generation
-from .units import format_size, round_up
+from .pagetable import page_tables
+from .units import MIB, format_size, round_up
 
 NAME_LENGTH = 128
 # systemd instance names, file names and environment variables all take these without escaping.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*\Z")
 CLIENTS_MAXIMUM = 32768
+OWNER_BYTES = 32 * MIB
+"""What an owner itself takes beside its region; measured 15 MiB."""
 _PROTECTIONS = {"r": abi.PROT_READ, "rw": abi.PROT_READ | abi.PROT_WRITE}
 
 
@@ -151,6 +154,17 @@ def memory_consent(
         raise InvalidRequest(
             f"{size} is more than this host's {format_size(memory_total_bytes)} of RAM; ask for less, or"
             " say overcommit: true (--overcommit) if only a part of it will be touched"
+        )
+
+
+def memory_limit(name: str, memory_bytes: int, limit_bytes: int) -> None:
+    """Refuse a limit below what a prefaulted region takes: the kernel would end its owner half-way."""
+    needed_bytes = memory_bytes + page_tables(memory_bytes).total_bytes + OWNER_BYTES
+    if limit_bytes < needed_bytes:
+        raise InvalidRequest(
+            f"region {name} takes {format_size(needed_bytes)} when it is prefaulted, with its page tables and"
+            f" its owner, and memory_max is {format_size(limit_bytes)}; raise memory_max, ask for less, or"
+            " leave prefault off"
         )
 
 

@@ -274,7 +274,10 @@ class RegionSpec(Spec):
             raise InvalidRequest(f"{what} {values['name']} needs either a size, like 300GiB, or mappings")
         if size is not None:
             values["mappings"] = (Mapping(0, round_up(size, BASE_PAGE_BYTES)),)
-        return cls(**values)
+        spec = cls(**values)
+        if spec.prefault and spec.memory_max is not None:
+            rules.memory_limit(spec.name, spec.memory_bytes, spec.memory_max)
+        return spec
 
 
 @dataclass(frozen=True)
