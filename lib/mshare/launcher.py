@@ -17,6 +17,7 @@ import os
 import selectors
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -325,6 +326,9 @@ class _Launcher:
         if not self._owner_alive:
             said += ", after the region's owner had ended"
         self._clients.dead.append({"number": one.number, "pid": one.pid, "reason": said})
+        # For the journal. The launcher must not end because nobody reads this.
+        with contextlib.suppress(OSError):
+            print(f"client {one.number} (process {one.pid}) {said}", file=sys.stderr, flush=True)
         if one.report is None:
             self._errors.append(f"client {one.number} {said} before it was attached")
         self._written = 0.0
