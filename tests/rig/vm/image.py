@@ -101,7 +101,7 @@ def ensure_image(mirror: str | None = None, fresh: bool = False) -> Image:
     """Build the image if there is none, or it was made from other ingredients."""
     image = Image(cache_dir() / "image")
     image.folder.mkdir(exist_ok=True)
-    with _exclusive(image.folder / "lock"):
+    with exclusive(image.folder / "lock"):
         _ensure_ssh_key(image)
         if fresh or not image.is_current(mirror):
             _build(image, mirror)
@@ -123,7 +123,7 @@ def _ensure_ssh_key(image: Image) -> None:
 
 
 def _build(image: Image, mirror: str | None) -> None:
-    with _workspace(image.folder) as work:
+    with workspace(image.folder) as work:
         log("building the test VM's image (about a minute) ...")
         _bootstrap(image, mirror, work / "root.tar", scratch=work)
         _make_disk(work)
@@ -183,7 +183,7 @@ def _make_disk(work: Path) -> None:
 
 
 @contextlib.contextmanager
-def _workspace(folder: Path) -> Iterator[Path]:
+def workspace(folder: Path) -> Iterator[Path]:
     for leftover in folder.glob("build-*/"):  # of a killed build; we hold the lock
         remove_tree(leftover)
     work = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
@@ -195,7 +195,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,0 +1,147 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One running fleet: the process that keeps it, its inventory, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rig.hosts.base import Base, cache_dir, ensure_base, missing_tools
+from rig.hosts.keeper import address
+from rig.vm.image import remove_tree
+
+HERE = Path(__file__).resolve().parent
+_END_MS = 10_000
+# The ways of ssh that make a throw-away host quiet, and quick to reach again.
+_SSH_OPTIONS = (
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    "IdentitiesOnly=yes",
+    "LogLevel=ERROR",
+    "ControlMaster=no",
+    "ProxyUseFdpass=yes",
+)
+
+
+def missing() -> str | None:
+    """Why this machine cannot have a fleet."""
+    if os.geteuid() != 0:
+        return "hosts with namespaces of their own need root"
+    tools = missing_tools()
+    return f"not installed: {', '.join(tools)}" if tools else None
+
+
+@dataclass(frozen=True)
+class Fleet:
+    name: str = "hosts"
+
+    @property
+    def folder(self) -> Path:
+        return cache_dir() / "runs" / self.name
+
+    @property
+    def inventory(self) -> Path:
+        return self.folder / "inventory.ini"
+
+    @property
+    def scratch(self) -> Path:
+        """Empty but for what the fleet sees there."""
+        return self.folder / "scratch"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / "pid"
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self, count: int, mirror: str | None = None) -> None:
+        base = ensure_base(mirror)
+        self.stop()  # what a killed run left
+        self.scratch.mkdir(parents=True)
+        names = [f"host{number}" for number in range(1, count + 1)]
+        try:
+            pid = self._keep(base, names)
+            self.inventory.write_text(self._inventory(base, names, pid))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _keep(self, base: Base, names: list[str]) -> int:
+        namespaces = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+        keeper = [sys.executable, str(HERE / "keeper.py"), str(base.root), str(self.scratch), *names]
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                ["unshare", *namespaces, "--propagation", "private", *keeper],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for who started it
+            )
+        self._pid_file.write_text(str(process.pid))
+        assert process.stdout is not None
+        with process.stdout as said:
+            if said.readline() != b"ready\n":
+                raise SystemExit(f"the hosts did not start:\n{self._log.read_text(errors='replace')}")
+        return process.pid
+
+    def stop(self) -> None:
+        for pid in self._processes():
+            _kill(pid)
+        if self.folder.exists():
+            remove_tree(self.folder)
+
+    def _processes(self) -> list[int]:
+        """Ours, if it lives, and the first one in its pid namespace, with which all others end."""
+        try:
+            pid = int(self._pid_file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except (OSError, ValueError):
+            return []
+        # A pid that has come to mean another process is not ours to end.
+        return [pid, *map(int, children)] if os.fsencode(self.scratch) in command else []
+
+    # -- the way in ------------------------------------------------------------------------
+
+    def _inventory(self, base: Base, names: list[str], pid: int) -> str:
+        connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} {HERE / 'connect.py'} %h %p"
+        options = [*_SSH_OPTIONS, f"ProxyCommand={connect}"]
+        variables = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": base.ssh_key,
+            "ansible_ssh_args": " ".join(f"-o {shlex.quote(option)}" for option in options),
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+        hosts = [f"{name} ansible_host={address(number)}" for number, name in enumerate(names)]
+        common = [f"{key}={value}" for key, value in variables.items()]
+        return "\n".join(["[fleet]", *hosts, "", "[fleet:vars]", *common, ""])
+
+
+def _kill(pid: int) -> None:
+    """End a process, and wait until it and, if it is a namespace's first, all with it are gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        if not waiting.poll(_END_MS):
+            raise SystemExit(f"process {pid} did not end within {_END_MS // 1000} s")
+    finally:
+        os.close(pidfd)
