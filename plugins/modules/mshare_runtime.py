@@ -123,6 +123,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mounting
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.options
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.own
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.program
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.progress
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.regions
@@ -151,6 +152,11 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pagetable
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.paths
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pattern
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.facts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.paste
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region

@@ -1,0 +1,110 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare plan: what each remedy against page tables would save, per database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+
+import click
+
+from ..errors import InvalidRequest
+from ..plan import facts, text
+from ..plan.plan import InstancePlan, Plan, plan
+from ..units import parse_size
+from .screen import Screen
+
+
+@click.command("plan")
+@click.argument("survey", metavar="[SURVEY.json]", type=click.File(encoding="utf-8"), required=False)
+@click.option("--size", metavar="SIZE", help="Without a survey: a segment of this size, like 300GiB ...")
+@click.option("--clients", type=int, help="... and how many processes attach. With a survey: as its maximum.")
+@click.option("--memory", metavar="SIZE", help="RAM of the host that is wished for, for percentages.")
+@click.option("--instance", metavar="NAME", help="Only this instance of the survey.")
+@click.option("--pool-to", type=int, help="Connections a pooler would keep. Default: a tenth of the clients.")
+@click.option("--formula", is_flag=True, help="Show how each figure is worked out.")
+@click.pass_obj
+def plan_command(
+    screen: Screen,
+    survey: TextIO | None,
+    size: str | None,
+    clients: int | None,
+    memory: str | None,
+    instance: str | None,
+    pool_to: int | None,
+    formula: bool,
+) -> None:
+    """Work out what each remedy would save.
+
+    From a survey's JSON ("-" reads it from standard input), from --size and --clients alone, or from a
+    survey of this host made now. Changes nothing.
+    """
+    if size is not None:
+        known = _wishes(survey, size, clients, memory, instance)
+    else:
+        if memory is not None:
+            raise InvalidRequest("--memory goes with --size; a survey says what its host has")
+        known = facts.from_survey(_surveyed(screen, survey), instance, clients)
+    made = plan(known, pool_to)
+    screen.answer(made.to_dict())
+    _show(screen, made, formula)
+
+
+def _wishes(
+    survey: TextIO | None, size: str, clients: int | None, memory: str | None, instance: str | None
+) -> facts.Facts:
+    if survey is not None:
+        raise InvalidRequest("--size plans without a survey, and one was given as well; leave one out")
+    if clients is None:
+        raise InvalidRequest("--size alone is half a wish; say how many processes attach with --clients")
+    memory_bytes = None if memory is None else parse_size(memory, "memory")
+    return facts.from_wishes(parse_size(size), clients, instance, memory_bytes)
+
+
+def _surveyed(screen: Screen, stream: TextIO | None) -> Any:
+    if stream is None:
+        from ..survey.survey import survey
+
+        screen.note("Surveying this host ...")
+        return survey()
+    try:
+        return json.load(stream)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{stream.name} is no JSON ({error}); make it with `mshare survey --json`"
+        ) from error
+
+
+def _show(screen: Screen, made: Plan, formula: bool) -> None:
+    for note in made.notes:
+        screen.say(note)
+    for instance in made.instances:
+        _instance(screen, instance, formula)
+    for name, pasted in text.paste_sections(made):
+        screen.say("")
+        screen.say(f"{name}, to paste:")
+        for line in pasted:
+            screen.say(line)
+
+
+def _instance(screen: Screen, instance: InstancePlan, formula: bool) -> None:
+    screen.say("")
+    for line in (*text.title(instance), ""):
+        screen.say(line)
+    screen.table(text.HEADS, [text.cells(row) for row in instance.rows], right=text.RIGHT)
+    _list(screen, "Not open, and why:", text.not_open(instance))
+    if formula:
+        _list(screen, "How After is worked out:", text.formulas(instance))
+    screen.say("")
+    for sentence in instance.verdict:
+        screen.say(sentence)
+
+
+def _list(screen: Screen, head: str, entries: list[str]) -> None:
+    if entries:
+        screen.say("")
+        screen.say(head)
+    for entry in entries:
+        screen.say(f"  {entry}")

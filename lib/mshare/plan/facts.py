@@ -1,0 +1,227 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a plan is made from: instances, their segments and the host, out of a survey or out of wishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..pagetable import BASE_PAGE_BYTES
+from ..rules import CLIENTS_MAXIMUM
+from ..units import MIB
+
+SURVEY_SCHEMA_VERSION = 1
+
+# Below it a segment has one leaf table per process: nothing to plan. What it costs stays in the remainder.
+_SMALLEST_BYTES = 2 * MIB
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Shared memory of an instance. A None is something that nobody looked at."""
+
+    kind: str
+    name: str
+    size_bytes: int
+    page_bytes: int = BASE_PAGE_BYTES
+    address: int | None = None
+    congruent_2mib: bool | None = None
+    aligned_1gib: bool | None = None
+    huge_bytes: int = 0
+    page_tables_bytes: int | None = None
+    """Over all processes that have it; None in wishes."""
+    processes: int = 0
+
+    @classmethod
+    def from_survey(cls, fields: Mapping[str, Any]) -> Segment:
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A database, or another program, whose processes share segments."""
+
+    name: str
+    kind: str
+    segments: tuple[Segment, ...]
+    clients_maximum: int
+    maximum_source: str
+    processes: int | None = None
+    """Today; None in wishes."""
+    threads: int = 1
+    setuid: bool = False
+    unit: str | None = None
+    version: str | None = None
+    tables_bytes: int | None = None
+    """Page tables of all its processes today, those of the segments included."""
+    tables_kind: str = "modelled"
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.size_bytes for segment in self.segments)
+
+    @property
+    def remainder_bytes(self) -> int:
+        """Page tables today that belong to no planned segment: no remedy changes them."""
+        planned = sum(segment.page_tables_bytes or 0 for segment in self.segments)
+        return max(0, (self.tables_bytes or 0) - planned)
+
+    def attached(self, segment: Segment, clients: int) -> int:
+        """How many of `clients` processes have a segment: those that come, or go, are its clients."""
+        if self.processes is None:
+            return clients
+        return max(0, segment.processes + clients - self.processes)
+
+    def remainder_at(self, clients: int) -> int:
+        """The remainder, scaled by the average to a number of processes."""
+        return self.remainder_bytes * clients // self.processes if self.processes else 0
+
+    @classmethod
+    def from_survey(cls, fields: Mapping[str, Any], clients: int | None) -> Instance:
+        segments = [Segment.from_survey(one) for one in fields["segments"]]
+        maximum, source = _maximum(fields, clients)
+        return cls(
+            name=fields["name"],
+            kind=fields["kind"],
+            segments=tuple(
+                one for one in segments if one.size_bytes >= _SMALLEST_BYTES and one.kind != "msharefs"
+            ),
+            clients_maximum=maximum,
+            maximum_source=source,
+            processes=fields["processes"],
+            threads=fields["threads"],
+            setuid=fields["setuid"],
+            unit=fields["unit"],
+            version=fields["version"],
+            tables_bytes=fields["page_tables"]["sum_bytes"],
+            tables_kind=fields["page_tables"]["kind"],
+        )
+
+
+def _maximum(fields: Mapping[str, Any], clients: int | None) -> tuple[int, str]:
+    """How many processes there may be, and who says so. No fewer than there are, unless asked for."""
+    if clients is not None:
+        return clients, "asked for"
+    configured = fields["processes_maximum"]
+    if configured is None or configured["value"] < fields["processes"]:
+        return fields["processes"], "attached now; no larger maximum is known"
+    return configured["value"], configured["source"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Huge pages of one size that the kernel has set aside."""
+
+    total: int
+    used: int
+    """In use or promised to somebody."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What decides which remedies are open. Nothing known: every field at its default."""
+
+    surveyed: bool = False
+    name: str | None = None
+    kernel: str | None = None
+    memory_total_bytes: int | None = None
+    thp_shmem: str | None = None
+    pools: Mapping[int, Pool] = field(default_factory=dict)
+    kernel_has_mshare: bool = False
+    generation: str | None = None
+
+    @classmethod
+    def from_survey(cls, fields: Mapping[str, Any]) -> Host:
+        support = fields.get("mshare") or {}
+        return cls(
+            surveyed=True,
+            name=fields["name"],
+            kernel=fields["kernel"],
+            memory_total_bytes=fields["memory_total_bytes"],
+            thp_shmem=fields["thp"]["shmem"],
+            pools=_pools(fields["huge_page_pools"]),
+            kernel_has_mshare=bool(support.get("kernel_supported")),
+            generation=support.get("generation"),
+        )
+
+
+def _pools(entries: list[Mapping[str, Any]]) -> dict[int, Pool]:
+    """By page size: the host's own figures, or the sum over its NUMA nodes."""
+    pools: dict[int, Pool] = {}
+    for page_bytes in {entry["page_bytes"] for entry in entries}:
+        same = [entry for entry in entries if entry["page_bytes"] == page_bytes]
+        counted = [entry for entry in same if entry["node"] is None] or same
+        total = sum(entry["total"] for entry in counted)
+        free = sum(entry["free"] for entry in counted)
+        # Reserved pages are promised, and still counted as free.
+        reserved = sum(entry["reserved"] or 0 for entry in counted)
+        pools[page_bytes] = Pool(total, max(0, total - free + reserved))
+    return pools
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a plan stands on."""
+
+    source: str
+    """"survey" or "wishes"."""
+    host: Host
+    instances: tuple[Instance, ...]
+    complete: bool = True
+
+
+def from_survey(survey: Any, instance: str | None = None, clients: int | None = None) -> Facts:
+    """The facts of a survey's answer; `instance` picks one, `clients` replaces the configured maximum.
+
+    Raises InvalidRequest for what is no survey of the version we know, and for an unknown instance.
+    """
+    if not isinstance(survey, Mapping) or survey.get("schema_version") != SURVEY_SCHEMA_VERSION:
+        raise InvalidRequest(
+            "this is no survey that can be planned from: its schema_version is not"
+            f" {SURVEY_SCHEMA_VERSION}; make one with `mshare survey --json`"
+        )
+    if clients is not None:
+        check_clients(clients)
+    try:
+        host = Host.from_survey(survey["host"])
+        found = tuple(Instance.from_survey(one, clients) for one in survey["instances"])
+        complete = bool(survey["complete"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            f"the survey lacks something a plan needs ({type(error).__name__}: {error}); make it again with"
+            " `mshare survey --json`"
+        ) from error
+    return Facts("survey", host, _picked(found, instance), complete)
+
+
+def _picked(found: tuple[Instance, ...], name: str | None) -> tuple[Instance, ...]:
+    if name is None:
+        return found
+    picked = tuple(one for one in found if one.name == name)
+    if not picked:
+        names = ", ".join(one.name for one in found) or "none"
+        raise InvalidRequest(f"the survey has no instance {name!r}; it has: {names}")
+    return picked
+
+
+def from_wishes(
+    size_bytes: int, clients: int, name: str | None = None, memory_bytes: int | None = None
+) -> Facts:
+    """A segment nobody has seen yet: every process touches all of it, nothing of the host is known."""
+    check_clients(clients)
+    segment = Segment("anonymous", "wished for", size_bytes)
+    instance = Instance(name or "sga", "wish", (segment,), clients, "asked for")
+    return Facts("wishes", replace(Host(), memory_total_bytes=memory_bytes), (instance,))
+
+
+def check_clients(clients: int) -> int:
+    """How many processes to plan for; InvalidRequest outside 1..32768 x 128."""
+    most = CLIENTS_MAXIMUM * 128
+    # The most that pid_max can be on 64 bits: more processes no host has.
+    if isinstance(clients, bool) or not 1 <= clients <= most:
+        raise InvalidRequest(f"{clients} clients cannot be planned for; ask for 1 to {most}, like 1500")
+    return clients

@@ -1,0 +1,335 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: one row per remedy for each instance, and what to make of them.
+
+Only segments are remedied. What an instance's processes pay for their programs, the remainder, is in
+every figure and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .. import abi
+from ..errors import InvalidRequest
+from ..pagetable import BASE_PAGE_BYTES, PageTables, page_tables
+from ..savings import KINDS, Kind
+from ..units import format_size, round_up
+from .facts import Facts, Host, Instance
+from .paste import Paste, paste
+from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
+
+SCHEMA_VERSION = 1
+
+_MOST_OF_IT = 0.9
+_POOL_SHARE = 10
+"""Without a wish, a pool of a tenth of the clients is reckoned with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One remedy for one instance. Bytes of page tables are of all its processes together."""
+
+    id: str
+    remedy: str
+    usable: bool
+    reasons: tuple[str, ...]
+    """Why it is not usable, or not for every segment."""
+    today_bytes: int | None
+    at_maximum_bytes: int
+    after_bytes: int
+    """At the maximum of clients, with the remedy."""
+    saving_bytes: int
+    saving_percent_of_memory: float | None
+    window_bytes: int
+    """Address space in each process: it costs nothing."""
+    memory_bytes: int
+    """RAM, when all of the segments is touched."""
+    waste_bytes: int
+    faults_per_client: int
+    faults_once: int
+    restart: str
+    reboot: str
+    reversible: str
+    confidence: Kind
+    formula: str
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InstancePlan:
+    """The rows of one instance."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    processes: int | None
+    clients_maximum: int
+    maximum_source: str
+    today_bytes: int | None
+    today_kind: str
+    at_maximum_bytes: int
+    at_maximum_kind: Kind
+    full_touch_leaf_bytes: int
+    full_touch_bytes: int
+    """What the maximum of clients pays if each touches all of the segments in pages as they are."""
+    rows: tuple[Row, ...]
+    verdict: tuple[str, ...]
+
+    def row(self, identifier: str) -> Row:
+        return next(row for row in self.rows if row.id == identifier)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `mshare plan` answers."""
+
+    source: str
+    host: Host
+    complete: bool
+    notes: tuple[str, ...]
+    instances: tuple[InstancePlan, ...]
+    paste: Paste
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        host = {
+            "name": self.host.name,
+            "kernel": self.host.kernel,
+            "memory_total_bytes": self.host.memory_total_bytes,
+        }
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "source": self.source,
+            "complete": self.complete,
+            "host": host,
+            "notes": list(self.notes),
+            "instances": [asdict(one) for one in self.instances],
+            "paste": asdict(self.paste),
+        }
+
+
+def plan(facts: Facts, pool_to: int | None = None) -> Plan:
+    """Plan for every instance; `pool_to` is how many connections a pooler would keep.
+
+    Raises InvalidRequest for a pool of less than one.
+    """
+    if pool_to is not None and pool_to < 1:
+        raise InvalidRequest(f"a pool of {pool_to} connections serves nobody; ask for 1 or more")
+    pools = [pool_to or -(-one.clients_maximum // _POOL_SHARE) for one in facts.instances]
+    planned = tuple(_instance(facts, one, pool) for one, pool in zip(facts.instances, pools) if one.segments)
+    return Plan(
+        facts.source,
+        facts.host,
+        facts.complete,
+        tuple(_notes(facts)),
+        planned,
+        paste(facts, pools),
+    )
+
+
+def _notes(facts: Facts) -> list[str]:
+    notes = []
+    if facts.source == "wishes":
+        notes.append(
+            "Nothing was measured: every client is taken to touch all of the segment. What a process pays"
+            " for its own program comes on top and stays."
+        )
+    if facts.host.memory_total_bytes is None:
+        notes.append("The host's RAM is not known, so there are no percentages; say it with --memory.")
+    if not facts.complete:
+        notes.append(
+            "The survey is partial: it could not read every process, so more may be paid than it says."
+        )
+    without = [one.name for one in facts.instances if not one.segments]
+    if without:
+        notes.append(f"No shared segment of 2 MiB or more, so nothing to plan: {', '.join(without)}.")
+    return notes
+
+
+def _instance(facts: Facts, instance: Instance, pool_to: int) -> InstancePlan:
+    nothing = _total(NOTHING, instance, facts.host, pool_to)
+    measured = instance.processes is not None
+    grown = measured and instance.clients_maximum != instance.processes
+    today_kind: Kind = _kind(instance.tables_kind) if measured else "modelled"
+    at_kind = _weakest(today_kind, "projected") if grown else today_kind
+    rows = tuple(_row(remedy, facts, instance, pool_to, nothing, at_kind) for remedy in REMEDIES)
+    full = [
+        page_tables(one.size_bytes, one.page_bytes, one.address or 0).__dict__ for one in instance.segments
+    ]
+    clients = instance.clients_maximum
+    one = PageTables(**{level: sum(each[level] for each in full) for level in full[0]})
+    return InstancePlan(
+        name=instance.name,
+        kind=instance.kind,
+        size_bytes=instance.size_bytes,
+        processes=instance.processes,
+        clients_maximum=clients,
+        maximum_source=instance.maximum_source,
+        today_bytes=instance.tables_bytes,
+        today_kind=today_kind,
+        at_maximum_bytes=nothing.tables_bytes,
+        at_maximum_kind=at_kind,
+        full_touch_leaf_bytes=clients * one.leaf_bytes,
+        full_touch_bytes=clients * one.total_bytes,
+        rows=rows,
+        verdict=tuple(_verdict(rows, instance)),
+    )
+
+
+def _kind(word: str) -> Kind:
+    return next((kind for kind in KINDS if kind == word), "projected")
+
+
+def _weakest(*kinds: Kind) -> Kind:
+    return max(kinds, key=KINDS.index)
+
+
+@dataclass(frozen=True)
+class _Total:
+    """A remedy over all segments of an instance."""
+
+    tables_bytes: int
+    costs: tuple[Cost, ...]
+    formula: str
+    reasons: tuple[str, ...]
+    remedied: int
+    """How many segments it is open to."""
+
+
+def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Total:
+    """Segments to which it is not open stay as they are; if it is open to none, what it would do to all."""
+    clients = instance.clients_maximum
+    cases = [Case(one, instance, host, instance.attached(one, clients), pool_to) for one in instance.segments]
+    refused = [refusals(remedy, case) for case in cases]
+    remedied = sum(not reasons for reasons in refused)
+    costs = tuple(
+        cost(NOTHING if reasons and remedied else remedy, case) for case, reasons in zip(cases, refused)
+    )
+    processes = min(clients, pool_to) if remedy.pooled else clients
+    remainder_bytes = instance.remainder_at(processes)
+    formula = " + ".join(one.formula for one in costs)
+    if remainder_bytes:
+        formula += f" + {format_size(remainder_bytes)} remainder"
+    return _Total(
+        sum(one.tables_bytes for one in costs) + remainder_bytes,
+        costs,
+        formula,
+        tuple(_told(cases, refused)),
+        remedied,
+    )
+
+
+def _told(cases: Sequence[Case], refused: Sequence[list[str]]) -> list[str]:
+    """The reasons, each once; with the segment's name where there are several."""
+    if len(cases) == 1:
+        return refused[0]
+    told: dict[str, list[str]] = {}
+    for case, reasons in zip(cases, refused):
+        for reason in reasons:
+            told.setdefault(reason, []).append(case.segment.name)
+    return [
+        reason if len(names) == len(cases) else f"{', '.join(names)}: {reason}"
+        for reason, names in told.items()
+    ]
+
+
+def _row(
+    remedy: Remedy, facts: Facts, instance: Instance, pool_to: int, nothing: _Total, at_kind: Kind
+) -> Row:
+    total = _total(remedy, instance, facts.host, pool_to)
+    memory_bytes = sum(one.memory_bytes for one in total.costs)
+    saving_bytes = nothing.tables_bytes - total.tables_bytes
+    memory_total = facts.host.memory_total_bytes
+    return Row(
+        id=remedy.id,
+        remedy=remedy.name.format(pool_to=f"{pool_to:,}"),
+        usable=total.remedied > 0,
+        reasons=total.reasons,
+        today_bytes=instance.tables_bytes,
+        at_maximum_bytes=nothing.tables_bytes,
+        after_bytes=total.tables_bytes,
+        saving_bytes=saving_bytes,
+        saving_percent_of_memory=100 * saving_bytes / memory_total if memory_total else None,
+        # A region's window is a multiple of the alignment, whatever is mapped in it.
+        window_bytes=round_up(memory_bytes, abi.X86_64_ALIGNMENT_BYTES)
+        if remedy.generation
+        else memory_bytes,
+        memory_bytes=memory_bytes,
+        waste_bytes=sum(one.waste_bytes for one in total.costs),
+        faults_per_client=sum(one.faults_per_client for one in total.costs),
+        faults_once=sum(one.faults_once for one in total.costs),
+        restart=remedy.restart,
+        reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
+        reversible=remedy.reversible,
+        confidence=at_kind if remedy is NOTHING else _weakest(at_kind, remedy.confidence),
+        formula=f"{total.formula} = {format_size(total.tables_bytes)}",
+        inputs=_inputs(instance, total, pool_to if remedy.pooled else None),
+    )
+
+
+def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> dict[str, Any]:
+    """The numbers that a formula was made of."""
+    return {
+        "processes_today": instance.processes,
+        "clients_maximum": instance.clients_maximum,
+        "pool_to": pool_to,
+        "remainder_today_bytes": instance.remainder_bytes,
+        "segments": [
+            {
+                "name": segment.name,
+                "size_bytes": segment.size_bytes,
+                "page_bytes": segment.page_bytes,
+                "page_tables_today_bytes": segment.page_tables_bytes,
+                "processes_today": segment.processes if instance.processes is not None else None,
+                "clients": one.clients,
+            }
+            for segment, one in zip(instance.segments, total.costs)
+        ],
+    }
+
+
+def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
+    """What to make of the rows: the best that is open, and whether static huge pages already win."""
+    found = {row.id: row for row in rows}
+    huge, newest = found["hugetlb_2m"], rows[-1]
+    usable = [row for row in rows if row.usable and row.saving_bytes > 0]
+    said = []
+    if usable:
+        best = max(usable, key=lambda row: row.saving_bytes)
+        said.append(f"Open, and saving most: {best.remedy}, {_saving(best)}.")
+    else:
+        said.append("No remedy that is open saves anything.")
+    if all(one.page_bytes > BASE_PAGE_BYTES for one in instance.segments):
+        said.append(
+            "Its memory is in static huge pages already, which win most of it: at max clients page tables"
+            f" are {format_size(huge.at_maximum_bytes)}, and mshare would save"
+            f" {format_size(newest.saving_bytes)}."
+        )
+    elif newest.saving_bytes > 0:
+        said.append(_about_huge_pages(huge, newest, huge.saving_bytes / newest.saving_bytes))
+    return said
+
+
+def _about_huge_pages(huge: Row, newest: Row, share: float) -> str:
+    compared = (
+        f"Static huge pages of 2 MiB save {format_size(huge.saving_bytes)}, {100 * share:.1f} % of the"
+        f" {format_size(newest.saving_bytes)} that mshare would"
+    )
+    if not huge.usable:
+        return f"{compared}, but are not open here: {huge.reasons[0]}."
+    if share < _MOST_OF_IT:
+        return f"{compared}."
+    return (
+        f"{compared}, on any kernel: they win most of it already, so begin there. mshare adds that pages stay"
+        " small and need no pool, and that first-touch faults are taken once for all clients."
+    )
+
+
+def _saving(row: Row) -> str:
+    share = 100 * row.saving_bytes / row.at_maximum_bytes
+    saving, before = format_size(row.saving_bytes), format_size(row.at_maximum_bytes)
+    return f"{saving} of {before} ({share:.1f} %, {row.confidence})"

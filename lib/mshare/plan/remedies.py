@@ -1,0 +1,375 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The remedies, as a table, and what each would cost a segment: pure functions of its size and clients.
+
+Tables are counted as in `pagetable`. Where a survey measured less per client than a full touch would
+cost, a remedy is not charged more than that: clients that touch little now are not assumed to touch
+more after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..generations import GENERATIONS
+from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, PageTables, page_tables
+from ..savings import Kind
+from ..units import GIB, MIB, format_size, round_up
+from .facts import Host, Instance, Segment
+
+ANONYMOUS_KINDS = ("anonymous", "sysv", "memfd")
+SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
+POSTGRESQL_WITH_HUGE_PAGE_SIZE = 14
+
+
+@dataclass(frozen=True)
+class Case:
+    """A segment to be remedied, and all that decides whether it can be."""
+
+    segment: Segment
+    instance: Instance
+    host: Host
+    clients: int
+    """Processes that have the segment, without the remedy."""
+    pool_to: int
+
+
+Check = Callable[[Case, "Remedy"], "str | None"]
+"""Why a remedy is not open to a case, as a sentence; None if it is."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to pay less for page tables."""
+
+    id: str
+    name: str
+    restart: str
+    """Whether the database is restarted for it: "no", "yes", "clients" (they reconnect elsewhere)."""
+    reboot: str
+    """Whether the host is: "no", "rarely", "usually", "yes"."""
+    reversible: str
+    confidence: Kind
+    """Of the arithmetic itself; figures that went into it can make it weaker."""
+    checks: tuple[Check, ...] = ()
+    page_bytes: int | None = None
+    """The page size after it; None: as it is."""
+    shares: str | None = None
+    """Which tables all clients share after it: None, "pmd" or "all"."""
+    pooled: bool = False
+    generation: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a segment costs all its clients together."""
+
+    clients: int
+    tables_bytes: int
+    memory_bytes: int
+    """RAM when all of it is touched, whole pages."""
+    waste_bytes: int
+    """Of it, what rounding up to whole pages adds."""
+    faults_per_client: int
+    """First-touch faults of each client, when it touches all of the segment."""
+    faults_once: int
+    """First-touch faults that one client, or the owner, takes for all."""
+    formula: str
+
+
+# -- the arithmetic
+
+
+def cost(remedy: Remedy, case: Case) -> Cost:
+    """A segment's cost with a remedy, whether or not the remedy is open to it."""
+    segment = case.segment
+    clients = min(case.clients, case.pool_to) if remedy.pooled else case.clients
+    page_bytes = max(remedy.page_bytes or 0, segment.page_bytes)
+    memory_bytes = round_up(segment.size_bytes, page_bytes)
+    start = (segment.address or 0) // page_bytes * page_bytes
+    one = page_tables(memory_bytes, page_bytes, start)
+    whole = _whole_gib(start, memory_bytes)
+    pages = _pages(segment, memory_bytes, page_bytes)
+    if remedy.shares == "all":
+        tables_bytes, formula = _capped(case, clients, one.total_bytes, f"{_tables(one)}, once for all")
+        faults = (one.pud_bytes // TABLE_BYTES, pages)
+    elif remedy.shares == "pmd":
+        own = PageTables(0, one.pmd_bytes - whole * TABLE_BYTES, one.pud_bytes)
+        said = f"{_clients(clients)} x {_tables(own)} + {whole:,} PMD x 4 KiB, once for all"
+        total_bytes = clients * own.total_bytes + whole * TABLE_BYTES
+        tables_bytes, formula = _capped(case, clients, total_bytes, said)
+        faults = (whole + (memory_bytes - whole * GIB) // page_bytes, pages)
+    else:
+        # Measured as it is, what a client pays is known better than any model says it.
+        as_is = remedy.page_bytes is None and segment.page_tables_bytes is not None and segment.processes > 0
+        total_bytes = clients * one.total_bytes
+        tables_bytes, formula = (
+            _scaled(segment, clients)
+            if as_is
+            else _capped(case, clients, total_bytes, f"{_clients(clients)} x {_tables(one)}")
+        )
+        faults = (pages, 0)
+    waste_bytes = memory_bytes - segment.size_bytes if remedy.page_bytes else 0
+    return Cost(clients, tables_bytes, memory_bytes, waste_bytes, *faults, formula)
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """1 process, 1,500 processes."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _clients(count: int) -> str:
+    return counted(count, "client", "clients")
+
+
+def _tables(one: PageTables) -> str:
+    levels = (("leaf", one.leaf_bytes), ("PMD", one.pmd_bytes), ("PUD", one.pud_bytes))
+    parts = [f"{bytes_ // TABLE_BYTES:,} {level}" for level, bytes_ in levels if bytes_]
+    return f"({' + '.join(parts)}) x 4 KiB"
+
+
+def _scaled(segment: Segment, clients: int) -> tuple[int, str]:
+    """The tables measured, by the average, for a number of clients."""
+    measured_bytes = segment.page_tables_bytes or 0
+    said = f"{format_size(measured_bytes)} in {counted(segment.processes, 'process', 'processes')} today"
+    if clients != segment.processes:
+        said = f"{_clients(clients)} x {said} / {segment.processes:,}"
+    return measured_bytes * clients // segment.processes, said
+
+
+def _capped(case: Case, clients: int, modelled_bytes: int, formula: str) -> tuple[int, str]:
+    """The model, or what would be paid without the remedy if that is less: ranges nobody touched."""
+    segment = case.segment
+    if segment.page_tables_bytes is None or not segment.processes:
+        return modelled_bytes, formula
+    without_bytes, said = _scaled(segment, clients)
+    if modelled_bytes <= without_bytes:
+        return modelled_bytes, formula
+    return without_bytes, f"{said} (not {formula}: not all of it is touched)"
+
+
+def _whole_gib(start: int, size_bytes: int) -> int:
+    """Whole, aligned ranges of 1 GiB: the kernel shares a PMD table of huge pages only for those."""
+    return max(0, (start + size_bytes) // GIB - -(-start // GIB))
+
+
+def _pages(segment: Segment, memory_bytes: int, page_bytes: int) -> int:
+    """Faults of one process that touches every page for the first time, by writing."""
+    huge_bytes = 0
+    if page_bytes == BASE_PAGE_BYTES:
+        huge_bytes = min(segment.huge_bytes, memory_bytes) // (2 * MIB) * (2 * MIB)
+    return -(-(memory_bytes - huge_bytes) // page_bytes) + huge_bytes // (2 * MIB)
+
+
+# -- what speaks against a remedy
+
+
+def _one_process(case: Case, remedy: Remedy) -> str | None:
+    if case.clients > 1:
+        return None
+    if case.instance.threads > 1:
+        return (
+            f"it is one process with {case.instance.threads:,} threads, which share its page tables already:"
+            " no process repeats them"
+        )
+    return "one process has the segment, so nobody repeats its page tables"
+
+
+def _pool_is_smaller(case: Case, remedy: Remedy) -> str | None:
+    if case.clients > case.pool_to:
+        return None
+    return f"a pool of {case.pool_to:,} is no smaller than its {_clients(case.clients)}"
+
+
+def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
+    segment, wanted = case.segment, remedy.page_bytes or BASE_PAGE_BYTES
+    if segment.page_bytes > BASE_PAGE_BYTES and segment.page_bytes >= wanted:
+        return f"it is in huge pages of {format_size(segment.page_bytes)} already"
+    if wanted == 2 * MIB and remedy.id != "hugetlb_2m" and segment.huge_bytes >= segment.size_bytes:
+        return "all of it is mapped by transparent huge pages already"
+    return None
+
+
+def _is_shmem(case: Case, remedy: Remedy) -> str | None:
+    if case.segment.kind in SHMEM_KINDS:
+        return None
+    return f"a segment of kind {case.segment.kind} is no memory of shmem, which alone can have them"
+
+
+def _thp_known(case: Case, remedy: Remedy) -> str | None:
+    if not case.host.surveyed or case.host.thp_shmem is not None:
+        return None
+    return f"kernel {case.host.kernel} has no transparent huge pages for shared memory"
+
+
+def _congruent(case: Case, remedy: Remedy) -> str | None:
+    if case.segment.congruent_2mib:
+        return None
+    if case.segment.congruent_2mib is None:
+        return "it works on a live segment that lies right modulo 2 MiB, and none was surveyed"
+    return (
+        f"its address {case.segment.address or 0:#x} is not congruent to its offset modulo 2 MiB, so the"
+        " kernel answers EINVAL"
+    )
+
+
+def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:
+    if case.segment.kind in (*ANONYMOUS_KINDS, "hugetlb"):
+        return None
+    return (
+        f"a segment of kind {case.segment.kind} has its pages from its file system; the program would have"
+        " to put it on hugetlbfs itself"
+    )
+
+
+def _fits(case: Case, remedy: Remedy) -> str | None:
+    memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
+    needed = round_up(case.segment.size_bytes, page_bytes)
+    if memory is None or needed < memory:
+        return None
+    return f"its huge pages need {format_size(needed)} and the host has {format_size(memory)} of RAM"
+
+
+def _gib_pages(case: Case, remedy: Remedy) -> str | None:
+    if case.segment.size_bytes < GIB:
+        return f"it has {format_size(case.segment.size_bytes)}, less than one page of 1 GiB"
+    if case.host.surveyed and GIB not in case.host.pools:
+        return "this host has no pool of 1 GiB pages: the processor, or the hypervisor, has no pdpe1gb"
+    version = (case.instance.version or "").partition(".")[0]
+    known = case.instance.kind == "postgresql" and version.isdigit()
+    if known and int(version) < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
+        return f"PostgreSQL {version} has no huge_page_size; {POSTGRESQL_WITH_HUGE_PAGE_SIZE} has"
+    return None
+
+
+def _shares_pmd(case: Case, remedy: Remedy) -> str | None:
+    segment = case.segment
+    if segment.page_bytes > 2 * MIB:
+        return f"it is in pages of {format_size(segment.page_bytes)}, which have no PMD tables"
+    if segment.size_bytes < GIB:
+        return f"it has {format_size(segment.size_bytes)}, less than the 1 GiB of one PMD table"
+    if segment.aligned_1gib is False:
+        start = segment.address or 0
+        whole = _whole_gib(start, segment.size_bytes)
+        return (
+            f"it starts at {start:#x}, no multiple of 1 GiB: at such an address {whole:,} of its PMD tables"
+            " could be shared; have the program map it at a multiple of 1 GiB"
+        )
+    return None
+
+
+def _kernel_has_it(case: Case, remedy: Remedy) -> str | None:
+    host = case.host
+    if not host.kernel_has_mshare:
+        here = f"kernel {host.kernel} has no msharefs" if host.surveyed else "no released kernel has mshare"
+        return f"{here}; boot one with the posted series"
+    if host.generation is not None and host.generation != remedy.generation:
+        return f"kernel {host.kernel} speaks generation {host.generation}"
+    return None
+
+
+def _can_attach(case: Case, remedy: Remedy) -> str | None:
+    if case.instance.setuid:
+        return (
+            "its program is setuid, so the loader ignores a library that would attach the region for it;"
+            " the program itself would have to"
+        )
+    return None
+
+
+_MAPPED_AS = {"file": "file", "hugetlb": "hugetlb"}
+"""The kind of object a segment would be inside a region; others are anonymous memory there."""
+
+
+def _region_takes(case: Case, remedy: Remedy) -> str | None:
+    wanted = _MAPPED_AS.get(case.segment.kind, "anonymous")
+    takes = GENERATIONS[remedy.generation or ""].features.mapping_kinds
+    if wanted in takes:
+        return None
+    return f"generation {remedy.generation} takes {', '.join(takes)} and the segment is of kind {wanted}"
+
+
+# -- the table
+
+NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
+
+_HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits)
+_HUGETLB_BACK = "huge pages off in the database, restart, smaller pool"
+
+REMEDIES: tuple[Remedy, ...] = (
+    NOTHING,
+    Remedy(
+        "pooling",
+        "connection pooling to {pool_to}",
+        "clients",
+        "no",
+        "connect directly again",
+        "projected",
+        (_one_process, _pool_is_smaller),
+        pooled=True,
+    ),
+    Remedy(
+        "thp_shmem",
+        "THP for shmem",
+        "yes",
+        "no",
+        "shmem_enabled=never, restart",
+        "projected",
+        (_not_huge_yet, _is_shmem, _thp_known),
+        page_bytes=2 * MIB,
+    ),
+    Remedy(
+        "collapse",
+        "MADV_COLLAPSE, live",
+        "no",
+        "no",
+        "restart",
+        "projected",
+        (_not_huge_yet, _is_shmem, _congruent),
+        page_bytes=2 * MIB,
+    ),
+    Remedy("hugetlb_2m", "hugetlb 2 MiB", "yes", "rarely", _HUGETLB_BACK, "modelled", _HUGETLB, 2 * MIB),
+    Remedy(
+        "hugetlb_1g",
+        "hugetlb 1 GiB",
+        "yes",
+        "usually",
+        _HUGETLB_BACK,
+        "modelled",
+        (*_HUGETLB, _gib_pages),
+        GIB,
+    ),
+    Remedy(
+        "hugetlb_pmd_sharing",
+        "hugetlb 2 MiB, PMD sharing",
+        "yes",
+        "rarely",
+        _HUGETLB_BACK,
+        "modelled",
+        (_can_be_hugetlb, _fits, _one_process, _shares_pmd),
+        2 * MIB,
+        "pmd",
+    ),
+    *(
+        Remedy(
+            f"mshare_{generation}",
+            f"mshare {generation}",
+            "yes",
+            "yes",
+            "memory of its own again, restart; playbook teardown",
+            "projected",
+            (_kernel_has_it, _can_attach, _one_process, _region_takes),
+            shares="all",
+            generation=generation,
+        )
+        for generation in GENERATIONS
+    ),
+)
+
+
+def refusals(remedy: Remedy, case: Case) -> list[str]:
+    """Every reason why a remedy is not open to a segment."""
+    found = (check(case, remedy) for check in remedy.checks)
+    return [reason for reason in found if reason is not None]
