@@ -1,0 +1,155 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real PostgreSQL: the survey finds it and what its page tables cost, the plan says what would help."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mshare.units import GIB, KIB, MIB
+from rig import postgresql
+from unit.world import World
+
+BUFFERS_BYTES = 512 * MIB
+SCALE = 3
+BACKENDS = 30
+MAX_CONNECTIONS = 120
+PORT = 5497
+CLOSE = 0.01
+
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0 or postgresql.missing() is not None,
+    reason=postgresql.missing() or "other users' page tables are root's to read",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    buffers = f"{BUFFERS_BYTES // MIB}MB"
+    with postgresql.server(buffers, max_connections=MAX_CONNECTIONS, port=PORT) as server:
+        server.fill(SCALE)
+        with server.backends(BACKENDS):
+            yield server
+
+
+@pytest.fixture(scope="module")
+def sampled(server: postgresql.Server, world: World) -> dict[str, Any]:
+    return world.json("survey")
+
+
+def of(survey: dict[str, Any], server: postgresql.Server) -> dict[str, Any]:
+    (found,) = (instance for instance in survey["instances"] if server.pid in instance["pids"])
+    return found
+
+
+def shared_mappings(pid: int) -> Iterator[tuple[int, int]]:
+    for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines():
+        if line.split()[1].endswith("s"):
+            start, end = line.split()[0].split("-")
+            yield int(start, 16), int(end, 16)
+
+
+def exhaustive_bytes(pid: int) -> int:
+    """Page tables in a process's shared mappings, from every single entry of its pagemap.
+
+    Nothing of the library's own, which would agree with itself.
+    """
+    pages = set()
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for start, end in shared_mappings(pid):
+            pagemap.seek(start // (4 * KIB) * 8)
+            entries = memoryview(pagemap.read((end - start) // (4 * KIB) * 8)).cast("Q")
+            # The two highest bits: present, or swapped.
+            pages |= {start + index * 4 * KIB for index, entry in enumerate(entries) if entry >> 62}
+    return 4 * KIB * sum(len({page // span for page in pages}) for span in (2 * MIB, GIB))
+
+
+def vm_pte_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"^VmPTE:\s+(\d+) kB$", status, re.M)[0]) * KIB
+
+
+def test_the_instance_is_named(server: postgresql.Server, sampled: dict[str, Any]) -> None:
+    found = of(sampled, server)
+    assert found["kind"] == "postgresql"
+    assert found["data_directory"] == str(server.data_directory)
+    assert found["port"] == PORT
+    assert found["version"] is not None
+    assert found["version"].split(".")[0] == server.version
+    assert found["processes"] == len(found["pids"]) > BACKENDS
+    assert found["processes_maximum"]["value"] == MAX_CONNECTIONS
+    assert found["processes_maximum"]["source"]
+
+
+def test_its_segment(server: postgresql.Server, sampled: dict[str, Any]) -> None:
+    largest = max(of(sampled, server)["segments"], key=lambda segment: segment["size_bytes"])
+    assert largest["kind"] == "anonymous"
+    assert BUFFERS_BYTES < largest["size_bytes"] < 1.2 * BUFFERS_BYTES
+    assert largest["page_bytes"] == 4 * KIB
+    assert largest["processes"] > BACKENDS
+    assert largest["huge_bytes"] == 0
+
+
+def test_nothing_is_missing(sampled: dict[str, Any]) -> None:
+    assert sampled["complete"]
+    assert sampled["missing"] == []
+    assert not sampled["method"]["exact"]
+
+
+@pytest.mark.parametrize("options", [(), ("--exact",)], ids=["sampled", "exact"])
+def test_page_tables_within_a_percent(
+    server: postgresql.Server, world: World, options: tuple[str, ...]
+) -> None:
+    found = of(world.json("survey", *options), server)
+    tables = found["page_tables"]
+    assert tables["sum_bytes"] == pytest.approx(sum(map(vm_pte_bytes, found["pids"])), rel=CLOSE)
+    assert tables["segments_bytes"] == pytest.approx(sum(map(exhaustive_bytes, found["pids"])), rel=CLOSE)
+    assert tables["segments_bytes"] + tables["remainder_bytes"] == tables["sum_bytes"]
+    assert tables["kind"] == "measured"
+
+
+def test_people_read_it(server: postgresql.Server, world: World) -> None:
+    said = world.ok("survey")
+    assert str(server.data_directory) in re.sub(r"\s*\n\s*", "", said)
+    assert "measured" in said
+    assert "\x1b" not in said
+
+
+def test_an_ordinary_user_gets_a_part_and_is_told(server: postgresql.Server, world: World) -> None:
+    done = world.run_as_nobody("--json", "survey")
+    assert done.returncode == 0, done.stderr
+    survey = json.loads(done.stdout)
+    assert not survey["complete"]
+    assert {missing["reason"] for missing in survey["missing"]}
+    everyone = [pid for instance in survey["instances"] for pid in instance["pids"] if pid == server.pid]
+    assert everyone == [server.pid]
+    # What everyone may read is as good as root's.
+    tables = of(survey, server)["page_tables"]
+    pids = of(survey, server)["pids"]
+    assert tables["sum_bytes"] == pytest.approx(sum(map(vm_pte_bytes, pids)), rel=CLOSE)
+    assert "partial" in world.run_as_nobody("survey").stdout.lower()
+
+
+def test_the_plan(server: postgresql.Server, world: World, sampled: dict[str, Any], tmp_path: Path) -> None:
+    survey = tmp_path / "survey.json"
+    survey.write_text(json.dumps(sampled), encoding="utf-8")
+    name = of(sampled, server)["name"]
+    said = world.ok("plan", str(survey), "--instance", name).lower()
+    for word in ("hugetlb", "pool", "mshare", "huge_pages", str(MAX_CONNECTIONS)):
+        assert word in said
+    assert "projected" in said
+    (planned,) = world.json("plan", str(survey), "--instance", name)["instances"]
+    assert planned["rows"]
