@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -18,7 +18,9 @@ from .screen import Screen
 
 
 @click.command("plan")
-@click.argument("survey", metavar="[SURVEY.json]", type=click.File(encoding="utf-8"), required=False)
+@click.argument(
+    "survey", metavar="[SURVEY.json]", type=click.Path(dir_okay=False, allow_dash=True), required=False
+)
 @click.option("--size", metavar="SIZE", help="Without a survey: a segment of this size, like 300GiB ...")
 @click.option("--clients", type=int, help="... and how many processes attach. With a survey: as its maximum.")
 @click.option("--memory", metavar="SIZE", help="RAM of the host that is wished for, for percentages.")
@@ -28,7 +30,7 @@ from .screen import Screen
 @click.pass_obj
 def plan_command(
     screen: Screen,
-    survey: TextIO | None,
+    survey: str | None,
     size: str | None,
     clients: int | None,
     memory: str | None,
@@ -53,7 +55,7 @@ def plan_command(
 
 
 def _wishes(
-    survey: TextIO | None, size: str, clients: int | None, memory: str | None, instance: str | None
+    survey: str | None, size: str, clients: int | None, memory: str | None, instance: str | None
 ) -> facts.Facts:
     if survey is not None:
         raise InvalidRequest("--size plans without a survey, and one was given as well; leave one out")
@@ -63,18 +65,17 @@ def _wishes(
     return facts.from_wishes(parse_size(size), clients, instance, memory_bytes)
 
 
-def _surveyed(screen: Screen, stream: TextIO | None) -> Any:
-    if stream is None:
+def _surveyed(screen: Screen, path: str | None) -> Any:
+    if path is None:
         from ..survey.survey import survey
 
         screen.note("Surveying this host ...")
         return survey()
     try:
-        return json.load(stream)
+        with click.open_file(path, encoding="utf-8") as stream:
+            return json.load(stream)
     except ValueError as error:
-        raise InvalidRequest(
-            f"{stream.name} is no JSON ({error}); make it with `mshare survey --json`"
-        ) from error
+        raise InvalidRequest(f"{path} is no JSON ({error}); make it with `mshare survey --json`") from error
 
 
 def _show(screen: Screen, made: Plan, formula: bool) -> None:
