@@ -178,7 +178,7 @@ def _one_process(case: Case, remedy: Remedy) -> str | None:
 
 
 def _pool_is_smaller(case: Case, remedy: Remedy) -> str | None:
-    if case.clients > case.pool_to:
+    if case.clients > case.pool_to or case.clients <= 1:
         return None
     return f"a pool of {case.pool_to:,} is no smaller than its {_clients(case.clients)}"
 
@@ -193,7 +193,8 @@ def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
 
 
 def _is_shmem(case: Case, remedy: Remedy) -> str | None:
-    if case.segment.kind in SHMEM_KINDS:
+    # Of huge pages it has been said already that they are.
+    if case.segment.kind in (*SHMEM_KINDS, "hugetlb"):
         return None
     return f"a segment of kind {case.segment.kind} is no memory of shmem, which alone can have them"
 
