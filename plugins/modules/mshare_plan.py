@@ -45,6 +45,7 @@ options:
       - How many connections a pooler would keep; a tenth of the clients, if left out.
     type: int
 seealso:
+  - module: dbmem.mshare.mshare_survey
   - module: dbmem.mshare.mshare_savings
   - module: dbmem.mshare.mshare_region
 author:

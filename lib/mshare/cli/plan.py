@@ -96,6 +96,7 @@ def _instance(screen: Screen, instance: InstancePlan, formula: bool) -> None:
         screen.say(line)
     screen.table(text.HEADS, [text.cells(row) for row in instance.rows], right=text.RIGHT)
     _list(screen, "Not open, and why:", text.not_open(instance))
+    _list(screen, "What each takes:", text.takes(instance))
     if formula:
         _list(screen, "How After is worked out:", text.formulas(instance))
     screen.say("")

@@ -155,8 +155,8 @@ def _pools(entries: list[Mapping[str, Any]]) -> dict[int, Pool]:
     for page_bytes in {entry["page_bytes"] for entry in entries}:
         same = [entry for entry in entries if entry["page_bytes"] == page_bytes]
         counted = [entry for entry in same if entry["node"] is None] or same
-        total = sum(entry["total"] for entry in counted)
-        free = sum(entry["free"] for entry in counted)
+        total = sum(entry["total"] or 0 for entry in counted)
+        free = sum(entry["free"] or 0 for entry in counted)
         # Reserved pages are promised, and still counted as free.
         reserved = sum(entry["reserved"] or 0 for entry in counted)
         pools[page_bytes] = Pool(total, max(0, total - free + reserved))

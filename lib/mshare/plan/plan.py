@@ -54,6 +54,7 @@ class Row:
     restart: str
     reboot: str
     reversible: str
+    takes: str
     confidence: Kind
     formula: str
     inputs: dict[str, Any]
@@ -265,6 +266,7 @@ def _row(
         restart=remedy.restart,
         reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
         reversible=remedy.reversible,
+        takes=remedy.takes,
         confidence=at_kind if remedy is NOTHING else _weakest(at_kind, remedy.confidence),
         formula=f"{total.formula} = {format_size(total.tables_bytes)}",
         inputs=_inputs(instance, total, pool_to if remedy.pooled else None),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..generations import GENERATIONS
+from ..generations import GENERATIONS, Features
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, PageTables, page_tables
 from ..savings import Kind
 from ..units import GIB, MIB, format_size, round_up
@@ -60,6 +60,8 @@ class Remedy:
     """Which tables all clients share after it: None, "pmd" or "all"."""
     pooled: bool = False
     generation: str | None = None
+    takes: str = ""
+    """What has to be there or done for it, in one line."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,15 @@ def _region_takes(case: Case, remedy: Remedy) -> str | None:
 
 # -- the table
 
+
+def _region(features: Features) -> str:
+    """What sets the regions of a generation apart."""
+    where = "at any address" if features.any_address else "at one address for all"
+    ends = "dies with its owner" if features.owner_bound else "lives as long as it is used"
+    kinds = ", ".join(features.mapping_kinds)
+    return f"a program that attaches a region of {kinds} memory {where}; the region {ends}"
+
+
 NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
 
 _HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits)
@@ -310,6 +321,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "projected",
         (_one_process, _pool_is_smaller),
         pooled=True,
+        takes="a pooler between clients and database, in transaction mode",
     ),
     Remedy(
         "thp_shmem",
@@ -320,6 +332,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "projected",
         (_not_huge_yet, _is_shmem, _thp_known),
         page_bytes=2 * MIB,
+        takes="shmem_enabled=always, or huge=always of a tmpfs; huge pages come where memory is free",
     ),
     Remedy(
         "collapse",
@@ -330,8 +343,19 @@ REMEDIES: tuple[Remedy, ...] = (
         "projected",
         (_not_huge_yet, _is_shmem, _congruent),
         page_bytes=2 * MIB,
+        takes="process_madvise by root, Linux 6.1 or later, about 3 seconds per GiB",
     ),
-    Remedy("hugetlb_2m", "hugetlb 2 MiB", "yes", "rarely", _HUGETLB_BACK, "modelled", _HUGETLB, 2 * MIB),
+    Remedy(
+        "hugetlb_2m",
+        "hugetlb 2 MiB",
+        "yes",
+        "rarely",
+        _HUGETLB_BACK,
+        "modelled",
+        _HUGETLB,
+        page_bytes=2 * MIB,
+        takes="vm.nr_hugepages and the database's own setting: memory set aside, never swapped",
+    ),
     Remedy(
         "hugetlb_1g",
         "hugetlb 1 GiB",
@@ -340,7 +364,8 @@ REMEDIES: tuple[Remedy, ...] = (
         _HUGETLB_BACK,
         "modelled",
         (*_HUGETLB, _gib_pages),
-        GIB,
+        page_bytes=GIB,
+        takes="hugepagesz=1G hugepages=N on the kernel's command line, and a database that can ask for them",
     ),
     Remedy(
         "hugetlb_pmd_sharing",
@@ -350,8 +375,9 @@ REMEDIES: tuple[Remedy, ...] = (
         _HUGETLB_BACK,
         "modelled",
         (_can_be_hugetlb, _fits, _one_process, _shares_pmd),
-        2 * MIB,
-        "pmd",
+        page_bytes=2 * MIB,
+        shares="pmd",
+        takes="nothing more than hugetlb 2 MiB: the kernel does it for whole, aligned ranges of 1 GiB",
     ),
     *(
         Remedy(
@@ -364,6 +390,7 @@ REMEDIES: tuple[Remedy, ...] = (
             (_kernel_has_it, _can_attach, _one_process, _region_takes),
             shares="all",
             generation=generation,
+            takes=_region(GENERATIONS[generation].features),
         )
         for generation in GENERATIONS
     ),

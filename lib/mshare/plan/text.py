@@ -100,6 +100,11 @@ def not_open(instance: InstancePlan) -> list[str]:
     return [f"{', '.join(names)}: {'; '.join(reasons)}" for reasons, names in together.items()]
 
 
+def takes(instance: InstancePlan) -> list[str]:
+    """What has to be there, or done, for each remedy."""
+    return [f"{row.remedy}: {row.takes}" for row in instance.rows if row.takes]
+
+
 def formulas(instance: InstancePlan) -> list[str]:
     """How "After" came about, a line per remedy."""
     return [f"{row.remedy}: {row.formula}" for row in instance.rows]
@@ -117,6 +122,7 @@ def lines(plan: Plan, formula: bool = False) -> list[str]:
     for instance in plan.instances:
         said += ["", *title(instance), "", *_table(HEADS, [cells(row) for row in instance.rows])]
         said += _list("Not open, and why:", not_open(instance))
+        said += _list("What each takes:", takes(instance))
         said += _list("How After is worked out:", formulas(instance) if formula else [])
         said += ["", *instance.verdict]
     for name, pasted in paste_sections(plan):
