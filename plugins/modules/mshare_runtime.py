@@ -129,6 +129,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.regions
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.say
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.screen
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.survey
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.client
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
@@ -165,6 +166,14 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.state
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.attribution
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.databases
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.host
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.pagemap
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.processes
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.prometheus
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.segments
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.systemd
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate

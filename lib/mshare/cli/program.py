@@ -45,6 +45,7 @@ _COMMANDS = {
     "clients": "clients",
     "validate": "figures",
     "model": "figures",
+    "survey": "survey",
     "plan": "plan",
     "completion": "completion",
 }

@@ -1,0 +1,158 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare survey: what page tables cost on this host today, per database."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from ..errors import InvalidRequest
+from ..survey import prometheus
+from ..survey.survey import THRESHOLD_BYTES, changes, survey
+from ..units import KIB, format_size, parse_size
+from . import say
+from .screen import Screen
+
+_MISSING_SHOWN = 5
+
+
+@click.command("survey")
+@click.option("--exact", is_flag=True, help="Scan every process, not only samples of each group.")
+@click.option(
+    "--watch", type=float, metavar="SECONDS", help="Again every so many seconds, with what changed."
+)
+@click.option("--prometheus", "as_metrics", is_flag=True, help="Text for node exporter's textfile collector.")
+@click.option(
+    "--threshold",
+    metavar="SIZE",
+    default=f"{THRESHOLD_BYTES // KIB}KiB",
+    show_default=True,
+    help="Look into processes with page tables of at least this.",
+)
+@click.pass_obj
+def survey_command(
+    screen: Screen, exact: bool, watch: float | None, as_metrics: bool, threshold: str
+) -> None:
+    """Say what page tables cost here today.
+
+    Per database or other program with shared memory. Only reads; as an ordinary user the answer is
+    partial and says so.
+    """
+    if watch is not None and watch <= 0:
+        raise InvalidRequest(f"--watch {watch:g} is no interval; write seconds, like 5")
+    if as_metrics and screen.as_json:
+        raise InvalidRequest("--prometheus and --json are two answers; ask for one of them")
+    threshold_bytes = parse_size(threshold, "threshold")
+    before = None
+    while True:
+        found = survey(exact, threshold_bytes)
+        if as_metrics:
+            click.echo(prometheus.text(found), nl=False)
+        else:
+            screen.answer(found)
+            _show(screen, found, before)
+        if watch is None:
+            return
+        before = found
+        time.sleep(watch)
+        screen.say("")
+
+
+def _show(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) -> None:
+    host = found["host"]
+    partial = "" if found["complete"] else ", partial"
+    screen.say(
+        f"Page tables of {host['name']}: {format_size(host['page_tables_bytes'])} (measured{partial}),"
+        f" with {format_size(host['memory_available_bytes'])} of"
+        f" {format_size(host['memory_total_bytes'])} available"
+    )
+    screen.say("")
+    if found["instances"]:
+        _instances(screen, found, before)
+        screen.say("")
+        _segments(screen, found["instances"])
+    else:
+        screen.say("No process with page tables worth looking into has shared memory.")
+    screen.say("")
+    others = found["others"]
+    screen.say(
+        f"{others['processes']:,} other processes: {format_size(others['page_tables_bytes'])} of page tables"
+    )
+    _method(screen, found)
+
+
+def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) -> None:
+    heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Largest", "Segments", "Remainder"]
+    heads.append("Of host")
+    changed = {} if before is None else {one["name"]: one for one in changes(before, found)}
+    rows = []
+    for one in found["instances"]:
+        tables, maximum = one["page_tables"], one["processes_maximum"]
+        row = [
+            one["name"],
+            f"{one['processes']:,}",
+            f"{maximum['value']:,}" if maximum else "-",
+            *(say.size(tables[f"{key}_bytes"]) for key in ("sum", "average", "maximum")),
+            *(
+                say.size(tables[f"{key}_bytes"]) if one["segments"] else "-"
+                for key in ("segments", "remainder")
+            ),
+            f"{one['share_of_host_percent']:.1f} %",
+        ]
+        if before is not None:
+            change = changed[one["name"]]["page_tables_bytes"]
+            row.append(f"{'+' if change > 0 else ''}{format_size(change)}")
+        rows.append(row)
+    if before is not None:
+        heads.append("Change")
+    screen.table(heads, rows, right=heads[1:])
+    for gone in sorted(changed.keys() - {one["name"] for one in found["instances"]}):
+        screen.say(f"  {gone} is gone ({format_size(changed[gone]['page_tables_bytes'])})")
+
+
+def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            one["name"],
+            segment["kind"],
+            segment["name"],
+            format_size(segment["size_bytes"]),
+            format_size(segment["page_bytes"]),
+            format_size(segment["huge_bytes"]),
+            one["huge_pages_requested"] or "-",
+            _placed(segment),
+            f"{segment['processes']:,}",
+            format_size(segment["page_tables_bytes"]),
+        )
+        for one in instances
+        for segment in one["segments"]
+    ]
+    heads = ("Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at")
+    heads += ("Attached", "Page tables")
+    if rows:
+        screen.table(heads, rows, right=("Size", "Pages", "Huge in use", "Attached", "Page tables"))
+
+
+def _placed(segment: dict[str, Any]) -> str:
+    if segment["aligned_1gib"]:
+        return "1 GiB"
+    return "2 MiB" if segment["congruent_2mib"] else "4 KiB"
+
+
+def _method(screen: Screen, found: dict[str, Any]) -> None:
+    method, missing = found["method"], found["missing"]
+    how = "every process scanned" if method["exact"] else "samples of each group scanned"
+    screen.say(f"Measured in {method['duration_ms']:.0f} ms: VmPTE of every process, {how}")
+    if found["vanished"]:
+        screen.say(f"{found['vanished']:,} processes ended meanwhile")
+    if missing:
+        screen.say(f"Partial: {len(missing):,} not read")
+        for one in missing[:_MISSING_SHOWN]:
+            who = f"process {one['pid']}: " if one["pid"] is not None else ""
+            screen.say(f"  {who}{one['what']}: {one['reason']}")
+        if len(missing) > _MISSING_SHOWN:
+            screen.say(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json names them all")

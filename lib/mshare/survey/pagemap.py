@@ -1,0 +1,128 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which page tables the populated ranges of a process's segments need.
+
+One question per 2 MiB range: PAGEMAP_SCAN (Linux 6.7) stops at the first page it finds, so that
+neither holes nor full tables are walked through; before, pagemap itself is read.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+from dataclasses import dataclass
+
+from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES
+from ..units import GIB, MIB
+from .segments import Mapping
+
+_PAGEMAP_SCAN = 0xC0606610
+_ARGUMENT_BYTES = 96
+_PRESENT, _SWAPPED, _HUGE = 1 << 3, 1 << 4, 1 << 6
+_START, _END, _WALK_END = 2, 3, 4
+# Bits 63 and 62 of an entry: present, swapped; the others are set in holes too.
+_POPULATED = 0x40
+_LEAF_SPAN_BYTES = 2 * MIB
+_ENTRIES = _LEAF_SPAN_BYTES // BASE_PAGE_BYTES
+
+
+@dataclass
+class Tables:
+    """Page tables for one segment in one process."""
+
+    leaf: int = 0
+    pmd: int = 0
+    huge_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return (self.leaf + self.pmd) * TABLE_BYTES
+
+
+def scan_available() -> bool:
+    """Whether this kernel has PAGEMAP_SCAN."""
+    try:
+        with Pagemap("self") as pagemap:
+            return pagemap.scanning
+    except OSError:
+        return False
+
+
+class Pagemap:
+    """An open /proc/PID/pagemap."""
+
+    def __init__(self, pid: int | str, scanning: bool = True) -> None:
+        self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._found = array.array("Q", [0, 0, 0])
+        self._argument = array.array(
+            "Q",
+            # size, flags, start, end, walk_end, vec, vec_len, max_pages, and which categories
+            [_ARGUMENT_BYTES, 0, 0, 0, 0, self._found.buffer_info()[0], 1, 1, 0, 0]
+            + [_PRESENT | _SWAPPED, _PRESENT | _SWAPPED | _HUGE],
+        )
+        self.scanning = scanning and self._has_scan()
+
+    def __enter__(self) -> Pagemap:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)
+
+    def _has_scan(self) -> bool:
+        try:
+            self._scan(0, BASE_PAGE_BYTES)
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL):
+                return False
+            raise
+        return True
+
+    def _scan(self, start: int, end: int) -> bool:
+        self._argument[_START] = start
+        self._argument[_END] = end
+        return fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True) > 0
+
+    def first(self, start: int, end: int) -> tuple[int, bool] | None:
+        """The first populated page from `start` on, and whether it is part of a huge one."""
+        if self.scanning:
+            if not self._scan(start, end):
+                return None
+            return self._found[0], bool(self._found[2] & _HUGE)
+        while start < end:
+            stop = min(end, (start // _LEAF_SPAN_BYTES + 1) * _LEAF_SPAN_BYTES)
+            count = (stop - start) // BASE_PAGE_BYTES
+            entries = os.pread(self._fd, count * 8, start // BASE_PAGE_BYTES * 8)
+            if entries and max(entries[7::8]) >= _POPULATED:
+                return start, False
+            start = stop
+        return None
+
+
+def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[bytes, int], Tables]:
+    """Page tables by segment for mappings in order of address, each with its page size in bytes."""
+    found: dict[tuple[bytes, int], Tables] = {}
+    last_leaf = last_pmd = -1
+    for mapping, page_bytes in mappings:
+        of_segment = found.setdefault(mapping.identity, Tables())
+        address, end = mapping.start, mapping.end
+        while address < end:
+            first = pagemap.first(address, end)
+            if first is None:
+                break
+            address, huge = first
+            leaf, pmd = address // _LEAF_SPAN_BYTES, address // GIB
+            step = max(_LEAF_SPAN_BYTES, page_bytes)
+            if huge or page_bytes > BASE_PAGE_BYTES:
+                of_segment.huge_bytes += step
+            elif leaf != last_leaf:
+                # Two mappings in one 2 MiB range share a table.
+                of_segment.leaf += 1
+                last_leaf = leaf
+            if pmd != last_pmd and page_bytes < GIB:
+                of_segment.pmd += 1
+                last_pmd = pmd
+            address = (address // step + 1) * step
+    return found

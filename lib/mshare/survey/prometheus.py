@@ -1,0 +1,111 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A survey as text for the textfile collector of Prometheus's node exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+Fields = dict[str, Any]
+
+
+class _Metric(NamedTuple):
+    name: str
+    help: str
+    value: Callable[[Fields], Any]
+
+
+_INSTANCE = (
+    _Metric(
+        "mshare_survey_instance_page_tables_bytes",
+        "Page tables of all processes of an instance (VmPTE).",
+        lambda one: one["page_tables"]["sum_bytes"],
+    ),
+    _Metric(
+        "mshare_survey_instance_page_tables_maximum_bytes",
+        "Page tables of the process of an instance that has the most.",
+        lambda one: one["page_tables"]["maximum_bytes"],
+    ),
+    _Metric(
+        "mshare_survey_instance_page_tables_remainder_bytes",
+        "Page tables of an instance that are not due to its shared segments.",
+        lambda one: one["page_tables"]["remainder_bytes"],
+    ),
+    _Metric("mshare_survey_instance_processes", "Processes of an instance.", lambda one: one["processes"]),
+    _Metric(
+        "mshare_survey_instance_processes_maximum",
+        "How many processes an instance is configured for.",
+        lambda one: (one["processes_maximum"] or {}).get("value"),
+    ),
+)
+_SEGMENT = (
+    _Metric("mshare_survey_segment_size_bytes", "Size of a shared segment.", lambda one: one["size_bytes"]),
+    _Metric(
+        "mshare_survey_segment_page_tables_bytes",
+        "Page tables that a shared segment needs in all processes.",
+        lambda one: one["page_tables_bytes"],
+    ),
+    _Metric(
+        "mshare_survey_segment_huge_bytes",
+        "How much of a shared segment is mapped by huge pages.",
+        lambda one: one["huge_bytes"],
+    ),
+)
+_HOST = (
+    _Metric(
+        "mshare_survey_host_page_tables_bytes",
+        "Page tables of the host (PageTables).",
+        lambda one: one["host"]["page_tables_bytes"],
+    ),
+    _Metric(
+        "mshare_survey_others_page_tables_bytes",
+        "Page tables of processes that belong to no instance.",
+        lambda one: one["others"]["page_tables_bytes"],
+    ),
+    _Metric(
+        "mshare_survey_duration_seconds",
+        "How long the survey took.",
+        lambda one: one["method"]["duration_ms"] / 1000,
+    ),
+    _Metric("mshare_survey_complete", "1 when everything could be read.", lambda one: int(one["complete"])),
+    _Metric("mshare_survey_unread", "How many things could not be read.", lambda one: len(one["missing"])),
+)
+
+
+def text(survey: Fields) -> str:
+    """One gauge per figure, in bytes and seconds; what is not known is left out."""
+    instances = [(_instance(one), one) for one in survey["instances"]]
+    inside = [
+        ({**labels, "segment": segment["name"], "segment_kind": segment["kind"]}, segment)
+        for labels, one in instances
+        for segment in one["segments"]
+    ]
+    lines: list[str] = []
+    for metrics, rows in ((_HOST, [({}, survey)]), (_INSTANCE, instances), (_SEGMENT, inside)):
+        for metric in metrics:
+            lines += _lines(metric, rows)
+    return "\n".join(lines) + "\n"
+
+
+def _instance(one: Fields) -> dict[str, str]:
+    return {"instance_name": one["name"], "kind": one["kind"]}
+
+
+def _lines(metric: _Metric, rows: list[tuple[dict[str, str], Fields]]) -> Iterator[str]:
+    values = [(labels, metric.value(row)) for labels, row in rows]
+    known = [(labels, value) for labels, value in values if value is not None]
+    if not known:
+        return
+    yield f"# HELP {metric.name} {metric.help}"
+    yield f"# TYPE {metric.name} gauge"
+    for labels, value in known:
+        inside = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+        yield f"{metric.name}{{{inside}}} {value}" if inside else f"{metric.name} {value}"
+
+
+def _escape(value: str) -> str:
+    # Names of files need not be text.
+    plain = value.encode("utf-8", "backslashreplace").decode()
+    return plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
