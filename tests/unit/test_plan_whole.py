@@ -103,6 +103,13 @@ class TestFromASurvey:
         made = plan(from_survey({**survey("db1", [instance("main", SIZE, 10)]), "complete": False}))
         assert any("partial" in note for note in made.notes)
 
+    def test_where_little_was_touched_huge_pages_save_more_than_a_region_would(self):
+        little = instance("main", SIZE, 4)
+        little["segments"][0]["page_tables_bytes"] = 4 * page_tables(3 * GIB).total_bytes
+        little["page_tables"]["sum_bytes"] = little["segments"][0]["page_tables_bytes"]
+        (one,) = planned(little).instances
+        assert ", more than the 8 MiB that mshare would" in one.verdict[-1]
+
     def test_huge_pages_already_win(self):
         huge = instance("main", 0, 100)
         huge["segments"] = [segment(SIZE, 100, kind="hugetlb", page_bytes=2 * MIB)]

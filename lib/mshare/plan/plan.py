@@ -317,8 +317,10 @@ def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
 
 
 def _about_huge_pages(huge: Row, newest: Row, share: float) -> str:
+    # A region's tables are there for all of it, even where clients touched little.
+    part = f"{100 * share:.1f} % of" if share <= 1 else "more than"
     compared = (
-        f"Static huge pages of 2 MiB save {format_size(huge.saving_bytes)}, {100 * share:.1f} % of the"
+        f"Static huge pages of 2 MiB save {format_size(huge.saving_bytes)}, {part} the"
         f" {format_size(newest.saving_bytes)} that mshare would"
     )
     if not huge.usable:
