@@ -140,7 +140,7 @@ def _notes(facts: Facts) -> list[str]:
             " for its own program comes on top and stays."
         )
     if facts.host.memory_total_bytes is None:
-        notes.append("The host's RAM is not known, so there are no percentages; say it with --memory.")
+        notes.append("The host's RAM is not known, so there are no percentages; give memory (--memory).")
     if not facts.complete:
         notes.append(
             "The survey is partial: it could not read every process, so more may be paid than it says."
