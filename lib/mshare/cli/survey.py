@@ -131,8 +131,8 @@ def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:
         for one in instances
         for segment in one["segments"]
     ]
-    heads = ("Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at")
-    heads += ("Attached", "Page tables")
+    heads = ["Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at"]
+    heads += ["Attached", "Page tables"]
     if rows:
         screen.table(heads, rows, right=("Size", "Pages", "Huge in use", "Attached", "Page tables"))
 

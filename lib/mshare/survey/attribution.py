@@ -10,6 +10,7 @@ the segments' part of those that were not scanned. More are scanned while sample
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ from .segments import Mappings
 
 SAMPLES = 3
 _SAMPLES_MAXIMUM = 16
-# A tenth of what the sampled figures may be off; a gap between two samples is at worst wholly wrong.
+# Of all tables: what one gap between two samples may be off, a fifth of what the survey as a whole may.
 _TOLERANCE = 0.002
+_ATTEMPTS = 4
 
 Identity = tuple[bytes, int]
 
@@ -96,12 +98,11 @@ def attribute(
     """Page tables by segment of processes that have the same mappings."""
     scanner = Scanner(mappings, page_bytes)
     ordered = sorted(group, key=lambda process: process.vm_pte_bytes)
-    samples = _all(ordered, scanner.scan) if exact else _some(ordered, scanner.scan)
+    samples = _all(ordered, scanner.scan) if exact else _Sampling(ordered, scanner.scan).run()
     found = Attribution(missing=scanner.missing, vanished=scanner.vanished, scanned=len(samples))
     positions = sorted(samples)
-    for index, process in enumerate(ordered):
-        if positions:
-            _account(found, process, _nearest(index, positions, samples, ordered))
+    for index, process in enumerate(ordered if samples else ()):
+        _account(found, _estimate(index, positions, samples, process))
     for sample in samples.values():
         for identity, tables in sample.tables.items():
             found.huge_bytes[identity] = max(found.huge_bytes.get(identity, 0), tables.huge_bytes)
@@ -113,62 +114,65 @@ def _all(ordered: list[Process], scan: Scan) -> dict[int, Sample]:
     return {index: sample for index, sample in scanned if sample is not None}
 
 
-def _some(ordered: list[Process], scan: Scan) -> dict[int, Sample]:
+class _Sampling:
     """The smallest, the largest and the middle; then the middle of whatever gap could err the most."""
-    samples: dict[int, Sample] = {}
-    total = sum(process.vm_pte_bytes for process in ordered)
-    last = len(ordered) - 1
 
-    def take(index: int, step: int) -> int | None:
-        # Of processes that end meanwhile, the next one.
-        for __ in range(4):
-            if not 0 <= index <= last:
+    def __init__(self, ordered: list[Process], scan: Scan) -> None:
+        self._ordered = ordered
+        self._scan = scan
+        self._gaps: list[tuple[float, int, int]] = []
+        self._tolerated_bytes = sum(process.vm_pte_bytes for process in ordered) * _TOLERANCE
+        self.samples: dict[int, Sample] = {}
+
+    def run(self) -> dict[int, Sample]:
+        low, high = self._take(0, 1), self._take(len(self._ordered) - 1, -1)
+        if low is not None and high is not None:
+            self._gap(low, high)
+        while self._gaps and len(self.samples) < _SAMPLES_MAXIMUM:
+            doubt_bytes, low, high = heapq.heappop(self._gaps)
+            if len(self.samples) >= SAMPLES and -doubt_bytes <= self._tolerated_bytes:
+                break
+            middle = self._take((low + high) // 2, 1)
+            if middle is not None and low < middle < high:
+                self._gap(low, middle)
+                self._gap(middle, high)
+        return self.samples
+
+    def _take(self, index: int, step: int) -> int | None:
+        """Scan a process, or the next one that is still there."""
+        for at in range(index, index + step * _ATTEMPTS, step):
+            if not 0 <= at < len(self._ordered):
                 return None
-            if index not in samples:
-                sample = scan(ordered[index])
-                if sample is not None:
-                    samples[index] = sample
-                    return index
-            else:
-                return index
-            index += step
+            sample = self.samples.get(at) or self._scan(self._ordered[at])
+            if sample is not None:
+                self.samples[at] = sample
+                return at
         return None
 
-    low, high = take(0, 1), take(last, -1)
-    if low is None or high is None or high - low < 2:
-        return samples
-    gaps = [(-float("inf"), low, high)]
-    while gaps and len(samples) < _SAMPLES_MAXIMUM:
-        doubt, low, high = heapq.heappop(gaps)
-        if len(samples) >= SAMPLES and -doubt <= total * _TOLERANCE:
-            break
-        middle = take((low + high) // 2, 1)
-        if middle is None or not low < middle < high:
-            continue
-        for one, two in ((low, middle), (middle, high)):
-            if two - one > 1:
-                apart = abs(samples[two].remainder_bytes - samples[one].remainder_bytes)
-                heapq.heappush(gaps, (-float(apart * (two - one - 1)), one, two))
-    return samples
+    def _gap(self, low: int, high: int) -> None:
+        """Remember how much the processes between two samples could be off at worst."""
+        between = high - low - 1
+        if between > 0:
+            apart = abs(self.samples[high].remainder_bytes - self.samples[low].remainder_bytes)
+            heapq.heappush(self._gaps, (-float(apart * between), low, high))
 
 
-def _nearest(
-    index: int, positions: list[int], samples: dict[int, Sample], ordered: list[Process]
+def _estimate(
+    index: int, positions: list[int], samples: dict[int, Sample], process: Process
 ) -> tuple[float, Sample]:
     """The segments' part of a process, and the sample that tells how segments share it."""
+    at = bisect.bisect_left(positions, index)
     if index in samples:
         return samples[index].segments_bytes, samples[index]
-    below = max((at for at in positions if at < index), default=positions[0])
-    above = min((at for at in positions if at > index), default=positions[-1])
-    one, two = samples[below], samples[above]
-    size = ordered[index].vm_pte_bytes
+    one = samples[positions[max(0, at - 1)]]
+    two = samples[positions[min(at, len(positions) - 1)]]
     width = two.vm_pte_bytes - one.vm_pte_bytes
-    part = min(1.0, max(0.0, (size - one.vm_pte_bytes) / width)) if width else 0.5
+    part = min(1.0, max(0.0, (process.vm_pte_bytes - one.vm_pte_bytes) / width)) if width else 0.5
     remainder = one.remainder_bytes + part * (two.remainder_bytes - one.remainder_bytes)
-    return max(0.0, size - remainder), one if part < 0.5 else two
+    return max(0.0, process.vm_pte_bytes - remainder), one if part < 0.5 else two
 
 
-def _account(found: Attribution, process: Process, estimate: tuple[float, Sample]) -> None:
+def _account(found: Attribution, estimate: tuple[float, Sample]) -> None:
     size, sample = estimate
     whole = sum(tables.bytes for tables in sample.tables.values())
     for identity, tables in sample.tables.items():

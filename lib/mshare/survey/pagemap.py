@@ -60,8 +60,10 @@ class Pagemap:
         self._argument = array.array(
             "Q",
             # size, flags, start, end, walk_end, vec, vec_len, max_pages, and which categories
-            [_ARGUMENT_BYTES, 0, 0, 0, 0, self._found.buffer_info()[0], 1, 1, 0, 0]
-            + [_PRESENT | _SWAPPED, _PRESENT | _SWAPPED | _HUGE],
+            (
+                *(_ARGUMENT_BYTES, 0, 0, 0, 0, self._found.buffer_info()[0], 1, 1, 0, 0),
+                *(_PRESENT | _SWAPPED, _PRESENT | _SWAPPED | _HUGE),
+            ),
         )
         self.scanning = scanning and self._has_scan()
 
@@ -83,7 +85,8 @@ class Pagemap:
     def _scan(self, start: int, end: int) -> bool:
         self._argument[_START] = start
         self._argument[_END] = end
-        return fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True) > 0
+        regions: int = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True)
+        return regions > 0
 
     def first(self, start: int, end: int) -> tuple[int, bool] | None:
         """The first populated page from `start` on, and whether it is part of a huge one."""

@@ -24,12 +24,17 @@ class Vanished(Exception):
     """The process is gone: an answer, not an error."""
 
 
-def read(path: str) -> bytes:
-    """A file of /proc, whole; Vanished for a process that is gone, PermissionError as it is."""
+def opened(path: str) -> int:
+    """A file of /proc, open for reading; Vanished for a process that is gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError) as error:
         raise Vanished from error
+
+
+def read(path: str) -> bytes:
+    """A file of /proc, whole; Vanished for a process that is gone, PermissionError as it is."""
+    fd = opened(path)
     try:
         first = os.read(fd, _CHUNK_BYTES)
         if not first:
@@ -54,12 +59,14 @@ def text(path: str) -> str:
 class Process:
     """A process with memory of its own, by its /proc/PID/status; fields are looked for when asked."""
 
-    __slots__ = ("_status", "pid", "vm_pte_bytes")
+    __slots__ = ("_name", "_parent", "_status", "pid", "vm_pte_bytes")
 
     def __init__(self, pid: int, status: bytes, vm_pte_bytes: int) -> None:
         self.pid = pid
         self.vm_pte_bytes = vm_pte_bytes
         self._status = status
+        self._name = ""
+        self._parent = -1
 
     def _field(self, name: bytes) -> bytes:
         start = self._status.find(b"\n" + name + b":\t") + len(name) + 3
@@ -68,11 +75,15 @@ class Process:
     @property
     def name(self) -> str:
         """The command name, cut by the kernel to 15 bytes."""
-        return os.fsdecode(self._status[6 : self._status.index(b"\n")])
+        if not self._name:
+            self._name = os.fsdecode(self._status[6 : self._status.index(b"\n")])
+        return self._name
 
     @property
     def parent(self) -> int:
-        return int(self._field(b"PPid"))
+        if self._parent < 0:
+            self._parent = int(self._field(b"PPid"))
+        return self._parent
 
     @property
     def uid(self) -> int:

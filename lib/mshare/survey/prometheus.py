@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 Fields = dict[str, Any]
+_Row = tuple[dict[str, str], Fields]
 
 
 class _Metric(NamedTuple):
@@ -76,14 +77,15 @@ _HOST = (
 
 def text(survey: Fields) -> str:
     """One gauge per figure, in bytes and seconds; what is not known is left out."""
-    instances = [(_instance(one), one) for one in survey["instances"]]
-    inside = [
+    instances: list[_Row] = [(_instance(one), one) for one in survey["instances"]]
+    inside: list[_Row] = [
         ({**labels, "segment": segment["name"], "segment_kind": segment["kind"]}, segment)
         for labels, one in instances
         for segment in one["segments"]
     ]
+    host: list[_Row] = [({}, survey)]
     lines: list[str] = []
-    for metrics, rows in ((_HOST, [({}, survey)]), (_INSTANCE, instances), (_SEGMENT, inside)):
+    for metrics, rows in ((_HOST, host), (_INSTANCE, instances), (_SEGMENT, inside)):
         for metric in metrics:
             lines += _lines(metric, rows)
     return "\n".join(lines) + "\n"
@@ -93,7 +95,7 @@ def _instance(one: Fields) -> dict[str, str]:
     return {"instance_name": one["name"], "kind": one["kind"]}
 
 
-def _lines(metric: _Metric, rows: list[tuple[dict[str, str], Fields]]) -> Iterator[str]:
+def _lines(metric: _Metric, rows: list[_Row]) -> Iterator[str]:
     values = [(labels, metric.value(row)) for labels, row in rows]
     known = [(labels, value) for labels, value in values if value is not None]
     if not known:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from .. import abi, paths
 from ..pagetable import BASE_PAGE_BYTES
 from ..units import GIB, KIB, MIB, parse_size
-from . import processes
+from . import processes, procmap
 
 MINIMUM_BYTES = MIB
 """Smaller ones cost no leaf table of their own that would be worth a row."""
@@ -44,18 +45,47 @@ Mappings = tuple[Mapping, ...]
 
 
 class Reader:
-    """Reads maps. Lines are the same in all children of one parent, so each is taken apart once."""
+    """Reads the shared mappings of processes: by asking for them where the kernel can, else from maps.
 
-    def __init__(self) -> None:
-        self._lines: dict[bytes, Mapping | None] = {}
-        self._sets: dict[tuple[bytes, ...], Mappings] = {}
+    Mappings are the same in all children of one parent, so each is taken apart once.
+    """
+
+    def __init__(self, querying: bool = True) -> None:
+        self._querying = querying
+        self._known: dict[object, Mapping | None] = {}
+        self._sets: dict[tuple[object, ...], Mappings] = {}
 
     def shared(self, process: processes.Process) -> Mappings:
         """The shared mappings in order of address, without segments that are too small."""
+        if self._querying:
+            try:
+                return self._query(process.path("maps"))
+            except OSError as error:
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+                self._querying = False
         return self.parse(processes.read(process.path("maps")))
 
+    def _query(self, path: str) -> Mappings:
+        keys = []
+        fd = processes.opened(path)
+        try:
+            address = 0
+            while True:
+                fields = procmap.query(fd, address)
+                if fields is None:
+                    break
+                if fields not in self._known:
+                    self._known[fields] = _queried(fd, fields)
+                keys.append(fields)
+                address = fields[1]
+        finally:
+            os.close(fd)
+        return self._set(tuple(keys))
+
     def parse(self, content: bytes) -> Mappings:
-        lines = []
+        """The same from the text of maps."""
+        keys = []
         for pattern in _SHARED:
             position = content.find(pattern)
             while position >= 0:
@@ -64,32 +94,41 @@ class Reader:
                 line = content[start:end] if end >= 0 else content[start:]
                 # Not a path with these letters in it.
                 if line.find(b" ") + 3 == position - start:
-                    lines.append(line)
+                    keys.append(line)
+                    if line not in self._known:
+                        self._known[line] = _parse(line)
                 position = content.find(pattern, len(content) if end < 0 else end)
-        key = tuple(lines)
-        if key not in self._sets:
-            self._sets[key] = self._large(lines)
-        return self._sets[key]
+        return self._set(tuple(keys))
 
-    def _large(self, lines: list[bytes]) -> Mappings:
-        found = [mapping for mapping in map(self._mapping, lines) if mapping is not None]
-        sizes: dict[tuple[bytes, int], int] = {}
-        for mapping in found:
-            sizes[mapping.identity] = sizes.get(mapping.identity, 0) + mapping.end - mapping.start
-        return tuple(sorted(one for one in found if sizes[one.identity] >= MINIMUM_BYTES))
+    def _set(self, keys: tuple[object, ...]) -> Mappings:
+        if keys not in self._sets:
+            found = [mapping for mapping in map(self._known.__getitem__, keys) if mapping is not None]
+            sizes: dict[tuple[bytes, int], int] = {}
+            for mapping in found:
+                sizes[mapping.identity] = sizes.get(mapping.identity, 0) + mapping.end - mapping.start
+            large = sorted(one for one in found if sizes[one.identity] >= MINIMUM_BYTES)
+            self._sets[keys] = tuple(large)
+        return self._sets[keys]
 
-    def _mapping(self, line: bytes) -> Mapping | None:
-        if line not in self._lines:
-            self._lines[line] = _parse(line)
-        return self._lines[line]
+
+def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
+    start, end, flags, offset, inode, device = fields
+    path = procmap.name(fd, start)
+    if not _of_interest(path):
+        return None
+    return Mapping(start, end, offset, bool(flags & procmap.WRITABLE), procmap.device(device), inode, path)
+
+
+def _of_interest(path: bytes) -> bool:
+    # A device's memory or a ring of the kernel's is no segment that anybody could place elsewhere.
+    of_device = path.startswith(b"/dev/") and not path.startswith((b"/dev/shm/", b"/dev/zero", b"/dev/huge"))
+    return path.startswith(b"/") and not of_device
 
 
 def _parse(line: bytes) -> Mapping | None:
     addresses, access, offset, device, inode, *rest = line.split(None, 5)
     path = rest[0] if rest else b""
-    # A device's memory or a ring of the kernel's is no segment that anybody could place elsewhere.
-    of_device = path.startswith(b"/dev/") and not path.startswith((b"/dev/shm/", b"/dev/zero", b"/dev/huge"))
-    if of_device or not path.startswith(b"/"):
+    if not _of_interest(path):
         return None
     start, __, end = addresses.partition(b"-")
     return Mapping(

@@ -101,7 +101,8 @@ class _Looking:
 
     def groups(self) -> list[_Group]:
         """Processes by instance: whoever shares a segment belongs together."""
-        large, small = [], []
+        large: list[Process] = []
+        small: list[Process] = []
         for process in self._seen.processes:
             wanted = process.vm_pte_bytes >= self._threshold_bytes or databases.suspected(process.name)
             (large if wanted else small).append(process)
