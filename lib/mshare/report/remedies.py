@@ -1,0 +1,129 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What huge pages and mshare would save of an instance's page tables, by the plan's own arithmetic.
+
+Twice: with the processes there are now, and with the most there may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..generations import GENERATIONS
+from ..plan.facts import Facts, from_survey
+from ..plan.plan import InstancePlan, plan
+from ..savings import KINDS, Kind
+
+_MSHARE = f"mshare_{list(GENERATIONS)[-1]}"
+REMEDIES = {
+    "hugetlb_2m": "huge pages of 2 MiB (hugetlb)",
+    "hugetlb_1g": "huge pages of 1 GiB (hugetlb)",
+    "collapse": "MADV_COLLAPSE, live (THP)",
+    _MSHARE: "mshare",
+}
+"""The plan's remedies that a fleet's report compares, and what it calls them."""
+HUGE, MSHARE = "hugetlb_2m", _MSHARE
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Page tables without and with a remedy, and what kind of figure the latter is."""
+
+    before_bytes: int
+    after_bytes: int
+    kind: Kind
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.before_bytes - self.after_bytes
+
+    @property
+    def saved_percent(self) -> float:
+        return 100 * self.saved_bytes / self.before_bytes if self.before_bytes else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "saved_bytes": self.saved_bytes}
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One remedy, for an instance or for many."""
+
+    remedy: str
+    instances: int
+    usable: int
+    """How many of the instances could use it today."""
+    now: Effect
+    maximum: Effect
+
+    @property
+    def name(self) -> str:
+        return REMEDIES[self.remedy]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "now": self.now.to_dict(), "maximum": self.maximum.to_dict()}
+
+
+def savings_of(survey: Mapping[str, Any]) -> list[list[Saving]]:
+    """For each instance of a survey, in its order, one saving per remedy, in the order of REMEDIES."""
+    facts = from_survey(survey)
+    instances = [one if one.segments else None for one in facts.instances]
+    at_maximum = iter(plan(facts).instances)
+    now = iter(plan(_as_now(facts)).instances)
+    return [
+        _planned(next(now), next(at_maximum)) if one else _nothing(found)
+        for one, found in zip(instances, survey["instances"])
+    ]
+
+
+def _as_now(facts: Facts) -> Facts:
+    present = (replace(one, clients_maximum=one.processes or 0) for one in facts.instances)
+    return replace(facts, instances=tuple(present))
+
+
+def _planned(now: InstancePlan, at_maximum: InstancePlan) -> list[Saving]:
+    return [
+        Saving(
+            remedy, 1, int(at_maximum.row(remedy).usable), _effect(now, remedy), _effect(at_maximum, remedy)
+        )
+        for remedy in REMEDIES
+    ]
+
+
+def _effect(planned: InstancePlan, remedy: str) -> Effect:
+    row = planned.row(remedy)
+    return Effect(row.at_maximum_bytes, row.after_bytes, row.confidence)
+
+
+def _nothing(found: Mapping[str, Any]) -> list[Saving]:
+    """An instance without shared segments has nothing that a remedy would change, however many come."""
+    sum_bytes, processes = int(found["page_tables"]["sum_bytes"]), int(found["processes"])
+    maximum = max(processes, int((found["processes_maximum"] or {}).get("value") or 0))
+    grown_bytes = sum_bytes * maximum // processes if processes else sum_bytes
+    now = Effect(sum_bytes, sum_bytes, "measured")
+    later = Effect(grown_bytes, grown_bytes, "projected" if maximum > processes else "measured")
+    return [Saving(remedy, 1, 0, now, later) for remedy in REMEDIES]
+
+
+def add(remedy: str, parts: Sequence[Saving]) -> Saving:
+    """The same remedy for several instances."""
+    return Saving(
+        remedy,
+        sum(one.instances for one in parts),
+        sum(one.usable for one in parts),
+        _sum(one.now for one in parts),
+        _sum(one.maximum for one in parts),
+    )
+
+
+def _sum(effects: Iterable[Effect]) -> Effect:
+    """A figure made of several is called by the weakest of them."""
+    found = list(effects)
+    return Effect(
+        sum(one.before_bytes for one in found),
+        sum(one.after_bytes for one in found),
+        max((one.kind for one in found), key=KINDS.index, default="measured"),
+    )

@@ -1,0 +1,72 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Instances as CSV, one line each; a host without any has a line too, and so has one that is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from .fleet import Fleet, Instance
+from .remedies import REMEDIES, Saving
+
+_HOST = ("host", "state", "kernel", "memory_bytes", "host_page_tables_bytes (measured)")
+_INSTANCE = (
+    "instance",
+    "kind",
+    "segment",
+    "segments_bytes",
+    "processes",
+    "processes_maximum",
+    "page_tables_bytes (measured)",
+    "page_tables_segments_bytes",
+    "page_tables_segments_kind",
+    "page_tables_at_maximum_bytes (projected)",
+)
+_SAVED = ("usable", "saved_bytes", "saved_kind", "saved_at_maximum_bytes", "saved_at_maximum_kind")
+COLUMNS = (*_HOST, *_INSTANCE, *(f"{remedy}: {what}" for remedy in REMEDIES for what in _SAVED), "remarks")
+
+
+def table(fleet: Fleet) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(value) for value in row] for row in _rows(fleet))
+    return text.getvalue()
+
+
+def _rows(fleet: Fleet) -> Iterator[list[Any]]:
+    blank = [""] * (len(COLUMNS) - len(_HOST) - 1)
+    for host in fleet.hosts:
+        state, remarks = ("partial" if host.remarks else "complete"), "; ".join(host.remarks)
+        start = [host.name, state, host.kernel, host.memory_bytes, host.page_tables_bytes]
+        for instance in host.instances:
+            yield [*start, *_instance(instance), remarks]
+        if not host.instances:
+            yield [*start, *blank, remarks]
+    for missing in fleet.missing:
+        yield [missing.host, "missing", "", "", "", *blank, missing.reason]
+
+
+def _instance(one: Instance) -> list[Any]:
+    fields = [
+        *(one.name, one.kind, one.segment, one.segments_bytes, one.processes, one.processes_maximum),
+        *(one.page_tables_bytes, one.page_tables_segments_bytes, one.figure_kind, one.at_maximum_bytes),
+    ]
+    return fields + [value for saving in one.savings for value in _saved(saving)]
+
+
+def _saved(saving: Saving) -> tuple[Any, ...]:
+    now, maximum = saving.now, saving.maximum
+    usable = "yes" if saving.usable else "no"
+    return (usable, now.saved_bytes, now.kind, maximum.saved_bytes, maximum.kind)
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet would run a process's name that begins like a formula."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None else value

@@ -1,0 +1,1 @@
+../../../../lib/mshare/report/__init__.py

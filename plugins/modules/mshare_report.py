@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Implemented as an action plugin of the same name, which runs on the controller.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mshare_report
+short_description: Make one report of many hosts' surveys
+version_added: 0.1.0
+description:
+  - Writes C(report.html), one page to open offline and to print; C(report.json), with the surveys themselves; and
+    C(report.csv), into a folder on the controller.
+  - The report has totals, the hosts by their page tables, a chart by host and instance, and what huge pages and mshare would
+    save across the fleet. Every figure says whether it is measured, modelled or projected.
+  - A host without a survey is listed as missing, with the reason.
+  - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)). Needs pygal there.
+extends_documentation_fragment:
+  - dbmem.mshare.attributes
+  - dbmem.mshare.attributes.state
+options:
+  folder:
+    description:
+      - The folder on the controller. It is made if it is missing.
+    type: path
+    required: true
+  results:
+    description:
+      - By host name, what M(dbmem.mshare.mshare_survey) gave there, also where it failed or the host was unreachable.
+    type: dict
+    default: {}
+  stored:
+    description:
+      - Files on the controller with the answer of C(mshare survey --json), named after their hosts; folders of such files; and
+        earlier C(report.json) files. What O(results) says about a host counts more.
+    type: list
+    elements: path
+    default: []
+seealso:
+  - module: dbmem.mshare.mshare_survey
+  - module: dbmem.mshare.mshare_plan
+author:
+  - dbmem.mshare contributors (@dbmem)
+"""
+
+EXAMPLES = r"""
+- name: Survey every host
+  dbmem.mshare.mshare_survey:
+  register: survey
+  ignore_unreachable: true
+
+- name: Make a report of all
+  dbmem.mshare.mshare_report:
+    folder: "{{ playbook_dir }}/page-tables"
+    results: "{{ dict(ansible_play_hosts_all | zip(ansible_play_hosts_all | map('extract', hostvars, 'survey'))) }}"
+  run_once: true
+
+- name: Make it again from what is stored
+  dbmem.mshare.mshare_report:
+    folder: page-tables
+    stored: [page-tables/report.json]
+  run_once: true
+"""
+
+RETURN = r"""
+html:
+  description: The page to open.
+  returned: success
+  type: str
+  sample: /srv/page-tables/report.html
+files:
+  description: The names of the files that were written, or in check mode would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [report.html, report.json, report.csv]
+totals:
+  description: The fleet's figures, each with C(value), C(unit) and C(kind), and how many hosts there are.
+  returned: success
+  type: dict
+  sample: {"hosts": 12, "hosts_missing": 1, "page_tables": {"value": 943718400000, "unit": "bytes", "kind": "measured"}}
+missing:
+  description: The hosts that have no survey, with C(host) and C(reason).
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"host": "db7", "reason": "unreachable: No route to host"}]
+summary:
+  description: The same for people, line by line.
+  returned: success
+  type: list
+  elements: str
+  sample: ["12 hosts surveyed, 1 missing"]
+error_kind:
+  description: The kind of the error, for conditions.
+  returned: failure
+  type: str
+  sample: unavailable
+"""

@@ -1,0 +1,123 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Surveys of hosts that never were: the schema's shape with figures that a test can reckon with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mshare.pagetable import page_tables
+from mshare.units import GIB, MIB
+
+PROCESS_BYTES = 256 << 10
+"""Page tables each process has for itself."""
+
+
+def segment(size_bytes: int, processes: int, **fields: Any) -> dict[str, Any]:
+    """A segment of which every process touched every 2 MiB."""
+    page_bytes = fields.get("page_bytes", 4096)
+    return {
+        "kind": "anonymous",
+        "name": "anonymous shared memory",
+        "key": None,
+        "size_bytes": size_bytes,
+        "page_bytes": page_bytes,
+        "address": 1 << 40,
+        "congruent_2mib": True,
+        "aligned_1gib": True,
+        "huge_bytes": 0,
+        "page_tables_bytes": processes * page_tables(size_bytes, page_bytes).total_bytes,
+        "processes": processes,
+        **fields,
+    }
+
+
+def instance(
+    name: str, size_bytes: int, processes: int, maximum: int | None = None, **fields: Any
+) -> dict[str, Any]:
+    segments = [segment(size_bytes, processes)] if size_bytes else []
+    shared = sum(one["page_tables_bytes"] for one in segments)
+    sum_bytes = shared + processes * PROCESS_BYTES
+    return {
+        "name": name,
+        "kind": "postgresql",
+        "executable": "/usr/lib/postgresql/15/bin/postgres",
+        "unit": None,
+        "cgroup": "/",
+        "data_directory": f"/var/lib/postgresql/{name}",
+        "port": 5432,
+        "version": "15",
+        "sid": None,
+        "processes": processes,
+        "pids": list(range(1000, 1000 + processes)),
+        "threads": 1,
+        "setuid": False,
+        "processes_maximum": {"value": maximum, "source": "max_connections"} if maximum else None,
+        "segments": segments,
+        "page_tables": {
+            "sum_bytes": sum_bytes,
+            "average_bytes": sum_bytes // max(1, processes),
+            "maximum_bytes": sum_bytes // max(1, processes),
+            "segments_bytes": shared,
+            "remainder_bytes": processes * PROCESS_BYTES,
+            "kind": "measured",
+        },
+        "share_of_host_percent": 50.0,
+        "huge_pages_requested": None,
+        **fields,
+    }
+
+
+def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    in_instances = sum(one["page_tables"]["sum_bytes"] for one in instances)
+    return {
+        "schema_version": 1,
+        "host": {
+            "name": name,
+            "kernel": "6.12.0",
+            "page_tables_bytes": in_instances + 64 * MIB,
+            "memory_total_bytes": 512 * GIB,
+            "memory_available_bytes": 128 * GIB,
+            "huge_page_pools": [
+                {"page_bytes": 2 * MIB, "node": None, "total": 0, "free": 0, "reserved": 0},
+                {"page_bytes": GIB, "node": None, "total": 0, "free": 0, "reserved": 0},
+            ],
+            "thp": {"anonymous": "madvise", "shmem": "never"},
+            "overcommit_memory": "0",
+            "hidepid": None,
+            "mshare": {"kernel_supported": False},
+            "pagemap_scan": True,
+        },
+        "method": {
+            "exact": False,
+            "threshold_bytes": MIB,
+            "samples_per_group": 3,
+            "duration_ms": 40,
+            "uid": 0,
+        },
+        "complete": True,
+        "missing": [],
+        "vanished": 0,
+        "instances": instances,
+        "others": {"processes": 80, "page_tables_bytes": 40 * MIB},
+        **fields,
+    }
+
+
+def fleet(hosts: int) -> dict[str, dict[str, Any]]:
+    """Many hosts, no two alike, with one to four instances."""
+    return {f"db{number:03}": _varied(f"db{number:03}", number) for number in range(1, hosts + 1)}
+
+
+def _varied(name: str, number: int) -> dict[str, Any]:
+    instances = [
+        instance(
+            f"{name}-{part}",
+            (4 + 37 * number * part % 300) * GIB // part,
+            processes := 20 + number * 53 % 400 // part,
+            maximum=2 * processes,
+        )
+        for part in range(1, 2 + number % 4)
+    ]
+    return survey(name, instances)
