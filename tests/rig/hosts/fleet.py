@@ -74,7 +74,7 @@ class Fleet:
         names = [f"host{number}" for number in range(1, count + 1)]
         try:
             pid = self._keep(base, names)
-            self.inventory.write_text(self._inventory(base, names, pid))
+            self.inventory.write_text(self._inventory(names, pid))
         except BaseException:
             self.stop()
             raise
@@ -116,13 +116,24 @@ class Fleet:
 
     # -- the way in ------------------------------------------------------------------------
 
-    def _inventory(self, base: Base, names: list[str], pid: int) -> str:
+    def ssh_command(self, number: int, *command: str) -> list[str]:
+        """A command line that runs another one on the host of a number, counted from 0."""
+        options = self._ssh_options(int(self._pid_file.read_text()))
+        return ["ssh", "-i", str(self._key), *options, f"root@{address(number)}", shlex.join(command)]
+
+    @property
+    def _key(self) -> Path:
+        return Base(cache_dir() / "base").ssh_key
+
+    def _ssh_options(self, pid: int) -> list[str]:
         connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} {HERE / 'connect.py'} %h %p"
-        options = [*_SSH_OPTIONS, f"ProxyCommand={connect}"]
+        return [word for option in (*_SSH_OPTIONS, f"ProxyCommand={connect}") for word in ("-o", option)]
+
+    def _inventory(self, names: list[str], pid: int) -> str:
         variables = {
             "ansible_user": "root",
-            "ansible_ssh_private_key_file": base.ssh_key,
-            "ansible_ssh_args": " ".join(f"-o {shlex.quote(option)}" for option in options),
+            "ansible_ssh_private_key_file": self._key,
+            "ansible_ssh_args": shlex.join(self._ssh_options(pid)),
             "ansible_python_interpreter": "/usr/bin/python3",
         }
         hosts = [f"{name} ansible_host={address(number)}" for number, name in enumerate(names)]
