@@ -1,0 +1,97 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small real processes with shared segments, for tests of the survey."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import subprocess
+import sys
+
+from mshare.survey.survey import survey
+from mshare.units import MIB
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_LIBC.shmat.restype = ctypes.c_void_p
+NORESERVE, FIXED_NOREPLACE = 0x4000, 0x100000
+FAILED = ctypes.c_void_p(-1).value
+
+
+def map_shared(fd, size_bytes, offset=0, address=None, flags=0):
+    """mmap as the kernel has it, with an address; stays until the process ends."""
+    flags |= mmap.MAP_SHARED | (FIXED_NOREPLACE if address else 0) | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
+    found = _LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
+    if found == FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return found
+
+
+def touch(address, size_bytes, stride_bytes=2 * MIB):
+    for at in range(address, address + size_bytes, stride_bytes):
+        ctypes.memset(at, 1, 1)
+
+
+def sysv(size_bytes, key):
+    """A SysV segment, attached, and removed as soon as nobody uses it."""
+    number = _LIBC.shmget(key, ctypes.c_size_t(size_bytes), 0o1600)
+    if number < 0:
+        raise OSError(ctypes.get_errno(), "shmget")
+    address = _LIBC.shmat(number, None, 0)
+    _LIBC.shmctl(number, 0, None)
+    return address
+
+
+@contextlib.contextmanager
+def running(work, count=1):
+    """Pids of children that have done `work(number)` and stay; killed at the end."""
+    pids, failed = [], []
+    try:
+        for number in range(count):
+            read_fd, write_fd = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    work(number)
+                    os.write(write_fd, b"1")
+                    while True:
+                        signal.pause()
+                except BaseException as error:  # noqa: BLE001
+                    os.write(write_fd, f"0{error!r}".encode())
+                finally:
+                    os._exit(1)
+            pids.append(pid)
+            os.close(write_fd)
+            with open(read_fd, "rb", buffering=0) as pipe:
+                said = pipe.read(200)
+            if said != b"1":
+                failed.append(said)
+        assert not failed, failed
+        yield pids
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def instance_of(found, pid):
+    """The instance that a process belongs to."""
+    return next((one for one in found["instances"] if pid in one["pids"]), None)
+
+
+def surveyed(pid, **options):
+    """A survey of everything, however small, and the instance of a process."""
+    found = survey(threshold_bytes=1, **options)
+    return found, instance_of(found, pid)
+
+
+def python(code, *before, **options):
+    """Another Python that has this library, after a command like unshare."""
+    command = [*before, sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)

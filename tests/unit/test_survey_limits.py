@@ -1,0 +1,227 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sampled against exact, processes that end, ordinary users, namespaces, hidepid, regions of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+
+import pytest
+
+from mshare.survey import processes, prometheus
+from mshare.survey import survey as module
+from mshare.survey.survey import changes, survey
+from mshare.units import KIB, MIB
+from unit.survey_parts import instance_of, map_shared, python, running, surveyed, touch
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
+SIZE = 256 * MIB
+NOBODY = 65534
+
+
+def attached(fd, work=None):
+    """What a child does: map the segment, touch of it what `work` says, and have memory of its own."""
+    random_of = random.Random(7)
+    shares = [random_of.random() for __ in range(64)]
+
+    def child(number):
+        touch(map_shared(fd, SIZE), int(SIZE * (shares[number] if work is None else work)))
+        own = map_shared(os.memfd_create("own"), 512 * KIB)
+        assert own
+
+    return child
+
+
+@pytest.fixture
+def segment():
+    fd = os.memfd_create("sga")
+    os.ftruncate(fd, SIZE)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("work", [None, 1.0])
+def test_sampled_is_within_a_percent_of_exact(segment, work):
+    with running(attached(segment, work), 60) as pids:
+        __, sampled = surveyed(pids[0])
+        __, exact = surveyed(pids[0], exact=True)
+    assert sampled["pids"] == exact["pids"] == sorted(pids)
+    one, two = (each["page_tables"] for each in (sampled, exact))
+    assert one["sum_bytes"] == two["sum_bytes"] == one["segments_bytes"] + one["remainder_bytes"]
+    assert abs(one["segments_bytes"] - two["segments_bytes"]) <= two["segments_bytes"] / 100
+    assert two["segments_bytes"] > 60 * 4096
+
+
+def test_tables_that_outlive_their_pages_are_in_the_remainder(segment):
+    def work(number):
+        address = map_shared(segment, SIZE)
+        touch(address, SIZE)
+
+    with running(work) as (pid,):
+        __, before = surveyed(pid)
+        os.ftruncate(segment, 0)
+        __, after = surveyed(pid)
+    assert before["page_tables"]["segments_bytes"] >= 128 * 4096
+    assert after["page_tables"]["segments_bytes"] == 0
+    assert after["page_tables"]["remainder_bytes"] >= 128 * 4096
+
+
+def test_a_process_that_ends_during_the_survey_is_counted(segment, monkeypatch):
+    with running(attached(segment, 1.0), 3) as pids:
+        seen = processes.look()
+        os.kill(pids[1], signal.SIGKILL)
+        os.waitid(os.P_PID, pids[1], os.WEXITED | os.WNOWAIT)
+        # Nothing of ours is replaced: the survey goes on with what it saw a moment ago.
+        monkeypatch.setattr(processes, "look", lambda: seen)
+        found = survey(threshold_bytes=1)
+    one = instance_of(found, pids[0])
+    assert pids[1] not in one["pids"]
+    assert one["processes"] == 2
+    assert found["vanished"] + seen.vanished >= 1
+
+
+def test_an_ordinary_user_gets_page_tables_and_is_told_what_is_missing(segment):
+    code = (
+        "import json; from mshare.survey.survey import survey; print(json.dumps(survey(threshold_bytes=1)))"
+    )
+    with running(attached(segment, 1.0), 3) as pids:
+        done = python(code, preexec_fn=lambda: (os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)))
+        __, wanted = surveyed(pids[0])
+    if "Permission" in done.stderr or "ModuleNotFound" in done.stderr:
+        pytest.skip("the library lies where others may not read")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert not found["complete"]
+    assert found["method"]["uid"] == NOBODY
+    assert set(pids) <= {one["pid"] for one in found["missing"] if one["what"] == "maps"}
+    one = instance_of(found, pids[0])
+    assert one["segments"] == []
+    assert set(pids) <= set(one["pids"])
+    assert one["page_tables"]["sum_bytes"] >= wanted["page_tables"]["sum_bytes"]
+    assert one["page_tables"]["remainder_bytes"] == one["page_tables"]["sum_bytes"]
+
+
+INSIDE = """
+import json, os, subprocess
+from mshare.survey.survey import survey
+subprocess.run({mount!r}, shell=True, check=True)
+if {user}:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(json.dumps(survey(threshold_bytes=1)))
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize("user", [False, True])
+def test_hidepid_is_told(user):
+    mount = "mount -t proc -o hidepid=invisible proc /proc"
+    code = INSIDE.format(mount=mount, user=user)
+    done = python(code, "unshare", "--mount", "--pid", "--fork", "--kill-child")
+    if "Permission" in done.stderr or "ModuleNotFound" in done.stderr:
+        pytest.skip("the library lies where others may not read")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["host"]["hidepid"] in ("invisible", "2")
+    # Root sees all of it.
+    assert found["complete"] != user
+    assert any("hidepid" in one["reason"] for one in found["missing"]) == user
+
+
+CONTAINER = """
+import mmap, os, subprocess, time
+folder = {folder!r}
+subprocess.run(["mount", "-t", "tmpfs", "inside", folder], check=True)
+subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+file = open(folder + "/sga", "wb+")
+file.truncate(8 << 20)
+memory = mmap.mmap(file.fileno(), 8 << 20)
+for at in range(0, 8 << 20, 2 << 20):
+    memory[at] = 1
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_process_in_a_container(tmp_path):
+    import subprocess
+    import sys
+
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-c"]
+    with subprocess.Popen(
+        [*command, CONTAINER.format(folder=str(tmp_path))], stdout=subprocess.PIPE, text=True
+    ) as container:
+        try:
+            assert container.stdout.readline() == "ready\n"
+            found = survey(threshold_bytes=1)
+        finally:
+            container.kill()
+    path = str(tmp_path / "sga")
+    rows = [segment for one in found["instances"] for segment in one["segments"] if segment["name"] == path]
+    (segment,) = rows
+    assert (segment["kind"], segment["size_bytes"]) == ("tmpfs", 8 * MIB)
+
+
+def test_a_region_of_ours_is_recognised():
+    folder = f"/dev/shm/msharefs-{NOBODY}"
+    if os.path.exists(folder):
+        pytest.skip(f"{folder} is in use")
+    os.mkdir(folder)
+    try:
+        with open(f"{folder}/sga", "wb+") as file:
+            file.truncate(8 * MIB)
+            with running(lambda number: touch(map_shared(file.fileno(), 8 * MIB), 8 * MIB)) as (pid,):
+                __, found = surveyed(pid)
+    finally:
+        os.unlink(f"{folder}/sga")
+        os.rmdir(folder)
+    assert [segment["kind"] for segment in found["segments"]] == ["msharefs"]
+
+
+def test_small_children_of_what_was_found_belong_to_it(segment):
+    def work(number):
+        address = map_shared(segment, SIZE)
+        touch(address, SIZE if number == 0 else 2 * MIB)
+
+    with running(work, 3) as pids:
+        found = survey(threshold_bytes=500 * KIB)
+    one = instance_of(found, pids[0])
+    assert set(pids) <= set(one["pids"])
+    sizes = [process.vm_pte_bytes for process in processes.look().processes]
+    assert min(sizes) < 500 * KIB
+    assert found["others"]["processes"] > 0
+    assert found["schema_version"] == module.SCHEMA_VERSION
+
+
+def test_changes_between_two_surveys(segment):
+    def only(found, pid):
+        return {**found, "instances": [{**instance_of(found, pid), "name": "sga"}]}
+
+    with running(attached(segment, 0.5), 2) as pids:
+        before = only(survey(threshold_bytes=1), pids[0])
+        with running(attached(segment, 0.5)):
+            after = only(survey(threshold_bytes=1), pids[0])
+    (change,) = changes(before, after)
+    assert change["processes"] == 1
+    assert change["page_tables_bytes"] >= 64 * 4096
+    (gone,) = changes(after, {**after, "instances": []})
+    assert gone["processes"] == -3
+
+
+def test_prometheus_text(segment):
+    with running(attached(segment, 1.0), 2) as pids:
+        found, one = surveyed(pids[0])
+    one["name"] = 'odd "name" \\ of\na line'
+    text = prometheus.text(found)
+    label = 'instance_name="odd \\"name\\" \\\\ of\\na line",kind="other"'
+    assert f"mshare_survey_instance_processes{{{label}}} 2\n" in text
+    assert f"\nmshare_survey_host_page_tables_bytes {found['host']['page_tables_bytes']}\n" in text
+    # Of each metric one head, before its figures; a maximum that nobody knows is left out.
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(heads) == len(set(heads))
+    assert f"processes_maximum{{{label}" not in text
