@@ -54,6 +54,7 @@ def busy(fleet: Fleet) -> Iterator[Fleet]:
             fleet.ssh_command(number, "python3", "-c", program, f"db{number + 1}", str(PROCESSES), str(size)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # ssh would make ours non-blocking, which Ansible refuses to write to
             text=True,
         )
         for number, size in enumerate(SHARED_MIB)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mshare.errors import Unavailable
 from mshare.pagetable import page_tables
 from mshare.report import files, table
 from mshare.report.fleet import Fleet, Missing, fleet
@@ -204,3 +206,9 @@ def test_five_hundred_hosts_in_ten_seconds(tmp_path: Path) -> None:
     files.write(str(tmp_path / "report"), made)
     assert time.monotonic() - started < 10
     assert (len(found.hosts), len(found.missing)) == (500, 0)
+
+
+def test_without_pygal_the_report_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygal", None)
+    with pytest.raises(Unavailable, match=r"drawn by pygal.*where Ansible runs: pip install pygal"):
+        files.contents({"db1": DB1})
