@@ -68,7 +68,7 @@ _HOST = (
     _Metric(
         "mshare_survey_duration_seconds",
         "How long the survey took.",
-        lambda one: one["method"]["duration_ms"] / 1000,
+        lambda one: round(one["method"]["duration_ms"] / 1000, 4),
     ),
     _Metric("mshare_survey_complete", "1 when everything could be read.", lambda one: int(one["complete"])),
     _Metric("mshare_survey_unread", "How many things could not be read.", lambda one: len(one["missing"])),
