@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from vm.guest import Guest, NotPossible, started
+from vm.guest import Guest, started, why_not
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip all of them for one reason, said once."""
+    reason = why_not()
+    for item in items:
+        if reason and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,5 @@ def guest() -> Iterator[Guest]:
         try:
             with started(Path(scratch)) as one:
                 yield one
-        except NotPossible as reason:
-            pytest.skip(str(reason))
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -24,8 +24,15 @@ _COMMAND_SECONDS = 120
 _PLAYBOOK_SECONDS = 600
 
 
-class NotPossible(Exception):
-    """Why this machine cannot run the VM, in one sentence."""
+def why_not() -> str | None:
+    """Why this machine cannot run the VM, if it cannot."""
+    if os.geteuid() != 0:
+        return "the VM tests run as root"
+    words = [sys.executable, "-c", "from image import missing_tools; print(*missing_tools(), sep=', ')"]
+    missing = subprocess.run(
+        words, cwd=VM.parent, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    return f"the VM tests need QEMU and more; not installed: {missing}" if missing else None
 
 
 def _vm(*words: str) -> subprocess.CompletedProcess[str]:
@@ -46,8 +53,6 @@ def cache_directory() -> Path:
 @contextmanager
 def started(scratch: Path) -> Iterator[Guest]:
     """A guest on which nothing of ours ever was; it ends with the block, whatever happens in there."""
-    if os.geteuid() != 0:
-        raise NotPossible("the VM tests run as root")
     cache_directory().mkdir(parents=True, exist_ok=True)
     # Another clone's test run has a guest of the same name: one after the other.
     with (cache_directory() / "test.lock").open("w") as lock:
@@ -56,8 +61,6 @@ def started(scratch: Path) -> Iterator[Guest]:
             # What a killed run left is no guest on which nothing was.
             _vm("stop")
             start = _vm("start")
-            if "not installed:" in start.stderr:
-                raise NotPossible(f"the VM tests need QEMU and more: {start.stderr.strip()}")
             assert start.returncode == 0, start.stderr
             yield Guest(Path(start.stdout.strip()), scratch)
         finally:
