@@ -63,5 +63,5 @@ def _notes(choice: backends.Choice, facts: Facts) -> tuple[str, ...]:
             else "fitted to this host's free memory"
         )
         span, mapped = format_size(facts["span_bytes"]), format_size(facts["mapped_bytes"])
-        notes.append(f"Each client touches one page in every 2 MiB of {span} of {mapped}: {why}.")
+        notes.append(f"Each client touches one page in every 2 MiB of the first {span} of {mapped}: {why}.")
     return tuple(notes)

@@ -89,6 +89,7 @@ error_kind:
   sample: unavailable
 """
 
+import os
 import pkgutil
 
 from ansible.module_utils.basic import AnsibleModule
@@ -182,12 +183,18 @@ def _shipped():
 
 def sources():
     """The library as it came with this module: path below the package -> text."""
-    prefix = library.__name__ + "."
     found = {"__init__.py": library.__loader__.get_source(library.__name__)}
-    for entry in pkgutil.walk_packages(library.__path__, prefix):
-        loader = entry.module_finder.find_spec(entry.name).loader
-        path = entry.name[len(prefix) :].replace(".", "/") + ("/__init__.py" if entry.ispkg else ".py")
-        found[path] = loader.get_source(entry.name)
+    # Not pkgutil.walk_packages: that imports the packages, which a host that lacks click cannot, and leaves out
+    # what is in them.
+    folders = [("", path) for path in library.__path__]
+    for below, folder in folders:
+        for entry in pkgutil.iter_modules([folder]):
+            text = entry.module_finder.find_spec(entry.name).loader.get_source(entry.name)
+            if entry.ispkg:
+                folders.append((below + entry.name + "/", os.path.join(folder, entry.name)))
+                found[below + entry.name + "/__init__.py"] = text
+            else:
+                found[below + entry.name + ".py"] = text
     return found
 
 

@@ -1,0 +1,177 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guest of the VM tests: commands, playbooks and modules on a machine that has a real systemd."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VM = REPOSITORY / "tests" / "rig" / "vm" / "vm.py"
+NAME = "mshare-test"
+_PROGRAMS = Path(sys.executable).parent
+_COMMAND_SECONDS = 120
+_PLAYBOOK_SECONDS = 600
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run the VM, if it cannot."""
+    if os.geteuid() != 0:
+        return "the VM tests run as root"
+    words = [sys.executable, "-c", "from image import missing_tools; print(*missing_tools(), sep=', ')"]
+    missing = subprocess.run(
+        words, cwd=VM.parent, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    return f"the VM tests need QEMU and more; not installed: {missing}" if missing else None
+
+
+def _vm(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(VM), words[0], "--name", NAME, *words[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def cache_directory() -> Path:
+    """Where the rig keeps its image: outside the repository, shared by all clones."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dbmem-mshare" / "vm"
+
+
+@contextmanager
+def started(scratch: Path) -> Iterator[Guest]:
+    """A guest on which nothing of ours ever was; it ends with the block, whatever happens in there."""
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    # Another clone's test run has a guest of the same name: one after the other.
+    with (cache_directory() / "test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            # What a killed run left is no guest on which nothing was.
+            _vm("stop")
+            start = _vm("start")
+            assert start.returncode == 0, start.stderr
+            yield Guest(Path(start.stdout.strip()), scratch)
+        finally:
+            _vm("stop")
+
+
+class Guest:
+    """A machine of its own, reached by ssh."""
+
+    def __init__(self, inventory: Path, scratch: Path) -> None:
+        self._inventory = inventory
+        self._scratch = scratch
+
+    # -- commands
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell command."""
+        return subprocess.run(
+            [sys.executable, str(VM), "ssh", "--name", NAME, command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=_COMMAND_SECONDS,
+        )
+
+    def do(self, command: str) -> str:
+        """Run a shell command that has to succeed."""
+        done = self.run(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout.strip()
+
+    def write(self, path: str, text: str) -> None:
+        self.do(f"cat > {path} <<'END'\n{text}END")
+
+    def reboot(self) -> None:
+        done = _vm("reboot")
+        assert done.returncode == 0, done.stderr
+
+    # -- Ansible
+
+    def playbook(self, name: str, /, *flags: str, **variables: Any) -> str:
+        """Run a playbook of the collection, which has to succeed; returns its output."""
+        words = [f"dbmem.mshare.{name}", *flags, "-e", json.dumps({"mshare_hosts": "all", **variables})]
+        done = self._ansible("ansible-playbook", *words)
+        assert done.returncode == 0, done.stdout
+        print(done.stdout)  # For who reads a failure that comes later.
+        return done.stdout
+
+    def module(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Run a module; returns its result, failed or not."""
+        words = ["all", "--one-line", "-m", f"dbmem.mshare.{name}", "-a", json.dumps(arguments)]
+        done = self._ansible("ansible", *words)
+        __, arrow, result = done.stdout.partition(" => ")
+        assert arrow, done.stdout
+        fields: dict[str, Any] = json.JSONDecoder().raw_decode(result)[0]
+        return fields
+
+    def _ansible(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
+            "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".venv" / "collections"),
+            "ANSIBLE_LOCAL_TEMP": str(self._scratch),
+            "ANSIBLE_NOCOWS": "1",
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._scratch),
+            "LC_ALL": "C.UTF-8",
+        }
+        return subprocess.run(
+            [str(_PROGRAMS / program), "-i", str(self._inventory), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=_PLAYBOOK_SECONDS,
+        )
+
+    # -- looks
+
+    def units(self, *names: str) -> dict[str, dict[str, str]]:
+        """What `systemctl show` says of units, by their names."""
+        found = {}
+        for block in self.do(f"systemctl show {' '.join(names)}").split("\n\n"):
+            fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            found[fields["Id"]] = fields
+        return found
+
+    def region(self, name: str) -> dict[str, Any] | None:
+        """A region as the command line lists it; None where there is none."""
+        listed: list[dict[str, Any]] = json.loads(self.do("mshare list --json"))["regions"]
+        return next((region for region in listed if region["name"] == name), None)
+
+    def traces(self) -> list[str]:
+        """Everything on the machine that is ours, by its name."""
+        return self.do(
+            "find / \\( -path /proc -o -path /sys -o -path /root/.ansible \\) -prune"
+            " -o -name '*mshare*' -print;"
+            " systemctl list-unit-files --no-legend '*mshare*';"
+            " systemctl list-units --all --plain --no-legend '*mshare*';"
+            " pgrep -af 'bin/[m]share'; grep mshare /proc/self/mountinfo /etc/group; true"
+        ).splitlines()
+
+    def journal(self, unit: str) -> str:
+        """What a unit said since the last boot."""
+        return self.do(f"journalctl --boot --no-pager --output=cat --unit={unit}")
+
+    def eventually(self, condition: Any, what: str, seconds: float = 60) -> None:
+        """Wait for what the guest does by itself."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+            time.sleep(0.5)
