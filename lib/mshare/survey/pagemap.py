@@ -13,6 +13,7 @@ import array
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES
@@ -88,20 +89,31 @@ class Pagemap:
         regions: int = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True)
         return regions > 0
 
-    def first(self, start: int, end: int) -> tuple[int, bool] | None:
-        """The first populated page from `start` on, and whether it is part of a huge one."""
-        if self.scanning:
-            if not self._scan(start, end):
-                return None
-            return self._found[0], bool(self._found[2] & _HUGE)
+    def populated(self, start: int, end: int, step: int) -> Iterator[tuple[int, bool]]:
+        """The first populated page in each `step` bytes with any, and whether it is part of a huge one."""
+        if not self.scanning:
+            yield from self._read(start, end, step)
+            return
+        # Where a survey spends most of its time: not a call more than the kernel's.
+        fd, argument, found, ask = self._fd, self._argument, self._found, fcntl.ioctl
+        argument[_END] = end
+        while start < end:
+            argument[_START] = start
+            if ask(fd, _PAGEMAP_SCAN, argument, True) <= 0:
+                return
+            address = found[0]
+            yield address, bool(found[2] & _HUGE)
+            start = (address // step + 1) * step
+
+    def _read(self, start: int, end: int, step: int) -> Iterator[tuple[int, bool]]:
         while start < end:
             stop = min(end, (start // _LEAF_SPAN_BYTES + 1) * _LEAF_SPAN_BYTES)
             count = (stop - start) // BASE_PAGE_BYTES
             entries = os.pread(self._fd, count * 8, start // BASE_PAGE_BYTES * 8)
             if entries and max(entries[7::8]) >= _POPULATED:
-                return start, False
+                yield start, False
+                stop = (start // step + 1) * step
             start = stop
-        return None
 
 
 def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[bytes, int], Tables]:
@@ -110,14 +122,9 @@ def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[
     last_leaf = last_pmd = -1
     for mapping, page_bytes in mappings:
         of_segment = found.setdefault(mapping.identity, Tables())
-        address, end = mapping.start, mapping.end
-        while address < end:
-            first = pagemap.first(address, end)
-            if first is None:
-                break
-            address, huge = first
+        step = max(_LEAF_SPAN_BYTES, page_bytes)
+        for address, huge in pagemap.populated(mapping.start, mapping.end, step):
             leaf, pmd = address // _LEAF_SPAN_BYTES, address // GIB
-            step = max(_LEAF_SPAN_BYTES, page_bytes)
             if huge or page_bytes > BASE_PAGE_BYTES:
                 of_segment.huge_bytes += step
             elif leaf != last_leaf:
@@ -127,5 +134,4 @@ def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[
             if pmd != last_pmd and page_bytes < GIB:
                 of_segment.pmd += 1
                 last_pmd = pmd
-            address = (address // step + 1) * step
     return found
