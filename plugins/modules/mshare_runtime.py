@@ -172,8 +172,8 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.host
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.pagemap
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.processes
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.prometheus
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.procmap
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.prometheus
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.segments
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.systemd
