@@ -208,7 +208,8 @@ class _Looking:
                 "maximum_bytes": max(sizes),
                 "segments_bytes": part,
                 "remainder_bytes": total - part,
-                "kind": "measured",
+                # The sum always is; what of it is the segments' is, where every process was scanned.
+                "kind": "measured" if found.scanned >= len(members) else "modelled",
             },
             "share_of_host_percent": round(100 * total / host_bytes, 2) if host_bytes else 0.0,
             "huge_pages_requested": database.huge_pages_requested,
