@@ -64,8 +64,9 @@ def attach_command(
         screen.say(f"Attached region {name} at {attachment.address:#x}.")
         screen.fields(_lines(target, span_bytes, report))
         if hold:
-            screen.say("Ctrl-C detaches it.")
+            # From the moment it is said, Ctrl-C is an end and no interruption.
             with contextlib.suppress(KeyboardInterrupt):
+                screen.say("Ctrl-C detaches it.")
                 signal.pause()
 
 
