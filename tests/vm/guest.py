@@ -21,7 +21,7 @@ VM = REPOSITORY / "tests" / "rig" / "vm" / "vm.py"
 NAME = "mshare-test"
 _PROGRAMS = Path(sys.executable).parent
 _COMMAND_SECONDS = 120
-_PLAYBOOK_SECONDS = 600
+_PLAYBOOK_SECONDS = 900
 
 
 def why_not() -> str | None:
@@ -129,16 +129,23 @@ class Guest:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._scratch),
             "LC_ALL": "C.UTF-8",
         }
-        return subprocess.run(
-            [str(_PROGRAMS / program), "-i", str(self._inventory), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            env=environment,
-            timeout=_PLAYBOOK_SECONDS,
-        )
+        log = self._scratch / "ansible.log"
+        with log.open("w") as output:
+            try:
+                done = subprocess.run(
+                    [str(_PROGRAMS / program), "-i", str(self._inventory), *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    env=environment,
+                    timeout=_PLAYBOOK_SECONDS,
+                )
+            except BaseException:
+                # What it did last, for who reads why it did not end.
+                print(log.read_text())
+                raise
+        return subprocess.CompletedProcess(done.args, done.returncode, log.read_text())
 
     # -- looks
 
