@@ -145,7 +145,8 @@ def _placed(segment: dict[str, Any]) -> str:
 
 def _method(screen: Screen, found: dict[str, Any]) -> None:
     method, missing = found["method"], found["missing"]
-    how = "every process scanned" if method["exact"] else "samples of each group scanned, the segments' part of the others modelled from them"
+    sampled = "samples of each group scanned, the segments' part of the others modelled from them"
+    how = "every process scanned" if method["exact"] else sampled
     screen.say(f"Measured in {method['duration_ms']:.0f} ms: VmPTE of every process, {how}")
     if found["vanished"]:
         screen.say(f"{found['vanished']:,} processes ended meanwhile")
