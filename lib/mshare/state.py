@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import paths, procfs
+from . import __version__, paths, procfs
 from .errors import Conflict
 
 SCHEMA_VERSION = 1
+"""Of the fields of a status file. What LASTING names means the same in every schema there will be."""
+LASTING = ("schema_version", "version", "pid", "started_ticks")
 _WAIT_SECONDS = 0.05
 
 
@@ -38,13 +40,48 @@ def file(root: str, name: str, role: str, suffix: str = "json") -> str:
 
 
 def read(path: str) -> dict[str, Any] | None:
-    """A status file's fields, or None where there is none (or none of a version we know)."""
+    """A status file's fields, or None where there is none, or one of another schema whose writer ended.
+
+    Raises Conflict for one of another schema whose writer lives: what is not understood is not decided on.
+    """
+    fields = _load(path)
+    if fields is None or _readable(fields):
+        return fields
+    if process_alive(fields):
+        raise Conflict(other_schema(path, fields))
+    return None
+
+
+def look(path: str) -> dict[str, Any] | None:
+    """A status file's fields for who only looks: of another schema those that mean the same in all."""
+    fields = _load(path)
+    if fields is None or _readable(fields):
+        return fields
+    lasting = {key: fields.get(key) for key in LASTING}
+    return {**lasting, "state": "unknown", "error": {"message": other_schema(path, fields)}}
+
+
+def _load(path: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as stream:
-            fields = json.load(stream)
+            fields: dict[str, Any] = json.load(stream)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    return fields if fields.get("schema_version") == SCHEMA_VERSION else None
+    return fields
+
+
+def _readable(fields: dict[str, Any]) -> bool:
+    return fields.get("schema_version") == SCHEMA_VERSION
+
+
+def other_schema(path: str, fields: dict[str, Any]) -> str:
+    """Why a status file is not read, and what to do."""
+    wrote = fields.get("version") or "unknown"
+    return (
+        f"{path} was written by process {fields.get('pid')} of version {wrote} of the library in schema"
+        f" {fields.get('schema_version')}, and this is version {__version__}, which reads schema"
+        f" {SCHEMA_VERSION} only; nothing is changed: use version {wrote} for what runs, or end it with that"
+    )
 
 
 def read_text(path: str) -> str | None:
@@ -71,8 +108,9 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def write(path: str, fields: dict[str, Any]) -> None:
-    """Replace a status file."""
-    write_text(path, json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True) + "\n")
+    """Replace a status file. It says who wrote it: a process that goes on after the library has changed."""
+    versions = {"schema_version": SCHEMA_VERSION, "version": __version__}
+    write_text(path, json.dumps({**versions, **fields}, sort_keys=True) + "\n")
 
 
 def remove(*files: str) -> None:
@@ -107,7 +145,11 @@ def names(root: str, role: str) -> list[str]:
 
 def process_alive(fields: dict[str, Any] | None) -> bool:
     """Whether the process that wrote a status file still runs."""
-    return fields is not None and procfs.alive(fields["pid"], fields["started_ticks"])
+    return (
+        fields is not None
+        and fields.get("pid") is not None
+        and procfs.alive(fields["pid"], fields["started_ticks"])
+    )
 
 
 @contextlib.contextmanager

@@ -69,6 +69,12 @@ options:
       - Start clients again that died.
     type: bool
     default: false
+  restart_outdated:
+    description:
+      - Start all clients anew if their launcher runs another version of the library than is installed. Without it they go on, with
+        a warning.
+    type: bool
+    default: false
 seealso:
   - module: dbmem.mshare.mshare_region
   - module: dbmem.mshare.mshare_savings
@@ -119,6 +125,10 @@ clients:
       type: list
       elements: dict
       sample: []
+    version:
+      description: The version of the library that their launcher runs.
+      type: str
+      sample: 0.1.0
     errors:
       description: What went wrong, one sentence each.
       type: list
@@ -181,6 +191,7 @@ def converge(module):
         spec,
         _module.program(module),
         restart_dead=params["restart_dead"],
+        restart_outdated=params["restart_outdated"],
         boot=params["boot"],
         check=module.check_mode,
     )
@@ -200,6 +211,7 @@ def main():
             "stride": {"type": "str", "default": "2MiB"},
             "settle_seconds": {"type": "int", "default": 1},
             "restart_dead": {"type": "bool", "default": False},
+            "restart_outdated": {"type": "bool", "default": False},
         },
         required_if=[("state", "present", ["count"])],
         supports_check_mode=True,

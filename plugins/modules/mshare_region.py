@@ -126,9 +126,15 @@ options:
       - Replace a region whose owner was killed.
     type: bool
     default: false
+  replace_outdated:
+    description:
+      - Replace a region, and what is in it, whose owner runs another version of the library than is installed. Without it such an
+        owner goes on, with a warning. Attached clients prevent it unless O(force=true).
+    type: bool
+    default: false
   force:
     description:
-      - End, with O(recreate=true) or O(state=absent), the clients that are attached.
+      - End, with O(recreate=true), O(replace_outdated=true) or O(state=absent), the clients that are attached.
     type: bool
     default: false
 seealso:
@@ -175,7 +181,7 @@ region:
   description: The region as it is now. Empty in check mode on a host without msharefs, and when it is absent.
   returned: success
   type: dict
-  sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "alive": true}}
+  sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "alive": true, "version": "0.1.0"}}
 boot:
   description: What comes back after a reboot, apart from what is there now.
   returned: success
@@ -233,6 +239,7 @@ def converge(module):
         _module.program(module),
         recreate=params["recreate"],
         replace_stale=params["replace_stale"],
+        replace_outdated=params["replace_outdated"],
         force=params["force"],
         boot=params["boot"],
         check=module.check_mode,
@@ -271,6 +278,7 @@ def main():
             "before": {"type": "list", "elements": "str", "default": []},
             "recreate": {"type": "bool", "default": False},
             "replace_stale": {"type": "bool", "default": False},
+            "replace_outdated": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import backends, paths, state
+from .. import __version__, backends, paths, state
 from ..errors import Unavailable
 from ..spec import Spec
 from ..supervisor import Supervisor
@@ -32,6 +32,7 @@ class Outcome:
     """What is there now, as in the inventory."""
     boot: dict[str, Any] = field(default_factory=dict)
     """What comes back after a reboot: managed, enabled, reason."""
+    warnings: list[str] = field(default_factory=list)
 
 
 ABSENT: dict[str, Any] = {"state": "absent"}
@@ -56,6 +57,18 @@ def one_at_a_time(check: bool) -> Iterator[None]:
             # Where nothing is deployed, or any more, nothing of ours stays: not even this.
             state.remove(lock)
             state.remove_empty(paths.state_dir())
+
+
+def other_version(version: str | None) -> str | None:
+    """In which versions what runs and the library differ, as part of a sentence; None if they do not."""
+    if version in (None, __version__):
+        return None
+    return f"runs version {version} of the library, and {__version__} is installed"
+
+
+def goes_on(what: str, outdated: str | None, option: str) -> list[str]:
+    """The warning for something that runs another version and is left alone."""
+    return [f"{what} {outdated}; it goes on with that until {option}: true"] if outdated else []
 
 
 def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:

@@ -19,9 +19,11 @@ from .base import (
     Outcome,
     chosen,
     differing_keys,
+    goes_on,
     locate,
     locate_leftovers,
     one_at_a_time,
+    other_version,
     present,
     remove_spec,
     spec_written,
@@ -33,6 +35,7 @@ def clients_present(
     program: Sequence[str],
     *,
     restart_dead: bool = False,
+    restart_outdated: bool = False,
     boot: bool | None = None,
     check: bool = False,
     progress: Progress = no_progress,
@@ -41,13 +44,14 @@ def clients_present(
 
     Another number is started or ended among those that run; anything else that differs starts them
     anew. The dead are started again only with `restart_dead`; otherwise they are in the facts.
+    Those of another version of the library go on, unless `restart_outdated`.
     """
     with one_at_a_time(check):
         root = locate(spec.backend, spec.root, check)
         if root is None:
             action = f"start {spec.count} clients of region {spec.region}"
             return Outcome(True, [action], ABSENT, present(spec))
-        return _present(spec, program, root, restart_dead, boot, check, progress)
+        return _present(spec, program, root, restart_dead, restart_outdated, boot, check, progress)
 
 
 def _present(
@@ -55,6 +59,7 @@ def _present(
     program: Sequence[str],
     root: str,
     restart_dead: bool,
+    restart_outdated: bool,
     boot_wanted: bool | None,
     check: bool,
     progress: Progress,
@@ -68,12 +73,15 @@ def _present(
     different = differing_keys(spec, stored)
     # Clients whose owner has ended live, if at all, attached to nothing.
     orphaned = status is not None and not status["owner_alive"]
-    anew = status is not None and (orphaned or different not in ([], ["count"]))
+    outdated = other_version(status["version"]) if status else None
+    replace = outdated is not None and restart_outdated
+    anew = status is not None and (orphaned or replace or different not in ([], ["count"]))
     dead = len(status["dead"]) if status and restart_dead and not anew else 0
     resize = different == ["count"] and not anew
     start = status is None or anew
     write = state.read_text(spec_path) != spec.to_json()
-    why = "owner has ended" if orphaned else f"{', '.join(different)} differ"
+    why = f"launcher {outdated}" if replace else f"{', '.join(different)} differ"
+    why = "owner has ended" if orphaned else why
     actions = chosen(
         (
             (anew, f"stop the clients of region {name}, whose {why}"),
@@ -100,7 +108,8 @@ def _present(
     before = {"state": "present", **stored} if stored else ABSENT
     facts = inventory.clients_facts(root, name) or {}
     after = present(spec) if actions else before
-    return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+    left = goes_on(f"the launcher of region {name}", None if anew else outdated, "restart_outdated")
+    return Outcome(bool(actions), actions, before, after, facts, boot.facts(), left)
 
 
 def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Progress) -> None:

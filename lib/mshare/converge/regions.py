@@ -25,9 +25,11 @@ from .base import (
     Outcome,
     chosen,
     differing_keys,
+    goes_on,
     locate,
     locate_leftovers,
     one_at_a_time,
+    other_version,
     present,
     remove_spec,
     spec_written,
@@ -44,6 +46,7 @@ def region_present(
     *,
     recreate: bool = False,
     replace_stale: bool = False,
+    replace_outdated: bool = False,
     force: bool = False,
     boot: bool | None = None,
     check: bool = False,
@@ -54,7 +57,7 @@ def region_present(
     `program` starts the command line of this library where systemd does not. Raises Conflict for a
     region that differs in what cannot be changed, unless `recreate`; with clients attached, unless
     `force` as well. A name that a killed owner left is replaced only with `replace_stale` (or
-    `recreate`).
+    `recreate`). An owner of another version of the library goes on, unless `replace_outdated`.
     """
     with one_at_a_time(check):
         root = locate(spec.backend, spec.root, check)
@@ -62,7 +65,7 @@ def region_present(
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             return Outcome(True, [f"create region {spec.name}"], ABSENT, present(spec))
         return _Region(spec, root).converge(
-            program, recreate, replace_stale or recreate, force, boot, check, progress
+            program, recreate, replace_stale or recreate, replace_outdated, force, boot, check, progress
         )
 
 
@@ -82,27 +85,30 @@ class _Region:
         different = differing_keys(spec, self.stored)
         self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
         self.stale = self.facts["exists"] and not self.running
+        self.outdated = other_version(self.facts["owner"]["version"]) if self.running else None
 
     def converge(
         self,
         program: Sequence[str],
         recreate: bool,
         replace_stale: bool,
+        replace_outdated: bool,
         force: bool,
         boot_wanted: bool | None,
         check: bool,
         progress: Progress,
     ) -> Outcome:
-        self._refuse(recreate, replace_stale, force)
         spec, name = self.spec, self.spec.name
+        whose = self._ending(replace_outdated)
+        self._refuse(recreate, replace_stale, force, ending=bool(whose))
         boot = Boot.of(self.keeper, OWNER, name, boot_wanted)
-        start = not self.running or bool(self.rebuild)
+        start = not self.running or bool(whose)
         live = not start and self._access_differs()
         write = state.read_text(self.spec_path) != spec.to_json()
         units = self.keeper.survives_reboot and systemd.region_files_differ(spec)
         actions = chosen(
             (
-                (bool(self.rebuild), f"end region {name}, whose {', '.join(self.rebuild)} differ"),
+                (bool(whose), f"end region {name}, whose {' and whose '.join(whose)}"),
                 (self.stale, f"remove the name that a killed owner of region {name} left behind"),
                 (start, f"create region {name} of {format_size(spec.mapped_bytes)} at {self.root}"),
                 (live, f"set mode, owner or group of region {name}"),
@@ -117,7 +123,7 @@ class _Region:
             _check_geometry(spec, self.root)
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
         if actions and not check:
-            if self.rebuild:
+            if whose:
                 _end(self.keeper, name, self.root)
             if self.stale:
                 _unlink(self.root, name)
@@ -135,7 +141,13 @@ class _Region:
             supervisor.wait_until_ready(OWNER, name, self.root, progress)
         facts = inventory.region_facts(self.root, name)
         after = present(spec) if actions else before
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+        left = goes_on(f"the owner of region {name}", None if whose else self.outdated, "replace_outdated")
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), left)
+
+    def _ending(self, replace_outdated: bool) -> list[str]:
+        """Why a region that runs is to be ended."""
+        why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
+        return why + ([f"owner {self.outdated}"] if replace_outdated and self.outdated else [])
 
     def _start(self, argv: Sequence[str], progress: Progress) -> None:
         try:
@@ -163,7 +175,7 @@ class _Region:
         named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
         return {key: value for key, value in found.items() if key in named}
 
-    def _refuse(self, recreate: bool, replace_stale: bool, force: bool) -> None:
+    def _refuse(self, recreate: bool, replace_stale: bool, force: bool, ending: bool) -> None:
         name, facts = self.spec.name, self.facts
         if self.running and self.stored is None:
             raise Conflict(_foreign(name, self.root, facts))
@@ -174,7 +186,7 @@ class _Region:
                 f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
                 " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
             )
-        if self.rebuild:
+        if ending:
             _refuse_attached(facts, f"recreating region {name}", force)
         if self.stale and not replace_stale:
             raise Conflict(
@@ -264,12 +276,12 @@ def region_absent(
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = supervisor.current()
         facts = inventory.region_facts(found, name)
+        known = state.read(state.file(found, name, OWNER)) is not None
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
         if facts["owner"]["state"] == "unmanaged":
             raise Conflict(_foreign(name, found, facts))
         _refuse_attached(facts, f"removing region {name}", force)
-        known = state.read(state.file(found, name, OWNER)) is not None
         actions = chosen(
             (
                 (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
