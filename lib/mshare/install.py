@@ -87,9 +87,11 @@ def _files(place: Place, sources: dict[str, str]) -> dict[str, str]:
     return files
 
 
-def _manifest(files: dict[str, str]) -> str:
+def _manifest(files: dict[str, str], done: bool = True) -> str:
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return json.dumps({"version": __version__, "sha256": digest, "files": sorted(files)}, indent=2) + "\n"
+    # Without its digest it is that of an installation under way: one that was killed is done again.
+    fields = {"version": __version__, "sha256": digest if done else None, "files": sorted(files)}
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _installed(place: Place) -> list[str]:
@@ -126,7 +128,8 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Ou
         _require_access(place)
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
-            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}))
+            begun = _manifest({**files, **dict.fromkeys(left_over, "")}, done=False)
+            state.write_text(place.manifest, begun)
             for path in outdated:
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)

@@ -157,8 +157,16 @@ def clients_facts(root: str, name: str) -> Facts | None:
     facts["launcher_alive"] = alive
     facts.pop("started_ticks")
     # A launcher that was killed took its clients with it, and can no longer count them.
-    facts["attached"] = status["attached"] if alive else 0
+    facts["attached"] = _attached(status) if alive else 0
     return facts
+
+
+def _attached(status: Facts) -> int | None:
+    """How many a launcher counted last that still live: on a full tmpfs it cannot write down who died."""
+    counted: int | None = status["attached"]
+    if not counted:
+        return counted
+    return min(counted, sum(procfs.start_ticks(pid) is not None for pid in status["pids"]))
 
 
 def living_roles(root: str) -> list[str]:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 """Of the fields of a status file. What LASTING names means the same in every schema there will be."""
 LASTING = ("schema_version", "version", "pid", "started_ticks")
 _WAIT_SECONDS = 0.05
+_ROOM_BYTES = 64 * 1024
+"""A status file, its successor, a log."""
 
 
 def directory(root: str) -> str:
@@ -32,6 +34,15 @@ def make_directory(root: str) -> None:
     """Make the directory of status files for a root, below a state directory that is ours."""
     paths.make_directory(paths.state_dir())
     paths.make_directory(directory(root))
+
+
+def require_room(root: str) -> None:
+    """OSError (ENOSPC) where no process could write down how it is: it would start, then fail mutely."""
+    make_directory(root)
+    found = os.statvfs(directory(root))
+    # A tmpfs without a limit says that it has no blocks at all.
+    if found.f_blocks and found.f_bavail * found.f_frsize < _ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
 
 
 def file(root: str, name: str, role: str, suffix: str = "json") -> str:
@@ -93,10 +104,17 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def _temporary(path: str) -> str:
+    """Where a file's successor is written: of a known name, so that what a killed process left is found."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.new")
+
+
 def write_text(path: str, text: str, mode: int = 0o644) -> None:
     """Replace a file in one step: readers see the old or the new one, never a half."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    temporary = _temporary(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -114,10 +132,11 @@ def write(path: str, fields: dict[str, Any]) -> None:
 
 
 def remove(*files: str) -> None:
-    """Remove files by name; missing ones are fine."""
+    """Remove files by name, and what a killed process left of writing them; missing ones are fine."""
     for path in files:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(path)
+        for each in (path, _temporary(path)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(each)
 
 
 def remove_own(path: str) -> None:
@@ -183,10 +202,20 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
             time.sleep(_WAIT_SECONDS)
             continue
         if _is_at(fd, path):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            _sign(fd)
             return fd
         os.close(fd)
+
+
+def _sign(fd: int) -> None:
+    """Write into a lock who holds it. It is held without, too: a teardown has to work on a full tmpfs."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            os.close(fd)
+            raise
 
 
 def _open_lock(path: str) -> int:

@@ -60,8 +60,8 @@ def test_a_process_that_another_schema_tells_of_is_left_alone(tmp_path, schema):
         state.read(path)
     assert str(caught.value) == (
         f"{path} was written by process {os.getpid()} of version 9.9.9 of the library in schema {schema}, and"
-        f" this is version {__version__}, which reads schema 1 only; nothing is changed: use version 9.9.9 for"
-        " what runs, or end it with that"
+        f" this is version {__version__}, which reads schema 1 only; nothing is changed: use version"
+        " 9.9.9 for what runs, or end it with that"
     )
     seen = state.look(path)
     assert (seen["pid"], seen["version"], seen["state"]) == (os.getpid(), "9.9.9", "unknown")
@@ -104,6 +104,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         state.write_text(path, "\ud800")
     assert state.read(path)["value"] == "old"
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_a_killed_writer_left_is_written_over_or_removed(tmp_path, monkeypatch):
+    path = str(tmp_path / "x.json")
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *names: os._exit(9))
+        if (writer := os.fork()) == 0:
+            state.write(path, {"value": "half"})
+        assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 9
+    assert os.listdir(tmp_path) == [".x.json.new"]
+    state.write(path, {"value": "whole"})
+    assert os.listdir(tmp_path) == ["x.json"]
+    (tmp_path / ".x.json.new").touch()
+    state.remove(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_without_room_for_a_status_file(state_dir, monkeypatch):
+    state.require_room("/m")
+    full = os.statvfs_result((4096, 4096, 256, 4, 4, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        state.require_room("/m")
+    assert caught.value.filename == f"{state_dir}/m"
 
 
 def test_removing(tmp_path):
