@@ -48,8 +48,9 @@ vm-test: venv ## a deployment under a real systemd, with reboot, in a VM (a part
 links: venv ## regenerate plugins/module_utils/mshare from lib/mshare
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
-docs: venv ## regenerate the variable tables in the roles' READMEs
+docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
+	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .
