@@ -177,9 +177,8 @@ def show_speed(running: list[Running], options: argparse.Namespace) -> dict[str,
     print(f"  {'':<20} {'median tps':>11} {'of stock':>9} {'lowest':>8} {'highest':>8}")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates[STOCK]))
-        print(
-            f"  {name:<20} {statistics.median(values):11.0f} {ratio:9.3f} {min(values):8.0f} {max(values):8.0f}"
-        )
+        middle, low, high = statistics.median(values), min(values), max(values)
+        print(f"  {name:<20} {middle:11.0f} {ratio:9.3f} {low:8.0f} {high:8.0f}")
     return rates
 
 
