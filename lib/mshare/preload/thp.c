@@ -120,8 +120,10 @@ void thp_take(const struct request *request, struct outcome *outcome)
         return;
     }
     int fd = own && settings()->huge_directory[0] ? huge_file(size, outcome) : -1;
-    if (outcome->why[0]) {
+    if (outcome->why[0] || (own && settings()->prefault && !can_prefault(size, outcome))) {
         kernel_munmap(at, size);
+        if (fd >= 0)
+            close(fd);
         return;
     }
     char *placed =
