@@ -120,6 +120,7 @@ def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.attached
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
@@ -154,6 +155,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06
@@ -177,6 +179,9 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
@@ -230,7 +235,8 @@ def converge(module):
     if uncompiled and params["require_imports"] and not module.check_mode:
         preloading.compiler()
     preload = params["preload"] and (module.check_mode or not uncompiled)
-    return missing, uncompiled, install.present(place, sources(), preload=preload, check=module.check_mode)
+    outcome = install.present(place, sources(), preload=preload, check=module.check_mode, runs=not missing)
+    return missing, uncompiled, outcome
 
 
 def main():
