@@ -52,6 +52,7 @@ WantedBy=mshare-mounts.target
     #
     # Its clients are stopped here, when it is stopped, and not by a dependency of theirs: each kind that
     # does that also stops or restarts them when an owner was killed. Their launcher has to say who died.
+    # Hence after `systemctl restart` they are started here, if they are to be there at all.
     "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
@@ -63,6 +64,8 @@ StartLimitBurst=5
 [Service]
 Type=notify
 ExecStart={program} own --spec /etc/mshare/regions/%i.json --replace-stale
+ExecStartPost=-sh -c 'systemctl --quiet is-enabled mshare-clients@%i.service && \
+exec systemctl --no-block start mshare-clients@%i.service'
 ExecStop=-systemctl --job-mode=fail stop mshare-clients@%i.service
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900
@@ -208,6 +211,14 @@ def remove_region_files(name: str) -> None:
     ask("stop", f"mshare-{name}.slice")
     if not glob(unit_path("mshare-*.slice")):
         ask("stop", "mshare.slice")
+
+
+def address_space_limit(name: str) -> tuple[int, str] | None:
+    """The LimitAS of a region's owner in bytes, and where it is set; None without a limit."""
+    unit = f"mshare-region@{name}.service"
+    limit = ask("show", "--value", "--property=LimitAS", unit)
+    where = f"LimitAS of {unit}, or DefaultLimitAS in /etc/systemd/system.conf"
+    return (int(limit), where) if limit.isdigit() else None
 
 
 # -- mounts

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from .. import backends
-from ..converge.clients import clients_absent, clients_present
+from ..converge.clients import ClientsAbsent, ClientsPresent
+from ..converge.wishes import fulfil
 from ..errors import MshareError
 from ..rules import region_name
 from ..spec import ClientsSpec
@@ -30,11 +31,22 @@ from .screen import Screen
 
 @click.command("start")
 @clients_options
+@click.option(
+    "--restart-outdated",
+    is_flag=True,
+    help="Start all anew if their launcher runs another version of the library.",
+)
 @boot_option
 @check_option
 @click.pass_obj
 def start_command(
-    screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
+    screen: Screen,
+    /,
+    spec_path: str | None,
+    restart_outdated: bool,
+    boot: bool | None,
+    check: bool,
+    **options: Any,
 ) -> None:
     """Start clients, or change how many there are.
 
@@ -42,14 +54,13 @@ def start_command(
     stays. A COMMAND is run N times with the region in its environment (see `mshare clients run --help`).
     """
     spec = clients_spec(spec_path, options)
-    _start(screen, spec, boot, check, restart_dead=False)
+    _start(screen, spec, boot, check, restart_outdated=restart_outdated)
 
 
-def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, restart_dead: bool) -> None:
+def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, **consents: bool) -> None:
     with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
-        done = clients_present(
-            spec, program(), restart_dead=restart_dead, boot=boot, check=check, progress=progress
-        )
+        wish = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
+        done = fulfil(wish, check=check)
     told = say.outcome(
         screen,
         done,
@@ -85,7 +96,7 @@ def restart_command(screen: Screen, name: str, backend: str | None, root: str | 
 @click.pass_obj
 def stop_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
     """End the clients of a region; the region stays."""
-    done = clients_absent(name, backend=backend or "auto", root=root, check=check)
+    done = fulfil(ClientsAbsent(name, backend or "auto", root), check=check)
     say.outcome(
         screen,
         done,

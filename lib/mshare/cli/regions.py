@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from .. import backends
-from ..converge.regions import region_absent, region_present
+from ..converge.regions import RegionAbsent, RegionPresent
+from ..converge.wishes import fulfil
 from . import say
 from .options import (
     boot_option,
@@ -30,7 +31,12 @@ from .screen import Screen
     "--recreate", is_flag=True, help="End a region that differs, and make it anew: loses its content."
 )
 @click.option("--replace-stale", is_flag=True, help="Replace what a killed owner left behind.")
-@click.option("--force", is_flag=True, help="Recreate even with clients attached.")
+@click.option(
+    "--replace-outdated",
+    is_flag=True,
+    help="Replace a region whose owner runs another version of the library: loses its content.",
+)
+@click.option("--force", is_flag=True, help="Recreate or replace even with clients attached.")
 @boot_option
 @check_option
 @click.pass_obj
@@ -40,6 +46,7 @@ def create_command(
     spec_path: str | None,
     recreate: bool,
     replace_stale: bool,
+    replace_outdated: bool,
     force: bool,
     boot: bool | None,
     check: bool,
@@ -56,16 +63,10 @@ def create_command(
     """
     spec = region_spec(spec_path, options)
     with screen.waiting(f"Creating region {spec.name}") as progress:
-        done = region_present(
-            spec,
-            program(),
-            recreate=recreate,
-            replace_stale=replace_stale,
-            force=force,
-            boot=boot,
-            check=check,
-            progress=progress,
+        wish = RegionPresent(
+            spec, program(), recreate, replace_stale, replace_outdated, force, boot, progress
         )
+        done = fulfil(wish, check=check)
     backend = backends.choose(spec.backend) if check else backends.locate(spec.backend, spec.root)
     told = say.outcome(
         screen,
@@ -98,5 +99,5 @@ def rm_command(
     screen: Screen, name: str, backend: str | None, root: str | None, force: bool, check: bool
 ) -> None:
     """End a region and its owner; its content is gone."""
-    done = region_absent(name, backend=backend or "auto", root=root, force=force, check=check)
+    done = fulfil(RegionAbsent(name, backend or "auto", root, force), check=check)
     say.outcome(screen, done, check, f"Removed region {name}.", f"There is no region {name}; nothing to do.")
