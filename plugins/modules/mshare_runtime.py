@@ -136,6 +136,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06

@@ -193,7 +193,7 @@ PROVISIONED = {
     ),
     "clients of no region": clients(FAILED, "region nosuch at .* has no owner that runs", region="nosuch"),
     "clients without a count": case(
-        "clients", ANSIBLE, "all of the following are missing: count", region="sga"
+        "clients", INVALID, "clients of region sga need a count, like 100", region="sga"
     ),
     "0 clients": clients(INVALID, "0 clients cannot be started", count=0),
     "-1 clients": clients(INVALID, "-1 clients cannot be started", count=-1),
