@@ -104,6 +104,7 @@ def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.attached
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import inventory, memory, paths, probe, rules, state, supervisor, systemd
+from .. import attached, inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
 from ..errors import Conflict
 from ..generations import GENERATIONS
@@ -175,7 +175,7 @@ class _Region:
                 " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
             )
         if self.rebuild:
-            _refuse_attached(facts, f"recreating region {name}", self.wish.force)
+            _refuse_attached(name, self.root, f"recreating region {name}", self.wish.force)
         if self.stale and not (self.wish.replace_stale or self.wish.recreate):
             raise Conflict(
                 f"{facts['path']} exists and its owner does not live any more, so nobody can attach it; have"
@@ -226,13 +226,15 @@ def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
     )
 
 
-def _refuse_attached(facts: dict[str, Any], doing: str, force: bool) -> None:
-    clients = facts["clients"] or {}
-    if clients.get("attached") and not force:
+def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
+    if force:
+        return
+    found = attached.processes(root, name)
+    if found:
         raise Conflict(
-            f"{doing} would kill {clients['attached']} attached clients (launcher"
-            f" {clients['launcher_pid']}); stop them first (state: absent of mshare_clients, `mshare"
-            " clients stop`), or say force: true (--force)"
+            f"{doing} would kill {len(found)} attached clients: {attached.told(found)}; stop them first"
+            " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
+            " or say force: true (--force)"
         )
 
 
@@ -280,7 +282,7 @@ class RegionAbsent(Wish):
         enabled = keeper.enabled(OWNER, name)
         if facts["owner"]["state"] == "unmanaged":
             raise Conflict(_foreign(name, found, facts))
-        _refuse_attached(facts, f"removing region {name}", self.force)
+        _refuse_attached(name, found, f"removing region {name}", self.force)
         known = state.read(state.file(found, name, OWNER)) is not None
         actions = chosen(
             (
