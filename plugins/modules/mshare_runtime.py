@@ -104,6 +104,7 @@ def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.attached
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
@@ -136,6 +137,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06

@@ -62,6 +62,20 @@ CHANGES = {
         {**PRESENT, "mode": "1777"},
         {**PRESENT, "mode": "1770"},
     ),
+    "limit": Change(
+        "mount",
+        {"group": "daemon", "size": "64MiB"},
+        ["give the tmpfs at /run/msharefs room for 64 MiB", f"write {MOUNT_SPEC}"],
+        {**PRESENT, "mode": "1770"},
+        {**PRESENT, "mode": "1770", "size": 64 << 20},
+    ),
+    "make room": Change(
+        "mount",
+        {"group": "daemon", "size": "256MiB"},
+        ["give the tmpfs at /run/msharefs room for 256 MiB", f"write {MOUNT_SPEC}"],
+        {**PRESENT, "size": 64 << 20},
+        {**PRESENT, "size": 256 << 20},
+    ),
     "create": Change(
         "region",
         REGION,

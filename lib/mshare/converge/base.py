@@ -32,6 +32,8 @@ class Outcome:
     """What is there now, as in the inventory."""
     boot: dict[str, Any] = field(default_factory=dict)
     """What comes back after a reboot: managed, enabled, reason."""
+    fills_bytes: int = 0
+    """Memory that is taken at once, by prefaulting."""
 
 
 ABSENT: dict[str, Any] = {"state": "absent"}
