@@ -161,6 +161,9 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region

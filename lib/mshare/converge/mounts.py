@@ -42,6 +42,7 @@ class _Mount:
         self.enabled = self.managed and systemd.mount_enabled(spec.root)
         self.seen = mounts.observe(spec.root)
         self.steps = mounts.differences(spec, self.seen)
+        mounts.require_access(spec, self.seen)
         self.unit = self.boot and systemd.mount_unit_differs(spec)
         record = paths.spec_file("mounts", paths.escape(spec.root))
         self.actions = chosen(
