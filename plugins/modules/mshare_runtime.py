@@ -211,7 +211,7 @@ def converge(module):
     missing = install.missing_imports(place.python)
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
-    return missing, install.present(place, sources(), check=module.check_mode)
+    return missing, install.present(place, sources(), check=module.check_mode, runs=not missing)
 
 
 def main():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from .. import inventory, mounts, paths, state, supervisor, systemd
-from ..errors import Unavailable
+from ..errors import MshareError, Unavailable
 from ..spec import MountSpec
 from ..units import format_size
 from .base import ABSENT, Outcome, chosen, one_at_a_time, present
@@ -70,6 +70,12 @@ class _Mount:
             systemd.enable_mount(self.spec)
         elif self.enabled and not self.boot:
             systemd.disable_mount(self.spec.root)
+        left = mounts.differences(self.spec, mounts.observe(self.spec.root))
+        if left:
+            raise MshareError(
+                f"{self.spec.root} was brought to what is wanted and still differs in {', '.join(left)};"
+                " somebody else may be changing it: run this again"
+            )
 
     def outcome(self) -> Outcome:
         root = self.spec.root

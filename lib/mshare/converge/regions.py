@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import attached, inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
-from ..errors import Conflict
+from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
 from ..preflight import region as preflight
 from ..spec import RegionSpec
@@ -141,6 +141,7 @@ class _Region:
         if self.running and not check:
             supervisor.wait_until_ready(OWNER, name, self.root, self.wish.progress)
         facts = inventory.region_facts(self.root, name)
+        _require_healthy(facts, check)
         after = present(spec) if actions else before
         fills_bytes = spec.memory_bytes if start and spec.prefault else 0
         return Outcome(
@@ -245,6 +246,14 @@ def _window_bytes(spec: RegionSpec, root: str) -> int:
     window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
     rules.address(spec.address, alignment_bytes)
     return window_bytes
+
+
+def _require_healthy(facts: inventory.Facts, check: bool) -> None:
+    if not check and facts["health"] != "healthy":
+        raise MshareError(
+            f"region {facts['name']} at {facts['root']} was made and is {facts['health']}; see `mshare list`,"
+            " and its owner's log"
+        )
 
 
 def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
