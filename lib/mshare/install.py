@@ -95,14 +95,19 @@ def _files(place: Place, sources: dict[str, str], units: bool) -> dict[str, str]
     return files
 
 
-def _manifest(files: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return json.dumps({"version": __version__, "sha256": digest, "files": sorted(files)}, indent=2) + "\n"
+def digest(files: dict[str, str]) -> str:
+    """One number for the names and texts of files."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(files: dict[str, str], sources: dict[str, str]) -> str:
+    fields = {"version": __version__, "library": digest(sources), "sha256": digest(files)}
+    return json.dumps({**fields, "files": sorted(files)}, indent=2) + "\n"
 
 
 def manifest(place: Place, sources: dict[str, str], units: bool = False) -> str:
     """The text of the manifest of what belongs on a host, with systemd's units or without."""
-    return _manifest(_files(place, sources, units))
+    return _manifest(_files(place, sources, units), sources)
 
 
 def check_command(place: Place, sources: dict[str, str]) -> str:
@@ -143,7 +148,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False, runs:
     It has to run then, unless what it imports is still to be installed.
     """
     files = _files(place, sources, supervisor.current().survives_reboot)
-    manifest = _manifest(files)
+    manifest = _manifest(files, sources)
     outdated = sorted(path for path, text in files.items() if state.read_text(path) != text)
     left_over = sorted(set(_installed(place)) - set(files))
     differs = state.read_text(place.manifest) != manifest
@@ -161,7 +166,7 @@ def present(place: Place, sources: dict[str, str], *, check: bool = False, runs:
         _require_access(place)
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
-            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}))
+            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}, {}))
             for path in outdated:
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)

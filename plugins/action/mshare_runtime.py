@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.asking import sources
 
 # The module's own options and defaults, as far as they say what should be there.
 PLACE = {
@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         place = self._place()
         if place is not None and self._installed(place):
-            summary = install.summary(install.manifest(place, _sources()))
+            summary = install.summary(install.manifest(place, sources()))
             return {
                 **result,
                 "changed": False,
@@ -57,16 +57,5 @@ class ActionModule(ActionBase):
         return install.Place(**paths) if plain else None
 
     def _installed(self, place: install.Place) -> bool:
-        answer = self._low_level_execute_command(install.check_command(place, _sources()), sudoable=True)
+        answer = self._low_level_execute_command(install.check_command(place, sources()), sudoable=True)
         return bool(answer["rc"] == 0)
-
-
-def _sources() -> dict[str, str]:
-    """The library, as the module brings it: path below the package -> text."""
-    top = Path(library.__file__).parent
-    files = {path.relative_to(top): path for path in sorted(top.rglob("*.py"))}
-    return {
-        str(below): path.read_text(encoding="utf-8")
-        for below, path in files.items()
-        if below.parts[0] not in install.CONTROLLERS
-    }

@@ -85,7 +85,7 @@ def test_action_group_has_the_modules_that_share_options() -> None:
 
 
 def test_the_runtime_brings_the_whole_library() -> None:
-    """The action plugin compares with the files here; the module installs what its imports have Ansible send."""
+    """The action plugin compares with the files here; the module brings what its imports send."""
     library = ROOT / "plugins" / "module_utils" / "mshare"
     files = {".".join(path.relative_to(library).with_suffix("").parts) for path in library.rglob("*.py")}
     source = (ROOT / "plugins" / "modules" / "mshare_runtime.py").read_text()
