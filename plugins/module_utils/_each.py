@@ -83,7 +83,7 @@ def converge(module: AnsibleModule, name: str, facts: str, wishes: Callable[[], 
         module.warn(sentence)
     results = _joined(name, facts, outcomes)
     if module.params[name] is not None:
-        (outcome,) = outcomes.values()
+        outcome = next(iter(outcomes.values()))
         results.update(
             {facts: outcome.facts},
             boot=outcome.boot,

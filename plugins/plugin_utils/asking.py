@@ -64,7 +64,11 @@ class AskingAction(ActionBase):
         arguments = {key: value for key, value in self._task.args.items() if value is not None}
         executable = str(arguments.pop("executable", "/usr/local/bin/mshare"))
         asked = self._asked(arguments)
-        if not (0 < len(asked) <= _QUESTIONS) or any(self._task.environment) or not executable.startswith("/"):
+        if (
+            not (0 < len(asked) <= _QUESTIONS)
+            or any(self._task.environment)
+            or not executable.startswith("/")
+        ):
             return None
         if any(one.get("state", "present") != "present" or self._unknown(one) for one in asked):
             return None
