@@ -21,6 +21,7 @@ from .errors import Conflict, InvalidRequest, MshareError, Unavailable
 from .generations import NEWEST
 from .inventory import living_roles
 from .pagetable import BASE_PAGE_BYTES
+from .preflight import mount as preflight
 from .spec import MountSpec
 from .units import format_size, round_up
 
@@ -209,6 +210,12 @@ def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
     return spec.group is not None and (group_missing(spec) or seen.gid != group_id(spec))
 
 
+def require_access(spec: MountSpec, seen: MountSeen) -> None:
+    """Unavailable for a process that may not mount, where that is needed."""
+    if not is_ours(seen) and needs_mount(spec):
+        preflight.require(spec.root)
+
+
 def mount(spec: MountSpec) -> list[str]:
     """Bring a root to what a complete spec says; returns the steps that were taken.
 
@@ -217,12 +224,7 @@ def mount(spec: MountSpec) -> list[str]:
     seen = observe(spec.root)
     steps = differences(spec, seen)
     record = _record(spec.root)
-    if seen.backend is None and needs_mount(spec) and not paths.is_root():
-        raise Unavailable(
-            f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
-            f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
-            " ordinary user a directory of his own"
-        )
+    require_access(spec, seen)
     if group_missing(spec):
         _make_group(spec)
     gid = group_id(spec)

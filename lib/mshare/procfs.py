@@ -126,8 +126,13 @@ def _unescape(field: str) -> str:
 
 def mounts() -> list[Mount]:
     """What is mounted in this process's mount namespace, in mount order."""
+    return parse_mounts(_read("/proc/self/mountinfo"))
+
+
+def parse_mounts(mountinfo: str | None) -> list[Mount]:
+    """The lines of a mountinfo file."""
     found = []
-    for line in _lines(_read("/proc/self/mountinfo")):
+    for line in _lines(mountinfo):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
         found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))

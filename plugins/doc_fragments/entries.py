@@ -156,6 +156,11 @@ _CLIENTS = r"""
       - Start clients again that died.
     type: bool
     default: false
+  require_all:
+    description:
+      - Fail, and say why they died, where fewer are attached than there should be. Otherwise they are in the result.
+    type: bool
+    default: false
 """
 
 

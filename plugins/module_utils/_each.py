@@ -79,9 +79,11 @@ def converge(module: AnsibleModule, name: str, facts: str, wishes: Callable[[], 
         module.fail_json(msg=str(halted), error_kind=halted.kind, **_joined(name, facts, halted.done))
     except (MshareError, OSError) as error:
         fail(module, error)
+    for sentence in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+        module.warn(sentence)
     results = _joined(name, facts, outcomes)
     if module.params[name] is not None:
-        (outcome,) = outcomes.values()
+        outcome = next(iter(outcomes.values()))
         results.update(
             {facts: outcome.facts},
             boot=outcome.boot,

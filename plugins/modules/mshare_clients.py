@@ -135,6 +135,7 @@ EACH = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     **SPEC_OPTIONS,
     "restart_dead": {"type": "bool", "default": False},
+    "require_all": {"type": "bool", "default": False},
 }
 SPEC_KEYS = ("region", "backend", "root", *SPEC_OPTIONS)
 
@@ -147,6 +148,7 @@ def wish(module, entry):
         ClientsSpec.from_dict(_module.spec_fields(entry, SPEC_KEYS)),
         _module.program(module),
         restart_dead=entry["restart_dead"],
+        require_all=entry["require_all"],
         boot=entry["boot"],
     )
 

@@ -101,7 +101,6 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regio
     RegionPresent,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import RegionSpec
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor import systemd_runs
 
 # The options that a region's spec is made of, besides its name.
 SPEC_OPTIONS = {
@@ -137,7 +136,6 @@ CONSENTS = {
 }
 STATE = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
 SPEC_KEYS = ("name", "backend", "root", *SPEC_OPTIONS)
-NEEDS_SYSTEMD = ("memory_max", "before")
 
 
 def wish(module, entry):
@@ -152,14 +150,6 @@ def wish(module, entry):
     )
 
 
-def warn_of_what_has_no_effect(module, entries):
-    if systemd_runs():
-        return
-    for option in NEEDS_SYSTEMD:
-        if any(entry["state"] == "present" and entry[option] for entry in entries):
-            module.warn(f"{option} has no effect on this host: systemd does not run here")
-
-
 def main():
     each = {**STATE, **SPEC_OPTIONS, **CONSENTS}
     module = AnsibleModule(
@@ -172,7 +162,6 @@ def main():
         supports_check_mode=True,
     )
     entries = _each.entries(module.params, "name", "regions", alternatives=("size", "mappings"))
-    warn_of_what_has_no_effect(module, entries)
     _each.converge(module, "name", "region", lambda: [wish(module, entry) for entry in entries])
 
 

@@ -161,6 +161,9 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
@@ -208,7 +211,7 @@ def converge(module):
     missing = install.missing_imports(place.python)
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
-    return missing, install.present(place, sources(), check=module.check_mode)
+    return missing, install.present(place, sources(), check=module.check_mode, runs=not missing)
 
 
 def main():

@@ -198,6 +198,12 @@ PROVISIONED = {
         root="/run/tiny",
         size="4KiB",
     ),
+    "span for clients that touch nothing": clients(
+        INVALID, "span is how much of region sga the library's clients touch", span="1GiB", touch=False
+    ),
+    "span for a command": clients(
+        INVALID, "leave it out with a command", span="1GiB", command=["/bin/sleep", "9"]
+    ),
     "clients of no region": clients(FAILED, "region nosuch at .* has no owner that runs", region="nosuch"),
     "clients without a count": case(
         "clients", INVALID, "clients of region sga need a count, like 100", region="sga"

@@ -14,12 +14,13 @@ from integration.hosts import Host, Result, Run, Task
 from mshare import procfs
 
 MIB = 1 << 20
+REGION = "dbmem.mshare.mshare_region"
 
 
 def regions(name: str, /, *entries: dict[str, Any], **fields: Any) -> Task:
     return {
         "name": name,
-        "dbmem.mshare.mshare_region": {"regions": list(entries), **fields},
+        REGION: {"regions": list(entries), **fields},
         "ignore_errors": True,
         "diff": True,
     }
@@ -64,7 +65,7 @@ def run(host: Host) -> Run:
             regions("twice", A, B, A),
             regions("too much in all", {"name": "a"}, {"name": "b"}, **half),
             regions("no name", {"size": "64MiB"}),
-            regions("both forms", A, name="a"),
+            {**regions("both forms"), REGION: {"name": "a", "regions": [A]}},
             {"dbmem.mshare.mshare_info": {}, "name": "after refusals"},
             regions("announce", A, B, **MODE) | {"check_mode": True},
             regions("create", A, B, **MODE),

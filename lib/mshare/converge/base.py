@@ -34,6 +34,8 @@ class Outcome:
     """What comes back after a reboot: managed, enabled, reason."""
     fills_bytes: int = 0
     """Memory that is taken at once, by prefaulting."""
+    warnings: list[str] = field(default_factory=list)
+    """What on this host may do harm later, one sentence each."""
 
 
 ABSENT: dict[str, Any] = {"state": "absent"}

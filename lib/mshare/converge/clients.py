@@ -42,6 +42,8 @@ class ClientsPresent(Wish):
     restart_dead: bool = False
     boot: bool | None = None
     progress: Progress = no_progress
+    require_all: bool = False
+    """Whether clients that died are an error."""
 
     @property
     def region(self) -> str:
@@ -99,8 +101,22 @@ class ClientsPresent(Wish):
             supervisor.wait_until_ready(CLIENTS, name, root, self.progress)
         before = {"state": "present", **stored} if stored else ABSENT
         facts = inventory.clients_facts(root, name) or {}
+        if self.require_all and not check:
+            _require_attached(facts)
         after = present(spec) if actions else before
         return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+
+
+def _require_attached(facts: inventory.Facts) -> None:
+    """MshareError, with the first reasons, where fewer clients are attached than there should be."""
+    if facts["attached"] == facts["requested"]:
+        return
+    reasons = [*facts["errors"], *(one["reason"] for one in facts["dead"])][:3]
+    raise MshareError(
+        f"{facts['attached']} of {facts['requested']} clients are attached to region {facts['region']};"
+        f" {len(facts['dead'])} died, and this was said first: {', '.join(reasons) or 'nothing'}; start the"
+        " dead again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
+    )
 
 
 def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Progress) -> None:

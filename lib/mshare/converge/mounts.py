@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from .. import inventory, mounts, paths, state, supervisor, systemd
-from ..errors import Unavailable
+from ..errors import MshareError, Unavailable
 from ..spec import MountSpec
 from ..units import format_size
 from .base import ABSENT, Outcome, chosen, one_at_a_time, present
@@ -42,6 +42,7 @@ class _Mount:
         self.enabled = self.managed and systemd.mount_enabled(spec.root)
         self.seen = mounts.observe(spec.root)
         self.steps = mounts.differences(spec, self.seen)
+        mounts.require_access(spec, self.seen)
         self.unit = self.boot and systemd.mount_unit_differs(spec)
         record = paths.spec_file("mounts", paths.escape(spec.root))
         self.actions = chosen(
@@ -69,6 +70,12 @@ class _Mount:
             systemd.enable_mount(self.spec)
         elif self.enabled and not self.boot:
             systemd.disable_mount(self.spec.root)
+        left = mounts.differences(self.spec, mounts.observe(self.spec.root))
+        if left:
+            raise MshareError(
+                f"{self.spec.root} was brought to what is wanted and still differs in {', '.join(left)};"
+                " somebody else may be changing it: run this again"
+            )
 
     def outcome(self) -> Outcome:
         root = self.spec.root

@@ -15,8 +15,9 @@ from typing import Any
 
 from .. import attached, inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
-from ..errors import Conflict
+from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
+from ..preflight import region as preflight
 from ..spec import RegionSpec
 from ..supervisor import OWNER, Progress, Supervisor, no_progress
 from ..units import format_size
@@ -66,8 +67,15 @@ class RegionPresent(Wish):
         if root is None:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             fills_bytes = spec.memory_bytes if spec.prefault else 0
+            found = _preflight(spec, None, spec.window or spec.mapped_bytes)
+            preflight.require(found)
             return Outcome(
-                True, [f"create region {spec.name}"], ABSENT, present(spec), fills_bytes=fills_bytes
+                True,
+                [f"create region {spec.name}"],
+                ABSENT,
+                present(spec),
+                fills_bytes=fills_bytes,
+                warnings=preflight.warnings(found),
             )
         return _Region(self, root).converge(check)
 
@@ -110,10 +118,11 @@ class _Region:
             )
         )
         before = self._before()
+        window_bytes = _window_bytes(spec, self.root) if start else self.facts["window_bytes"] or 0
+        found = _preflight(spec, self.root, window_bytes)
         if start:
-            spec.ids()
-            _check_geometry(spec, self.root)
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+            preflight.require(found)
         if actions and not check:
             if self.rebuild:
                 _end(self.keeper, name, self.root)
@@ -132,9 +141,12 @@ class _Region:
         if self.running and not check:
             supervisor.wait_until_ready(OWNER, name, self.root, self.wish.progress)
         facts = inventory.region_facts(self.root, name)
+        _require_healthy(facts, check)
         after = present(spec) if actions else before
         fills_bytes = spec.memory_bytes if start and spec.prefault else 0
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), fills_bytes)
+        return Outcome(
+            bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, preflight.warnings(found)
+        )
 
     def _start(self) -> None:
         argv = [*self.wish.program, "own", "--spec", self.spec_path]
@@ -200,15 +212,48 @@ class _Region:
         os.chmod(self.facts["path"], self.spec.mode)
 
 
-def _check_geometry(spec: RegionSpec, root: str) -> None:
-    """Refuse what no owner could make on this msharefs; the owner would, but a check run starts none."""
+def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
+    """What this host has to say about a region."""
+    supervised = supervisor.current().survives_reboot
+    uid = spec.ids()[0] if root is not None else -1
+    return preflight.findings(
+        preflight.Wanted(
+            spec.name,
+            window_bytes,
+            spec.memory_bytes,
+            sum(mapping.size_bytes for mapping in spec.mappings if mapping.kind == "hugetlb"),
+            overcommit=spec.overcommit,
+            prefault=spec.prefault,
+            attaches=spec.prefault or spec.pattern,
+            memory_max_bytes=spec.memory_max,
+            units=spec.before,
+            uid=os.geteuid() if uid < 0 else uid,
+            simulated=root is not None and Layout.present(root),
+            address_space_limit=systemd.address_space_limit(spec.name) if supervised else None,
+            supervised=supervised,
+        )
+    )
+
+
+def _window_bytes(spec: RegionSpec, root: str) -> int:
+    """How large the window is. Refuses what no owner could make on this msharefs; the owner would, but a
+    check run starts none."""
     alignment_bytes = probe.alignment_bytes(root)
     if Layout.present(root):
         generation = GENERATIONS[Layout.read(root).generation_id]
     else:
         generation = probe.generation(root)
-    rules.place(spec.mappings, spec.window, alignment_bytes, generation)
+    window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
     rules.address(spec.address, alignment_bytes)
+    return window_bytes
+
+
+def _require_healthy(facts: inventory.Facts, check: bool) -> None:
+    if not check and facts["health"] != "healthy":
+        raise MshareError(
+            f"region {facts['name']} at {facts['root']} was made and is {facts['health']}; see `mshare list`,"
+            " and its owner's log"
+        )
 
 
 def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:

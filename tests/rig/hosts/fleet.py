@@ -115,7 +115,7 @@ class Fleet:
         return [pid, *map(int, children)] if os.fsencode(self.scratch) in command else []
 
     def show(self, number: int, folder: Path) -> None:
-        """Have a host see a folder of the machine's, at the same path and to read only, as long as it lives."""
+        """Have a host see a folder of the machine's, at the same path and to read only, while it lives."""
         inside = f"{self.scratch}/host{number + 1}/root{folder}"
         script = 'mkdir -p "$2" && mount --bind "$1" "$2" && mount -o remount,bind,ro "$2"'
         namespace = f"--mount=/proc/{self._hosts()[number]}/ns/mnt"
