@@ -54,7 +54,7 @@ def require_all_is_up(guest: Guest) -> None:
     assert region is not None
     assert (region["health"], region["clients"]["attached"]) == ("healthy", 10)
     assert guest.do("stat -c '%a %U %G' /run/msharefs/postgresql") == "660 root postgres"
-    assert guest.do("runuser -u postgres -- psql -Atc 'select 6 * 7'") == "42"
+    assert guest.do("cd / && runuser -u postgres -- psql -Atc 'select 6 * 7'") == "42"
 
 
 def test_a_check_run_passes_on_a_host_that_has_neither_and_does_nothing(guest: Guest, inventory: str) -> None:
