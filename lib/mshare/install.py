@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from . import __version__, state, supervisor, systemd
+from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
 from .errors import MshareError, Unavailable
 
@@ -41,6 +41,10 @@ class Place:
     @property
     def manifest(self) -> str:
         return os.path.join(self.directory, "manifest.json")
+
+    @property
+    def preload(self) -> str:
+        return os.path.join(self.directory, preloading.FILE_NAME)
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
@@ -100,32 +104,42 @@ def digest(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(files: dict[str, str], sources: dict[str, str]) -> str:
-    fields = {"version": __version__, "library": digest(sources), "sha256": digest(files)}
-    return json.dumps({**fields, "files": sorted(files)}, indent=2) + "\n"
+def _manifest(files: dict[str, str], sources: dict[str, str], preload: str | None) -> str:
+    """What is installed; `preload` is the path of the preload's library, built here: it has no text."""
+    fields: dict[str, object] = {
+        "version": __version__,
+        "library": digest(sources),
+        "sha256": digest(files),
+        "files": sorted([*files, preload] if preload else files),
+        # Of its sources: they decide whether it is built anew.
+        "preload_sha256": preloading.digest() if preload else None,
+    }
+    return json.dumps(fields, indent=2) + "\n"
 
 
-def manifest(place: Place, sources: dict[str, str], units: bool = False) -> str:
-    """The text of the manifest of what belongs on a host, with systemd's units or without."""
-    return _manifest(_files(place, sources, units), sources)
+def manifest(place: Place, sources: dict[str, str], *, units: bool = False, preload: bool = False) -> str:
+    """The text of the manifest of what belongs on a host, with systemd's units and the preload or without."""
+    return _manifest(_files(place, sources, units), sources, place.preload if preload else None)
 
 
-def check_command(place: Place, sources: dict[str, str]) -> str:
+def check_command(place: Place, sources: dict[str, str], preload: bool = False) -> str:
     """A shell command that succeeds where exactly this is installed, and the interpreter lacks nothing."""
-    sums = {units: _sums(place, sources, units) for units in (False, True)}
+    sums = {units: _sums(place, sources, units, preload) for units in (False, True)}
     # By an answer of Python's, not by its exit code: it prints what is missing.
     lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(_missing_test())}"
+    built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
     return (
         f"if [ -d /run/systemd/system ]; then sums={shlex.quote(sums[True])}; else"
-        f" sums={shlex.quote(sums[False])}; fi;"
+        f" sums={shlex.quote(sums[False])}; fi;{built}"
         ' printf %s "$sums" | sha256sum --status -c - 2>/dev/null &&'
         f' lacks=$({lacks}) && [ -z "$lacks" ]'
     )
 
 
-def _sums(place: Place, sources: dict[str, str], units: bool) -> str:
+def _sums(place: Place, sources: dict[str, str], units: bool, preload: bool) -> str:
     """What sha256sum takes to check every file, and the manifest."""
-    files = {**_files(place, sources, units), place.manifest: manifest(place, sources, units)}
+    own = manifest(place, sources, units=units, preload=preload)
+    files = {**_files(place, sources, units), place.manifest: own}
     return "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in files.items())
 
 
@@ -139,37 +153,62 @@ def summary(manifest: str | None) -> dict[str, object]:
     if manifest is None:
         return ABSENT
     fields = json.loads(manifest)
-    return {"state": "present", "version": fields["version"], "sha256": fields["sha256"]}
+    return {
+        "state": "present",
+        "version": fields["version"],
+        "sha256": fields["sha256"],
+        "preload_sha256": fields.get("preload_sha256"),
+    }
 
 
-def present(place: Place, sources: dict[str, str], *, check: bool = False, runs: bool = True) -> Outcome:
+def lacks_compiler(place: Place) -> bool:
+    """Whether the preload has to be built and cannot be."""
+    return _preload_outdated(place) and not preloading.compilers()
+
+
+def _preload_outdated(place: Place) -> bool:
+    fields = json.loads(state.read_text(place.manifest) or "{}")
+    return fields.get("preload_sha256") != preloading.digest() or not os.path.exists(place.preload)
+
+
+def present(
+    place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False, runs: bool = True
+) -> Outcome:
     """See to it that the library, given as path -> text, is installed; what runs is not touched.
 
-    It has to run then, unless what it imports is still to be installed.
+    It has to run then, unless what it imports is still to be installed. `preload` builds the library of
+    `mshare run` as well; Unavailable where no compiler is.
     """
     files = _files(place, sources, supervisor.current().survives_reboot)
-    manifest = _manifest(files, sources)
+    manifest = _manifest(files, sources, place.preload if preload else None)
+    build = preload and _preload_outdated(place)
     outdated = sorted(path for path, text in files.items() if state.read_text(path) != text)
-    left_over = sorted(set(_installed(place)) - set(files))
+    left_over = sorted(set(_installed(place)) - set(files) - ({place.preload} if preload else set()))
     differs = state.read_text(place.manifest) != manifest
     actions = chosen(
         (
             (
-                bool(outdated) or differs,
+                bool(outdated) or (differs and not build and not left_over),
                 f"install version {__version__} of the library into {place.directory}",
             ),
-            (bool(left_over), f"remove {len(left_over)} files of another version"),
+            (build, f"build {place.preload}"),
+            (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
         )
     )
     before = summary(state.read_text(place.manifest))
     if actions and not check:
         _require_access(place)
+        if build:
+            preloading.compiler()
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
-            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}, {}))
+            everything = {**files, **dict.fromkeys([*left_over, *([place.preload] if preload else [])], "")}
+            state.write_text(place.manifest, _manifest(everything, {}, None))
             for path in outdated:
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)
+            if build:
+                preloading.build(place.preload)
             _compile(place)
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")
@@ -242,7 +281,7 @@ def _remove(files: list[str]) -> None:
 
 def absent(place: Place, *, check: bool = False) -> Outcome:
     """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
-    files = _installed(place)
+    files = [*_installed(place), *preloading.cached()]
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
     actions = [f"remove the library from {place.directory}"]
@@ -254,7 +293,7 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
             systemd.stop_target()
         _remove(files)
         state.remove(place.manifest)
-        state.remove_empty(place.directory)
+        state.remove_empty(place.directory, paths.cache_dir())
         if units:
             systemd.systemctl("daemon-reload")
     return Outcome(True, actions, before, ABSENT)

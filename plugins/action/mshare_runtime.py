@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
@@ -33,14 +34,16 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         place = self._place()
-        if place is not None and self._installed(place):
-            summary = install.summary(install.manifest(place, sources()))
+        preload = boolean(self._task.args.get("preload", False), strict=False)
+        if place is not None and self._installed(place, preload):
+            summary = install.summary(install.manifest(place, sources(), preload=preload))
             return {
                 **result,
                 "changed": False,
                 "actions": [],
                 "boot": {},
                 "missing_imports": [],
+                "missing_compiler": False,
                 "version": library.__version__,
                 "diff": {"before": summary, "after": summary},
             }
@@ -49,13 +52,15 @@ class ActionModule(ActionBase):
     def _place(self) -> install.Place | None:
         """Where the library should be; None where only the module can tell what the arguments mean."""
         arguments = dict(self._task.args)
-        arguments.pop("require_imports", None)
+        for name in ("require_imports", "preload"):
+            arguments.pop(name, None)
         if arguments.pop("state", "present") != "present" or arguments.keys() - PLACE.keys():
             return None
         paths = {**PLACE, **{key: str(value) for key, value in arguments.items()}}
         plain = all(path.startswith("/") and "$" not in path for path in paths.values())
         return install.Place(**paths) if plain else None
 
-    def _installed(self, place: install.Place) -> bool:
-        answer = self._low_level_execute_command(install.check_command(place, sources()), sudoable=True)
+    def _installed(self, place: install.Place, preload: bool) -> bool:
+        command = install.check_command(place, sources(), preload)
+        answer = self._low_level_execute_command(command, sudoable=True)
         return bool(answer["rc"] == 0)
