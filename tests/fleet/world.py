@@ -17,7 +17,7 @@ from typing import Any
 from integration.hosts import COLLECTIONS, Run, Running, Task, differences, eventually
 from integration.hosts import HERE as INTEGRATION
 from rig.hosts.base import LIBRARY, Kind
-from rig.hosts.fleet import Fleet
+from rig.hosts.fleet import Fleet, running
 
 HERE = Path(__file__).parent
 STATE = "/run/mshare/run-msharefs"
@@ -187,9 +187,5 @@ class World:
 @contextmanager
 def world(scratch: Path, count: int, kind: Kind = LIBRARY) -> Iterator[World]:
     """Hosts on which nothing of ours ever was; they end with the block."""
-    fleet = Fleet(f"fleet-{os.getpid()}")
-    fleet.start(count, kind=kind)
-    try:
+    with running("fleet", count, kind) as fleet:
         yield World(fleet, scratch, count)
-    finally:
-        fleet.stop()
