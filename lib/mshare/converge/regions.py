@@ -19,7 +19,7 @@ from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
 from ..preflight import region as preflight
 from ..spec import RegionSpec
-from ..supervisor import OWNER, Progress, Supervisor, no_progress
+from ..supervisor import CLIENTS, OWNER, Progress, Supervisor, no_progress
 from ..units import format_size
 from .base import (
     ABSENT,
@@ -303,7 +303,7 @@ def _unlink(root: str, name: str) -> None:
 
 
 def _end(keeper: Supervisor, name: str, root: str) -> None:
-    keeper.stop(supervisor.CLIENTS, name, root)
+    keeper.stop(CLIENTS, name, root)
     keeper.stop(OWNER, name, root)
     _unlink(root, name)
 
@@ -334,7 +334,8 @@ class RegionAbsent(Wish):
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = supervisor.current()
         facts = inventory.region_facts(found, name)
-        known = state.read(state.file(found, name, OWNER)) is not None
+        # Also of the clients: what another version writes is refused before anything is changed.
+        known = [role for role in (OWNER, CLIENTS) if state.read(state.file(found, name, role)) is not None]
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
         if facts["owner"]["state"] == "unmanaged":
@@ -343,7 +344,7 @@ class RegionAbsent(Wish):
         actions = chosen(
             (
                 (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
-                (known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
+                (OWNER in known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
                 (os.path.exists(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable region {name} at boot"),
             )
