@@ -78,6 +78,19 @@ class TestOwner:
         assert world.health() == "healthy"
         assert world.ok("attach", "sga")
 
+    def test_a_region_whose_file_somebody_removed(self, world):
+        world.ok("create", "sga", "--size", "64MiB")
+        (world.root / "sga").unlink()
+        refused = world.run("create", "sga", "--size", "64MiB")
+        assert refused.returncode == 1
+        assert (
+            f"region sga at {world.root} was made and is missing; see `mshare list`, and its owner's log"
+            in " ".join(refused.stderr.split())
+        )
+        world.ok("rm", "sga")
+        assert world.files() == []
+        assert world.processes() == []
+
     def test_own_replaces_what_is_stale(self, world):
         with world.owned() as owner:
             owner.kill()
