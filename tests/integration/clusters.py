@@ -1,0 +1,163 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A PostgreSQL cluster as Debian's packages keep it, on a host for tests: its files lie in that host's"
+" memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from integration.hosts import Host
+
+VERSION = "15"
+NAME = "main"
+_FOLDERS = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql")
+_ACCOUNT = "postgres"
+# Nothing here outlives the test.
+_SETTINGS = {"fsync": "off", "max_parallel_workers_per_gather": "0", "autovacuum": "off"}
+# pg_dump from 15.14 on makes a new word for each dump.
+_RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.M)
+
+
+def missing() -> str | None:
+    """What a cluster needs and isn't here, for a test to skip with."""
+    for path in ("/usr/bin/pg_createcluster", f"/usr/lib/postgresql/{VERSION}/bin/postgres"):
+        if not os.path.exists(path):
+            return f"{path} is not here (Debian: postgresql-{VERSION})"
+    return None
+
+
+class Cluster:
+    """The cluster 15/main of a host."""
+
+    configuration = f"/etc/postgresql/{VERSION}/{NAME}"
+    data = f"/var/lib/postgresql/{VERSION}/{NAME}"
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    # -- from its beginning to its end
+
+    def create(self, **settings: str) -> None:
+        uid = self.host.do("id", "-u", _ACCOUNT).strip()
+        for path in _FOLDERS:
+            self.host.do("mkdir", "-p", path)
+            self.host.do("mount", "-t", "tmpfs", "-o", f"mode=0755,uid={uid}", "host-for-tests", path)
+        self.host.do("pg_createcluster", VERSION, NAME, "--", "--no-sync", "--locale=C.UTF-8")
+        self.set("tests.conf", **{**_SETTINGS, **settings})
+        self.control("start")
+
+    def set(self, file: str, **settings: str) -> None:
+        text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        self.write(f"{self.configuration}/conf.d/{file}", text)
+
+    def write(self, path: str, text: str) -> None:
+        self.host.inside(path).write_text(text)
+
+    def control(self, what: str, *flags: str) -> str:
+        return self.host.do("pg_ctlcluster", *flags, VERSION, NAME, what)
+
+    # -- looks
+
+    def files(self) -> dict[str, tuple[str, int, int, int]]:
+        """Everything in its configuration: text, mode and owner."""
+        top = self.host.inside(self.configuration)
+        found = {}
+        for path in sorted(top.rglob("*")):
+            status = path.lstat()
+            text = path.read_text() if path.is_file() else ""
+            found[str(path.relative_to(top))] = (text, status.st_mode, status.st_uid, status.st_gid)
+        return found
+
+    @property
+    def pid(self) -> int:
+        """Its postmaster's pid on the host."""
+        return int(self.host.inside(f"{self.data}/postmaster.pid").read_text().split("\n")[0])
+
+    def log(self) -> str:
+        return self.host.inside(f"/var/log/postgresql/postgresql-{VERSION}-{NAME}.log").read_text()
+
+    def command(self, program: str, *words: str) -> list[str]:
+        return self.host.command(
+            *("setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"),
+            *("env", "-C", "/", f"/usr/lib/postgresql/{VERSION}/bin/{program}", *words),
+            environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        )
+
+    def run(self, program: str, *words: str) -> str:
+        done = subprocess.run(
+            self.command(program, *words), capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def sql(self, query: str) -> str:
+        return self.run("psql", "-XAtqc", query).strip()
+
+    def dump(self) -> str:
+        """All that is in it, as SQL."""
+        return _RESTRICT.sub("", self.run("pg_dumpall"))
+
+    @contextmanager
+    def backend(self) -> Iterator[tuple[subprocess.Popen[str], int]]:
+        """A connection that stays, as psql, and its backend's pid on the host."""
+        words = self.command("psql", "-XAtq")
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as psql:
+            assert psql.stdin is not None
+            assert psql.stdout is not None
+            psql.stdin.write("SELECT pg_backend_pid();\n")
+            psql.stdin.flush()
+            yield psql, int(psql.stdout.readline())
+            psql.stdin.close()
+
+
+class Load:
+    """Transactions that go on whatever happens: each number that was acknowledged is written down."""
+
+    SCRIPT = r"""
+number=0
+while [ -e "$1" ]; do
+  number=$((number + 1))
+  psql -XAtqw -d ledger -c "INSERT INTO entries VALUES ($number)" 2>/dev/null && echo "$number" >>"$2"
+done
+"""
+
+    def __init__(self, cluster: Cluster, scratch: Path) -> None:
+        self._cluster = cluster
+        self._going = scratch / "going"
+        self._acknowledged = scratch / "acknowledged"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Load:
+        self._cluster.run("createdb", "ledger")
+        self._cluster.run("psql", "-Xqd", "ledger", "-c", "CREATE TABLE entries (number int)")
+        for path in (self._going, self._acknowledged):
+            path.write_text("")
+            path.chmod(0o666)
+        words = ["bash", "-c", self.SCRIPT, "load", str(self._going), str(self._acknowledged)]
+        account = ["setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"]
+        environment = {"PATH": "/usr/bin:/bin"}
+        self._process = subprocess.Popen(
+            self._cluster.host.command(*account, *words, environment=environment)
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._going.unlink()
+        assert self._process is not None
+        self._process.wait(60)
+
+    def acknowledged(self) -> set[int]:
+        return {int(line) for line in self._acknowledged.read_text().split()}
+
+    def kept(self) -> set[int]:
+        said = self._cluster.run("psql", "-XAtqd", "ledger", "-c", "SELECT number FROM entries")
+        return {int(line) for line in said.split()}
