@@ -25,7 +25,7 @@ from ..units import format_size
 from .base import ABSENT, Outcome, chosen, one_at_a_time
 
 PROBES = 10
-_HUGE_POOL = "/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages"
+_HUGE_POOL = "/sys/kernel/mm/hugepages/hugepages-{}kB/{}_hugepages"
 
 
 @dataclass
@@ -200,13 +200,13 @@ def _require_pool(move: _Move) -> None:
     if move.segment is None:
         return
     page_bytes = min(huge_page_sizes(), default=0)
-    text = state.read_text(_HUGE_POOL.format(page_bytes >> 10)) if page_bytes else None
-    if text is None:
+    if not page_bytes:
         raise Unavailable(
-            "this kernel has no pools of huge pages (/sys/kernel/mm/hugepages); set pages to thp"
+            "this kernel has no pools of huge pages (/sys/kernel/mm/hugepages is empty); set pages to thp"
         )
     size_bytes = move.segment.size_bytes
-    needed, free = -(-size_bytes // page_bytes), int(text)
+    # What others have reserved counts as free until they touch it.
+    needed, free = -(-size_bytes // page_bytes), _pool(page_bytes, "free") - _pool(page_bytes, "resv")
     if move.segment.kind == "hugetlb":
         # Its own pages come free when it stops.
         free += needed
@@ -218,6 +218,10 @@ def _require_pool(move: _Move) -> None:
             f" {needed - free}, or"
             " set pages to thp, which needs no pool"
         )
+
+
+def _pool(page_bytes: int, what: str) -> int:
+    return int(state.read_text(_HUGE_POOL.format(page_bytes >> 10, what)) or 0)
 
 
 # -- observe

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from .. import procfs, state, supervisor
 from ..errors import MshareError
+from ..survey.processes import Process
 from .clusters import CONTROL, Cluster
 
 _DATABASE = "postgres"
@@ -37,9 +38,7 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """What it was started with. A postmaster, unlike its children, writes no title over it."""
-        with open(f"/proc/{self.pid}/environ", encoding="utf-8", errors="surrogateescape") as file:
-            pairs = (one.partition("=") for one in file.read().split("\0") if one)
-            return {name: value for name, __, value in pairs}
+        return Process(self.pid, b"", 0).environment()
 
     def children(self) -> list[int]:
         """Its backends and helpers, which have its memory by fork."""

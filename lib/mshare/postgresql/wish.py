@@ -81,3 +81,8 @@ def started_with(environment: dict[str, str], wish: Wish) -> bool:
     """Whether a server with an environment was started with a wish."""
     ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     return wish.library in preloaded(environment) and ours == wish.environment()
+
+
+def asked(environment: dict[str, str]) -> str | None:
+    """Which pages an environment asks the library for; None where it is not preloaded."""
+    return environment.get(f"{PREFIX}PAGES") if has_ours(environment) else None
