@@ -45,7 +45,8 @@ test: venv ## the quality gate, then every test
 vm-test: venv ## a deployment under a real systemd, with reboot, in a VM (a part of `make test`)
 	@tests/run vm
 
-links: venv ## regenerate plugins/module_utils/mshare from lib/mshare
+links: venv ## regenerate what is made of lib/mshare: plugins/module_utils, preload_sources.py
+	@PYTHONPATH=tests .venv/bin/python -m checks.preload_sources --write
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
 docs: venv ## regenerate the variable tables in the roles' READMEs

@@ -43,6 +43,16 @@ def state_dir() -> str:
     return os.path.join(runtime, "mshare") if runtime else f"/tmp/mshare-{os.geteuid()}"
 
 
+def cache_dir() -> str:
+    """What can be made again: the preload's library. Of root, for other users' programs read it."""
+    if "MSHARE_CACHE_DIR" in os.environ:
+        return os.environ["MSHARE_CACHE_DIR"]
+    if is_root():
+        return "/var/cache/mshare"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "mshare")
+
+
 def spec_file(what: str, name: str) -> str:
     """The spec of a region, of clients or of a mount ("regions", "clients", "mounts")."""
     return os.path.join(config_dir(), what, f"{name}.json")

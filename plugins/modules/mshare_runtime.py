@@ -125,9 +125,11 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.options
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.own
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.plan
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.preload
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.program
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.progress
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.run
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.say
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.screen
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.survey
@@ -159,6 +161,8 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region

@@ -43,6 +43,8 @@ _COMMANDS = {
     "map": "mappings",
     "unmap": "mappings",
     "clients": "clients",
+    "run": "run",
+    "preload": "preload",
     "validate": "figures",
     "model": "figures",
     "survey": "survey",

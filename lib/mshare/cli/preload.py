@@ -1,0 +1,27 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare preload: build the library of `mshare run`, ahead of time or for another host."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from .. import preloading
+from .screen import Screen
+
+
+@click.command("preload")
+@click.option("--output", metavar="DIR", help="Build it into this folder.")
+@click.pass_obj
+def preload_command(screen: Screen, output: str | None) -> None:
+    """Build the library that `mshare run` preloads, if it is not there, and say where it is."""
+    if output is None:
+        path = preloading.library()
+    else:
+        path = os.path.join(os.path.abspath(output), preloading.FILE_NAME)
+        preloading.build(path)
+    screen.say(path)
+    screen.answer({"path": path, "sha256": preloading.digest()})

@@ -1,0 +1,172 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare run: any program, its shared memory in a region or in huge pages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from .. import procfs
+from ..backends import kernel_has_msharefs, locate
+from ..errors import InvalidRequest, Unavailable
+from ..preloading import PAGES, Settings, library, program
+from ..rules import region_name
+from ..units import format_size, parse_size
+from .options import where_options
+from .screen import Screen
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT)
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+_KILLED = 128
+
+
+@click.command("run")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("--region", metavar="NAME", help="Put the segments into this region, which exists.")
+@click.option("--size", metavar="SIZE", help="Make a region of SIZE for as long as COMMAND runs.")
+@click.option(
+    "--pages",
+    type=click.Choice(PAGES),
+    help="4k: in a region. thp, hugetlb: huge pages on any kernel. Default: 4k with a region or a kernel that"
+    " has msharefs, else thp.",
+)
+@where_options
+@click.option("--threshold", metavar="SIZE", help="Leave smaller segments alone (default 16MiB).")
+@click.option(
+    "--prefault/--no-prefault", default=None, help="Touch all of a segment first (default, but for hugetlb)."
+)
+@click.option(
+    "--huge-directory", metavar="DIR", help="thp: a tmpfs mounted with huge=always, for anonymous memory."
+)
+@click.option("--require", is_flag=True, help="Refuse a segment that cannot be taken over.")
+@click.option("--verbose", is_flag=True, help="One line on stderr for each segment.")
+@click.pass_obj
+def run_command(screen: Screen, command: tuple[str, ...], size: str | None, **options: Any) -> int:
+    """Start COMMAND with its large shared memory in a region, or in huge pages.
+
+    Segments are taken over when the program asks for them: mmap of anonymous shared memory, SysV and POSIX
+    shared memory. What cannot be taken over stays as it would be, and a line on stderr says why.
+    """
+    path = program(command[0])
+    settings = _settings(options, parse_size(size) if size else None)
+    if size is None:
+        # From here on this process is the program: its pid, signals and exit code.
+        _become(path, command, settings)
+    with _temporary_region(settings, parse_size(size)) as within:
+        return _run(path, command, within)
+
+
+def _settings(options: dict[str, Any], size_bytes: int | None) -> Settings:
+    if size_bytes is not None and options["region"] is not None:
+        raise InvalidRequest(
+            f"--region {options['region']} is used as it is, and --size makes a region; say one of them only"
+        )
+    wants_region = size_bytes is not None or options["region"] is not None
+    pages = options["pages"] or ("4k" if wants_region or _wants_msharefs(options) else "thp")
+    where: dict[str, Any] = {}
+    if pages == "4k" or wants_region or options["backend"] or options["root"]:
+        choice = locate(options["backend"] or "auto", options["root"])
+        where = {"backend": choice.backend, "root": choice.root}
+    settings = Settings(
+        pages=pages,
+        **where,
+        **_existing(options["region"], where),
+        huge_directory=options["huge_directory"],
+        threshold_bytes=None if options["threshold"] is None else parse_size(options["threshold"], "threshold"),
+        prefault=options["prefault"],
+        require=options["require"] or None,
+        verbose=options["verbose"] or None,
+    )
+    return settings.check()
+
+
+def _wants_msharefs(options: dict[str, Any]) -> bool:
+    return bool(options["backend"] or options["root"] or kernel_has_msharefs())
+
+
+def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
+    """A region that exists, and how much of it is mapped where its owner tells."""
+    if name is None:
+        return {}
+    from ..backends.connect import connect
+    from ..client import Target
+
+    found = Target.find(region_name(name), connect(where["backend"], where["root"]))
+    return {"region": name, "region_bytes": found.mapped_bytes or None}
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    given = settings.environment(library())
+    others = os.environ.get("LD_PRELOAD")
+    if others:
+        given["LD_PRELOAD"] += f":{others}"
+    return {**os.environ, **given}
+
+
+def _become(path: str, command: tuple[str, ...], settings: Settings) -> NoReturn:
+    environment = _environment(settings)
+    sys.stdout.flush()
+    os.execve(path, command, environment)
+
+
+@contextlib.contextmanager
+def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]:
+    """A region that this process owns; its name goes when the block is left."""
+    from dataclasses import replace
+
+    from ..backends.connect import connect
+    from ..region import Region
+
+    if settings.pages == "hugetlb":
+        _check_pool(size_bytes)
+    name = f"run.{os.getpid()}"
+    backend = connect(settings.backend or "auto", settings.root)
+    with Region.create(name, size_bytes, backend=backend) as region:
+        try:
+            yield replace(settings, region=name, region_bytes=size_bytes)
+        finally:
+            region.unlink()
+
+
+def _check_pool(size_bytes: int) -> None:
+    memory = procfs.meminfo_bytes()
+    page_bytes = memory.get("Hugepagesize", 0)
+    free = memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0)
+    needed = -(-size_bytes // page_bytes) if page_bytes else 0
+    if not page_bytes or free < needed:
+        raise Unavailable(
+            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of {format_size(page_bytes)} and"
+            f" {free} are free; raise vm.nr_hugepages, or use pages 4k"
+        )
+
+
+def _run(path: str, command: tuple[str, ...], settings: Settings) -> int:
+    """COMMAND as a child, signals passed on; its exit code, as a shell would say it."""
+    waiting: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, frame: object) -> None:
+        # A terminal sends its signals to the child as well.
+        if number in _FROM_TERMINAL and os.isatty(0):
+            return
+        if child is None:
+            waiting.append(number)
+        else:
+            child.send_signal(number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    child = subprocess.Popen(command, executable=path, env=_environment(settings))
+    for number in waiting:
+        child.send_signal(number)
+    code = child.wait()
+    return code if code >= 0 else _KILLED - code

@@ -1,0 +1,43 @@
+/* Copyright: dbmem.mshare contributors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The interposed calls as the kernel has them. Directly, not by dlsym(RTLD_NEXT): that allocates
+ * memory, and the first mmap may come before anything is set up.
+ */
+#define _GNU_SOURCE
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset)
+{
+    return (void *)syscall(SYS_mmap, address, size, prot, flags, fd, offset);
+}
+
+int kernel_munmap(void *address, size_t size)
+{
+    return syscall(SYS_munmap, address, size);
+}
+
+int kernel_shmget(int key, size_t size, int flags)
+{
+    return syscall(SYS_shmget, key, size, flags);
+}
+
+void *kernel_shmat(int id, const void *address, int flags)
+{
+    return (void *)syscall(SYS_shmat, id, address, flags);
+}
+
+int kernel_shmdt(const void *address)
+{
+    return syscall(SYS_shmdt, address);
+}
+
+int kernel_shmctl(int id, int command, struct shmid_ds *buffer)
+{
+    return syscall(SYS_shmctl, id, command, buffer);
+}

@@ -1,0 +1,225 @@
+/* Copyright: dbmem.mshare contributors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The store "simulated": msharefs as lib/mshare/backends/simulated.py plays it, with the files that
+ * layout.py there describes, so that every tool sees the region. What differs: this process does not
+ * follow changes that others make, nor the end of an owner.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+static struct path sidecar_path(const char *name, const char *suffix)
+{
+    struct path path;
+    snprintf(path.text, sizeof path.text, "%s/.simulated/%s%s", settings()->root, name, suffix);
+    return path;
+}
+
+/* While names come and go, a region file and its sidecar are seen together or not at all. */
+static int lock_names(void)
+{
+    int fd = open(sidecar_path("layout", ".json").text, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+        flock(fd, LOCK_EX);
+    return fd;
+}
+
+static void read_text(const char *path, char *text, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? 0 : read(fd, text, size - 1);
+    text[length > 0 ? length : 0] = 0;
+    if (fd >= 0)
+        close(fd);
+}
+
+static int prepare(struct store *store, struct outcome *outcome)
+{
+    char layout[512];
+    read_text(sidecar_path("layout", ".json").text, layout, sizeof layout);
+    bool newest = strstr(layout, "\"generation\": \"2025-08\"");
+    if (!newest && !strstr(layout, "\"generation\": \"2025-04\"")) {
+        fail(outcome, ENOMEM, "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
+                              " look into; make one with `mshare mount --backend simulated`",
+             settings()->root);
+        return -1;
+    }
+    store->owned = newest;
+    return 0;
+}
+
+static unsigned long long started_ticks(void)
+{
+    char text[1024];
+    read_text("/proc/thread-self/stat", text, sizeof text);
+    /* The command's name may hold spaces and brackets: fields are counted from its end. */
+    char *at = strrchr(text, ')');
+    for (int field = 2; at && field < 22; field++)
+        at = strchr(at + 1, ' ');
+    return at ? strtoull(at, NULL, 10) : 0;
+}
+
+static int write_sidecar(const struct region *region, ino_t inode)
+{
+    char owner[128] = "null", text[1024];
+    if (simulated_store.owned)
+        snprintf(owner, sizeof owner, "{\"pid\": %d, \"thread\": %d, \"started_ticks\": %llu}", (int)getpid(),
+                 (int)gettid(), started_ticks());
+    int length = snprintf(
+        text, sizeof text,
+        "{\"inode\": %llu, \"owner\": %s, \"size_used\": true, \"window_bytes\": %zu, \"address\": null,"
+        " \"next_serial\": 2, \"placed\": [{\"mapping\": {\"offset\": 0, \"size_bytes\": %zu,"
+        " \"kind\": \"anonymous\", \"prot\": %d, \"path\": null, \"object_offset\": 0}, \"serial\": 1,"
+        " \"device\": 0, \"inode\": 0, \"holder_pid\": 0, \"holder_fd\": -1}]}\n",
+        (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes, PROT_READ | PROT_WRITE);
+    int fd = open(sidecar_path(region->name, ".json").text, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -1;
+    ssize_t written = write(fd, text, length);
+    close(fd);
+    return written == length ? mkfifo(sidecar_path(region->name, ".bell").text, 0600) : -1;
+}
+
+static void remove_files(const char *name)
+{
+    unlink(root_path(name).text);
+    unlink(sidecar_path(name, ".json").text);
+    unlink(sidecar_path(name, ".bell").text);
+}
+
+static void unlink_region(const char *name)
+{
+    int names = lock_names();
+    remove_files(name);
+    if (names >= 0)
+        close(names);
+}
+
+/* A full tmpfs answers a touch with SIGBUS: ask for the room before. */
+static int make_room(const struct region *region, size_t offset, size_t size)
+{
+    return settings()->prefault ? fallocate(region->fd, 0, offset, size) : 0;
+}
+
+static int create_files(struct region *region)
+{
+    struct stat found;
+    flock(region->fd, LOCK_SH);
+    region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
+    return ftruncate(region->fd, region->window_bytes) < 0 || make_room(region, 0, region->mapped_bytes) < 0 ||
+                   fstat(region->fd, &found) < 0 || write_sidecar(region, found.st_ino) < 0
+               ? -1
+               : 0;
+}
+
+static int refuse_huge(int map_flags, struct outcome *outcome)
+{
+    if (!(map_flags & MAP_HUGETLB))
+        return 0;
+    fail(outcome, ENOMEM, "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
+                          " a region");
+    return -1;
+}
+
+static int create(struct region *region, int map_flags, struct outcome *outcome)
+{
+    if (refuse_huge(map_flags, outcome) < 0)
+        return -1;
+    int names = lock_names();
+    struct path path = root_path(region->name);
+    region->fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int result = region->fd < 0 ? -1 : create_files(region);
+    if (result < 0) {
+        fail(outcome, errno, "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
+                             " room",
+             path.text, size_text(region->mapped_bytes).text, strerror(errno));
+        if (region->fd >= 0)
+            remove_files(region->name);
+    }
+    if (names >= 0)
+        close(names);
+    return result;
+}
+
+/* What is mapped first in a region: the form is that of Record.to_json in layout.py. */
+static size_t first_mapping_bytes(const char *name)
+{
+    static const char start[] = "\"placed\": [{\"mapping\": {\"offset\": 0, \"size_bytes\": ";
+    char text[4096];
+    read_text(sidecar_path(name, ".json").text, text, sizeof text);
+    char *at = strstr(text, start), *end;
+    if (!at)
+        return 0;
+    size_t size = strtoull(at + strlen(start), &end, 10);
+    return strncmp(end, ", \"kind\": \"anonymous\"", 21) ? 0 : size;
+}
+
+static int open_region(struct region *region, struct outcome *outcome)
+{
+    struct path path = root_path(region->name);
+    struct stat found;
+    region->fd = open(path.text, O_RDWR | O_CLOEXEC);
+    if (region->fd < 0 || fstat(region->fd, &found) < 0) {
+        fail(outcome, errno, "region %s cannot be opened (%s)", path.text, strerror(errno));
+        return -1;
+    }
+    flock(region->fd, LOCK_SH);
+    region->window_bytes = found.st_size;
+    region->mapped_bytes = first_mapping_bytes(region->name);
+    if (!region->mapped_bytes) {
+        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size", path.text);
+        return -1;
+    }
+    return 0;
+}
+
+static int attach(struct region *region, int prot, struct outcome *outcome)
+{
+    char *window = reserve(region->window_bytes, simulated_store.alignment_bytes, 0);
+    if (!window) {
+        fail(outcome, ENOMEM, "no address space for the window of %s (%s); raise RLIMIT_AS (ulimit -v)",
+             size_text(region->window_bytes).text, strerror(errno));
+        return -1;
+    }
+    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) == MAP_FAILED) {
+        fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name, strerror(errno));
+        kernel_munmap(window, region->window_bytes);
+        return -1;
+    }
+    region->address = window;
+    return 0;
+}
+
+static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
+{
+    if (refuse_huge(map_flags, outcome) < 0)
+        return -1;
+    if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ||
+        make_room(region, offset, size) < 0) {
+        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room", size_text(size).text,
+             region->name, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+struct store simulated_store = {
+    .name = "simulated",
+    .prepare = prepare,
+    .create = create,
+    .open = open_region,
+    .attach = attach,
+    .renew = renew,
+    .unlink = unlink_region,
+};

@@ -1,0 +1,67 @@
+/* Copyright: dbmem.mshare contributors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * SysV shared memory. The real segment stays what it is to everybody: its identity, permissions, errnos,
+ * nattch and end are the kernel's. Only where its memory lies is ours.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+
+#include "preload.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+
+EXPORTED int shmget(key_t key, size_t size, int flags)
+{
+    const struct settings *wanted = settings();
+    bool hugetlb = wanted->pages == PAGES_HUGETLB && wanted->backend == BACKEND_NONE && !wanted->wrong[0];
+    if (hugetlb && size >= wanted->threshold_bytes && !(flags & SHM_HUGETLB))
+        return hugetlb_shmget(key, size, flags);
+    return kernel_shmget(key, size, flags);
+}
+
+EXPORTED void *shmat(int id, const void *address, int flags)
+{
+    int before = errno;
+    struct shmid_ds segment;
+    bool known = kernel_shmctl(id, IPC_STAT, &segment) == 0;
+    errno = before;
+    /* A segment that may not be looked at may be attached still (write-only): the kernel says how. */
+    if (known && segment.shm_segsz >= settings()->threshold_bytes && !(flags & SHM_EXEC)) {
+        struct request request = {
+            .kind = SYSV,
+            .size = segment.shm_segsz,
+            .prot = flags & SHM_RDONLY ? PROT_READ : PROT_READ | PROT_WRITE,
+            .flags = flags,
+            .fd = -1,
+            .shmid = id,
+            .hint = address,
+        };
+        void *taken = take(&request);
+        if (taken)
+            return taken;
+    }
+    return kernel_shmat(id, address, flags);
+}
+
+EXPORTED int shmdt(const void *address)
+{
+    struct segment *segment = segment_at(address);
+    if (!segment || !segment->shadow)
+        return kernel_shmdt(address);
+    void *shadow = segment->shadow;
+    if (kernel_shmdt(shadow) < 0)
+        return -1;
+    return region_release(segment);
+}
+
+EXPORTED int shmctl(int id, int command, struct shmid_ds *buffer)
+{
+    int result = kernel_shmctl(id, command, buffer);
+    if (result == 0 && command == IPC_RMID)
+        region_sweep();
+    return result;
+}

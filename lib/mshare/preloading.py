@@ -1,0 +1,251 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
+
+Its sources are in preload/. Here: what it is told by the environment, where it is, how it is built, and
+for which programs the loader would ignore it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Optional
+
+from . import paths, state
+from .errors import InvalidRequest, MshareError, Unavailable
+from .preload_sources import SOURCES
+
+PAGES = ("4k", "thp", "hugetlb")
+FILE_NAME = "libmshare-preload.so"
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+_VARIABLE = "MSHARE_PRELOAD_"
+
+_INTERPRETER_SEGMENT = 3  # PT_INTERP
+_SCRIPT_DEPTH = 4
+_IDENT_BYTES = 20  # magic, class, data, ..., type, machine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the library is told; None leaves it at its default."""
+
+    pages: str
+    backend: str | None = None
+    """"kernel" or "simulated"; None on a stock kernel, without a region."""
+    root: str | None = None
+    region: str | None = None
+    region_bytes: int | None = None
+    """How much of the region may be used, where the library cannot find out (a kernel tells nobody)."""
+    huge_directory: str | None = None
+    threshold_bytes: int | None = None
+    prefault: bool | None = None
+    require: bool | None = None
+    verbose: bool | None = None
+
+    def check(self) -> Settings:
+        """Itself; InvalidRequest for what does not go together."""
+        if self.pages not in PAGES:
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
+        if self.backend is None and (self.pages == "4k" or self.region is not None):
+            raise InvalidRequest(
+                "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
+            )
+        if self.backend is not None and self.pages == "thp":
+            raise InvalidRequest(
+                "pages thp need no region and go into none; leave the region away, or use pages 4k or hugetlb"
+            )
+        return self
+
+    def environment(self, library: str) -> dict[str, str]:
+        """The variables for a program that shall have the library, whose other preloads it keeps."""
+        self.check()
+        given: dict[str, Optional[object]] = {
+            "PAGES": self.pages,
+            "BACKEND": self.backend,
+            "ROOT": self.root,
+            "REGION": self.region,
+            "REGION_BYTES": self.region_bytes,
+            "HUGE_DIRECTORY": self.huge_directory,
+            "THRESHOLD": self.threshold_bytes,
+            "PREFAULT": None if self.prefault is None else int(self.prefault),
+            "REQUIRE": None if self.require is None else int(self.require),
+            "VERBOSE": None if self.verbose is None else int(self.verbose),
+        }
+        return {
+            "LD_PRELOAD": library,
+            **{_VARIABLE + name: str(value) for name, value in given.items() if value is not None},
+        }
+
+
+# -- the library
+
+
+def digest() -> str:
+    """What tells one version of the built library from another: its sources, and how they are built."""
+    told = repr((sorted(SOURCES.items()), FLAGS))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def compiler() -> str:
+    """The host's C compiler; Unavailable, naming the packages, where there is none."""
+    for name in COMPILERS:
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    raise Unavailable(
+        f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install gcc"
+        " and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
+    )
+
+
+def build(path: str) -> None:
+    """Build the library at a path, in one step for whoever looks. Unavailable where that is not possible."""
+    program = compiler()
+    with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
+        for name, text in SOURCES.items():
+            state.write_text(os.path.join(directory, name), text)
+        sources = sorted(name for name in SOURCES if name.endswith(".c"))
+        done = subprocess.run(
+            [program, *FLAGS, "-o", FILE_NAME, *sources],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = done.stdout.strip().splitlines()
+            said = next((line for line in lines if "error" in line), "it says nothing")
+            raise Unavailable(
+                f"{program} cannot build {FILE_NAME} ({said}); install gcc and libc6-dev (Debian) or gcc and"
+                " glibc-devel (Fedora), or build it on a host like this one with `mshare preload`"
+            )
+        _put(os.path.join(directory, FILE_NAME), path)
+
+
+def _put(built: str, path: str) -> None:
+    """Copy beside the target, then rename: a program that has the old library loaded keeps it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    os.close(fd)
+    try:
+        shutil.copyfile(built, beside)
+        os.chmod(beside, 0o755)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def installed() -> str | None:
+    """The library that the module mshare_runtime built beside this package, if it is of this version."""
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.path.join(directory, FILE_NAME)
+    text = state.read_text(os.path.join(directory, "manifest.json"))
+    return path if text is not None and digest() in text and os.path.exists(path) else None
+
+
+def library() -> str:
+    """The library: the one that is installed, else one in the cache, built there when it is missing."""
+    found = installed()
+    if found is not None:
+        return found
+    stem, __, suffix = FILE_NAME.partition(".")
+    path = os.path.join(paths.cache_dir(), f"{stem}-{digest()[:16]}.{suffix}")
+    if not os.path.exists(path):
+        compiler()
+        paths.make_directory(paths.cache_dir())
+        build(path)
+    return path
+
+
+# -- the program
+
+
+def program(name: str) -> str:
+    """The path of a command that the library works for.
+
+    MshareError for one that is not there; InvalidRequest for one for which the loader ignores LD_PRELOAD.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise MshareError(
+            f"command {name} cannot be run: there is no such program, or it is not executable; check its name"
+            " and PATH"
+        )
+    _check_loader(path, path, _SCRIPT_DEPTH)
+    return path
+
+
+def _check_loader(name: str, path: str, depth: int) -> None:
+    _check_privileges(name, path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(256)
+            if head.startswith(b"#!") and depth:
+                words = head[2:].split(b"\n", 1)[0].split()
+                if words:
+                    _check_loader(name, os.fsdecode(words[0]), depth - 1)
+            elif head.startswith(b"\x7fELF"):
+                _check_elf(name, path, head, _segment_types(file, head))
+    except OSError:
+        # Who may run a program need not be allowed to read it.
+        return
+
+
+def _check_privileges(name: str, path: str) -> None:
+    """What makes the kernel start a program in secure mode, in which the loader takes no LD_PRELOAD."""
+    found = os.stat(path)
+    reason = None
+    if found.st_mode & 0o4000 and found.st_uid != os.getuid():
+        reason = "setuid"
+    elif found.st_mode & 0o2010 == 0o2010 and found.st_gid != os.getgid():
+        reason = "setgid"
+    elif os.getuid() != 0 and _has_capabilities(path):
+        reason = "given file capabilities"
+    if reason is not None:
+        raise InvalidRequest(
+            f"{name} is {reason}, so the loader ignores LD_PRELOAD and its memory stays as it is; run the program"
+            " it starts, as the user it runs as"
+        )
+
+
+def _has_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def _segment_types(file: object, head: bytes) -> list[int]:
+    """The types of an ELF file's segments; empty for a class that is not 64 bits."""
+    if head[4] != 2:
+        return []
+    offset, size, count = struct.unpack_from("<32xQ14xHH", head)
+    file.seek(offset)  # type: ignore[attr-defined]
+    table = file.read(size * count)  # type: ignore[attr-defined]
+    return [struct.unpack_from("<I", table, index * size)[0] for index in range(count)]
+
+
+def _check_elf(name: str, path: str, head: bytes, segments: list[int]) -> None:
+    with open(sys.executable, "rb") as file:
+        own = file.read(_IDENT_BYTES)
+    if (head[4], head[18:20]) != (own[4], own[18:20]):
+        raise InvalidRequest(
+            f"{name} is for another architecture than the preload ({path}), so its memory stays as it is; run a"
+            " program of this host's own architecture"
+        )
+    if _INTERPRETER_SEGMENT not in segments:
+        raise InvalidRequest(
+            f"{name} is linked statically ({path}), so no loader can give it the preload; use a dynamically linked"
+            " build"
+        )
