@@ -1,8 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A PostgreSQL cluster as Debian's packages keep it, on a host for tests: its files lie in that host's"
-" memory."""
+"""A PostgreSQL cluster as Debian's packages keep it, on a host for tests: its files lie in that host's memory."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from integration.hosts import Host
@@ -19,10 +19,16 @@ VERSION = "15"
 NAME = "main"
 _FOLDERS = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql")
 _ACCOUNT = "postgres"
-# Nothing here outlives the test.
-_SETTINGS = {"fsync": "off", "max_parallel_workers_per_gather": "0", "autovacuum": "off"}
+_SETTINGS = {
+    # Nothing here outlives the test.
+    "fsync": "off",
+    "autovacuum": "off",
+    # On a host with a pool, what is there before would be in huge pages as well.
+    "huge_pages": "off",
+}
 # pg_dump from 15.14 on makes a new word for each dump.
 _RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.M)
+_HUGE = re.compile(r"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB", re.M)
 
 
 def missing() -> str | None:
@@ -31,6 +37,30 @@ def missing() -> str | None:
         if not os.path.exists(path):
             return f"{path} is not here (Debian: postgresql-{VERSION})"
     return None
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The largest shared mapping of a process, by its maps and smaps."""
+
+    address: int
+    size_bytes: int
+    path: str
+    huge_bytes: int
+
+
+def mapped(host: Host, pid: int) -> Mapped:
+    """Nothing of the library's own, which would agree with itself."""
+    found = []
+    for part in re.split(
+        r"^(?=[0-9a-f]+-[0-9a-f]+ )", host.inside(f"/proc/{pid}/smaps").read_text(), flags=re.M
+    ):
+        fields = part.split("\n")[0].split(None, 5)
+        if len(fields) > 5 and fields[1].endswith("s"):
+            start, end = (int(one, 16) for one in fields[0].split("-"))
+            huge = sum(map(int, _HUGE.findall(part))) << 10
+            found.append(Mapped(start, end - start, fields[5], huge))
+    return max(found, key=lambda one: one.size_bytes)
 
 
 class Cluster:
@@ -49,16 +79,22 @@ class Cluster:
         for path in _FOLDERS:
             self.host.do("mkdir", "-p", path)
             self.host.do("mount", "-t", "tmpfs", "-o", f"mode=0755,uid={uid}", "host-for-tests", path)
-        self.host.do("pg_createcluster", VERSION, NAME, "--", "--no-sync", "--locale=C.UTF-8")
+        flags = ("--no-sync", "--locale=C.UTF-8", "--encoding=UTF8")
+        self.host.do("pg_createcluster", VERSION, NAME, "--", *flags)
         self.set("tests.conf", **{**_SETTINGS, **settings})
         self.control("start")
 
+    def fill(self, scale: int) -> None:
+        """pgbench's tables, with few rows on many pages, and all of it in shared_buffers."""
+        self.run("pgbench", "-i", "-q", "-F", "10", "-s", str(scale))
+        self.sql("CREATE EXTENSION pg_prewarm")
+
     def set(self, file: str, **settings: str) -> None:
         text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-        self.write(f"{self.configuration}/conf.d/{file}", text)
+        self.host.inside(f"{self.configuration}/conf.d/{file}").write_text(text)
 
-    def write(self, path: str, text: str) -> None:
-        self.host.inside(path).write_text(text)
+    def unset(self, file: str) -> None:
+        self.host.inside(f"{self.configuration}/conf.d/{file}").unlink()
 
     def control(self, what: str, *flags: str) -> str:
         return self.host.do("pg_ctlcluster", *flags, VERSION, NAME, what)
@@ -90,32 +126,41 @@ class Cluster:
             environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         )
 
-    def run(self, program: str, *words: str) -> str:
+    def run(self, program: str, *words: str, said: str | None = None) -> str:
         done = subprocess.run(
-            self.command(program, *words), capture_output=True, text=True, check=False, timeout=300
+            self.command(program, *words),
+            input=said,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def sql(self, query: str) -> str:
-        return self.run("psql", "-XAtqc", query).strip()
+    def sql(self, query: str, database: str = "postgres") -> str:
+        return self.run("psql", "-XAtqd", database, "-c", query).strip()
 
-    def dump(self) -> str:
-        """All that is in it, as SQL."""
-        return _RESTRICT.sub("", self.run("pg_dumpall"))
+    def dump(self, database: str = "postgres") -> str:
+        """All that is in a database, as SQL."""
+        return _RESTRICT.sub("", self.run("pg_dump", database))
 
     @contextmanager
-    def backend(self) -> Iterator[tuple[subprocess.Popen[str], int]]:
-        """A connection that stays, as psql, and its backend's pid on the host."""
-        words = self.command("psql", "-XAtq")
+    def backend(self, query: str = "SELECT 1") -> Iterator[int]:
+        """A connection that stays after a query; its backend's pid on the host."""
         with subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.command("psql", "-XAtq"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as psql:
             assert psql.stdin is not None
             assert psql.stdout is not None
-            psql.stdin.write("SELECT pg_backend_pid();\n")
+            psql.stdin.write(f"{query};\nSELECT 'pid', pg_backend_pid();\n")
             psql.stdin.flush()
-            yield psql, int(psql.stdout.readline())
+            line = next(line for line in psql.stdout if line.startswith("pid|"))
+            yield int(line.partition("|")[2])
             psql.stdin.close()
 
 
@@ -127,27 +172,26 @@ number=0
 while [ -e "$1" ]; do
   number=$((number + 1))
   psql -XAtqw -d ledger -c "INSERT INTO entries VALUES ($number)" 2>/dev/null && echo "$number" >>"$2"
+  sleep 0.05
 done
 """
 
-    def __init__(self, cluster: Cluster, scratch: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster = cluster
-        self._going = scratch / "going"
-        self._acknowledged = scratch / "acknowledged"
+        self._going = folder / "going"
+        self._acknowledged = folder / "acknowledged"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Load:
         self._cluster.run("createdb", "ledger")
-        self._cluster.run("psql", "-Xqd", "ledger", "-c", "CREATE TABLE entries (number int)")
+        self._cluster.sql("CREATE TABLE entries (number int)", "ledger")
         for path in (self._going, self._acknowledged):
             path.write_text("")
-            path.chmod(0o666)
-        words = ["bash", "-c", self.SCRIPT, "load", str(self._going), str(self._acknowledged)]
+        self._acknowledged.chmod(0o666)
+        script = ["bash", "-c", self.SCRIPT, "load", str(self._going), str(self._acknowledged)]
         account = ["setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"]
-        environment = {"PATH": "/usr/bin:/bin"}
-        self._process = subprocess.Popen(
-            self._cluster.host.command(*account, *words, environment=environment)
-        )
+        words = self._cluster.host.command(*account, *script, environment={"PATH": "/usr/bin:/bin"})
+        self._process = subprocess.Popen(words)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -159,5 +203,4 @@ done
         return {int(line) for line in self._acknowledged.read_text().split()}
 
     def kept(self) -> set[int]:
-        said = self._cluster.run("psql", "-XAtqd", "ledger", "-c", "SELECT number FROM entries")
-        return {int(line) for line in said.split()}
+        return {int(line) for line in self._cluster.sql("SELECT number FROM entries", "ledger").split()}
