@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from . import __version__, state, supervisor, systemd
+from . import __version__, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
 from .errors import Unavailable
 
@@ -36,6 +36,10 @@ class Place:
     @property
     def manifest(self) -> str:
         return os.path.join(self.directory, "manifest.json")
+
+    @property
+    def preload(self) -> str:
+        return os.path.join(self.directory, preloading.FILE_NAME)
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
@@ -87,9 +91,16 @@ def _files(place: Place, sources: dict[str, str]) -> dict[str, str]:
     return files
 
 
-def _manifest(files: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return json.dumps({"version": __version__, "sha256": digest, "files": sorted(files)}, indent=2) + "\n"
+def _manifest(files: dict[str, str], preload: str | None) -> str:
+    """What is installed; `preload` is the path of the preload's library, built here: it has no text."""
+    fields: dict[str, object] = {
+        "version": __version__,
+        "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        "files": sorted([*files, preload] if preload else files),
+        # Of its sources: they decide whether it is built anew.
+        "preload_sha256": preloading.digest() if preload else None,
+    }
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _installed(place: Place) -> list[str]:
@@ -102,34 +113,59 @@ def _summary(manifest: str | None) -> dict[str, object]:
     if manifest is None:
         return ABSENT
     fields = json.loads(manifest)
-    return {"state": "present", "version": fields["version"], "sha256": fields["sha256"]}
+    return {
+        "state": "present",
+        "version": fields["version"],
+        "sha256": fields["sha256"],
+        "preload_sha256": fields.get("preload_sha256"),
+    }
 
 
-def present(place: Place, sources: dict[str, str], *, check: bool = False) -> Outcome:
-    """See to it that the library, given as path -> text, is installed; what runs is not touched."""
+def lacks_compiler(place: Place) -> bool:
+    """Whether the preload has to be built and cannot be."""
+    return _preload_outdated(place) and not preloading.compilers()
+
+
+def _preload_outdated(place: Place) -> bool:
+    fields = json.loads(state.read_text(place.manifest) or "{}")
+    return fields.get("preload_sha256") != preloading.digest() or not os.path.exists(place.preload)
+
+
+def present(place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False) -> Outcome:
+    """See to it that the library, given as path -> text, is installed; what runs is not touched.
+
+    `preload` builds the library of `mshare run` as well; Unavailable where no compiler is.
+    """
     files = _files(place, sources)
-    manifest = _manifest(files)
+    manifest = _manifest(files, place.preload if preload else None)
+    build = preload and _preload_outdated(place)
     outdated = sorted(path for path, text in files.items() if state.read_text(path) != text)
-    left_over = sorted(set(_installed(place)) - set(files))
+    left_over = sorted(set(_installed(place)) - set(files) - ({place.preload} if preload else set()))
     differs = state.read_text(place.manifest) != manifest
     actions = chosen(
         (
             (
-                bool(outdated) or differs,
+                bool(outdated) or (differs and not build and not left_over),
                 f"install version {__version__} of the library into {place.directory}",
             ),
-            (bool(left_over), f"remove {len(left_over)} files of another version"),
+            (build, f"build {place.preload}"),
+            (bool(left_over), f"remove {len(left_over)} files that are no longer wanted"),
         )
     )
     before = _summary(state.read_text(place.manifest))
     if actions and not check:
         _require_access(place)
+        if build:
+            preloading.compiler()
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
-            state.write_text(place.manifest, _manifest({**files, **dict.fromkeys(left_over, "")}))
+            everything = {**files, **dict.fromkeys([*left_over, *([place.preload] if preload else [])], "")}
+            state.write_text(place.manifest, _manifest(everything, None))
             for path in outdated:
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)
+            if build:
+                preloading.build(place.preload)
             _compile(place)
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")

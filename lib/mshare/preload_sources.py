@@ -69,25 +69,16 @@ void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t
     return (void *)syscall(SYS_mmap, address, size, prot, flags, fd, offset);
 }
 
-int kernel_munmap(void *address, size_t size)
-{
-    return syscall(SYS_munmap, address, size);
-}
+int kernel_munmap(void *address, size_t size) { return syscall(SYS_munmap, address, size); }
 
-int kernel_shmget(int key, size_t size, int flags)
-{
-    return syscall(SYS_shmget, key, size, flags);
-}
+int kernel_shmget(int key, size_t size, int flags) { return syscall(SYS_shmget, key, size, flags); }
 
 void *kernel_shmat(int id, const void *address, int flags)
 {
     return (void *)syscall(SYS_shmat, id, address, flags);
 }
 
-int kernel_shmdt(const void *address)
-{
-    return syscall(SYS_shmdt, address);
-}
+int kernel_shmdt(const void *address) { return syscall(SYS_shmdt, address); }
 
 int kernel_shmctl(int id, int command, struct shmid_ds *buffer)
 {
@@ -141,11 +132,14 @@ static void say_pool(size_t size, int error, struct outcome *outcome)
     size_t needed = round_up(size, pool.page_bytes) / pool.page_bytes;
     size_t free = pool.free > pool.reserved ? pool.free - pool.reserved : 0;
     if (error == EPERM)
-        fail(outcome, error, "the kernel allows this user no huge pages for SysV segments; put its group into"
-                             " /proc/sys/vm/hugetlb_shm_group");
+        fail(outcome, error,
+             "the kernel allows this user no huge pages for SysV segments; put its group into"
+             " /proc/sys/vm/hugetlb_shm_group");
     else
-        fail(outcome, error, "it needs %zu huge pages of %s and %zu are free (%s); raise vm.nr_hugepages by %zu",
-             needed, size_text(pool.page_bytes).text, free, strerror(error), needed > free ? needed - free : needed);
+        fail(outcome, error,
+             "it needs %zu huge pages of %s and %zu are free (%s); raise vm.nr_hugepages by %zu", needed,
+             size_text(pool.page_bytes).text, free, strerror(error),
+             needed > free ? needed - free : needed);
 }
 
 /* A program may ask for another page size than the host's default (MAP_HUGE_1GB). */
@@ -209,8 +203,9 @@ void hugetlb_take(const struct request *request, struct outcome *outcome)
     else if (request->kind == SYSV)
         take_sysv(request, outcome);
     else
-        fail(outcome, ENOMEM, "it is a file on /dev/shm, which the host's pool of huge pages cannot hold; use"
-                              " pages thp");
+        fail(outcome, ENOMEM,
+             "it is a file on /dev/shm, which the host's pool of huge pages cannot hold; use"
+             " pages thp");
 }
 
 /* The pages of a SysV segment are chosen when it is made. */
@@ -258,10 +253,7 @@ int hugetlb_shmget(int key, size_t size, int flags)
 
 #include "preload.h"
 
-static int answer(int result)
-{
-    return result < 0 ? errno : 0;
-}
+static int answer(int result) { return result < 0 ? errno : 0; }
 
 static int create_mapping(int fd, size_t offset, size_t size, int prot, int flags, int object)
 {
@@ -279,16 +271,17 @@ static int ask(struct store *store, int fd, struct outcome *outcome)
         answer(ioctl(fd, GET_SIZE, bytes)),
         answer(ioctl(fd, UNMAP_BY_ADDRESS, bytes)),
     };
-    if (answers[0] == EINVAL && answers[1] == answers[2] && (answers[1] == ENOTTY || answers[1] == EINVAL) &&
-        ftruncate(fd, store->alignment_bytes) == 0) {
+    if (answers[0] == EINVAL && answers[1] == answers[2] &&
+        (answers[1] == ENOTTY || answers[1] == EINVAL) && ftruncate(fd, store->alignment_bytes) == 0) {
         int unused = 0x7fffffff;
         int code = answer(create_mapping(fd, 0, PAGE_BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, unused));
         store->owned = code == EBADF;
         if (code == EBADF || code == EINVAL)
             return 0;
     }
-    fail(outcome, ENOMEM, "msharefs at %s speaks neither generation 2025-04 nor 2025-08, which the preload"
-                          " needs (`mshare info` shows which it is)",
+    fail(outcome, ENOMEM,
+         "msharefs at %s speaks neither generation 2025-04 nor 2025-08, which the preload"
+         " needs (`mshare info` shows which it is)",
          settings()->root);
     return -1;
 }
@@ -300,8 +293,9 @@ static int prepare(struct store *store, struct outcome *outcome)
     struct path path = root_path(name);
     int fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
-        fail(outcome, ENOMEM, "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)",
-             path.text, strerror(errno));
+        fail(outcome, ENOMEM,
+             "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)", path.text,
+             strerror(errno));
         return -1;
     }
     unlink(path.text);
@@ -315,8 +309,9 @@ static int map(struct region *region, size_t offset, size_t size, int flags, str
     int all = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS | flags;
     if (create_mapping(region->fd, offset, size, PROT_READ | PROT_WRITE, all, -1) == 0)
         return 0;
-    const char *step = flags & MAP_HUGETLB ? "huge pages need generation 2025-08 and a large enough vm.nr_hugepages"
-                                           : "see `mshare info`, and vm.overcommit_memory";
+    const char *step = flags & MAP_HUGETLB
+                           ? "huge pages need generation 2025-08 and a large enough vm.nr_hugepages"
+                           : "see `mshare info`, and vm.overcommit_memory";
     fail(outcome, errno, "%s cannot be mapped in region %s (%s); %s", size_text(size).text, region->name,
          strerror(errno), step);
     return -1;
@@ -365,8 +360,9 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
 {
     void *window = kernel_mmap(NULL, region->window_bytes, prot, MAP_SHARED, region->fd, 0);
     if (window == MAP_FAILED) {
-        fail(outcome, errno, "the window of region %s cannot be attached (%s); is its owner alive, and"
-                             " RLIMIT_AS (ulimit -v) unlimited?",
+        fail(outcome, errno,
+             "the window of region %s cannot be attached (%s); is its owner alive, and"
+             " RLIMIT_AS (ulimit -v) unlimited?",
              region->name, strerror(errno));
         return -1;
     }
@@ -386,10 +382,7 @@ static int renew(struct region *region, size_t offset, size_t size, int map_flag
     return map(region, offset, size, map_flags, outcome);
 }
 
-static void unlink_region(const char *name)
-{
-    unlink(root_path(name).text);
-}
+static void unlink_region(const char *name) { unlink(root_path(name).text); }
 
 struct store kernel_store = {
     .name = "kernel",
@@ -415,10 +408,7 @@ struct store kernel_store = {
 
 #include "preload.h"
 
-size_t round_up(size_t value, size_t multiple)
-{
-    return (value + multiple - 1) / multiple * multiple;
-}
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 void *reserve(size_t size, size_t alignment, size_t offset)
 {
@@ -586,7 +576,7 @@ struct settings {
     enum pages pages;
     enum backend backend; /* BACKEND_NONE: a stock kernel, no region */
     char root[4096];
-    char region[160]; /* an existing one; empty: whoever asks makes its own */
+    char region[160];    /* an existing one; empty: whoever asks makes its own */
     size_t region_bytes; /* how much of it may be used, where nobody else tells; 0: its window */
     char huge_directory[4096];
     size_t threshold_bytes;
@@ -653,7 +643,8 @@ struct outcome {
 };
 
 /* Always NULL, after writing down why and errno. */
-void *fail(struct outcome *outcome, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void *fail(struct outcome *outcome, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
 void *take(const struct request *request);
 /* The object itself (not a region) at an address that was reserved; MAP_FAILED with errno. */
@@ -687,14 +678,14 @@ enum { NAME_BYTES = 160, REGIONS = 32 };
 
 struct region {
     char name[NAME_BYTES];
-    int fd;              /* -1: this slot is free */
-    size_t window_bytes; /* address space */
-    size_t mapped_bytes; /* memory, from offset 0 */
-    char *address;       /* of the window in this process; NULL: not attached */
-    int segments;        /* of this process in it */
-    size_t used_bytes;   /* existing regions: where the next segment goes */
-    pid_t maker;         /* the process that made it, and takes its name away; 0: not ours */
-    pid_t placer;        /* the process that may place segments in an existing region */
+    int fd;               /* -1: this slot is free */
+    size_t window_bytes;  /* address space */
+    size_t mapped_bytes;  /* memory, from offset 0 */
+    char *address;        /* of the window in this process; NULL: not attached */
+    int segments;         /* of this process in it */
+    size_t used_bytes;    /* existing regions: where the next segment goes */
+    pid_t maker;          /* the process that made it, and takes its name away; 0: not ours */
+    pid_t placer;         /* the process that may place segments in an existing region */
     bool attached_before; /* it may hold data */
     enum kind kind;
     int shmid;     /* SYSV */
@@ -874,8 +865,9 @@ static bool find(const char *ending, char *name)
 static int create(struct region *region, const char *ending, int map_flags, struct outcome *outcome)
 {
     if (store()->owned && gettid() != getpid()) {
-        fail(outcome, ENOMEM, "thread %d asks for it, and a region would die with that thread; it must be asked"
-                              " for by the main thread",
+        fail(outcome, ENOMEM,
+             "thread %d asks for it, and a region would die with that thread; it must be asked"
+             " for by the main thread",
              (int)gettid());
         return -1;
     }
@@ -914,7 +906,8 @@ static const char *used_before(const struct request *request)
 {
     struct shmid_ds segment;
     struct stat file;
-    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 && segment.shm_atime)
+    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 &&
+        segment.shm_atime)
         return "it was attached before, without a region or with one whose owner is gone";
     if (request->kind == POSIX && fstat(request->fd, &file) == 0 && file.st_blocks)
         return "its file holds data already";
@@ -985,7 +978,8 @@ static void take_own(const struct request *request, const char *used, void *shad
     region_sweep();
     int lock = open(settings()->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (lock < 0 || flock(lock, LOCK_EX) < 0) {
-        fail(outcome, ENOMEM, "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
+        fail(outcome, ENOMEM,
+             "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
              settings()->root, strerror(errno));
         return;
     }
@@ -1025,8 +1019,9 @@ static struct region *open_existing(const struct request *request, struct outcom
     if (store()->open(region, outcome) < 0) {
         ;
     } else if (fcntl(region->fd, F_OFD_SETLK, &whole) < 0) {
-        fail(outcome, ENOMEM, "region %s is in use by another process, or by a child of an earlier one; stop it"
-                              " first",
+        fail(outcome, ENOMEM,
+             "region %s is in use by another process, or by a child of an earlier one; stop it"
+             " first",
              region->name);
     } else if (store()->attach(region, PROT_READ | PROT_WRITE, outcome) == 0) {
         region->placer = getpid();
@@ -1036,11 +1031,13 @@ static struct region *open_existing(const struct request *request, struct outcom
     return NULL;
 }
 
-static void take_existing(const struct request *request, const char *used, void *shadow, struct outcome *outcome)
+static void take_existing(const struct request *request, const char *used, void *shadow,
+                          struct outcome *outcome)
 {
     if (request->kind == POSIX) {
-        fail(outcome, ENOMEM, "other processes find it by its name, and it cannot be found in an existing region;"
-                              " leave --region away");
+        fail(outcome, ENOMEM,
+             "other processes find it by its name, and it cannot be found in an existing region;"
+             " leave --region away");
         return;
     }
     if (used) {
@@ -1060,8 +1057,9 @@ static void take_existing(const struct request *request, const char *used, void 
     }
     size_t offset = existing->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
     if (size > existing->mapped_bytes - offset)
-        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger", size_text(existing->mapped_bytes - offset).text,
-             size_text(existing->mapped_bytes).text, existing->name);
+        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
+             size_text(existing->mapped_bytes - offset).text, size_text(existing->mapped_bytes).text,
+             existing->name);
     else if (store()->renew(existing, offset, size, page_flags(request), outcome) == 0) {
         existing->used_bytes = offset + size;
         if (settings()->prefault)
@@ -1177,7 +1175,8 @@ struct size_text size_text(size_t bytes)
     int unit = 0;
     for (; value >= 1024 && unit < 4; unit++)
         value /= 1024;
-    snprintf(size.text, sizeof size.text, value == (size_t)value ? "%.0f %s" : "%.1f %s", value, units[unit]);
+    snprintf(size.text, sizeof size.text, value == (size_t)value ? "%.0f %s" : "%.1f %s", value,
+             units[unit]);
     return size;
 }
 """,
@@ -1328,7 +1327,8 @@ static void read_environment(void)
 const struct settings *settings(void)
 {
     int untouched = 0;
-    if (__atomic_compare_exchange_n((int *)&state, &untouched, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n((int *)&state, &untouched, 1, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
         read_environment();
         state = 2;
     }
@@ -1389,8 +1389,9 @@ static int prepare(struct store *store, struct outcome *outcome)
     read_text(sidecar_path("layout", ".json").text, layout, sizeof layout);
     bool newest = strstr(layout, "\"generation\": \"2025-08\"");
     if (!newest && !strstr(layout, "\"generation\": \"2025-04\"")) {
-        fail(outcome, ENOMEM, "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
-                              " look into; make one with `mshare mount --backend simulated`",
+        fail(outcome, ENOMEM,
+             "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
+             " look into; make one with `mshare mount --backend simulated`",
              settings()->root);
         return -1;
     }
@@ -1413,15 +1414,16 @@ static int write_sidecar(const struct region *region, ino_t inode)
 {
     char owner[128] = "null", text[1024];
     if (simulated_store.owned)
-        snprintf(owner, sizeof owner, "{\"pid\": %d, \"thread\": %d, \"started_ticks\": %llu}", (int)getpid(),
-                 (int)gettid(), started_ticks());
+        snprintf(owner, sizeof owner, "{\"pid\": %d, \"thread\": %d, \"started_ticks\": %llu}",
+                 (int)getpid(), (int)gettid(), started_ticks());
     int length = snprintf(
         text, sizeof text,
         "{\"inode\": %llu, \"owner\": %s, \"size_used\": true, \"window_bytes\": %zu, \"address\": null,"
         " \"next_serial\": 2, \"placed\": [{\"mapping\": {\"offset\": 0, \"size_bytes\": %zu,"
         " \"kind\": \"anonymous\", \"prot\": %d, \"path\": null, \"object_offset\": 0}, \"serial\": 1,"
         " \"device\": 0, \"inode\": 0, \"holder_pid\": 0, \"holder_fd\": -1}]}\n",
-        (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes, PROT_READ | PROT_WRITE);
+        (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes,
+        PROT_READ | PROT_WRITE);
     int fd = open(sidecar_path(region->name, ".json").text, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
@@ -1456,8 +1458,9 @@ static int create_files(struct region *region)
     struct stat found;
     flock(region->fd, LOCK_SH);
     region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
-    return ftruncate(region->fd, region->window_bytes) < 0 || make_room(region, 0, region->mapped_bytes) < 0 ||
-                   fstat(region->fd, &found) < 0 || write_sidecar(region, found.st_ino) < 0
+    return ftruncate(region->fd, region->window_bytes) < 0 ||
+                   make_room(region, 0, region->mapped_bytes) < 0 || fstat(region->fd, &found) < 0 ||
+                   write_sidecar(region, found.st_ino) < 0
                ? -1
                : 0;
 }
@@ -1466,8 +1469,9 @@ static int refuse_huge(int map_flags, struct outcome *outcome)
 {
     if (!(map_flags & MAP_HUGETLB))
         return 0;
-    fail(outcome, ENOMEM, "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
-                          " a region");
+    fail(outcome, ENOMEM,
+         "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
+         " a region");
     return -1;
 }
 
@@ -1480,8 +1484,9 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
     region->fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int result = region->fd < 0 ? -1 : create_files(region);
     if (result < 0) {
-        fail(outcome, errno, "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
-                             " room",
+        fail(outcome, errno,
+             "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
+             " room",
              path.text, size_text(region->mapped_bytes).text, strerror(errno));
         if (region->fd >= 0)
             remove_files(region->name);
@@ -1517,7 +1522,8 @@ static int open_region(struct region *region, struct outcome *outcome)
     region->window_bytes = found.st_size;
     region->mapped_bytes = first_mapping_bytes(region->name);
     if (!region->mapped_bytes) {
-        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size", path.text);
+        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size",
+             path.text);
         return -1;
     }
     return 0;
@@ -1531,8 +1537,10 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
              size_text(region->window_bytes).text, strerror(errno));
         return -1;
     }
-    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) == MAP_FAILED) {
-        fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name, strerror(errno));
+    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) ==
+        MAP_FAILED) {
+        fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name,
+             strerror(errno));
         kernel_munmap(window, region->window_bytes);
         return -1;
     }
@@ -1546,8 +1554,8 @@ static int renew(struct region *region, size_t offset, size_t size, int map_flag
         return -1;
     if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ||
         make_room(region, offset, size) < 0) {
-        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room", size_text(size).text,
-             region->name, strerror(errno));
+        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+             size_text(size).text, region->name, strerror(errno));
         return -1;
     }
     return 0;
@@ -1647,7 +1655,8 @@ EXPORTED int shmctl(int id, int command, struct shmid_ds *buffer)
 
 #include "preload.h"
 
-static const char *const kind_names[] = {"anonymous shared memory", "a SysV segment", "POSIX shared memory"};
+static const char *const kind_names[] = {"anonymous shared memory", "a SysV segment",
+                                         "POSIX shared memory"};
 static const char *const pages_names[] = {"4 KiB pages", "thp", "hugetlb pages"};
 
 void *fail(struct outcome *outcome, int code, const char *format, ...)
@@ -1782,8 +1791,9 @@ static void fell_short(size_t made, size_t size, int error, struct outcome *outc
                                          " MSHARE_PRELOAD_HUGE_DIRECTORY, or boot Linux 6.1 or newer"
                                        : "free memory is scarce or in pieces: start earlier after boot, or"
                                          " echo 1 > /proc/sys/vm/compact_memory";
-    fail(outcome, ENOMEM, "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"
-                          " answered: %s); %s",
+    fail(outcome, ENOMEM,
+         "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"
+         " answered: %s); %s",
          size_text(made).text, size_text(size).text, policy, error ? strerror(error) : "ok", step);
 }
 
@@ -1796,8 +1806,9 @@ static void make_huge(const struct request *request, char *at, size_t size, stru
     willing |= !strcmp(policy, "advise") || !strcmp(policy, "always") || !strcmp(policy, "within_size");
     if (!settings()->prefault) {
         if (!willing)
-            fail(outcome, ENOMEM, "nothing will make huge pages of it: shmem_enabled is %s and prefault is"
-                                  " off; set it to advise, or leave prefault on",
+            fail(outcome, ENOMEM,
+                 "nothing will make huge pages of it: shmem_enabled is %s and prefault is"
+                 " off; set it to advise, or leave prefault on",
                  policy);
         return;
     }
@@ -1827,8 +1838,9 @@ void thp_take(const struct request *request, struct outcome *outcome)
     if (!at)
         at = reserve(size, HUGE_PAGE_BYTES, (size_t)request->offset % HUGE_PAGE_BYTES);
     else if ((uintptr_t)at % HUGE_PAGE_BYTES) {
-        fail(outcome, ENOMEM, "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
-                              " have huge pages",
+        fail(outcome, ENOMEM,
+             "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
+             " have huge pages",
              (void *)at);
         return;
     }
@@ -1841,8 +1853,8 @@ void thp_take(const struct request *request, struct outcome *outcome)
         kernel_munmap(at, size);
         return;
     }
-    char *placed = request->hint ? kernel_shmat(request->shmid, at, request->flags)
-                                 : place(request, at, size, 0, fd);
+    char *placed =
+        request->hint ? kernel_shmat(request->shmid, at, request->flags) : place(request, at, size, 0, fd);
     int error = errno;
     if (fd >= 0)
         close(fd);

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import Optional
+from typing import BinaryIO
 
 from . import paths, state
 from .errors import InvalidRequest, MshareError, Unavailable
@@ -68,7 +68,7 @@ class Settings:
     def environment(self, library: str) -> dict[str, str]:
         """The variables for a program that shall have the library, whose other preloads it keeps."""
         self.check()
-        given: dict[str, Optional[object]] = {
+        given: dict[str, object] = {
             "PAGES": self.pages,
             "BACKEND": self.backend,
             "ROOT": self.root,
@@ -95,12 +95,17 @@ def digest() -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
+def compilers() -> list[str]:
+    """The C compilers of this host, the one to use first."""
+    found = (shutil.which(name) for name in COMPILERS)
+    return [path for path in found if path is not None]
+
+
 def compiler() -> str:
     """The host's C compiler; Unavailable, naming the packages, where there is none."""
-    for name in COMPILERS:
-        found = shutil.which(name)
-        if found is not None:
-            return found
+    found = compilers()
+    if found:
+        return found[0]
     raise Unavailable(
         f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install gcc"
         " and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
@@ -108,7 +113,7 @@ def compiler() -> str:
 
 
 def build(path: str) -> None:
-    """Build the library at a path, in one step for whoever looks. Unavailable where that is not possible."""
+    """Build the library at a path, in one step for whoever looks; Unavailable if it fails."""
     program = compiler()
     with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
         for name, text in SOURCES.items():
@@ -214,8 +219,8 @@ def _check_privileges(name: str, path: str) -> None:
         reason = "given file capabilities"
     if reason is not None:
         raise InvalidRequest(
-            f"{name} is {reason}, so the loader ignores LD_PRELOAD and its memory stays as it is; run the program"
-            " it starts, as the user it runs as"
+            f"{name} is {reason}, so the loader ignores LD_PRELOAD and its memory stays as it is; run the"
+            " program it starts, as the user it runs as"
         )
 
 
@@ -226,13 +231,13 @@ def _has_capabilities(path: str) -> bool:
         return False
 
 
-def _segment_types(file: object, head: bytes) -> list[int]:
+def _segment_types(file: BinaryIO, head: bytes) -> list[int]:
     """The types of an ELF file's segments; empty for a class that is not 64 bits."""
     if head[4] != 2:
         return []
     offset, size, count = struct.unpack_from("<32xQ14xHH", head)
-    file.seek(offset)  # type: ignore[attr-defined]
-    table = file.read(size * count)  # type: ignore[attr-defined]
+    file.seek(offset)
+    table = file.read(size * count)
     return [struct.unpack_from("<I", table, index * size)[0] for index in range(count)]
 
 
@@ -241,11 +246,11 @@ def _check_elf(name: str, path: str, head: bytes, segments: list[int]) -> None:
         own = file.read(_IDENT_BYTES)
     if (head[4], head[18:20]) != (own[4], own[18:20]):
         raise InvalidRequest(
-            f"{name} is for another architecture than the preload ({path}), so its memory stays as it is; run a"
-            " program of this host's own architecture"
+            f"{name} is for another architecture than the preload ({path}), so its memory stays as it is; run"
+            " a program of this host's own architecture"
         )
     if _INTERPRETER_SEGMENT not in segments:
         raise InvalidRequest(
-            f"{name} is linked statically ({path}), so no loader can give it the preload; use a dynamically linked"
-            " build"
+            f"{name} is linked statically ({path}), so no loader can give it the preload; use a dynamically"
+            " linked build"
         )

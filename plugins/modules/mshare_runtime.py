@@ -41,9 +41,16 @@ options:
     default: /usr/local/bin/mshare
   require_imports:
     description:
-      - Fail when the interpreter lacks what the library imports. V(false) only reports it.
+      - Fail when the interpreter lacks what the library imports, or O(preload=true) lacks a compiler. V(false) only reports
+        it.
     type: bool
     default: true
+  preload:
+    description:
+      - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
+        C(libmshare-preload.so) in O(directory). It is built anew when its sources differ.
+    type: bool
+    default: false
 seealso:
   - module: dbmem.mshare.mshare_region
 author:
@@ -53,6 +60,10 @@ author:
 EXAMPLES = r"""
 - name: Install the library
   dbmem.mshare.mshare_runtime:
+
+- name: Install it with the preload, for databases
+  dbmem.mshare.mshare_runtime:
+    preload: true
 
 - name: Remove it
   dbmem.mshare.mshare_runtime:
@@ -72,6 +83,11 @@ missing_imports:
   type: list
   elements: str
   sample: [cffi]
+missing_compiler:
+  description: Whether the preload was asked for, is not built, and cannot be for lack of a C compiler.
+  returned: success
+  type: bool
+  sample: false
 version:
   description: The version of the library.
   returned: success
@@ -96,7 +112,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install, preloading
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
 
 
@@ -206,11 +222,15 @@ def converge(module):
     params = module.params
     place = install.Place(params["directory"], params["executable"], params["python"])
     if params["state"] == "absent":
-        return [], install.absent(place, check=module.check_mode)
+        return [], False, install.absent(place, check=module.check_mode)
     missing = install.missing_imports(place.python)
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
-    return missing, install.present(place, sources(), check=module.check_mode)
+    uncompiled = params["preload"] and install.lacks_compiler(place)
+    if uncompiled and params["require_imports"] and not module.check_mode:
+        preloading.compiler()
+    preload = params["preload"] and (module.check_mode or not uncompiled)
+    return missing, uncompiled, install.present(place, sources(), preload=preload, check=module.check_mode)
 
 
 def main():
@@ -221,11 +241,18 @@ def main():
             "directory": {"type": "path", "default": "/usr/local/lib/mshare"},
             "executable": {"type": "path", "default": "/usr/local/bin/mshare"},
             "require_imports": {"type": "bool", "default": True},
+            "preload": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    missing, outcome = _module.attempt(module, lambda: converge(module))
-    _module.report(module, outcome, missing_imports=missing, version=library.__version__)
+    missing, uncompiled, outcome = _module.attempt(module, lambda: converge(module))
+    _module.report(
+        module,
+        outcome,
+        missing_imports=missing,
+        missing_compiler=uncompiled,
+        version=library.__version__,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preload's C sources as a Python file: Ansible ships nothing else to a host, and pip gets them so too."""
+"""The preload's C sources as a Python file: Ansible ships nothing else to a host, and pip has them too."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _KILLED = 128
 @click.option("--require", is_flag=True, help="Refuse a segment that cannot be taken over.")
 @click.option("--verbose", is_flag=True, help="One line on stderr for each segment.")
 @click.pass_obj
-def run_command(screen: Screen, command: tuple[str, ...], size: str | None, **options: Any) -> int:
+def run_command(screen: Screen, /, command: tuple[str, ...], size: str | None, **options: Any) -> int:
     """Start COMMAND with its large shared memory in a region, or in huge pages.
 
     Segments are taken over when the program asks for them: mmap of anonymous shared memory, SysV and POSIX
@@ -81,7 +81,9 @@ def _settings(options: dict[str, Any], size_bytes: int | None) -> Settings:
         **where,
         **_existing(options["region"], where),
         huge_directory=options["huge_directory"],
-        threshold_bytes=None if options["threshold"] is None else parse_size(options["threshold"], "threshold"),
+        threshold_bytes=None
+        if options["threshold"] is None
+        else parse_size(options["threshold"], "threshold"),
         prefault=options["prefault"],
         require=options["require"] or None,
         verbose=options["verbose"] or None,
@@ -144,8 +146,8 @@ def _check_pool(size_bytes: int) -> None:
     needed = -(-size_bytes // page_bytes) if page_bytes else 0
     if not page_bytes or free < needed:
         raise Unavailable(
-            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of {format_size(page_bytes)} and"
-            f" {free} are free; raise vm.nr_hugepages, or use pages 4k"
+            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of {format_size(page_bytes)}"
+            f" and {free} are free; raise vm.nr_hugepages, or use pages 4k"
         )
 
 
@@ -166,7 +168,7 @@ def _run(path: str, command: tuple[str, ...], settings: Settings) -> int:
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
     child = subprocess.Popen(command, executable=path, env=_environment(settings))
-    for number in waiting:
-        child.send_signal(number)
+    for missed in waiting:
+        child.send_signal(missed)
     code = child.wait()
     return code if code >= 0 else _KILLED - code

@@ -17,25 +17,16 @@ void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t
     return (void *)syscall(SYS_mmap, address, size, prot, flags, fd, offset);
 }
 
-int kernel_munmap(void *address, size_t size)
-{
-    return syscall(SYS_munmap, address, size);
-}
+int kernel_munmap(void *address, size_t size) { return syscall(SYS_munmap, address, size); }
 
-int kernel_shmget(int key, size_t size, int flags)
-{
-    return syscall(SYS_shmget, key, size, flags);
-}
+int kernel_shmget(int key, size_t size, int flags) { return syscall(SYS_shmget, key, size, flags); }
 
 void *kernel_shmat(int id, const void *address, int flags)
 {
     return (void *)syscall(SYS_shmat, id, address, flags);
 }
 
-int kernel_shmdt(const void *address)
-{
-    return syscall(SYS_shmdt, address);
-}
+int kernel_shmdt(const void *address) { return syscall(SYS_shmdt, address); }
 
 int kernel_shmctl(int id, int command, struct shmid_ds *buffer)
 {

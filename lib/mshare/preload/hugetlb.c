@@ -45,11 +45,14 @@ static void say_pool(size_t size, int error, struct outcome *outcome)
     size_t needed = round_up(size, pool.page_bytes) / pool.page_bytes;
     size_t free = pool.free > pool.reserved ? pool.free - pool.reserved : 0;
     if (error == EPERM)
-        fail(outcome, error, "the kernel allows this user no huge pages for SysV segments; put its group into"
-                             " /proc/sys/vm/hugetlb_shm_group");
+        fail(outcome, error,
+             "the kernel allows this user no huge pages for SysV segments; put its group into"
+             " /proc/sys/vm/hugetlb_shm_group");
     else
-        fail(outcome, error, "it needs %zu huge pages of %s and %zu are free (%s); raise vm.nr_hugepages by %zu",
-             needed, size_text(pool.page_bytes).text, free, strerror(error), needed > free ? needed - free : needed);
+        fail(outcome, error,
+             "it needs %zu huge pages of %s and %zu are free (%s); raise vm.nr_hugepages by %zu", needed,
+             size_text(pool.page_bytes).text, free, strerror(error),
+             needed > free ? needed - free : needed);
 }
 
 /* A program may ask for another page size than the host's default (MAP_HUGE_1GB). */
@@ -113,8 +116,9 @@ void hugetlb_take(const struct request *request, struct outcome *outcome)
     else if (request->kind == SYSV)
         take_sysv(request, outcome);
     else
-        fail(outcome, ENOMEM, "it is a file on /dev/shm, which the host's pool of huge pages cannot hold; use"
-                              " pages thp");
+        fail(outcome, ENOMEM,
+             "it is a file on /dev/shm, which the host's pool of huge pages cannot hold; use"
+             " pages thp");
 }
 
 /* The pages of a SysV segment are chosen when it is made. */

@@ -17,10 +17,7 @@
 
 #include "preload.h"
 
-static int answer(int result)
-{
-    return result < 0 ? errno : 0;
-}
+static int answer(int result) { return result < 0 ? errno : 0; }
 
 static int create_mapping(int fd, size_t offset, size_t size, int prot, int flags, int object)
 {
@@ -38,16 +35,17 @@ static int ask(struct store *store, int fd, struct outcome *outcome)
         answer(ioctl(fd, GET_SIZE, bytes)),
         answer(ioctl(fd, UNMAP_BY_ADDRESS, bytes)),
     };
-    if (answers[0] == EINVAL && answers[1] == answers[2] && (answers[1] == ENOTTY || answers[1] == EINVAL) &&
-        ftruncate(fd, store->alignment_bytes) == 0) {
+    if (answers[0] == EINVAL && answers[1] == answers[2] &&
+        (answers[1] == ENOTTY || answers[1] == EINVAL) && ftruncate(fd, store->alignment_bytes) == 0) {
         int unused = 0x7fffffff;
         int code = answer(create_mapping(fd, 0, PAGE_BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, unused));
         store->owned = code == EBADF;
         if (code == EBADF || code == EINVAL)
             return 0;
     }
-    fail(outcome, ENOMEM, "msharefs at %s speaks neither generation 2025-04 nor 2025-08, which the preload"
-                          " needs (`mshare info` shows which it is)",
+    fail(outcome, ENOMEM,
+         "msharefs at %s speaks neither generation 2025-04 nor 2025-08, which the preload"
+         " needs (`mshare info` shows which it is)",
          settings()->root);
     return -1;
 }
@@ -59,8 +57,9 @@ static int prepare(struct store *store, struct outcome *outcome)
     struct path path = root_path(name);
     int fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
-        fail(outcome, ENOMEM, "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)",
-             path.text, strerror(errno));
+        fail(outcome, ENOMEM,
+             "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)", path.text,
+             strerror(errno));
         return -1;
     }
     unlink(path.text);
@@ -74,8 +73,9 @@ static int map(struct region *region, size_t offset, size_t size, int flags, str
     int all = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS | flags;
     if (create_mapping(region->fd, offset, size, PROT_READ | PROT_WRITE, all, -1) == 0)
         return 0;
-    const char *step = flags & MAP_HUGETLB ? "huge pages need generation 2025-08 and a large enough vm.nr_hugepages"
-                                           : "see `mshare info`, and vm.overcommit_memory";
+    const char *step = flags & MAP_HUGETLB
+                           ? "huge pages need generation 2025-08 and a large enough vm.nr_hugepages"
+                           : "see `mshare info`, and vm.overcommit_memory";
     fail(outcome, errno, "%s cannot be mapped in region %s (%s); %s", size_text(size).text, region->name,
          strerror(errno), step);
     return -1;
@@ -124,8 +124,9 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
 {
     void *window = kernel_mmap(NULL, region->window_bytes, prot, MAP_SHARED, region->fd, 0);
     if (window == MAP_FAILED) {
-        fail(outcome, errno, "the window of region %s cannot be attached (%s); is its owner alive, and"
-                             " RLIMIT_AS (ulimit -v) unlimited?",
+        fail(outcome, errno,
+             "the window of region %s cannot be attached (%s); is its owner alive, and"
+             " RLIMIT_AS (ulimit -v) unlimited?",
              region->name, strerror(errno));
         return -1;
     }
@@ -145,10 +146,7 @@ static int renew(struct region *region, size_t offset, size_t size, int map_flag
     return map(region, offset, size, map_flags, outcome);
 }
 
-static void unlink_region(const char *name)
-{
-    unlink(root_path(name).text);
-}
+static void unlink_region(const char *name) { unlink(root_path(name).text); }
 
 struct store kernel_store = {
     .name = "kernel",

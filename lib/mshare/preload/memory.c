@@ -12,10 +12,7 @@
 
 #include "preload.h"
 
-size_t round_up(size_t value, size_t multiple)
-{
-    return (value + multiple - 1) / multiple * multiple;
-}
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 void *reserve(size_t size, size_t alignment, size_t offset)
 {

@@ -29,7 +29,7 @@ struct settings {
     enum pages pages;
     enum backend backend; /* BACKEND_NONE: a stock kernel, no region */
     char root[4096];
-    char region[160]; /* an existing one; empty: whoever asks makes its own */
+    char region[160];    /* an existing one; empty: whoever asks makes its own */
     size_t region_bytes; /* how much of it may be used, where nobody else tells; 0: its window */
     char huge_directory[4096];
     size_t threshold_bytes;
@@ -96,7 +96,8 @@ struct outcome {
 };
 
 /* Always NULL, after writing down why and errno. */
-void *fail(struct outcome *outcome, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void *fail(struct outcome *outcome, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
 void *take(const struct request *request);
 /* The object itself (not a region) at an address that was reserved; MAP_FAILED with errno. */
@@ -130,14 +131,14 @@ enum { NAME_BYTES = 160, REGIONS = 32 };
 
 struct region {
     char name[NAME_BYTES];
-    int fd;              /* -1: this slot is free */
-    size_t window_bytes; /* address space */
-    size_t mapped_bytes; /* memory, from offset 0 */
-    char *address;       /* of the window in this process; NULL: not attached */
-    int segments;        /* of this process in it */
-    size_t used_bytes;   /* existing regions: where the next segment goes */
-    pid_t maker;         /* the process that made it, and takes its name away; 0: not ours */
-    pid_t placer;        /* the process that may place segments in an existing region */
+    int fd;               /* -1: this slot is free */
+    size_t window_bytes;  /* address space */
+    size_t mapped_bytes;  /* memory, from offset 0 */
+    char *address;        /* of the window in this process; NULL: not attached */
+    int segments;         /* of this process in it */
+    size_t used_bytes;    /* existing regions: where the next segment goes */
+    pid_t maker;          /* the process that made it, and takes its name away; 0: not ours */
+    pid_t placer;         /* the process that may place segments in an existing region */
     bool attached_before; /* it may hold data */
     enum kind kind;
     int shmid;     /* SYSV */

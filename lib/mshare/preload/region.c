@@ -137,8 +137,9 @@ static bool find(const char *ending, char *name)
 static int create(struct region *region, const char *ending, int map_flags, struct outcome *outcome)
 {
     if (store()->owned && gettid() != getpid()) {
-        fail(outcome, ENOMEM, "thread %d asks for it, and a region would die with that thread; it must be asked"
-                              " for by the main thread",
+        fail(outcome, ENOMEM,
+             "thread %d asks for it, and a region would die with that thread; it must be asked"
+             " for by the main thread",
              (int)gettid());
         return -1;
     }
@@ -177,7 +178,8 @@ static const char *used_before(const struct request *request)
 {
     struct shmid_ds segment;
     struct stat file;
-    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 && segment.shm_atime)
+    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 &&
+        segment.shm_atime)
         return "it was attached before, without a region or with one whose owner is gone";
     if (request->kind == POSIX && fstat(request->fd, &file) == 0 && file.st_blocks)
         return "its file holds data already";
@@ -248,7 +250,8 @@ static void take_own(const struct request *request, const char *used, void *shad
     region_sweep();
     int lock = open(settings()->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (lock < 0 || flock(lock, LOCK_EX) < 0) {
-        fail(outcome, ENOMEM, "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
+        fail(outcome, ENOMEM,
+             "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
              settings()->root, strerror(errno));
         return;
     }
@@ -288,8 +291,9 @@ static struct region *open_existing(const struct request *request, struct outcom
     if (store()->open(region, outcome) < 0) {
         ;
     } else if (fcntl(region->fd, F_OFD_SETLK, &whole) < 0) {
-        fail(outcome, ENOMEM, "region %s is in use by another process, or by a child of an earlier one; stop it"
-                              " first",
+        fail(outcome, ENOMEM,
+             "region %s is in use by another process, or by a child of an earlier one; stop it"
+             " first",
              region->name);
     } else if (store()->attach(region, PROT_READ | PROT_WRITE, outcome) == 0) {
         region->placer = getpid();
@@ -299,11 +303,13 @@ static struct region *open_existing(const struct request *request, struct outcom
     return NULL;
 }
 
-static void take_existing(const struct request *request, const char *used, void *shadow, struct outcome *outcome)
+static void take_existing(const struct request *request, const char *used, void *shadow,
+                          struct outcome *outcome)
 {
     if (request->kind == POSIX) {
-        fail(outcome, ENOMEM, "other processes find it by its name, and it cannot be found in an existing region;"
-                              " leave --region away");
+        fail(outcome, ENOMEM,
+             "other processes find it by its name, and it cannot be found in an existing region;"
+             " leave --region away");
         return;
     }
     if (used) {
@@ -323,8 +329,9 @@ static void take_existing(const struct request *request, const char *used, void 
     }
     size_t offset = existing->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
     if (size > existing->mapped_bytes - offset)
-        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger", size_text(existing->mapped_bytes - offset).text,
-             size_text(existing->mapped_bytes).text, existing->name);
+        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
+             size_text(existing->mapped_bytes - offset).text, size_text(existing->mapped_bytes).text,
+             existing->name);
     else if (store()->renew(existing, offset, size, page_flags(request), outcome) == 0) {
         existing->used_bytes = offset + size;
         if (settings()->prefault)

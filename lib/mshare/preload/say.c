@@ -34,6 +34,7 @@ struct size_text size_text(size_t bytes)
     int unit = 0;
     for (; value >= 1024 && unit < 4; unit++)
         value /= 1024;
-    snprintf(size.text, sizeof size.text, value == (size_t)value ? "%.0f %s" : "%.1f %s", value, units[unit]);
+    snprintf(size.text, sizeof size.text, value == (size_t)value ? "%.0f %s" : "%.1f %s", value,
+             units[unit]);
     return size;
 }

@@ -97,7 +97,8 @@ static void read_environment(void)
 const struct settings *settings(void)
 {
     int untouched = 0;
-    if (__atomic_compare_exchange_n((int *)&state, &untouched, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    if (__atomic_compare_exchange_n((int *)&state, &untouched, 1, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
         read_environment();
         state = 2;
     }

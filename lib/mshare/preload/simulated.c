@@ -50,8 +50,9 @@ static int prepare(struct store *store, struct outcome *outcome)
     read_text(sidecar_path("layout", ".json").text, layout, sizeof layout);
     bool newest = strstr(layout, "\"generation\": \"2025-08\"");
     if (!newest && !strstr(layout, "\"generation\": \"2025-04\"")) {
-        fail(outcome, ENOMEM, "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
-                              " look into; make one with `mshare mount --backend simulated`",
+        fail(outcome, ENOMEM,
+             "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
+             " look into; make one with `mshare mount --backend simulated`",
              settings()->root);
         return -1;
     }
@@ -74,15 +75,16 @@ static int write_sidecar(const struct region *region, ino_t inode)
 {
     char owner[128] = "null", text[1024];
     if (simulated_store.owned)
-        snprintf(owner, sizeof owner, "{\"pid\": %d, \"thread\": %d, \"started_ticks\": %llu}", (int)getpid(),
-                 (int)gettid(), started_ticks());
+        snprintf(owner, sizeof owner, "{\"pid\": %d, \"thread\": %d, \"started_ticks\": %llu}",
+                 (int)getpid(), (int)gettid(), started_ticks());
     int length = snprintf(
         text, sizeof text,
         "{\"inode\": %llu, \"owner\": %s, \"size_used\": true, \"window_bytes\": %zu, \"address\": null,"
         " \"next_serial\": 2, \"placed\": [{\"mapping\": {\"offset\": 0, \"size_bytes\": %zu,"
         " \"kind\": \"anonymous\", \"prot\": %d, \"path\": null, \"object_offset\": 0}, \"serial\": 1,"
         " \"device\": 0, \"inode\": 0, \"holder_pid\": 0, \"holder_fd\": -1}]}\n",
-        (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes, PROT_READ | PROT_WRITE);
+        (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes,
+        PROT_READ | PROT_WRITE);
     int fd = open(sidecar_path(region->name, ".json").text, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
@@ -117,8 +119,9 @@ static int create_files(struct region *region)
     struct stat found;
     flock(region->fd, LOCK_SH);
     region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
-    return ftruncate(region->fd, region->window_bytes) < 0 || make_room(region, 0, region->mapped_bytes) < 0 ||
-                   fstat(region->fd, &found) < 0 || write_sidecar(region, found.st_ino) < 0
+    return ftruncate(region->fd, region->window_bytes) < 0 ||
+                   make_room(region, 0, region->mapped_bytes) < 0 || fstat(region->fd, &found) < 0 ||
+                   write_sidecar(region, found.st_ino) < 0
                ? -1
                : 0;
 }
@@ -127,8 +130,9 @@ static int refuse_huge(int map_flags, struct outcome *outcome)
 {
     if (!(map_flags & MAP_HUGETLB))
         return 0;
-    fail(outcome, ENOMEM, "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
-                          " a region");
+    fail(outcome, ENOMEM,
+         "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
+         " a region");
     return -1;
 }
 
@@ -141,8 +145,9 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
     region->fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int result = region->fd < 0 ? -1 : create_files(region);
     if (result < 0) {
-        fail(outcome, errno, "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
-                             " room",
+        fail(outcome, errno,
+             "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
+             " room",
              path.text, size_text(region->mapped_bytes).text, strerror(errno));
         if (region->fd >= 0)
             remove_files(region->name);
@@ -178,7 +183,8 @@ static int open_region(struct region *region, struct outcome *outcome)
     region->window_bytes = found.st_size;
     region->mapped_bytes = first_mapping_bytes(region->name);
     if (!region->mapped_bytes) {
-        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size", path.text);
+        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size",
+             path.text);
         return -1;
     }
     return 0;
@@ -192,8 +198,10 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
              size_text(region->window_bytes).text, strerror(errno));
         return -1;
     }
-    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) == MAP_FAILED) {
-        fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name, strerror(errno));
+    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) ==
+        MAP_FAILED) {
+        fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name,
+             strerror(errno));
         kernel_munmap(window, region->window_bytes);
         return -1;
     }
@@ -207,8 +215,8 @@ static int renew(struct region *region, size_t offset, size_t size, int map_flag
         return -1;
     if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ||
         make_room(region, offset, size) < 0) {
-        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room", size_text(size).text,
-             region->name, strerror(errno));
+        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+             size_text(size).text, region->name, strerror(errno));
         return -1;
     }
     return 0;

@@ -14,7 +14,8 @@
 
 #include "preload.h"
 
-static const char *const kind_names[] = {"anonymous shared memory", "a SysV segment", "POSIX shared memory"};
+static const char *const kind_names[] = {"anonymous shared memory", "a SysV segment",
+                                         "POSIX shared memory"};
 static const char *const pages_names[] = {"4 KiB pages", "thp", "hugetlb pages"};
 
 void *fail(struct outcome *outcome, int code, const char *format, ...)

@@ -62,8 +62,9 @@ static void fell_short(size_t made, size_t size, int error, struct outcome *outc
                                          " MSHARE_PRELOAD_HUGE_DIRECTORY, or boot Linux 6.1 or newer"
                                        : "free memory is scarce or in pieces: start earlier after boot, or"
                                          " echo 1 > /proc/sys/vm/compact_memory";
-    fail(outcome, ENOMEM, "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"
-                          " answered: %s); %s",
+    fail(outcome, ENOMEM,
+         "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"
+         " answered: %s); %s",
          size_text(made).text, size_text(size).text, policy, error ? strerror(error) : "ok", step);
 }
 
@@ -76,8 +77,9 @@ static void make_huge(const struct request *request, char *at, size_t size, stru
     willing |= !strcmp(policy, "advise") || !strcmp(policy, "always") || !strcmp(policy, "within_size");
     if (!settings()->prefault) {
         if (!willing)
-            fail(outcome, ENOMEM, "nothing will make huge pages of it: shmem_enabled is %s and prefault is"
-                                  " off; set it to advise, or leave prefault on",
+            fail(outcome, ENOMEM,
+                 "nothing will make huge pages of it: shmem_enabled is %s and prefault is"
+                 " off; set it to advise, or leave prefault on",
                  policy);
         return;
     }
@@ -107,8 +109,9 @@ void thp_take(const struct request *request, struct outcome *outcome)
     if (!at)
         at = reserve(size, HUGE_PAGE_BYTES, (size_t)request->offset % HUGE_PAGE_BYTES);
     else if ((uintptr_t)at % HUGE_PAGE_BYTES) {
-        fail(outcome, ENOMEM, "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
-                              " have huge pages",
+        fail(outcome, ENOMEM,
+             "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
+             " have huge pages",
              (void *)at);
         return;
     }
@@ -121,8 +124,8 @@ void thp_take(const struct request *request, struct outcome *outcome)
         kernel_munmap(at, size);
         return;
     }
-    char *placed = request->hint ? kernel_shmat(request->shmid, at, request->flags)
-                                 : place(request, at, size, 0, fd);
+    char *placed =
+        request->hint ? kernel_shmat(request->shmid, at, request->flags) : place(request, at, size, 0, fd);
     int error = errno;
     if (fd >= 0)
         close(fd);
