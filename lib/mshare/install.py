@@ -121,6 +121,11 @@ def _summary(manifest: str | None) -> dict[str, object]:
     }
 
 
+def has_preload(place: Place) -> bool:
+    """Whether the preload is among what is installed."""
+    return place.preload in _installed(place)
+
+
 def lacks_compiler(place: Place) -> bool:
     """Whether the preload has to be built and cannot be."""
     return _preload_outdated(place) and not preloading.compilers()

@@ -49,6 +49,7 @@ options:
     description:
       - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
         C(libmshare-preload.so) in O(directory). It is built anew when its sources differ.
+      - V(false) does not ask for it. One that is there stays, for a database may be started with it, until O(state=absent).
     type: bool
     default: false
 seealso:
@@ -226,10 +227,11 @@ def converge(module):
     missing = install.missing_imports(place.python)
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
-    uncompiled = params["preload"] and install.lacks_compiler(place)
+    wanted = params["preload"] or install.has_preload(place)
+    uncompiled = wanted and install.lacks_compiler(place)
     if uncompiled and params["require_imports"] and not module.check_mode:
         preloading.compiler()
-    preload = params["preload"] and (module.check_mode or not uncompiled)
+    preload = wanted and (module.check_mode or not uncompiled)
     return missing, uncompiled, install.present(place, sources(), preload=preload, check=module.check_mode)
 
 

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A PostgreSQL cluster as Debian's packages keep it, on a host for tests: its files lie in that host's memory."""
+"""A PostgreSQL cluster as Debian's packages keep it, on a host for tests: its files are in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from integration.hosts import Host
 
@@ -168,18 +167,20 @@ class Load:
     """Transactions that go on whatever happens: each number that was acknowledged is written down."""
 
     SCRIPT = r"""
+cd /dev/shm
 number=0
-while [ -e "$1" ]; do
+while [ -e going ]; do
   number=$((number + 1))
-  psql -XAtqw -d ledger -c "INSERT INTO entries VALUES ($number)" 2>/dev/null && echo "$number" >>"$2"
+  psql -XAtqw -d ledger -c "INSERT INTO entries VALUES ($number)" 2>/dev/null && echo "$number" >>acknowledged
   sleep 0.05
 done
 """
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._going = folder / "going"
-        self._acknowledged = folder / "acknowledged"
+        # Where the server's user may write.
+        self._going = cluster.host.inside("/dev/shm/going")
+        self._acknowledged = cluster.host.inside("/dev/shm/acknowledged")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Load:
@@ -188,8 +189,8 @@ done
         for path in (self._going, self._acknowledged):
             path.write_text("")
         self._acknowledged.chmod(0o666)
-        script = ["bash", "-c", self.SCRIPT, "load", str(self._going), str(self._acknowledged)]
         account = ["setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"]
+        script = ["bash", "-c", self.SCRIPT]
         words = self._cluster.host.command(*account, *script, environment={"PATH": "/usr/bin:/bin"})
         self._process = subprocess.Popen(words)
         return self
