@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
 
 from integration.hosts import Host
+from mshare.units import GIB, MIB
 
 VERSION = "15"
 NAME = "main"
 _FOLDERS = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql")
 _ACCOUNT = "postgres"
+_POOL = Path("/proc/sys/vm/nr_hugepages")
 _SETTINGS = {
     # Nothing here outlives the test.
     "fsync": "off",
@@ -27,6 +32,7 @@ _SETTINGS = {
 }
 # pg_dump from 15.14 on makes a new word for each dump.
 _RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.M)
+_TOUCHED = re.compile(r"^Rss: +(\d+) kB", re.M)
 _HUGE = re.compile(r"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb): +(\d+) kB", re.M)
 
 
@@ -45,6 +51,8 @@ class Mapped:
     address: int
     size_bytes: int
     path: str
+    touched_bytes: int
+    """What this process has mapped of it, but for pages of a pool."""
     huge_bytes: int
 
 
@@ -57,9 +65,42 @@ def mapped(host: Host, pid: int) -> Mapped:
         fields = part.split("\n")[0].split(None, 5)
         if len(fields) > 5 and fields[1].endswith("s"):
             start, end = (int(one, 16) for one in fields[0].split("-"))
-            huge = sum(map(int, _HUGE.findall(part))) << 10
-            found.append(Mapped(start, end - start, fields[5], huge))
+            huge, touched = (sum(map(int, pattern.findall(part))) << 10 for pattern in (_HUGE, _TOUCHED))
+            found.append(Mapped(start, end - start, fields[5], touched, huge))
     return max(found, key=lambda one: one.size_bytes)
+
+
+def _is_thp(one: Mapped) -> bool:
+    return one.address % (2 * MIB) == 0 and one.huge_bytes >= 0.95 * one.touched_bytes > 16 * MIB
+
+
+def _is_hugetlb(one: Mapped) -> bool:
+    return one.address % GIB == 0 and "hugepage" in one.path
+
+
+def _is_in_region(one: Mapped) -> bool:
+    return one.path.startswith("/run/msharefs/preload.")
+
+
+PLACED: dict[str, Callable[[Mapped], bool]] = {
+    "thp": _is_thp,
+    "hugetlb": _is_hugetlb,
+    "4k": _is_in_region,
+}
+"""Whether a mapping lies where it should, by pages."""
+
+
+@contextmanager
+def huge_pages(count: int) -> Iterator[None]:
+    """So many more huge pages in the machine's pool; skips where they cannot be had."""
+    before = _POOL.read_text()
+    _POOL.write_text(str(int(before) + count))
+    try:
+        if int(_POOL.read_text()) < int(before) + count:
+            pytest.skip(f"no {count} huge pages can be reserved on this machine")
+        yield
+    finally:
+        _POOL.write_text(before)
 
 
 class Cluster:

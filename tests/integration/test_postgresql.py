@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from integration.clusters import Cluster, Load, Mapped, mapped, missing
+from integration.clusters import PLACED, Cluster, Load, huge_pages, mapped, missing
 from integration.hosts import Host, Run, Task
-from mshare.units import GIB, KIB, MIB
+from mshare.units import KIB, MIB
 
 BUFFERS_BYTES = 128 * MIB
 PROBES = 5
 PLAYBOOK = "dbmem.mshare.postgresql"
 MOVE = "Put PostgreSQL where it should be"
-POOL = Path("/proc/sys/vm/nr_hugepages")
 POOL_PAGES = 100
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
@@ -43,14 +42,8 @@ def load(cluster: Cluster) -> Iterator[Load]:
 
 @pytest.fixture
 def pool() -> Iterator[None]:
-    """Huge pages in the host's pool."""
-    before = POOL.read_text()
-    POOL.write_text(str(int(before) + POOL_PAGES))
-    if int(POOL.read_text()) < int(before) + POOL_PAGES:
-        POOL.write_text(before)
-        pytest.skip(f"no {POOL_PAGES} huge pages can be reserved on this machine")
-    yield
-    POOL.write_text(before)
+    with huge_pages(POOL_PAGES):
+        yield
 
 
 def traces(cluster: Cluster) -> list[str]:
@@ -71,19 +64,6 @@ def task(**options: Any) -> Task:
     return {"name": MOVE, "dbmem.mshare.mshare_postgresql": wanted}
 
 
-def is_thp(one: Mapped) -> bool:
-    return one.address % (2 * MIB) == 0 and one.huge_bytes >= 0.95 * one.size_bytes
-
-
-def is_hugetlb(one: Mapped) -> bool:
-    return one.address % GIB == 0 and "hugepage" in one.path
-
-
-def is_in_region(one: Mapped) -> bool:
-    return one.path.startswith("/run/msharefs/preload.")
-
-
-PLACED = {"thp": is_thp, "hugetlb": is_hugetlb, "4k": is_in_region}
 SCAN = "SELECT pg_prewarm('pgbench_accounts'), sum(abalance) FROM pgbench_accounts"
 
 
@@ -110,7 +90,7 @@ def test_nothing_is_restarted_unless_allowed(cluster: Cluster) -> None:
         assert run[MOVE]["restart_reason"]
         assert not run[MOVE]["restarted"]
     assert cluster.pid == pid
-    assert not is_thp(mapped(cluster.host, pid))
+    assert not PLACED["thp"](mapped(cluster.host, pid))
     assert cluster.host.play([task(state="absent")]).succeeded()[MOVE]["restarted"] is False
     assert (cluster.files(), cluster.pid) == (files, pid)
 

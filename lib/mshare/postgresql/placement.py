@@ -64,7 +64,8 @@ def of(pid: int) -> Segment | None:
     shared = [(one, kind) for one, kind in found if kind.kind != "file"]
     if not shared:
         return None
-    one, kind = max(shared, key=lambda pair: pair[0].end - pair[0].start)
+    # A SysV segment stays attached beside the region that stands for it, and is as large.
+    one, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
     return Segment(
         pid,
         kind.kind,
