@@ -107,7 +107,8 @@ def compiler() -> str:
     if found:
         return found[0]
     raise Unavailable(
-        f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install gcc"
+        f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install"
+        " gcc"
         " and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
     )
 

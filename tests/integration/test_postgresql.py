@@ -104,6 +104,8 @@ def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureReq
     assert (moved["restarted"], moved["restart_required"]) == (True, False)
     assert cluster.dump() == dump
     require_costs(moved["page_tables"], pages)
+    # Only who makes regions needs the group.
+    assert ("mshare" in groups(cluster)) == (pages == "4k")
     with cluster.backend(SCAN) as one, cluster.backend(SCAN) as two, cluster.backend(SCAN) as three:
         for pid in (cluster.pid, one, two, three):
             assert PLACED[pages](mapped(cluster.host, pid))
@@ -121,10 +123,15 @@ def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureReq
     assert run.succeeded()[MOVE]["restarted"]
     assert cluster.dump() == dump
     assert cluster.files() == files
+    assert "mshare" not in groups(cluster)
     with cluster.backend(SCAN) as pid:
         assert "libmshare" not in cluster.host.inside(f"/proc/{pid}/maps").read_text()
     assert load.acknowledged() <= load.kept()
     assert len(load.acknowledged()) > 10
+
+
+def groups(cluster: Cluster) -> list[str]:
+    return cluster.host.do("id", "-Gn", "postgres").split()
 
 
 def require_costs(costs: dict[str, Any], pages: str) -> None:
@@ -219,6 +226,21 @@ def test_huge_pages_asked_for_elsewhere(cluster: Cluster) -> None:
     cluster.sql("ALTER SYSTEM SET huge_pages = 'on'")
     assert "because of postgresql.auto.conf" in cluster.host.play([task()]).said
     cluster.sql("ALTER SYSTEM RESET huge_pages")
+
+
+def test_a_server_that_lets_nobody_in(cluster: Cluster) -> None:
+    """Nothing is done that could not be measured; without probes it is not measured, and done."""
+    files, rules = cluster.files(), cluster.host.inside(f"{cluster.configuration}/pg_hba.conf")
+    rules_text, pid = rules.read_text(), cluster.pid
+    rules.write_text("local all all reject\n")
+    cluster.control("reload")
+    run = cluster.host.play([task()])
+    assert "got no answer to `SELECT pg_backend_pid()`" in run.said
+    assert "pg_hba.conf rejects connection" in run.said
+    assert cluster.pid == pid
+    rules.write_text(rules_text)
+    cluster.control("reload")
+    assert cluster.files() == files
 
 
 def test_a_second_cluster_has_to_be_told_apart(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 
-from .. import paths, state, systemd
+from .. import paths, state, supervisor, systemd
 from .clusters import COMMON, Cluster
 from .wish import START_SECONDS, Wish
 
@@ -125,7 +125,7 @@ def write(changes: Changes, cluster: Cluster) -> None:
             _replace(path, text, cluster)
     folders = {os.path.dirname(path) for path in (drop_in_file(cluster), record_file(cluster))}
     state.remove_empty(*sorted(folders), paths.config_dir())
-    if drop_in_file(cluster) in changes:
+    if drop_in_file(cluster) in changes and supervisor.systemd_runs():
         systemd.systemctl("daemon-reload")
 
 
