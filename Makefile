@@ -49,8 +49,9 @@ links: venv ## regenerate what is made of lib/mshare: plugins/module_utils, prel
 	@PYTHONPATH=tests .venv/bin/python -m checks.preload_sources --write
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
-docs: venv ## regenerate the variable tables in the roles' READMEs
+docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
+	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .

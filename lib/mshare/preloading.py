@@ -108,13 +108,12 @@ def compiler() -> str:
         return found[0]
     raise Unavailable(
         f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install"
-        " gcc"
-        " and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
+        " gcc and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
     )
 
 
 def build(path: str) -> None:
-    """Build the library at a path, in one step for whoever looks; Unavailable if it fails."""
+    """Build the library at a path, in one step for whoever looks. Raises Unavailable."""
     program = compiler()
     with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
         for name, text in SOURCES.items():

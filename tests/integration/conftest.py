@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from integration import hosts
+from mshare import preloading
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +22,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
         if reason is not None:
             pytest.skip(reason)
         yield one
+
+
+@pytest.fixture(scope="session")
+def library() -> Iterator[str]:
+    """The preload's library, where a server's user can read it: pytest's own folders are not for others."""
+    with tempfile.TemporaryDirectory(prefix="mshare-preload-") as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / preloading.FILE_NAME
+        preloading.build(str(path))
+        yield str(path)

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from pathlib import Path
 PROGRAMS = Path("/usr/lib/postgresql")
 ACCOUNT = "postgres"
 DATABASE = "postgres"
+FULL_TOUCH = "SELECT sum(abalance) FROM pgbench_accounts"
+"""Has a backend touch all of pgbench's table; count(*) would read an index only."""
 START_SECONDS = 60
 STOP_SECONDS = 60
 MIB_PER_SCALE = 128
@@ -119,12 +121,13 @@ class Server:
         with ExitStack() as opened:
             connections = [opened.enter_context(self.connect()) for __ in range(count)]
             for connection in connections:
-                # Not count(*), which reads an index only.
-                connection.execute("SELECT sum(abalance) FROM pgbench_accounts")
+                connection.execute(FULL_TOUCH)
             yield [connection.info.backend_pid for connection in connections]
 
 
-def _start(programs: Path, directory: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    programs: Path, directory: Path, settings: dict[str, str], before: Sequence[str]
+) -> subprocess.Popen[bytes]:
     data = str(directory / "data")
     initdb = ["-D", data, "-U", ACCOUNT, "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]
     subprocess.run(
@@ -137,7 +140,7 @@ def _start(programs: Path, directory: Path, settings: dict[str, str]) -> subproc
     # In the file, as administrators do, and where whoever looks at the instance finds them.
     with open(directory / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    words = _as_account(str(programs / "postgres"), "-D", data)
+    words = _as_account(*before, str(programs / "postgres"), "-D", data)
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(words, cwd="/", stdout=log, stderr=log)
 
@@ -169,9 +172,17 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def server(
-    shared_buffers: str, *, max_connections: int = 100, port: int = 5499, **settings: str
+    shared_buffers: str,
+    *,
+    max_connections: int = 100,
+    port: int = 5499,
+    before: Sequence[str] = (),
+    **settings: str,
 ) -> Iterator[Server]:
-    """An instance in a temporary directory. It is stopped, and its files removed, whatever happens."""
+    """An instance in a temporary directory. It is stopped, and its files removed, whatever happens.
+
+    `before` are the words of a command that starts it, such as `mshare run --`.
+    """
     programs = _programs()
     assert programs is not None, missing()
     directory = Path(tempfile.mkdtemp(prefix="mshare-postgresql."))
@@ -186,7 +197,7 @@ def server(
             "unix_socket_directories": str(directory),
             **settings,
         }
-        running = _start(programs, directory, given)
+        running = _start(programs, directory, given, before)
         try:
             _wait_until_ready(running, directory)
             version = (directory / "data" / "PG_VERSION").read_text(encoding="utf-8").strip()

@@ -16,10 +16,10 @@ import sys
 from mshare.survey.survey import survey
 from mshare.units import MIB
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-_LIBC.shmat.restype = ctypes.c_void_p
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+LIBC.shmat.restype = ctypes.c_void_p
 NORESERVE, FIXED_NOREPLACE = 0x4000, 0x100000
 FAILED = ctypes.c_void_p(-1).value
 
@@ -27,7 +27,7 @@ FAILED = ctypes.c_void_p(-1).value
 def map_shared(fd, size_bytes, offset=0, address=None, flags=0):
     """mmap as the kernel has it, with an address; stays until the process ends."""
     flags |= mmap.MAP_SHARED | (FIXED_NOREPLACE if address else 0) | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
-    found = _LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
+    found = LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
     if found == FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return found
@@ -40,11 +40,11 @@ def touch(address, size_bytes, stride_bytes=2 * MIB):
 
 def sysv(size_bytes, key):
     """A SysV segment, attached, and removed as soon as nobody uses it."""
-    number = _LIBC.shmget(key, ctypes.c_size_t(size_bytes), 0o1600)
+    number = LIBC.shmget(key, ctypes.c_size_t(size_bytes), 0o1600)
     if number < 0:
         raise OSError(ctypes.get_errno(), "shmget")
-    address = _LIBC.shmat(number, None, 0)
-    _LIBC.shmctl(number, 0, None)
+    address = LIBC.shmat(number, None, 0)
+    LIBC.shmctl(number, 0, None)
     return address
 
 

@@ -76,6 +76,7 @@ def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[st
         "host": {
             "name": name,
             "kernel": "6.12.0",
+            "boot_id": f"boot of {name}",
             "page_tables_bytes": in_instances + 64 * MIB,
             "memory_total_bytes": 512 * GIB,
             "memory_available_bytes": 128 * GIB,

@@ -51,6 +51,33 @@ def test_totals_are_the_hosts_own_figures(two: Fleet) -> None:
     assert [host.outside_bytes for host in two.hosts] == [64 * MIB, 64 * MIB]
 
 
+def test_hosts_on_one_kernel_are_counted_once_and_named() -> None:
+    one, two, three = (surveys.survey(name, []) for name in ("one", "two", "three"))
+    two["host"]["boot_id"] = one["host"]["boot_id"]
+    # Read a moment later.
+    two["host"]["page_tables_bytes"] += MIB
+    found = fleet({"one": one, "two": two, "three": three})
+    assert found.page_tables_bytes == 2 * 64 * MIB + MIB
+    assert found.memory_bytes == 2 * 512 * GIB
+    assert "one, two run on one kernel: counted once in the totals" in found.summary_lines()
+    assert found.to_dict()["totals"]["kernels"] == 2
+    assert "one, two run on one kernel" in files.contents({"one": one, "two": two})[1]["report.html"]
+
+
+def test_hosts_whose_survey_does_not_name_its_kernel_are_counted_each() -> None:
+    one, two = (surveys.survey(name, []) for name in ("one", "two"))
+    del one["host"]["boot_id"], two["host"]["boot_id"]
+    assert fleet({"one": one, "two": two}).page_tables_bytes == 2 * 64 * MIB
+
+
+def test_what_could_not_be_read_is_no_figure() -> None:
+    unread = surveys.instance("main", 0, 10)
+    unread["page_tables"].update(segments_bytes=None, remainder_bytes=None)
+    (one,) = fleet({"db1": surveys.survey("db1", [unread])}).instances
+    assert one.page_tables_segments_bytes is None
+    assert one.page_tables_bytes == 10 * surveys.PROCESS_BYTES
+
+
 def test_the_maximum_counts_only_where_it_is_known(two: Fleet) -> None:
     assert two.at_maximum_bytes == 3 * sum_of(DB1) + sum_of(DB2)
     assert two.at_maximum_kind == "projected"

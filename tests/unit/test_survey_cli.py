@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -54,6 +57,22 @@ def test_metrics():
     lines = said("--prometheus").output.splitlines()
     assert lines[0].startswith("# HELP mshare_survey_host_page_tables_bytes")
     assert all(line.startswith("# ") or float(line.rsplit(" ", 1)[1]) >= 0 for line in lines)
+
+
+def test_watching_says_what_changed_until_it_is_interrupted():
+    command = [sys.executable, "-m", "mshare", "survey", "--threshold", "4KiB", "--watch", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        lines = iter(watching.stdout.readline, "")
+        heads = [next(line for line in lines if line.startswith("Instance") and "Of host" in line)]
+        with running(lambda number: touch(map_shared(-1, SIZE), SIZE)):
+            heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
+            heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
+        gone = next(line for line in lines if " is gone (-" in line)
+        watching.send_signal(signal.SIGINT)
+        __, errors = watching.communicate(timeout=30)
+    assert [head.rstrip().endswith("Change") for head in heads] == [False, True, True]
+    assert "KiB)" in gone
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,11 +38,11 @@ signal.pause()
 class StandIn:
     """Runs the stand-in and its child in a session of their own, until the end."""
 
-    def __init__(self, name, folder, arguments=(), title=None):
+    def __init__(self, name, folder, arguments=(), title=None, program=sys.executable):
         command = [title or name, "-c", STAND_IN, name, *arguments]
         self.process = subprocess.Popen(
             command,
-            executable=sys.executable,
+            executable=program,
             cwd=folder,
             # Python looks for its library beside what it believes to be called.
             env={**os.environ, "PYTHONHOME": sys.base_prefix},
@@ -122,6 +124,29 @@ def test_oracle_by_its_processes(tmp_path):
     assert one["processes_maximum"] is None
     assert any(gap["what"] == "parameter file" and gap["pid"] == pid for gap in found["missing"])
     assert not found["complete"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # An spfile is binary around its lines.
+        ("spfileORCL.ora", b"C\0\0\1*.processes=640\n*.use_large_pages='ONLY'\nC\0"),
+        ("initORCL.ora", b"# by hand\nprocesses = 640\nuse_large_pages = only\n"),
+    ],
+)
+def test_oracle_says_its_maximum_beside_its_program(name, content, tmp_path):
+    home = tmp_path / "dbhome_1"
+    (home / "bin").mkdir(parents=True)
+    (home / "dbs").mkdir()
+    (home / "dbs" / name).write_bytes(content)
+    program = home / "bin" / "oracle"
+    shutil.copy(Path(sys.executable).resolve(), program)
+    with StandIn("ora_pmon_ORCL", tmp_path, title="ora_pmon_ORCL", program=program) as pid:
+        found, one = surveyed(pid)
+    assert (one["kind"], one["sid"]) == ("oracle", "ORCL")
+    assert one["processes_maximum"] == {"value": 640, "source": f"processes, {name}"}
+    assert one["huge_pages_requested"].lower() == "only"
+    assert not any(gap["pid"] == pid for gap in found["missing"])
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from mshare.survey import pagemap, processes, segments
 from mshare.units import GIB, MIB, TIB
-from unit.survey_parts import NORESERVE, instance_of, map_shared, running, surveyed, sysv, touch
+from unit.survey_parts import LIBC, NORESERVE, instance_of, map_shared, running, surveyed, sysv, touch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
 SIZE = 8 * MIB
 KEY = 0x5EED01
 HUGETLB = 0x40000
+MADV_COLLAPSE = 25
+SHARER = """
+import mmap, signal
+memory = mmap.mmap(-1, 8 << 20)
+memory[0] = 1
+print("ready", flush=True)
+signal.pause()
+"""
 
 
 def anonymous(folder):
@@ -70,24 +84,81 @@ def test_kinds(make, kind, name, tmp_path):
     assert (segment["processes"], segment["page_bytes"], segment["huge_bytes"]) == (1, 4096, 0)
 
 
-def test_hugetlb():
-    pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-    with open(pool, encoding="ascii") as file:
-        before = int(file.read())
+@contextlib.contextmanager
+def huge_pages(page_bytes, count):
+    """So many free huge pages more than there are, given back afterwards; skips where the kernel has none."""
+    pool = Path(f"/sys/kernel/mm/hugepages/hugepages-{page_bytes // 1024}kB")
+    if not pool.exists():
+        pytest.skip(f"this kernel has no huge pages of {page_bytes >> 20} MiB")
+    total = pool / "nr_hugepages"
+    before = int(total.read_text())
     try:
-        with open(pool, "w", encoding="ascii") as file:
-            file.write(str(before + 4))
-        with running(lambda number: touch(map_shared(-1, SIZE, flags=HUGETLB), SIZE)) as (pid,):
-            __, found = surveyed(pid)
-    except AssertionError as error:
-        pytest.skip(f"no huge pages could be reserved: {error}")
+        total.write_text(str(before + count))
+        free = int((pool / "free_hugepages").read_text())
+        if free < count:
+            pytest.skip(f"{free} of {count} huge pages of {page_bytes >> 20} MiB could be reserved")
+        yield
     finally:
-        with open(pool, "w", encoding="ascii") as file:
-            file.write(str(before))
+        total.write_text(str(before))
+
+
+@pytest.mark.parametrize(
+    ("page_bytes", "flags", "tables_bytes"),
+    # With pages of 1 GiB there is no table of a segment's own.
+    [(2 * MIB, HUGETLB | 21 << 26, 4096), (GIB, HUGETLB | 30 << 26, 0)],
+)
+def test_hugetlb(page_bytes, flags, tables_bytes):
+    size_bytes = max(SIZE, page_bytes)
+    with (
+        huge_pages(page_bytes, size_bytes // page_bytes),
+        running(lambda number: touch(map_shared(-1, size_bytes, flags=flags), size_bytes)) as (pid,),
+    ):
+        found_all, found = surveyed(pid)
     (segment,) = found["segments"]
-    assert (segment["kind"], segment["page_bytes"], segment["huge_bytes"]) == ("hugetlb", 2 * MIB, SIZE)
+    assert (segment["kind"], segment["page_bytes"]) == ("hugetlb", page_bytes)
+    assert segment["huge_bytes"] == size_bytes
     assert segment["congruent_2mib"]
+    assert segment["page_tables_bytes"] == tables_bytes
+    (pool,) = (
+        one
+        for one in found_all["host"]["huge_page_pools"]
+        if one["page_bytes"] == page_bytes and one["node"] is None
+    )
+    assert pool["total"] >= size_bytes // page_bytes
+
+
+def test_transparent_huge_pages():
+    def work(number):
+        address = map_shared(-1, SIZE, address=32 * TIB)
+        touch(address, SIZE, 4096)
+        # As the plan's remedy does it; works whatever shmem_enabled says (Linux 6.1).
+        if LIBC.madvise(ctypes.c_void_p(address), ctypes.c_size_t(SIZE), MADV_COLLAPSE):
+            raise OSError(ctypes.get_errno(), "MADV_COLLAPSE")
+
+    with running(work) as (pid,):
+        __, found = surveyed(pid)
+    (segment,) = found["segments"]
+    assert (segment["kind"], segment["page_bytes"], segment["huge_bytes"]) == ("anonymous", 4096, SIZE)
+    # The PMD table; the leaf tables went with the small pages.
     assert segment["page_tables_bytes"] == 4096
+
+
+def test_a_setuid_program_is_told(tmp_path):
+    program = tmp_path / "setuid"
+    shutil.copy(Path(sys.executable).resolve(), program)
+    program.chmod(0o4755)
+    with subprocess.Popen(
+        [str(program), "-S", "-c", SHARER],
+        env={**os.environ, "PYTHONHOME": sys.base_prefix},
+        stdout=subprocess.PIPE,
+    ) as running_program:
+        try:
+            assert running_program.stdout.readline() == b"ready\n"
+            __, found = surveyed(running_program.pid)
+        finally:
+            running_program.kill()
+    assert found["setuid"]
+    assert found["executable"] == str(program)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def _settings(options: dict[str, Any], size_bytes: int | None) -> Settings:
     wants_region = size_bytes is not None or options["region"] is not None
     pages = options["pages"] or ("4k" if wants_region or _wants_msharefs(options) else "thp")
     where: dict[str, Any] = {}
-    if pages == "4k" or wants_region or options["backend"] or options["root"]:
+    # A root alone may come from the environment, and asks for nothing.
+    if pages == "4k" or wants_region or options["backend"]:
         choice = locate(options["backend"] or "auto", options["root"])
         where = {"backend": choice.backend, "root": choice.root}
     settings = Settings(

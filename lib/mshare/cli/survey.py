@@ -74,6 +74,7 @@ def _show(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) 
     if found["instances"]:
         _instances(screen, found, before)
         screen.say("")
+        _databases(screen, found["instances"])
         _segments(screen, found["instances"])
     else:
         screen.say("No process with page tables worth looking into has shared memory.")
@@ -97,10 +98,7 @@ def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | N
             f"{one['processes']:,}",
             f"{maximum['value']:,}" if maximum else "-",
             *(say.size(tables[f"{key}_bytes"]) for key in ("sum", "average", "maximum")),
-            *(
-                say.size(tables[f"{key}_bytes"]) if one["segments"] else "-"
-                for key in ("segments", "remainder")
-            ),
+            *(_known(tables[f"{key}_bytes"]) for key in ("segments", "remainder")),
             f"{one['share_of_host_percent']:.1f} %",
         ]
         if before is not None:
@@ -112,6 +110,26 @@ def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | N
     screen.table(heads, rows, right=heads[1:])
     for gone in sorted(changed.keys() - {one["name"] for one in found["instances"]}):
         screen.say(f"  {gone} is gone ({format_size(changed[gone]['page_tables_bytes'])})")
+
+
+def _known(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else say.size(size_bytes)
+
+
+def _databases(screen: Screen, instances: list[dict[str, Any]]) -> None:
+    """Which server is meant, where a port or a name does not say it all."""
+    said = [one for one in instances if one["data_directory"] or one["sid"]]
+    for one in said:
+        maximum = one["processes_maximum"]
+        parts = (
+            f"version {one['version']}" if one["version"] else None,
+            f"data directory {one['data_directory']}" if one["data_directory"] else None,
+            f"unit {one['unit']}" if one["unit"] else None,
+            f"maximum by {maximum['source']}" if maximum else "maximum unknown",
+        )
+        screen.say(f"{one['name']}: {', '.join(filter(None, parts))}")
+    if said:
+        screen.say("")
 
 
 def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:

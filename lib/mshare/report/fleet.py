@@ -43,7 +43,8 @@ class Instance:
     processes_maximum: int | None
     page_tables_bytes: int
     page_tables_average_bytes: int
-    page_tables_segments_bytes: int
+    page_tables_segments_bytes: int | None
+    """None where what the processes map could not be read."""
     share_of_host_percent: float
     figure_kind: str
     """ "measured" or "modelled": what the part of the segments is."""
@@ -71,6 +72,8 @@ class Host:
 
     name: str
     kernel: str
+    boot_id: str | None
+    """The same on hosts that are containers of one machine: its memory and page tables are all of theirs."""
     memory_bytes: int
     available_bytes: int
     page_tables_bytes: int
@@ -112,12 +115,30 @@ class Fleet:
         return [host for host in self.hosts if host.remarks]
 
     @property
+    def kernels(self) -> list[list[Host]]:
+        """The hosts by the kernel they run on; one that does not say runs on its own."""
+        found: dict[str, list[Host]] = {}
+        for host in self.hosts:
+            found.setdefault(host.boot_id or f"of {host.name}", []).append(host)
+        return list(found.values())
+
+    @property
+    def shared_kernels(self) -> list[str]:
+        """Which hosts share a kernel, a phrase for each."""
+        return [
+            f"{', '.join(sorted(host.name for host in hosts))} run on one kernel: counted once in the totals"
+            for hosts in self.kernels
+            if len(hosts) > 1
+        ]
+
+    @property
     def page_tables_bytes(self) -> int:
-        return sum(host.page_tables_bytes for host in self.hosts)
+        # Read at different moments: the largest.
+        return sum(max(host.page_tables_bytes for host in hosts) for hosts in self.kernels)
 
     @property
     def memory_bytes(self) -> int:
-        return sum(host.memory_bytes for host in self.hosts)
+        return sum(max(host.memory_bytes for host in hosts) for hosts in self.kernels)
 
     @property
     def percent_of_memory(self) -> float:
@@ -158,6 +179,7 @@ class Fleet:
             f"{len(self.hosts):,} hosts surveyed, {len(self.partial):,} of them in part,"
             f" {len(self.missing):,} missing",
             *(f"missing: {one.host}: {one.reason}" for one in self.missing),
+            *self.shared_kernels,
             f"Page tables now: {format_size(self.page_tables_bytes)} (measured),"
             f" {self.percent_of_memory:.1f} % of {format_size(self.memory_bytes)} of memory",
             *(
@@ -174,6 +196,7 @@ class Fleet:
                 "hosts": len(self.hosts),
                 "hosts_missing": len(self.missing),
                 "hosts_partial": len(self.partial),
+                "kernels": len(self.kernels),
                 "instances": len(self.instances),
                 "memory": _figure(self.memory_bytes, "measured"),
                 "page_tables": _figure(self.page_tables_bytes, "measured"),
@@ -209,6 +232,7 @@ def _host(name: str, survey: Mapping[str, Any]) -> Host:
     return Host(
         name=name,
         kernel=str(facts["kernel"]),
+        boot_id=facts.get("boot_id"),
         memory_bytes=int(facts["memory_total_bytes"]),
         available_bytes=int(facts["memory_available_bytes"]),
         page_tables_bytes=int(facts["page_tables_bytes"]),
@@ -239,7 +263,7 @@ def _remarks(survey: Mapping[str, Any]) -> Iterable[str]:
 
 def _instance(host: str, found: Mapping[str, Any], savings: list[Saving]) -> Instance:
     tables = found["page_tables"]
-    segments = found["segments"]
+    segments, segments_bytes = found["segments"], tables["segments_bytes"]
     largest = max(segments, key=lambda one: int(one["size_bytes"]), default=None)
     maximum = found.get("processes_maximum")
     return Instance(
@@ -252,7 +276,7 @@ def _instance(host: str, found: Mapping[str, Any], savings: list[Saving]) -> Ins
         processes_maximum=int(maximum["value"]) if maximum else None,
         page_tables_bytes=int(tables["sum_bytes"]),
         page_tables_average_bytes=int(tables["average_bytes"]),
-        page_tables_segments_bytes=int(tables["segments_bytes"]),
+        page_tables_segments_bytes=None if segments_bytes is None else int(segments_bytes),
         share_of_host_percent=float(found["share_of_host_percent"]),
         figure_kind=str(tables["kind"]),
         savings=tuple(savings),

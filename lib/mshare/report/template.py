@@ -80,7 +80,8 @@ TEMPLATE = r"""<!DOCTYPE html>
   <h1>Page tables across the fleet</h1>
   <p class="lead" id="summary">{{ fleet.hosts | length | number }} hosts surveyed
     {%- if fleet.partial %}, {{ fleet.partial | length | number }} of them in part{% endif %},
-    {{ fleet.missing | length | number }} missing; {{ fleet.instances | length | number }} instances.</p>
+    {{ fleet.missing | length | number }} missing; {{ fleet.instances | length | number }} instances.
+    {%- for one in fleet.shared_kernels %} {{ one }}.{% endfor %}</p>
 </header>
 
 <ul class="tiles">

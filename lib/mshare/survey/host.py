@@ -17,6 +17,7 @@ Facts = dict[str, Any]
 _POOLS = "/sys/kernel/mm/hugepages"
 _NODES = "/sys/devices/system/node"
 _THP = "/sys/kernel/mm/transparent_hugepage"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def facts() -> Facts:
@@ -26,6 +27,8 @@ def facts() -> Facts:
     return {
         "name": kernel.nodename,
         "kernel": kernel.release,
+        # Containers of one machine have one PageTables: who adds hosts up counts a kernel once.
+        "boot_id": _line(_BOOT_ID),
         "page_tables_bytes": memory.get("PageTables", 0),
         "memory_total_bytes": memory.get("MemTotal", 0),
         "memory_available_bytes": memory.get("MemAvailable", 0),

@@ -186,7 +186,8 @@ class _Looking:
         cgroup = first.cgroup()
         sizes = [process.vm_pte_bytes for process in members]
         total = sum(sizes)
-        part = min(total, found.bytes)
+        # Nothing is known of what may not be read, which is another thing than nothing.
+        part = None if group.unreadable else min(total, found.bytes)
         return {
             "name": database.name,
             "kind": database.kind,
@@ -208,7 +209,7 @@ class _Looking:
                 "average_bytes": total // len(sizes),
                 "maximum_bytes": max(sizes),
                 "segments_bytes": part,
-                "remainder_bytes": total - part,
+                "remainder_bytes": None if part is None else total - part,
                 # The sum always is; what of it is the segments' is, where every process was scanned.
                 "kind": "measured" if found.scanned >= len(members) else "modelled",
             },

@@ -1,0 +1,244 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real PostgreSQL whose memory lies in different pages: what its page tables cost, and its speed.
+
+Stock with small pages is the peer; stock with huge pages is what the preloaded library has to match. All
+servers run at once and are measured in turn, so that a machine whose speed drifts is fair to all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+CLONE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
+
+from mshare import procfs  # noqa: E402
+from mshare.survey import processes  # noqa: E402
+from mshare.units import KIB, MIB, format_size, parse_size  # noqa: E402
+from rig import postgresql  # noqa: E402
+
+POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+HUGE_PAGE_BYTES = 2 * MIB
+# PostgreSQL's segment is larger than its shared_buffers, by a part and by what every connection takes.
+SEGMENT_EXTRA = 0.15
+PAGE_TABLES_WITHIN_PERCENT = 10
+"""How far preload thp may be above stock huge pages."""
+PORT = 5510
+
+
+class Mode(NamedTuple):
+    """A way to run the server."""
+
+    name: str
+    huge_pages: str
+    options: tuple[str, ...] | None
+    """Of `mshare run`; None for a stock server."""
+    reserved: bool = False
+    """Whether it takes its memory from the pool of huge pages."""
+
+
+STOCK, STOCK_HUGE, THP = "stock, 4 KiB", "stock, huge pages", "preload, thp"
+MODES = (
+    Mode(STOCK, "off", None),
+    Mode(STOCK_HUGE, "on", None, reserved=True),
+    Mode(THP, "off", ("--pages", "thp")),
+    Mode("preload, hugetlb", "off", ("--pages", "hugetlb"), reserved=True),
+    Mode("preload, simulated", "off", ("--pages", "4k", "--backend", "simulated")),
+    Mode("preload, kernel", "off", ("--pages", "4k", "--backend", "kernel")),
+)
+
+
+class Cost(NamedTuple):
+    """What so many connections cost that have each touched the whole table."""
+
+    backend_bytes: int
+    """VmPTE of a backend, on average."""
+    all_bytes: int
+    """VmPTE of all backends."""
+    host_bytes: int
+    """By how much PageTables of the host grew."""
+    connect_seconds: float
+    """From the start of a connection to the end of its first full touch; the median."""
+
+
+class Running(NamedTuple):
+    mode: Mode
+    server: postgresql.Server
+
+
+@contextmanager
+def huge_pages(count: int) -> Iterator[None]:
+    """So many huge pages more in the pool, given back afterwards."""
+    total = POOL / "nr_hugepages"
+    before = int(total.read_text())
+    try:
+        total.write_text(str(before + count))
+        granted = int(total.read_text()) - before
+        if granted < count:
+            sys.exit(f"{count} huge pages of 2 MiB are needed and {granted} were to be had; ask for less")
+        yield
+    finally:
+        total.write_text(str(before))
+
+
+def segment_bytes(shared_buffers: str) -> int:
+    return int(parse_size(shared_buffers, "shared_buffers") * (1 + SEGMENT_EXTRA))
+
+
+@contextmanager
+def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Running]]:
+    """A server of each mode, with the same table in its buffers."""
+    scale = int(segment_bytes(options.shared_buffers) * 0.75 / MIB / postgresql.MIB_PER_SCALE)
+    with ExitStack() as stack:
+        running = []
+        for number, mode in enumerate(modes):
+            command = (
+                []
+                if mode.options is None
+                else [sys.executable, "-m", "mshare", "run", "--require", *mode.options, "--"]
+            )
+            server = stack.enter_context(
+                postgresql.server(
+                    options.shared_buffers,
+                    max_connections=max(options.connections) + 20,
+                    port=PORT + number,
+                    before=command,
+                    huge_pages=mode.huge_pages,
+                )
+            )
+            server.fill(scale)
+            print(f"started: {mode.name}", file=sys.stderr)
+            running.append(Running(mode, server))
+        yield running
+
+
+def host_bytes() -> int:
+    return procfs.meminfo_bytes()["PageTables"]
+
+
+def cost(server: postgresql.Server, connections: int) -> Cost:
+    before_bytes = host_bytes()
+    with ExitStack() as opened:
+        taken, pids = [], set()
+        for __ in range(connections):
+            started = time.perf_counter()
+            connection = opened.enter_context(server.connect())
+            connection.execute(postgresql.FULL_TOUCH)
+            taken.append(time.perf_counter() - started)
+            pids.add(connection.info.backend_pid)
+        host_growth_bytes = host_bytes() - before_bytes
+        found = [each.vm_pte_bytes for each in processes.look().processes if each.pid in pids]
+    return Cost(sum(found) // len(found), sum(found), host_growth_bytes, statistics.median(taken))
+
+
+def transactions_per_second(server: postgresql.Server, clients: int, seconds: int) -> float:
+    words = ["-S", "-n", "-c", str(clients), "-j", "2", "-M", "prepared", "-T", str(seconds)]
+    found = re.search(r"tps = ([\d.]+) \(without", server.run("pgbench", *words, postgresql.DATABASE))
+    assert found is not None
+    return float(found.group(1))
+
+
+def show_costs(running: list[Running], connections: int) -> dict[str, Cost]:
+    found = {each.mode.name: cost(each.server, connections) for each in running}
+    peer = found[STOCK]
+    print(f"\n{connections} connections, each has read the whole table (measured)")
+    print(
+        f"  {'':<20} {'per backend':>12} {'all backends':>13} {'of stock':>9} {'host grew':>11}"
+        f" {'to first full touch':>20} {'of stock':>9}"
+    )
+    for name, one in found.items():
+        print(
+            f"  {name:<20} {one.backend_bytes / KIB:8.0f} KiB {format_size(one.all_bytes):>13}"
+            f" {one.all_bytes / peer.all_bytes:9.3f} {format_size(one.host_bytes):>11}"
+            f" {one.connect_seconds * 1000:17.1f} ms {one.connect_seconds / peer.connect_seconds:9.2f}"
+        )
+    return found
+
+
+def show_speed(running: list[Running], options: argparse.Namespace) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {each.mode.name: [] for each in running}
+    for __ in range(options.rounds):
+        for each in running:
+            rates[each.mode.name].append(
+                transactions_per_second(each.server, options.clients, options.seconds)
+            )
+    print(f"\npgbench -S -c {options.clients}, {options.rounds} rounds of {options.seconds} s each, in turn")
+    print(f"  {'':<20} {'median tps':>11} {'of stock':>9} {'lowest':>8} {'highest':>8}")
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[STOCK]))
+        middle, low, high = statistics.median(values), min(values), max(values)
+        print(f"  {name:<20} {middle:11.0f} {ratio:9.3f} {low:8.0f} {high:8.0f}")
+    return rates
+
+
+def verdicts(costs: dict[int, dict[str, Cost]], rates: dict[str, list[float]]) -> Iterator[tuple[str, bool]]:
+    for connections, found in costs.items():
+        if THP in found and STOCK_HUGE in found:
+            above = 100 * (found[THP].all_bytes / found[STOCK_HUGE].all_bytes - 1)
+            yield (
+                f"{connections} connections: page tables of {THP} {above:+.1f} % of {STOCK_HUGE}"
+                f" (asked: at most +{PAGE_TABLES_WITHIN_PERCENT} %)",
+                above <= PAGE_TABLES_WITHIN_PERCENT,
+            )
+    if rates.get(THP):
+        # What the stock server's own rounds differ by is noise.
+        stock = rates[STOCK]
+        noise = (max(stock) - min(stock)) / statistics.median(stock)
+        ratio = statistics.median(a / b for a, b in zip(rates[THP], stock))
+        yield (
+            f"tps of {THP} are {ratio:.3f} of {STOCK}, whose rounds differ by {100 * noise:.1f} %",
+            ratio >= 1 - noise,
+        )
+
+
+def chosen(options: argparse.Namespace) -> list[Mode]:
+    """The modes this machine can run; the others are told, with the reason."""
+    found = []
+    for mode in MODES:
+        if mode.name == "preload, kernel" and "msharefs" not in Path("/proc/filesystems").read_text():
+            print(f"left out: {mode.name}: this kernel has no msharefs", file=sys.stderr)
+        elif options.only and mode.name not in (STOCK, *options.only):
+            continue
+        else:
+            found.append(mode)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared-buffers", default="1GB", help="PostgreSQL's setting (default: 1GB)")
+    parser.add_argument("--connections", type=int, nargs="+", default=[10, 100, 300])
+    parser.add_argument("--rounds", type=int, default=5, help="of pgbench (default: 5)")
+    parser.add_argument("--seconds", type=int, default=10, help="of each pgbench (default: 10)")
+    parser.add_argument("--clients", type=int, default=8, help="of pgbench (default: 8)")
+    parser.add_argument("--only", nargs="+", choices=[mode.name for mode in MODES], help="beside the peer")
+    options = parser.parse_args()
+    if os.geteuid():
+        parser.error("huge pages are reserved by root")
+    if reason := postgresql.missing():
+        parser.error(reason)
+    modes = chosen(options)
+    pages = -(-segment_bytes(options.shared_buffers) // HUGE_PAGE_BYTES) * sum(
+        mode.reserved for mode in modes
+    )
+    with huge_pages(pages), servers(modes, options) as running:
+        costs = {count: show_costs(running, count) for count in options.connections}
+        rates = show_speed(running, options) if options.rounds else {}
+    print()
+    for text, met in verdicts(costs, rates):
+        print(f"  {'met    ' if met else 'NOT MET'}  {text}")
+
+
+if __name__ == "__main__":
+    main()
