@@ -121,6 +121,7 @@ def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.attached
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
@@ -154,6 +155,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
@@ -178,6 +180,14 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.account
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.clusters
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.configuration
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.placement
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.probe
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.server
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
