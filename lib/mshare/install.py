@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 
 from . import __version__, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
-from .errors import Unavailable
+from .errors import Conflict, Unavailable
+from .postgresql.files import recorded
 
 # What the library imports -> what Debian and Fedora call the package.
 IMPORTS = {
@@ -227,6 +228,12 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     files = _installed(place)
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
+    users = recorded()
+    if users:
+        raise Conflict(
+            f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
+            " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+        )
     actions = [f"remove the library from {place.directory}"]
     before = _summary(state.read_text(place.manifest))
     if not check:

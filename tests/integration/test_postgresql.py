@@ -40,6 +40,14 @@ def load(cluster: Cluster) -> Iterator[Load]:
         yield one
 
 
+@pytest.fixture(scope="module")
+def msharefs(cluster: Cluster) -> None:
+    """Library and mount, as the role has them."""
+    mount = {"backend": "simulated", "mode": "1770", "group": "mshare", "create_group": True}
+    tasks = [{"dbmem.mshare.mshare_runtime": {"preload": True}}, {"dbmem.mshare.mshare_mount": mount}]
+    cluster.host.play(tasks).succeeded()
+
+
 @pytest.fixture
 def pool() -> Iterator[None]:
     with huge_pages(POOL_PAGES):
@@ -89,6 +97,9 @@ def test_nothing_is_restarted_unless_allowed(cluster: Cluster) -> None:
         assert run[MOVE]["restart_required"]
         assert run[MOVE]["restart_reason"]
         assert not run[MOVE]["restarted"]
+    removed = {"name": "removed", "dbmem.mshare.mshare_runtime": {"state": "absent"}}
+    said = cluster.host.play([removed]).said
+    assert "what PostgreSQL cluster 15-main is started with" in said
     assert cluster.pid == pid
     assert not PLACED["thp"](mapped(cluster.host, pid))
     assert cluster.host.play([task(state="absent")]).succeeded()[MOVE]["restarted"] is False
@@ -128,6 +139,32 @@ def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureReq
         assert "libmshare" not in cluster.host.inside(f"/proc/{pid}/maps").read_text()
     assert load.acknowledged() <= load.kept()
     assert len(load.acknowledged()) > 10
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_region_that_is_there(cluster: Cluster) -> None:
+    """It belongs to somebody else, and stays when the server goes."""
+    size_bytes = 2 * BUFFERS_BYTES
+    made = {"name": "sga", "size": str(size_bytes), "mode": "0660", "group": "mshare", "prefault": True}
+    run = cluster.host.play(
+        [
+            {"name": "made", "dbmem.mshare.mshare_region": made},
+            task(pages="4k", region="sga"),
+            {**task(pages="4k", region="sga"), "name": "again"},
+        ]
+    ).succeeded()
+    assert run[MOVE]["segment"]["region"] == "sga"
+    assert not run["again"]["changed"]
+    dump = cluster.dump()
+    with cluster.backend(SCAN) as pid:
+        for one in (cluster.pid, pid):
+            assert mapped(cluster.host, one).path == "/run/msharefs/sga"
+    # What was in it is of no use to the next server: it begins with zeroes.
+    cluster.control("restart")
+    assert cluster.dump() == dump
+    gone = {"name": "gone", "dbmem.mshare.mshare_region": {"name": "sga", "state": "absent"}}
+    cluster.host.play([task(state="absent"), gone]).succeeded()
+    assert cluster.dump() == dump
 
 
 def groups(cluster: Cluster) -> list[str]:
@@ -181,6 +218,7 @@ def require_savings(cluster: Cluster, run: Run, backends: list[int]) -> None:
     assert any("postgres" in line for line in savings["summary"])
 
 
+@pytest.mark.usefixtures("msharefs")
 def test_a_segment_elsewhere_is_found_out_and_everything_put_back(cluster: Cluster) -> None:
     files, dump = cluster.files(), cluster.dump()
     run = cluster.host.play([task(threshold="1TiB")])
@@ -192,6 +230,7 @@ def test_a_segment_elsewhere_is_found_out_and_everything_put_back(cluster: Clust
         assert "libmshare" not in cluster.host.inside(f"/proc/{pid}/maps").read_text()
 
 
+@pytest.mark.usefixtures("msharefs")
 def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
     files = cluster.files()
     cluster.set("wrong.conf", shared_preload_libraries="no_such_library")
@@ -206,13 +245,14 @@ def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
 REFUSED = {
     "there is no PostgreSQL cluster 9.6/* on this host, which has 15/main": {"version": "9.6"},
     "a region has the pages it was made with": {"region": "sga"},
-    "region nowhere is not on the msharefs at /run/msharefs": {"pages": "4k", "region": "nowhere"},
+    "region nowhere on the msharefs at /run/msharefs is missing": {"pages": "4k", "region": "nowhere"},
     "threshold 'much' is not a size": {"threshold": "much"},
     "huge pages of 2 MiB, and": {"pages": "hugetlb"},
     "/no/library is missing on this host": {"library": "/no/library"},
 }
 
 
+@pytest.mark.usefixtures("msharefs")
 def test_refusals(cluster: Cluster) -> None:
     files, pid = cluster.files(), cluster.pid
     tasks = [{**task(**options), "name": said, "ignore_errors": True} for said, options in REFUSED.items()]
@@ -222,12 +262,14 @@ def test_refusals(cluster: Cluster) -> None:
     assert (cluster.files(), cluster.pid) == (files, pid)
 
 
+@pytest.mark.usefixtures("msharefs")
 def test_huge_pages_asked_for_elsewhere(cluster: Cluster) -> None:
     cluster.sql("ALTER SYSTEM SET huge_pages = 'on'")
     assert "because of postgresql.auto.conf" in cluster.host.play([task()]).said
     cluster.sql("ALTER SYSTEM RESET huge_pages")
 
 
+@pytest.mark.usefixtures("msharefs")
 def test_a_server_that_lets_nobody_in(cluster: Cluster) -> None:
     """Nothing is done that could not be measured; without probes it is not measured, and done."""
     files, rules = cluster.files(), cluster.host.inside(f"{cluster.configuration}/pg_hba.conf")

@@ -22,7 +22,7 @@ from mshare.postgresql.wish import Wish
 from mshare.units import GIB, KIB, MIB
 
 THP = Wish("thp")
-REGION = Wish("4k", backend="simulated", root="/run/msharefs", region="sga", prefault=False, require=True)
+REGION = Wish("4k", backend="simulated", root="/run/msharefs", region="sga", region_bytes=GIB, require=True)
 SEGMENT = Segment(1, "anonymous", "inode 1", 256 * MIB, 4096, 6 * MIB, True, False, 256 * MIB)
 IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0)
 IN_POOL = replace(SEGMENT, kind="hugetlb", address=GIB, aligned_1gib=True, huge_bytes=0)
@@ -132,7 +132,16 @@ def test_a_server_that_runs(etc):
 def test_the_environment_is_what_the_preload_reads(wanted):
     fields = {
         name: getattr(wanted, name)
-        for name in ("pages", "backend", "root", "region", "threshold_bytes", "prefault", "require")
+        for name in (
+            "pages",
+            "backend",
+            "root",
+            "region",
+            "region_bytes",
+            "threshold_bytes",
+            "prefault",
+            "require",
+        )
     }
     theirs = preloading.Settings(**fields, verbose=True).environment(wanted.library)
     assert {"LD_PRELOAD": wanted.library, **wanted.environment()} == theirs

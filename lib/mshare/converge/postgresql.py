@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import backends, paths, state, supervisor
+from .. import backends, inventory, paths, state, supervisor
 from ..errors import Conflict, MshareError, Unavailable
 from ..postgresql import account, clusters, files, placement, probe, server, wish
 from ..postgresql.clusters import Cluster
@@ -173,13 +173,16 @@ def _placed(wanted: Wish, check: bool) -> Wish:
         # It would be mounted before this.
         choice = backends.choose(wanted.backend or "auto")
     root = wanted.root or choice.root
-    if wanted.region is not None and not os.path.exists(os.path.join(root, wanted.region)) and not check:
+    wanted = dataclasses.replace(wanted, backend=choice.backend, root=root)
+    if wanted.region is None:
+        return wanted
+    region = inventory.region_facts(root, wanted.region)
+    if not check and region["health"] != "healthy":
         raise Unavailable(
-            f"region {wanted.region} is not on the msharefs at {root}; make it first (role"
-            " dbmem.mshare.region), or leave"
-            " the region out, and the server makes its own"
+            f"region {wanted.region} on the msharefs at {root} is {region['health']}; make it first (role"
+            " dbmem.mshare.region), or leave the region out, and the server makes its own"
         )
-    return dataclasses.replace(wanted, backend=choice.backend, root=root)
+    return dataclasses.replace(wanted, region_bytes=region["mapped_bytes"])
 
 
 def _require_effect(cluster: Cluster, wanted: Changes) -> None:

@@ -140,6 +140,15 @@ def _replace(path: str, text: str, cluster: Cluster) -> None:
     os.chown(path, uid, gid)
 
 
+def recorded() -> list[str]:
+    """The clusters that are started with the library, as their files say."""
+    folder = os.path.dirname(paths.spec_file("postgresql", "any"))
+    try:
+        return sorted(name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json"))
+    except OSError:
+        return []
+
+
 def record(cluster: Cluster) -> dict[str, object]:
     """What the last run wished; empty if there was none."""
     text = state.read_text(record_file(cluster))

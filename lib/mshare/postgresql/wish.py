@@ -31,6 +31,8 @@ class Wish:
     root: str | None = None
     region: str | None = None
     """An existing region; None for one of the server's own."""
+    region_bytes: int | None = None
+    """How much memory that has, which a kernel does not tell the library."""
     threshold_bytes: int = THRESHOLD_BYTES
     prefault: bool | None = None
     """None leaves it to the library: yes, but for hugetlb."""
@@ -54,6 +56,7 @@ class Wish:
             "BACKEND": self.backend,
             "ROOT": self.root,
             "REGION": self.region,
+            "REGION_BYTES": None if self.region_bytes is None else str(self.region_bytes),
             "THRESHOLD": str(self.threshold_bytes),
             "PREFAULT": None if self.prefault is None else str(int(self.prefault)),
             "REQUIRE": str(int(self.require)),
