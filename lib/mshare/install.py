@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from . import __version__, preloading, state, supervisor, systemd
+from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
 from .errors import Conflict, Unavailable
 from .postgresql.files import recorded
@@ -155,7 +155,7 @@ def present(place: Place, sources: dict[str, str], *, preload: bool = False, che
                 f"install version {__version__} of the library into {place.directory}",
             ),
             (build, f"build {place.preload}"),
-            (bool(left_over), f"remove {len(left_over)} files that are no longer wanted"),
+            (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
         )
     )
     before = _summary(state.read_text(place.manifest))
@@ -225,7 +225,7 @@ def _remove(files: list[str]) -> None:
 
 def absent(place: Place, *, check: bool = False) -> Outcome:
     """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
-    files = _installed(place)
+    files = [*_installed(place), *preloading.cached()]
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
     users = recorded()
@@ -243,7 +243,7 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
             systemd.stop_target()
         _remove(files)
         state.remove(place.manifest)
-        state.remove_empty(place.directory)
+        state.remove_empty(place.directory, paths.cache_dir())
         if units:
             systemd.systemctl("daemon-reload")
     return Outcome(True, actions, before, ABSENT)

@@ -9,6 +9,7 @@ for which programs the loader would ignore it.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -157,6 +158,12 @@ def installed() -> str | None:
     path = os.path.join(directory, FILE_NAME)
     text = state.read_text(os.path.join(directory, "manifest.json"))
     return path if text is not None and digest() in text and os.path.exists(path) else None
+
+
+def cached() -> list[str]:
+    """The libraries in the cache, of whatever version."""
+    stem = FILE_NAME.partition(".")[0]
+    return glob.glob(os.path.join(glob.escape(paths.cache_dir()), f"{stem}-*.so"))
 
 
 def library() -> str:

@@ -22,6 +22,12 @@ CODE = (
     ROOT / "plugins" / "module_utils" / "_module.py",
 )
 TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+# In C, literals beside each other are one text, and printf's formats are filled in.
+C_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*"(?:\s*"(?:[^"\\\n]|\\.)*")*')
+C_SEAM = re.compile(r'"\s*"')
+C_FORMAT = re.compile(r"%[-.0-9*]*(?:l|ll|z)?[a-z]")
+# The C sources once more, as one text each.
+GENERATED = "preload_sources.py"
 
 
 def one_line(text: str) -> str:
@@ -50,6 +56,12 @@ def in_python(path: Path) -> Iterator[str]:
                 yield one_line(text)
 
 
+def in_c(path: Path) -> Iterator[str]:
+    for text in C_TEXT.findall(path.read_text()):
+        whole = C_SEAM.sub("", text)[1:-1].replace('\\"', '"')
+        yield one_line(C_FORMAT.sub(FILLED_IN, whole))
+
+
 def in_tasks(path: Path) -> Iterator[str]:
     # Folded texts and all: only fragments of it are looked for.
     yield one_line(TEMPLATE.sub(FILLED_IN, path.read_text()))
@@ -60,7 +72,10 @@ def sentences() -> set[str]:
     found: set[str] = set()
     for place in CODE:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(in_python(path))
+            if path.name != GENERATED:
+                found.update(in_python(path))
+    for path in sorted((ROOT / "lib" / "mshare" / "preload").glob("*.c")):
+        found.update(in_c(path))
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
         found.update(in_tasks(path))
     return found
