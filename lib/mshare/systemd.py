@@ -52,6 +52,7 @@ WantedBy=mshare-mounts.target
     #
     # Its clients are stopped here, when it is stopped, and not by a dependency of theirs: each kind that
     # does that also stops or restarts them when an owner was killed. Their launcher has to say who died.
+    # Hence after `systemctl restart` they are started here, if they are to be there at all.
     "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
@@ -63,6 +64,8 @@ StartLimitBurst=5
 [Service]
 Type=notify
 ExecStart={program} own --spec /etc/mshare/regions/%i.json --replace-stale
+ExecStartPost=-sh -c 'systemctl --quiet is-enabled mshare-clients@%i.service && \
+exec systemctl --no-block start mshare-clients@%i.service'
 ExecStop=-systemctl --job-mode=fail stop mshare-clients@%i.service
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900

@@ -154,6 +154,14 @@ def test_a_mount_that_is_gone_is_made_again_with_its_layout(rebooted):
     assert rebooted.do("systemctl list-units --all --plain --no-legend '*mem*shared*'") == ""
 
 
+def test_a_restarted_region_has_its_clients_back(rebooted):
+    owner = rebooted.units(REGION)[REGION]["MainPID"]
+    rebooted.do(f"systemctl restart {REGION}")
+    assert rebooted.units(REGION)[REGION]["MainPID"] != owner
+    rebooted.eventually(lambda: attached(rebooted) == COUNT, "the clients")
+    assert rebooted.region("sga")["clients"]["dead"] == []
+
+
 def test_a_killed_owner_is_replaced_and_its_clients_are_counted_as_dead(rebooted):
     rebooted.do(f"kill -KILL {rebooted.units(REGION)[REGION]['MainPID']}")
     rebooted.eventually(lambda: rebooted.units(REGION)[REGION]["NRestarts"] == "1", "the owner's restart")
