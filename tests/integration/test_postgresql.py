@@ -14,6 +14,7 @@ import pytest
 
 from integration.clusters import PLACED, Cluster, Load, huge_pages, mapped, missing
 from integration.hosts import Host, Run, Task
+from integration.test_results import ON_SUCCESS, documented, names
 from mshare.units import KIB, MIB
 
 BUFFERS_BYTES = 128 * MIB
@@ -61,9 +62,9 @@ def traces(cluster: Cluster) -> list[str]:
 
 def playbook(cluster: Cluster, *flags: str, **variables: Any) -> Run:
     """The role with all that it pulls in."""
-    names = {f"mshare_postgresql_{name}": value for name, value in variables.items()}
-    wanted = {"mshare_postgresql_restart_ok": True, "mshare_postgresql_probes": PROBES, **names}
-    return cluster.host.playbook(PLAYBOOK, *flags, variables=wanted)
+    wanted = {"restart_ok": True, "probes": PROBES, **variables}
+    prefixed = {f"mshare_postgresql_{name}": value for name, value in wanted.items()}
+    return cluster.host.playbook(PLAYBOOK, *flags, variables=prefixed)
 
 
 def task(**options: Any) -> Task:
@@ -113,6 +114,7 @@ def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureReq
     files, dump = cluster.files(), cluster.dump()
     moved = playbook(cluster, pages=pages).succeeded()[MOVE]
     assert (moved["restarted"], moved["restart_required"]) == (True, False)
+    assert moved.returned == names(documented("postgresql"), ON_SUCCESS)
     assert cluster.dump() == dump
     require_costs(moved["page_tables"], pages)
     # Only who makes regions needs the group.

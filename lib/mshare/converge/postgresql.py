@@ -84,8 +84,8 @@ class _Move:
             if cost is not None:
                 yield (
                     f"Page tables of {cost['connections']} connections {when}:"
-                    f" {format_size(cost['sum_bytes'])},"
-                    f" {format_size(cost['average_bytes'])} each ({cost['kind']}: {cost['how']})"
+                    f" {format_size(cost['sum_bytes'])}, {format_size(cost['average_bytes'])} each"
+                    f" ({cost['kind']}: {cost['how']})"
                 )
         if self.restarted and self.wish is not None and self.wish.backend == "simulated":
             yield (
@@ -114,8 +114,7 @@ def postgresql_present(
         if not check and not os.path.exists(wanted.library):
             raise Unavailable(
                 f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
-                " install it with"
-                " the role dbmem.mshare.postgresql, or dbmem.mshare.mshare_runtime with preload: true"
+                " install it with the role dbmem.mshare.postgresql, or mshare_runtime with preload: true"
             )
         record = files.record(cluster)
         joined = record.get("group_added")
@@ -156,8 +155,7 @@ def _require_root(cluster: Cluster) -> None:
     if not paths.is_root():
         raise Unavailable(
             f"PostgreSQL cluster {cluster.id} can be looked at and changed by root only, and this is uid"
-            f" {os.geteuid()};"
-            " run as root (become: true)"
+            f" {os.geteuid()}; run as root (become: true)"
         )
 
 
@@ -193,8 +191,7 @@ def _require_effect(cluster: Cluster, wanted: Changes) -> None:
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
             f" {files.configuration_file(cluster)} says, because of {source}; take it out there (ALTER"
-            " SYSTEM RESET"
-            " huge_pages, or include_dir = 'conf.d' at the end of postgresql.conf)"
+            " SYSTEM RESET huge_pages, or include_dir = 'conf.d' at the end of postgresql.conf)"
         )
 
 
@@ -216,10 +213,8 @@ def _require_pool(move: _Move) -> None:
     if free < needed:
         raise Unavailable(
             f"the segment of PostgreSQL cluster {move.id} is {format_size(size_bytes)}, which needs"
-            f" {needed} huge pages of"
-            f" {format_size(page_bytes)}, and {free} are free on this host; raise vm.nr_hugepages by"
-            f" {needed - free}, or"
-            " set pages to thp, which needs no pool"
+            f" {needed} huge pages of {format_size(page_bytes)}, and {free} are free on this host; raise"
+            f" vm.nr_hugepages by {needed - free}, or set pages to thp, which needs no pool"
         )
 
 
@@ -358,9 +353,11 @@ def _cost(move: _Move, opened: list[server.Connection]) -> dict[str, Any] | None
 def _undo(move: _Move, before: Changes) -> str:
     """Put files, group and server back; a clause that says how that went."""
     files.write(before, move.cluster)
-    if move.add_to is not None:
-        with suppress(MshareError):
+    with suppress(MshareError):
+        if move.add_to is not None:
             account.leave(move.cluster.owner, move.add_to)
+        if move.leave is not None:
+            account.join(move.cluster.owner, move.leave)
     running = server.running(move.cluster)
     try:
         if running is None:

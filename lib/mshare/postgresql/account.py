@@ -38,8 +38,7 @@ def group_needed(owner: str, root: str) -> str | None:
         return None
     raise Conflict(
         f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(found.st_mode):04o},"
-        " group"
-        f" {grp.getgrgid(found.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
+        f" group {grp.getgrgid(found.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
     )
 
 

@@ -99,8 +99,7 @@ def find(version: str | None, name: str | None) -> Cluster:
     if not every:
         raise Unavailable(
             f"no PostgreSQL cluster was found in {CONFIGURATION}/VERSION/NAME; install postgresql from"
-            " Debian or PGDG,"
-            " or make one with pg_createcluster"
+            " Debian or PGDG, or make one with pg_createcluster"
         )
     meant = [one for one in every if version in (None, one[0]) and name in (None, one[1])]
     listed = ", ".join("/".join(one) for one in every)
@@ -112,8 +111,7 @@ def find(version: str | None, name: str | None) -> Cluster:
     if len(meant) > 1:
         raise Conflict(
             f"this host has {len(every)} PostgreSQL clusters ({listed}) and it was not said which one is"
-            " meant;"
-            " set version and cluster (mshare_postgresql_version, mshare_postgresql_cluster)"
+            " meant; set version and cluster (mshare_postgresql_version, mshare_postgresql_cluster)"
         )
     return _cluster(*meant[0])
 
@@ -132,7 +130,6 @@ def _cluster(version: str, name: str) -> Cluster:
     except OSError as error:
         raise Unavailable(
             f"the data directory {data} of PostgreSQL cluster {version}/{name} cannot be read"
-            f" ({error.strerror});"
-            " run as root (become: true), or see data_directory in its postgresql.conf"
+            f" ({error.strerror}); run as root (become: true), or see data_directory in its postgresql.conf"
         ) from None
     return Cluster(version, name, data, owner.st_uid, owner.st_gid)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..abi import HUGE_PAGE_BYTES
 from ..survey import segments
 from ..survey.processes import Process
 from ..units import format_size
@@ -20,7 +21,7 @@ _PMD_MAPPED = re.compile(
     rb"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB", re.M
 )
 _HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ", re.M)
-# The ends of a segment that are no whole huge page, and a few pages for which none was free.
+# Besides the ends of a segment, which may be no whole huge page: a few for which none was free.
 _HUGE_SHARE = 0.9
 
 
@@ -97,6 +98,7 @@ def wrong(wish: Wish, found: Segment | None, touched_bytes: int) -> Iterator[str
         yield "it has no shared segment at all"
         return
     where = found.text
+    enough_bytes = _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
     if wish.pages == "4k":
         root = wish.root or ""
         if found.kind != "msharefs" or not found.name.startswith(root):
@@ -105,12 +107,12 @@ def wrong(wish: Wish, found: Segment | None, touched_bytes: int) -> Iterator[str
             yield f"{where} is not region {wish.region}"
         return
     if wish.pages == "hugetlb":
-        if found.kind != "hugetlb" and found.huge_bytes < _HUGE_SHARE * touched_bytes:
+        if found.kind != "hugetlb" and found.huge_bytes < enough_bytes:
             yield f"{where} has no pages of a huge page pool"
         elif not found.aligned_1gib:
             yield f"{where} does not begin at a multiple of 1 GiB, where page tables are shared"
         return
     if not found.congruent_2mib:
         yield f"{where} does not begin where huge pages can be mapped, congruent to 2 MiB"
-    elif found.huge_bytes < _HUGE_SHARE * touched_bytes:
+    elif found.huge_bytes < enough_bytes:
         yield f"{where} should be in huge pages for all of the {format_size(touched_bytes)} that were touched"

@@ -63,8 +63,7 @@ def touch(pid: int, address: int, size_bytes: int) -> None:
     except PermissionError:
         raise MshareError(
             f"process {pid} may not be read by uid {os.geteuid()} (/proc/{pid}/mem), which measuring its"
-            " page tables"
-            " needs; run as root with CAP_SYS_PTRACE, or do without (probes: 0)"
+            " page tables needs; run as root with CAP_SYS_PTRACE, or do without (probes: 0)"
         ) from None
     try:
         end, at = address + size_bytes, address

@@ -101,8 +101,7 @@ def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
     said = said_since(cluster, position) or done.stdout.strip() or "nothing"
     raise MshareError(
         f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
-        " does not run:"
-        f" {said}; see {cluster.log}"
+        f" does not run: {said}; see {cluster.log}"
     )
 
 

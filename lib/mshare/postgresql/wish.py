@@ -45,8 +45,7 @@ class Wish:
         if self.region is not None and self.pages != "4k":
             raise InvalidRequest(
                 f"region {self.region} with pages {self.pages} is no choice: a region has the pages it was"
-                " made with;"
-                " set pages to 4k, or leave the region out"
+                " made with; set pages to 4k, or leave the region out"
             )
 
     def environment(self) -> dict[str, str]:
