@@ -199,7 +199,7 @@ class Cluster:
             assert psql.stdout is not None
             psql.stdin.write(f"{query};\nSELECT 'pid', pg_backend_pid();\n")
             psql.stdin.flush()
-            line = next(line for line in psql.stdout if line.startswith("pid|"))
+            line = next((line for line in psql.stdout if line.startswith("pid|")), "pid|")
             yield int(line.partition("|")[2])
             psql.stdin.close()
 
