@@ -1,72 +1,78 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that have a region mapped and are no clients of a launcher's: backends of a database, for one."""
+"""Who has a region mapped, whoever started them: for a refusal that names them.
+
+Found by the region's file in /proc/PID/maps, which shows it by device and inode whatever the path is in
+that process's mount namespace. Reading maps of every process takes a while: only where something would end.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from . import inventory
-from .pagetable import BASE_PAGE_BYTES
-from .survey import pagemap, processes, segments
-from .survey.processes import Process, Vanished
-from .survey.segments import Mapping
+from . import procfs, state
 
-
-def attached_facts(root: str, region: str, backend: str) -> dict[str, Any] | None:
-    """Who has a region mapped, in the words of a launcher's status; None if nobody has but its owner.
-
-    Page tables are those of the region's mappings alone, from a scan of each process. A kernel's shared
-    tables are nobody's own: there, nothing is said of them.
-    """
-    facts = inventory.region_facts(root, region)
-    found = [(one, own) for one, own in _attached(facts["path"]) if one.pid != facts["owner"]["pid"]]
-    if not found:
-        return None
-    seen: dict[str, Any] = {
-        "region": region,
-        "backend": backend,
-        "requested": len(found),
-        "attached": len(found),
-        "window_bytes": facts["window_bytes"],
-        "mapped_bytes": facts["mapped_bytes"],
-        "span_bytes": None,
-        "programs": dict(Counter(one.name for one, __ in found)),
-    }
-    if backend == "simulated":
-        after = sum(one.vm_pte_bytes for one, __ in found)
-        seen["vm_pte_after_bytes_sum"] = after
-        seen["vm_pte_before_bytes_sum"] = after - sum(_tables_bytes(one, own) for one, own in found)
-        seen["grown_how"] = "page tables of the region's mapping, by a scan of each process"
-    return seen
+_SHOWN = 10
+_COMMAND_CHARACTERS = 60
 
 
-def _attached(path: str) -> Iterator[tuple[Process, list[Mapping]]]:
-    """Processes that have a file mapped, and where."""
+@dataclass(frozen=True)
+class Process:
+    """A process that is attached, as far as it could be looked at."""
+
+    pid: int
+    command: str
+    user: str
+    unit: str | None
+    """Its systemd unit, or else its cgroup, where it is not in the root."""
+
+    def __str__(self) -> str:
+        where = f", {self.unit}" if self.unit else ""
+        return f"{self.pid} {self.command} (user {self.user}{where})"
+
+
+def processes(root: str, name: str) -> list[Process]:
+    """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
+    status = state.read(state.file(root, name, "clients"))
+    started = status["pids"] if status is not None and state.process_alive(status) else []
+    owner = state.read(state.file(root, name, "owner")) or {}
+    pids = {*started, *_mapping(os.path.join(root, name))} - {owner.get("pid"), (status or {}).get("pid")}
+    return [found for found in map(_process, sorted(pids)) if found is not None]
+
+
+def told(found: Iterable[Process]) -> str:
+    """The first ten by name, and how many more there are."""
+    listed = list(found)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(map(str, listed[:_SHOWN])) + more
+
+
+def _mapping(path: str) -> list[int]:
     try:
         file = os.stat(path)
     except OSError:
-        return
-    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}".encode()
-    reader = segments.Reader()
-    for process in processes.look().processes:
-        try:
-            mappings = reader.shared(process)
-        except (Vanished, ProcessLookupError, PermissionError):
-            continue
-        own = [one for one in mappings if one.identity == (device, file.st_ino)]
-        if own:
-            yield process, own
+        return []
+    identity = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} "
+    return [pid for pid in procfs.pids() if identity in procfs.maps(pid)]
 
 
-def _tables_bytes(process: Process, own: list[Mapping]) -> int:
+def _process(pid: int) -> Process | None:
     try:
-        with pagemap.Pagemap(process.pid) as opened:
-            tables = pagemap.tables(opened, [(one, BASE_PAGE_BYTES) for one in own])
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0
-    return sum(one.bytes for one in tables.values())
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        return None
+    program, *arguments = procfs.command(pid).split(" ")
+    command = " ".join([os.path.basename(program), *arguments])
+    shown = command if len(command) <= _COMMAND_CHARACTERS else command[: _COMMAND_CHARACTERS - 1] + "…"
+    return Process(pid, shown, _user(uid), procfs.unit(pid))
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

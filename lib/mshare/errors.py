@@ -95,6 +95,11 @@ def from_dict(fields: dict[str, object]) -> MshareError:
     return kinds.get(str(fields["kind"]), MshareError)(str(fields["message"]))
 
 
+def within(where: str, error: BaseException) -> MshareError:
+    """An error of the same kind that says where it was, before the sentence."""
+    return from_dict({**to_dict(error), "message": f"{where}: {sentence(error)}"})
+
+
 def from_exit(code: int, message: str) -> MshareError:
     """The error with which a command line of ours ended before it could write anything down."""
     codes = {known.exit_code: known for known in _KINDS}

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Any
 
-from . import abi, backends, paths, probe, procfs, state
+from . import abi, attached, backends, paths, probe, procfs, state
 from .backends.layout import Layout
 from .errors import MshareError, sentence
 from .generations import GENERATIONS
@@ -153,18 +153,19 @@ def clients_facts(root: str, name: str) -> Facts | None:
 
 
 def living_roles(root: str) -> list[str]:
-    """Who lives on a root, as words for a sentence: "region sga (owner 4711, 100 clients)"."""
+    """Who lives on a root, as words for a sentence: "region sga (owner 4711; attached: 4713 ...)"."""
     living = []
     for name in region_names(root):
         facts = region_facts(root, name)
-        clients = facts["clients"] or {}
-        who = []
-        if facts["owner"]["alive"]:
-            who.append(f"owner {facts['owner']['pid']}")
+        owner, clients = facts["owner"], facts["clients"] or {}
+        found = attached.processes(root, name)
+        who = [f"owner {owner['pid']}"] if owner["alive"] else []
         if clients.get("launcher_alive"):
-            who.append(f"{clients['attached']} clients of launcher {clients['launcher_pid']}")
+            who.append(f"launcher {clients['launcher_pid']}")
+        if found:
+            who.append(f"{len(found)} attached: {attached.told(found)}")
         if who:
-            living.append(f"region {name} ({', '.join(who)})")
+            living.append(f"region {name} ({'; '.join(who)})")
     return living
 
 

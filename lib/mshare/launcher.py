@@ -29,7 +29,7 @@ from .errors import InvalidRequest, MshareError
 from .notify import notify
 from .pagetable import page_tables, span_for_budget
 from .spec import ClientsSpec
-from .supervisor import CLIENTS, OWNER, Progress, status_of
+from .supervisor import CLIENTS, Progress, require_owner
 from .units import MIB, format_size
 
 # What one client of ours costs besides the region: a fork of the launcher, measured 3 MiB.
@@ -105,12 +105,7 @@ def run(
     """
     spec = read_spec()
     backend = connect(spec.backend, spec.root)
-    owner = status_of(OWNER, spec.region, backend.root)
-    if owner is None or owner.get("state") != "ready":
-        raise MshareError(
-            f"region {spec.region} at {backend.root} has no owner that runs, so there is nothing to attach;"
-            " create it first (`mshare create`, or the role dbmem.mshare.region)"
-        )
+    owner = require_owner(spec.region, backend.root)
     lock = state.file(backend.root, spec.region, CLIENTS, "lock")
     with state.locked(lock, f"the launching of clients of region {spec.region}"):
         launcher = _Launcher(read_spec, spec, client.Target.find(spec.region, backend), owner, on_ready)

@@ -20,7 +20,13 @@ from .backends.layout import Layout
 from .errors import Conflict, InvalidRequest, MshareError, Unavailable
 from .generations import NEWEST
 from .inventory import living_roles
+from .pagetable import BASE_PAGE_BYTES
+from .preflight import mount as preflight
 from .spec import MountSpec
+from .units import format_size, round_up
+
+# As `MountSeen.source` says it.
+_TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class MountSeen:
     mode: int | None
     gid: int | None
     empty: bool
+    size_bytes: int | None = None
+    """Of a simulated root's tmpfs: the most memory it may take."""
+    used_bytes: int = 0
+    """How much of that it takes."""
 
 
 def needs_mount(spec: MountSpec) -> bool:
@@ -66,6 +76,7 @@ def observe(root: str) -> MountSeen:
         empty = kind == "directory" and not os.listdir(root)
     except PermissionError:
         empty = False
+    size_bytes, used_bytes = _room(root) if source == _TMPFS else (None, 0)
     return MountSeen(
         root,
         "mount" if mount else kind,
@@ -75,7 +86,15 @@ def observe(root: str) -> MountSeen:
         stat.S_IMODE(found.st_mode),
         found.st_gid,
         empty,
+        size_bytes,
+        used_bytes,
     )
+
+
+def _room(root: str) -> tuple[int, int]:
+    """How much a tmpfs may take, and how much it does."""
+    found = os.statvfs(root)
+    return found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 def group_id(spec: MountSpec) -> int:
@@ -136,11 +155,11 @@ def is_ours(seen: MountSeen) -> bool:
 
 
 def _bare(seen: MountSeen) -> bool:
-    return seen.source == f"tmpfs:{paths.SIMULATED_SOURCE}" and seen.empty
+    return seen.source == _TMPFS and seen.empty
 
 
 def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
-    """What has to be done: among "mount", "layout", "access"; refuses with a sentence what cannot be.
+    """What has to be done: among "mount", "size", "layout", "access"; refuses with a sentence what cannot be.
 
     Pure: `spec` is complete, and nothing is looked at but `seen`.
     """
@@ -165,15 +184,36 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
             " first (`mshare umount`), when its regions are no longer needed"
         )
     steps = [] if is_ours(seen) else ["mount"]
+    if _size_differs(spec, seen):
+        steps.append("size")
     if seen.backend is None and spec.backend == "simulated":
         steps.append("layout")
     return [*steps, "access"] if _access_differs(spec, seen) else steps
+
+
+def _size_differs(spec: MountSpec, seen: MountSeen) -> bool:
+    """Whether a tmpfs is to be given another size; Conflict for one that is less than what is in it."""
+    if spec.size is None or seen.size_bytes is None:
+        return False
+    if spec.size < seen.used_bytes:
+        raise Conflict(
+            f"the tmpfs at {spec.root} should have {format_size(spec.size)} and"
+            f" {format_size(seen.used_bytes)} of it are in use; ask for more than that, or end regions first"
+            " (`mshare rm`)"
+        )
+    return round_up(spec.size, BASE_PAGE_BYTES) != seen.size_bytes
 
 
 def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
     if seen.backend is None or seen.mode != spec.mode:
         return True
     return spec.group is not None and (group_missing(spec) or seen.gid != group_id(spec))
+
+
+def require_access(spec: MountSpec, seen: MountSeen) -> None:
+    """Unavailable for a process that may not mount, where that is needed."""
+    if not is_ours(seen) and needs_mount(spec):
+        preflight.require(spec.root)
 
 
 def mount(spec: MountSpec) -> list[str]:
@@ -184,12 +224,7 @@ def mount(spec: MountSpec) -> list[str]:
     seen = observe(spec.root)
     steps = differences(spec, seen)
     record = _record(spec.root)
-    if seen.backend is None and needs_mount(spec) and not paths.is_root():
-        raise Unavailable(
-            f"mounting msharefs at {spec.root} needs root (CAP_SYS_ADMIN) and this is uid"
-            f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
-            " ordinary user a directory of his own"
-        )
+    require_access(spec, seen)
     if group_missing(spec):
         _make_group(spec)
     gid = group_id(spec)
@@ -204,6 +239,8 @@ def mount(spec: MountSpec) -> list[str]:
             raise
     elif state.read_text(record) != spec.to_json():
         state.write_text(record, spec.to_json())
+    if "size" in steps:
+        _run("mount", "-o", f"remount,size={spec.size}", spec.root)
     if "access" in steps:
         _set_access(spec, gid)
     return steps

@@ -85,6 +85,104 @@ int kernel_shmctl(int id, int command, struct shmid_ds *buffer)
     return syscall(SYS_shmctl, id, command, buffer);
 }
 """,
+    "existing.c": r"""/* Copyright: dbmem.mshare contributors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * With MSHARE_PRELOAD_REGION segments go one behind the other into a region that exists.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+enum { PATIENCE_MILLISECONDS = 3000, STEP_MILLISECONDS = 50 };
+
+/* A lock that children inherit. Of a server that is restarted, the old process may be on its last steps. */
+static bool lock_whole(int fd)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    for (int waited = 0; waited <= PATIENCE_MILLISECONDS; waited += STEP_MILLISECONDS) {
+        if (fcntl(fd, F_OFD_SETLK, &whole) == 0)
+            return true;
+        usleep(STEP_MILLISECONDS * 1000);
+    }
+    return false;
+}
+
+/* The region that MSHARE_PRELOAD_REGION names, locked for this process and the children it will have. */
+static struct region *open_existing(const struct request *request, struct outcome *outcome)
+{
+    struct region *region = region_new(request);
+    if (!region)
+        return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
+    region->kind = ANONYMOUS;
+    snprintf(region->name, NAME_BYTES, "%s", settings()->region);
+    if (region_store()->open(region, outcome) < 0) {
+        ;
+    } else if (!lock_whole(region->fd)) {
+        fail(outcome, ENOMEM,
+             "region %s is in use by another process, or by a child of an earlier one; stop it"
+             " first",
+             region->name);
+    } else if (region_store()->clear(region, outcome) == 0 &&
+               region_store()->attach(region, PROT_READ | PROT_WRITE, outcome) == 0) {
+        region->placer = getpid();
+        return region;
+    }
+    region_drop(region);
+    return NULL;
+}
+
+void region_take_existing(const struct request *request, const char *used, void *shadow,
+                          struct outcome *outcome)
+{
+    if (request->kind == POSIX) {
+        fail(outcome, ENOMEM,
+             "other processes find it by its name, and it cannot be found in an existing region;"
+             " leave --region away");
+        return;
+    }
+    if (used) {
+        fail(outcome, ENOMEM, "%s", used);
+        return;
+    }
+    struct region *existing = NULL;
+    for (int i = 0; !existing && i < REGIONS; i++)
+        if (regions[i].taken && regions[i].placer)
+            existing = &regions[i];
+    if (!existing && !(existing = open_existing(request, outcome)))
+        return;
+    if (existing->placer != getpid()) {
+        fail(outcome, ENOMEM, "region %s is filled by process %d, of which this is a child", existing->name,
+             (int)existing->placer);
+        return;
+    }
+    size_t offset = existing->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
+    if (size > existing->mapped_bytes - offset)
+        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
+             size_text(existing->mapped_bytes - offset).text, size_text(existing->mapped_bytes).text,
+             existing->name);
+    else if (region_store()->renew(existing, offset, size, region_page_flags(request), outcome) == 0) {
+        existing->used_bytes = offset + size;
+        if (settings()->prefault)
+            region_prefault(existing->address + offset, request->size, outcome);
+        region_hand_over(request, existing, offset, shadow, outcome);
+    }
+    if (!existing->segments)
+        region_drop(existing);
+}
+""",
     "hugetlb.c": r"""/* Copyright: dbmem.mshare contributors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
@@ -370,16 +468,16 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
     return 0;
 }
 
-static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
+/* Whole: of a part of an object UNMAP frees the tables, but not the memory. */
+static int clear(struct region *region, struct outcome *outcome)
 {
-    struct mshare_unmap old = {.where = offset, .size = size};
-    /* Nothing may be there yet. */
-    if (ioctl(region->fd, UNMAP_BY_OFFSET, &old) < 0 && errno != EINVAL) {
-        fail(outcome, errno, "%s in region %s cannot be unmapped (%s)", size_text(size).text, region->name,
-             strerror(errno));
-        return -1;
-    }
-    return map(region, offset, size, map_flags, outcome);
+    struct mshare_unmap all = {.where = 0, .size = region->mapped_bytes};
+    /* There may be nothing. */
+    if (ioctl(region->fd, UNMAP_BY_OFFSET, &all) == 0 || errno == EINVAL)
+        return 0;
+    fail(outcome, errno, "what is mapped in region %s cannot be unmapped (%s)", region->name,
+         strerror(errno));
+    return -1;
 }
 
 static void unlink_region(const char *name) { unlink(root_path(name).text); }
@@ -390,7 +488,8 @@ struct store kernel_store = {
     .create = create,
     .open = open_region,
     .attach = attach,
-    .renew = renew,
+    .clear = clear,
+    .renew = map,
     .unlink = unlink_region,
 };
 """,
@@ -401,6 +500,7 @@ struct store kernel_store = {
  * Addresses and pages.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -453,6 +553,24 @@ size_t huge_bytes(const void *address)
     return found;
 }
 
+bool can_prefault(size_t size, struct outcome *outcome)
+{
+    FILE *meminfo = fopen("/proc/meminfo", "re");
+    char line[128];
+    unsigned long kilobytes = 0;
+    while (meminfo && fgets(line, sizeof line, meminfo))
+        if (sscanf(line, "MemAvailable: %lu", &kilobytes) == 1)
+            break;
+    if (meminfo)
+        fclose(meminfo);
+    if (!kilobytes || size <= kilobytes << 10)
+        return true;
+    fail(outcome, ENOMEM,
+         "prefaulting it needs more memory than is available (%s); make it smaller, or leave prefault off",
+         size_text(kilobytes << 10).text);
+    return false;
+}
+
 double now_seconds(void)
 {
     struct timespec now;
@@ -492,10 +610,14 @@ static bool is_posix_shared(int fd)
     return !strncmp(path, folder, strlen(folder)) && !strchr(name, '/') && strncmp(path, dsm, strlen(dsm));
 }
 
-/* Explicit huge pages are left to the kernel where thp was asked for: they are better than those. */
-static bool is_for_us(size_t size, int flags, int fd)
+/* Left alone: what the program wants at its own address, sparse (prefaulting would fill it), or locked
+ * (which a region cannot be), what it may not write yet, and explicit huge pages where thp was asked for:
+ * they are better than those. */
+static bool is_for_us(size_t size, int prot, int flags, int fd)
 {
-    if ((flags & MAP_TYPE) == MAP_PRIVATE || flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
+    int all = PROT_READ | (flags & MAP_ANONYMOUS ? PROT_WRITE : 0);
+    int unwanted = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE | MAP_LOCKED;
+    if ((flags & MAP_TYPE) == MAP_PRIVATE || flags & unwanted || (prot & all) != all)
         return false;
     const struct settings *wanted = settings();
     if (size < wanted->threshold_bytes || (flags & MAP_HUGETLB && wanted->pages == PAGES_THP))
@@ -508,7 +630,7 @@ static bool is_for_us(size_t size, int flags, int fd)
 
 EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset)
 {
-    if (is_for_us(size, flags, fd)) {
+    if (is_for_us(size, prot, flags, fd)) {
         struct request request = {
             .kind = flags & MAP_ANONYMOUS ? ANONYMOUS : POSIX,
             .size = size,
@@ -545,6 +667,189 @@ EXPORTED int munmap(void *address, size_t size)
     return kernel_munmap(address, whole);
 }
 """,
+    "own.c": r"""/* Copyright: dbmem.mshare contributors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * By default whoever asks makes a region of its own, which lives and dies with it: preload.PID.NUMBER, or
+ * preload.PID.sysv.ID and preload.PID.posix.INODE, under which other processes find the region of a SysV
+ * segment and of a POSIX file.
+ *
+ * Whoever has a region open holds a shared lock on its file, and so do the children forked from it: a
+ * name that can be locked exclusively was left behind.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+static const char prefix[] = "preload.";
+
+static _Atomic int numbers;
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), wanted = strlen(end);
+    return length >= wanted && !strcmp(text + length - wanted, end);
+}
+
+/* Unlink names that nobody holds any more, and find the one that ends as asked for; true if there is. */
+static bool find(const char *ending, char *name)
+{
+    bool found = false;
+    DIR *folder = opendir(settings()->root);
+    struct dirent *entry;
+    while (folder && (entry = readdir(folder))) {
+        if (strncmp(entry->d_name, prefix, strlen(prefix)))
+            continue;
+        int fd = open(root_path(entry->d_name).text, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            region_store()->unlink(entry->d_name);
+        } else if (*ending && ends_with(entry->d_name, ending)) {
+            snprintf(name, NAME_BYTES, "%s", entry->d_name);
+            found = true;
+        }
+        if (fd >= 0)
+            close(fd);
+    }
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+static int create(struct region *region, const char *ending, int map_flags, struct outcome *outcome)
+{
+    if (region_store()->owned && gettid() != getpid()) {
+        fail(outcome, ENOMEM,
+             "thread %d asks for it, and a region would die with that thread; it must be asked"
+             " for by the main thread",
+             (int)gettid());
+        return -1;
+    }
+    int result;
+    do {
+        if (*ending)
+            snprintf(region->name, NAME_BYTES, "%s%d%s", prefix, (int)getpid(), ending);
+        else
+            snprintf(region->name, NAME_BYTES, "%s%d.%d", prefix, (int)getpid(), ++numbers);
+        result = region_store()->create(region, map_flags, outcome);
+        /* The same pid in another pid namespace may have the name. */
+    } while (result < 0 && outcome->code == EEXIST && !*ending);
+    if (result == 0)
+        region->maker = getpid();
+    return result;
+}
+
+/* The name's ending, and for a POSIX file its size. */
+static int identify(const struct request *request, char *ending, struct stat *file, struct outcome *outcome)
+{
+    ending[0] = 0;
+    if (request->kind == SYSV)
+        snprintf(ending, 64, ".sysv.%d", request->shmid);
+    if (request->kind != POSIX)
+        return 0;
+    if (fstat(request->fd, file) < 0) {
+        fail(outcome, errno, "its file cannot be looked at (%s)", strerror(errno));
+        return -1;
+    }
+    snprintf(ending, 64, ".posix.%llu", (unsigned long long)file->st_ino);
+    return 0;
+}
+
+/* Whoever makes a region under a segment's name gets to see what others write into it. */
+static int check_user(const struct region *region, struct outcome *outcome)
+{
+    struct stat found;
+    if (fstat(region->fd, &found) == 0 && found.st_uid == geteuid())
+        return 0;
+    fail(outcome, EACCES, "region %s belongs to another user; processes of one user share a segment",
+         region->name);
+    return -1;
+}
+
+/* The region of a segment: one of this process, one that another made, or a new one. */
+static struct region *obtain(const struct request *request, const char *used, struct outcome *outcome)
+{
+    char ending[64];
+    struct stat file = {0};
+    if (identify(request, ending, &file, outcome) < 0)
+        return NULL;
+    char name[NAME_BYTES];
+    bool exists = find(ending, name);
+    for (int i = 0; exists && i < REGIONS; i++)
+        if (regions[i].taken && !regions[i].segments && !strcmp(regions[i].name, name))
+            return &regions[i];
+    if (used && !exists)
+        return fail(outcome, ENOMEM, "%s", used);
+    struct region *region = region_new(request);
+    if (!region)
+        return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
+    region->shmid = request->shmid;
+    region->shadow_fd = request->kind == POSIX ? fcntl(request->fd, F_DUPFD_CLOEXEC, 3) : -1;
+    region->mapped_bytes =
+        round_up(request->kind == POSIX ? (size_t)file.st_size : request->size,
+                 region_page_flags(request) & MAP_HUGETLB ? HUGE_PAGE_BYTES : PAGE_BYTES);
+    int result = -1;
+    if (exists) {
+        snprintf(region->name, NAME_BYTES, "%s", name);
+        result = region_store()->open(region, outcome);
+        if (result == 0)
+            result = check_user(region, outcome);
+        outcome->final = result < 0;
+    } else if (!settings()->prefault || can_prefault(region->mapped_bytes, outcome)) {
+        result = create(region, ending, region_page_flags(request), outcome);
+    }
+    if (result < 0) {
+        region_drop(region);
+        return NULL;
+    }
+    return region;
+}
+
+void region_take_own(const struct request *request, const char *used, void *shadow, struct outcome *outcome)
+{
+    region_sweep();
+    int lock = open(settings()->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock < 0 || flock(lock, LOCK_EX) < 0) {
+        fail(outcome, ENOMEM,
+             "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
+             settings()->root, strerror(errno));
+        return;
+    }
+    struct region *region = obtain(request, used, outcome);
+    close(lock);
+    if (!region)
+        return;
+    bool fresh = region->maker == getpid() && !region->attached_before;
+    bool fits = request->offset + request->size <= region->mapped_bytes + PAGE_BYTES - 1;
+    if (!fits) {
+        fail(outcome, ENOMEM, "it has grown since its region %s of %s was made", region->name,
+             size_text(region->mapped_bytes).text);
+        outcome->final = true;
+    } else if (!region->address && region_store()->attach(region, request->prot, outcome) < 0) {
+        /* Nobody else knows of a fresh one: it may go, and the original call be made. */
+        outcome->final = !fresh;
+    } else {
+        region->attached_before = true;
+        if (fresh && settings()->prefault && request->prot & PROT_WRITE)
+            region_prefault(region->address, region->mapped_bytes, outcome);
+        region_hand_over(request, region, request->offset, shadow, outcome);
+        return;
+    }
+    if (!region->segments)
+        region_drop(region);
+}
+""",
     "preload.h": r"""/* Copyright: dbmem.mshare contributors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
@@ -554,8 +859,8 @@ EXPORTED int munmap(void *address, size_t size)
  *   mmap.c sysv.c        the interposed calls: is this a segment for us?
  *   take.c               which way, and what happens when it fails
  *   thp.c hugetlb.c      a stock kernel: the same memory, at a better address, in huge pages
- *   region.c             a region on msharefs, by one of two stores:
- *   kernel.c simulated.c
+ *   region.c own.c existing.c   regions on msharefs, by one of two stores:
+ *   root.c kernel.c simulated.c
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -567,7 +872,7 @@ EXPORTED int munmap(void *address, size_t size)
 
 #include "abi.h"
 
-/* settings.c: the environment, read at the first call that matters. */
+/* settings.c: the environment. */
 
 enum pages { PAGES_4K, PAGES_THP, PAGES_HUGETLB };
 enum backend { BACKEND_NONE, BACKEND_KERNEL, BACKEND_SIMULATED };
@@ -616,6 +921,9 @@ void *reserve(size_t size, size_t alignment, size_t offset);
 void touch(char *address, size_t size, size_t step, bool writable);
 /* How much of the mapping that begins at an address is mapped by huge entries, by smaps. */
 size_t huge_bytes(const void *address);
+/* Whether so much can be prefaulted without the OOM killer; false after fail(). */
+struct outcome;
+bool can_prefault(size_t size, struct outcome *outcome);
 double now_seconds(void);
 
 /* take.c */
@@ -677,8 +985,9 @@ int hugetlb_shmget(int key, size_t size, int flags);
 enum { NAME_BYTES = 160, REGIONS = 32 };
 
 struct region {
+    _Atomic int taken; /* 0: this slot is free */
     char name[NAME_BYTES];
-    int fd;               /* -1: this slot is free */
+    int fd;               /* of its file */
     size_t window_bytes;  /* address space */
     size_t mapped_bytes;  /* memory, from offset 0 */
     char *address;        /* of the window in this process; NULL: not attached */
@@ -695,11 +1004,26 @@ struct region {
 /* Of mmap's flags what says which pages. */
 #define HUGE_FLAGS (MAP_HUGETLB | 0x3f << 26)
 
+extern struct region regions[REGIONS];
+
 void region_take(const struct request *request, struct outcome *outcome);
+struct store *region_store(void);
+struct region *region_new(const struct request *request);
+void region_drop(struct region *region);
+int region_page_flags(const struct request *request);
+void region_prefault(char *address, size_t size, struct outcome *outcome);
+void region_hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
+                      struct outcome *outcome);
 /* The program is done with a segment: 0, or -1 with errno as munmap. */
 int region_release(struct segment *segment);
 /* Let go of regions whose SysV segment or POSIX file is gone. */
 void region_sweep(void);
+
+/* own.c existing.c: `used` says why memory that exists already must stay where it is; NULL: it need not. */
+void region_take_own(const struct request *request, const char *used, void *shadow,
+                     struct outcome *outcome);
+void region_take_existing(const struct request *request, const char *used, void *shadow,
+                          struct outcome *outcome);
 
 /* A store: where regions live. int results: 0, or -1 after fail(). */
 struct store {
@@ -710,7 +1034,9 @@ struct store {
     int (*create)(struct region *region, int map_flags, struct outcome *outcome);
     int (*open)(struct region *region, struct outcome *outcome);
     int (*attach)(struct region *region, int prot, struct outcome *outcome);
-    /* Fresh zeroes in a range of an existing region. */
+    /* Free all that an existing region holds. */
+    int (*clear)(struct region *region, struct outcome *outcome);
+    /* Fresh zeroes in a range of an existing region that was cleared. */
     int (*renew)(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome);
     void (*unlink)(const char *name);
     size_t alignment_bytes;
@@ -730,13 +1056,8 @@ struct path root_path(const char *name);
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * Segments in regions. By default whoever asks makes a region of its own, which lives and dies with it:
- * preload.PID.NUMBER, or preload.PID.sysv.ID and preload.PID.posix.INODE, under which other processes
- * find the region of a SysV segment and of a POSIX file. With MSHARE_PRELOAD_REGION segments go one
- * behind the other into a region that exists.
- *
- * Whoever has a region open holds a shared lock on its file, and so do the children forked from it: a
- * name that can be locked exclusively was left behind.
+ * The regions of this process: a table of them, and what is the same for those it makes (own.c) and those
+ * that exist (existing.c).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -753,41 +1074,37 @@ struct path root_path(const char *name);
 
 #include "preload.h"
 
-static const char prefix[] = "preload.";
+struct region regions[REGIONS];
 
-static struct region regions[REGIONS];
-static _Atomic int taken[REGIONS];
-static _Atomic int numbers;
-
-static struct store *store(void)
+struct store *region_store(void)
 {
     return settings()->backend == BACKEND_KERNEL ? &kernel_store : &simulated_store;
 }
 
-static struct region *new_slot(const struct request *request)
+struct region *region_new(const struct request *request)
 {
     for (int i = 0; i < REGIONS; i++) {
         int free_slot = 0;
-        if (__atomic_compare_exchange_n((int *)&taken[i], &free_slot, 1, false, __ATOMIC_ACQ_REL,
+        if (__atomic_compare_exchange_n((int *)&regions[i].taken, &free_slot, 1, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE)) {
-            regions[i] = (struct region){.fd = -1, .shadow_fd = -1, .kind = request->kind};
+            regions[i] = (struct region){.taken = 1, .fd = -1, .shadow_fd = -1, .kind = request->kind};
             return &regions[i];
         }
     }
     return NULL;
 }
 
-static void drop(struct region *region)
+void region_drop(struct region *region)
 {
     if (region->address)
         kernel_munmap(region->address, region->window_bytes);
     if (region->maker == getpid())
-        store()->unlink(region->name);
+        region_store()->unlink(region->name);
     if (region->fd >= 0)
         close(region->fd);
     if (region->shadow_fd >= 0)
         close(region->shadow_fd);
-    taken[region - regions] = 0;
+    region->taken = 0;
 }
 
 /* Whether the SysV segment or the POSIX file is still there, whose memory a region is. */
@@ -804,16 +1121,16 @@ void region_sweep(void)
 {
     int before = errno;
     for (int i = 0; i < REGIONS; i++)
-        if (taken[i] && regions[i].fd >= 0 && !regions[i].segments && outlived(&regions[i]))
-            drop(&regions[i]);
+        if (regions[i].taken && regions[i].fd >= 0 && !regions[i].segments && outlived(&regions[i]))
+            region_drop(&regions[i]);
     errno = before;
 }
 
 __attribute__((destructor)) static void take_names_away(void)
 {
     for (int i = 0; i < REGIONS; i++)
-        if (taken[i] && regions[i].fd >= 0 && regions[i].maker == getpid())
-            store()->unlink(regions[i].name);
+        if (regions[i].taken && regions[i].fd >= 0 && regions[i].maker == getpid())
+            region_store()->unlink(regions[i].name);
 }
 
 int region_release(struct segment *segment)
@@ -824,7 +1141,7 @@ int region_release(struct segment *segment)
         return 0;
     /* What other processes may still ask for by name stays as long as its maker lives. */
     if (region->maker != getpid() || outlived(region)) {
-        drop(region);
+        region_drop(region);
         return 0;
     }
     int result = kernel_munmap(region->address, region->window_bytes);
@@ -832,73 +1149,27 @@ int region_release(struct segment *segment)
     return result;
 }
 
-static bool ends_with(const char *text, const char *end)
+/* The flags of mmap that say which pages a mapping inside the region has. */
+int region_page_flags(const struct request *request)
 {
-    size_t length = strlen(text), wanted = strlen(end);
-    return length >= wanted && !strcmp(text + length - wanted, end);
+    int asked = request->kind == SYSV ? 0 : request->flags & (MAP_NORESERVE | HUGE_FLAGS);
+    return settings()->pages == PAGES_HUGETLB ? asked | MAP_HUGETLB : asked;
 }
 
-/* Unlink names that nobody holds any more, and find the one that ends as asked for; true if there is. */
-static bool find(const char *ending, char *name)
+void region_prefault(char *address, size_t size, struct outcome *outcome)
 {
-    bool found = false;
-    DIR *folder = opendir(settings()->root);
-    struct dirent *entry;
-    while (folder && (entry = readdir(folder))) {
-        if (strncmp(entry->d_name, prefix, strlen(prefix)))
-            continue;
-        int fd = open(root_path(entry->d_name).text, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
-            store()->unlink(entry->d_name);
-        } else if (*ending && ends_with(entry->d_name, ending)) {
-            snprintf(name, NAME_BYTES, "%s", entry->d_name);
-            found = true;
-        }
-        if (fd >= 0)
-            close(fd);
-    }
-    if (folder)
-        closedir(folder);
-    return found;
+    double start = now_seconds();
+    touch(address, size, PAGE_BYTES, true);
+    outcome->prefault_seconds = now_seconds() - start;
 }
 
-static int create(struct region *region, const char *ending, int map_flags, struct outcome *outcome)
+void region_hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
+                      struct outcome *outcome)
 {
-    if (store()->owned && gettid() != getpid()) {
-        fail(outcome, ENOMEM,
-             "thread %d asks for it, and a region would die with that thread; it must be asked"
-             " for by the main thread",
-             (int)gettid());
-        return -1;
-    }
-    int result;
-    do {
-        if (*ending)
-            snprintf(region->name, NAME_BYTES, "%s%d%s", prefix, (int)getpid(), ending);
-        else
-            snprintf(region->name, NAME_BYTES, "%s%d.%d", prefix, (int)getpid(), ++numbers);
-        result = store()->create(region, map_flags, outcome);
-        /* The same pid in another pid namespace may have the name. */
-    } while (result < 0 && outcome->code == EEXIST && !*ending);
-    if (result == 0)
-        region->maker = getpid();
-    return result;
-}
-
-/* The name's ending, and for a POSIX file its size. */
-static int identify(const struct request *request, char *ending, struct stat *file, struct outcome *outcome)
-{
-    ending[0] = 0;
-    if (request->kind == SYSV)
-        snprintf(ending, 64, ".sysv.%d", request->shmid);
-    if (request->kind != POSIX)
-        return 0;
-    if (fstat(request->fd, file) < 0) {
-        fail(outcome, errno, "its file cannot be looked at (%s)", strerror(errno));
-        return -1;
-    }
-    snprintf(ending, 64, ".posix.%llu", (unsigned long long)file->st_ino);
-    return 0;
+    outcome->address = region->address + offset;
+    snprintf(outcome->note, sizeof outcome->note, "in region %.120s", region->name);
+    region->segments++;
+    segment_add(outcome->address, request->size, 0, region, shadow);
 }
 
 /* Why memory that exists already must stay where it is; NULL: nobody has used it yet. */
@@ -914,165 +1185,9 @@ static const char *used_before(const struct request *request)
     return NULL;
 }
 
-/* The flags of mmap that say which pages a mapping inside the region has. */
-static int page_flags(const struct request *request)
-{
-    int asked = request->kind == SYSV ? 0 : request->flags & (MAP_NORESERVE | HUGE_FLAGS);
-    return settings()->pages == PAGES_HUGETLB ? asked | MAP_HUGETLB : asked;
-}
-
-/* The region of a segment: one of this process, one that another made, or a new one. */
-static struct region *obtain(const struct request *request, const char *used, struct outcome *outcome)
-{
-    char ending[64];
-    struct stat file = {0};
-    if (identify(request, ending, &file, outcome) < 0)
-        return NULL;
-    char name[NAME_BYTES];
-    bool exists = find(ending, name);
-    for (int i = 0; exists && i < REGIONS; i++)
-        if (taken[i] && !regions[i].segments && !strcmp(regions[i].name, name))
-            return &regions[i];
-    if (used && !exists)
-        return fail(outcome, ENOMEM, "%s", used);
-    struct region *region = new_slot(request);
-    if (!region)
-        return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
-    region->shmid = request->shmid;
-    region->shadow_fd = request->kind == POSIX ? fcntl(request->fd, F_DUPFD_CLOEXEC, 3) : -1;
-    region->mapped_bytes = round_up(request->kind == POSIX ? (size_t)file.st_size : request->size,
-                                    page_flags(request) & MAP_HUGETLB ? HUGE_PAGE_BYTES : PAGE_BYTES);
-    int result;
-    if (exists) {
-        snprintf(region->name, NAME_BYTES, "%s", name);
-        result = store()->open(region, outcome);
-        outcome->final = result < 0;
-    } else {
-        result = create(region, ending, page_flags(request), outcome);
-    }
-    if (result < 0) {
-        drop(region);
-        return NULL;
-    }
-    return region;
-}
-
-static void prefault(char *address, size_t size, struct outcome *outcome)
-{
-    double start = now_seconds();
-    touch(address, size, PAGE_BYTES, true);
-    outcome->prefault_seconds = now_seconds() - start;
-}
-
-static void hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
-                      struct outcome *outcome)
-{
-    outcome->address = region->address + offset;
-    snprintf(outcome->note, sizeof outcome->note, "in region %.120s", region->name);
-    region->segments++;
-    segment_add(outcome->address, request->size, 0, region, shadow);
-}
-
-static void take_own(const struct request *request, const char *used, void *shadow, struct outcome *outcome)
-{
-    region_sweep();
-    int lock = open(settings()->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (lock < 0 || flock(lock, LOCK_EX) < 0) {
-        fail(outcome, ENOMEM,
-             "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
-             settings()->root, strerror(errno));
-        return;
-    }
-    struct region *region = obtain(request, used, outcome);
-    close(lock);
-    if (!region)
-        return;
-    bool fresh = region->maker == getpid() && !region->attached_before;
-    bool fits = request->offset + request->size <= region->mapped_bytes + PAGE_BYTES - 1;
-    if (!fits) {
-        fail(outcome, ENOMEM, "it has grown since its region %s of %s was made", region->name,
-             size_text(region->mapped_bytes).text);
-        outcome->final = true;
-    } else if (!region->address && store()->attach(region, request->prot, outcome) < 0) {
-        /* Nobody else knows of a fresh one: it may go, and the original call be made. */
-        outcome->final = !fresh;
-    } else {
-        region->attached_before = true;
-        if (fresh && settings()->prefault && request->prot & PROT_WRITE)
-            prefault(region->address, region->mapped_bytes, outcome);
-        hand_over(request, region, request->offset, shadow, outcome);
-        return;
-    }
-    if (!region->segments)
-        drop(region);
-}
-
-/* The region that MSHARE_PRELOAD_REGION names, locked for this process and the children it will have. */
-static struct region *open_existing(const struct request *request, struct outcome *outcome)
-{
-    struct region *region = new_slot(request);
-    if (!region)
-        return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
-    region->kind = ANONYMOUS;
-    snprintf(region->name, NAME_BYTES, "%s", settings()->region);
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (store()->open(region, outcome) < 0) {
-        ;
-    } else if (fcntl(region->fd, F_OFD_SETLK, &whole) < 0) {
-        fail(outcome, ENOMEM,
-             "region %s is in use by another process, or by a child of an earlier one; stop it"
-             " first",
-             region->name);
-    } else if (store()->attach(region, PROT_READ | PROT_WRITE, outcome) == 0) {
-        region->placer = getpid();
-        return region;
-    }
-    drop(region);
-    return NULL;
-}
-
-static void take_existing(const struct request *request, const char *used, void *shadow,
-                          struct outcome *outcome)
-{
-    if (request->kind == POSIX) {
-        fail(outcome, ENOMEM,
-             "other processes find it by its name, and it cannot be found in an existing region;"
-             " leave --region away");
-        return;
-    }
-    if (used) {
-        fail(outcome, ENOMEM, "%s", used);
-        return;
-    }
-    struct region *existing = NULL;
-    for (int i = 0; !existing && i < REGIONS; i++)
-        if (taken[i] && regions[i].placer)
-            existing = &regions[i];
-    if (!existing && !(existing = open_existing(request, outcome)))
-        return;
-    if (existing->placer != getpid()) {
-        fail(outcome, ENOMEM, "region %s is filled by process %d, of which this is a child", existing->name,
-             (int)existing->placer);
-        return;
-    }
-    size_t offset = existing->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
-    if (size > existing->mapped_bytes - offset)
-        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
-             size_text(existing->mapped_bytes - offset).text, size_text(existing->mapped_bytes).text,
-             existing->name);
-    else if (store()->renew(existing, offset, size, page_flags(request), outcome) == 0) {
-        existing->used_bytes = offset + size;
-        if (settings()->prefault)
-            prefault(existing->address + offset, request->size, outcome);
-        hand_over(request, existing, offset, shadow, outcome);
-    }
-    if (!existing->segments)
-        drop(existing);
-}
-
 void region_take(const struct request *request, struct outcome *outcome)
 {
-    if (store_prepare(store(), outcome) < 0)
+    if (store_prepare(region_store(), outcome) < 0)
         return;
     if (request->hint) {
         fail(outcome, ENOMEM, "the program wants it at %p, and a region lies where the kernel puts it",
@@ -1088,9 +1203,9 @@ void region_take(const struct request *request, struct outcome *outcome)
             return; /* the original call says why */
     }
     if (settings()->region[0])
-        take_existing(request, used, shadow, outcome);
+        region_take_existing(request, used, shadow, outcome);
     else
-        take_own(request, used, shadow, outcome);
+        region_take_own(request, used, shadow, outcome);
     if (shadow && !outcome->address)
         kernel_shmdt(shadow);
 }
@@ -1232,8 +1347,9 @@ void segment_clear(struct segment *segment)
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * What the environment says. Read at the first segment, not at the start: every program that the
- * command starts has the library as well, and most never map anything large.
+ * What the environment says. It is read at the start, before there are threads, but what is wrong with it
+ * is said at the first segment: every program that the command starts has the library as well, and most
+ * never map anything large.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -1336,6 +1452,8 @@ const struct settings *settings(void)
         ;
     return &known;
 }
+
+__attribute__((constructor)) static void read_early(void) { settings(); }
 """,
     "simulated.c": r"""/* Copyright: dbmem.mshare contributors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -1548,17 +1666,24 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
     return 0;
 }
 
+static int clear(struct region *region, struct outcome *outcome)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (fallocate(region->fd, mode, 0, region->mapped_bytes) == 0)
+        return 0;
+    fail(outcome, errno, "what is in region %s cannot be freed (%s)", region->name, strerror(errno));
+    return -1;
+}
+
 static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
 {
     if (refuse_huge(map_flags, outcome) < 0)
         return -1;
-    if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ||
-        make_room(region, offset, size) < 0) {
-        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
-             size_text(size).text, region->name, strerror(errno));
-        return -1;
-    }
-    return 0;
+    if (make_room(region, offset, size) == 0)
+        return 0;
+    fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+         size_text(size).text, region->name, strerror(errno));
+    return -1;
 }
 
 struct store simulated_store = {
@@ -1567,6 +1692,7 @@ struct store simulated_store = {
     .create = create,
     .open = open_region,
     .attach = attach,
+    .clear = clear,
     .renew = renew,
     .unlink = unlink_region,
 };
@@ -1735,7 +1861,8 @@ void *take(const struct request *request)
  * address congruent to its offset modulo 2 MiB, without which no huge page can be mapped.
  *
  * One page of each 2 MiB is touched, then MADV_COLLAPSE makes the rest: it fills the holes with zeroes
- * itself, fifty times faster than collapsing pages that were all touched before (measured, Linux 6.18).
+ * itself, and copies nothing. Measured on Linux 6.18 with free huge pages: 0.03 s for 512 MiB, against
+ * 1.5 s when every page was touched before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -1849,8 +1976,10 @@ void thp_take(const struct request *request, struct outcome *outcome)
         return;
     }
     int fd = own && settings()->huge_directory[0] ? huge_file(size, outcome) : -1;
-    if (outcome->why[0]) {
+    if (outcome->why[0] || (own && settings()->prefault && !can_prefault(size, outcome))) {
         kernel_munmap(at, size);
+        if (fd >= 0)
+            close(fd);
         return;
     }
     char *placed =

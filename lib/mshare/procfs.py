@@ -68,6 +68,33 @@ def vm_pte_bytes(pid: int | str = "self") -> int | None:
     return None if fields is None else fields.get("VmPTE", 0)
 
 
+def pids() -> list[int]:
+    """The processes there are, as far as this one may see them."""
+    return sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def maps(pid: int) -> str:
+    """/proc/PID/maps; empty for a process that is gone or that this user may not look into."""
+    try:
+        return _read(f"/proc/{pid}/maps") or ""
+    except PermissionError:
+        return ""
+
+
+def command(pid: int) -> str:
+    """A process's command line, or its name in brackets where it has none."""
+    line = (_read(f"/proc/{pid}/cmdline") or "").rstrip("\0").replace("\0", " ")
+    return line or f"[{(_read(f'/proc/{pid}/comm') or 'gone').strip()}]"
+
+
+def unit(pid: int) -> str | None:
+    """The systemd unit that a process belongs to, else its cgroup; None in the root."""
+    paths = [line.split(":", 2)[2] for line in _lines(_read(f"/proc/{pid}/cgroup"))]
+    names = [part for path in paths for part in reversed(path.split("/"))]
+    units = [part for part in names if part.endswith((".service", ".scope"))]
+    return next(iter(units or [path for path in paths if path != "/"]), None)
+
+
 def start_ticks(pid: int, thread: int | None = None) -> int | None:
     """When a process (or one of its threads) started, in clock ticks since boot; None if it is gone.
 
@@ -99,8 +126,13 @@ def _unescape(field: str) -> str:
 
 def mounts() -> list[Mount]:
     """What is mounted in this process's mount namespace, in mount order."""
+    return parse_mounts(_read("/proc/self/mountinfo"))
+
+
+def parse_mounts(mountinfo: str | None) -> list[Mount]:
+    """The lines of a mountinfo file."""
     found = []
-    for line in _lines(_read("/proc/self/mountinfo")):
+    for line in _lines(mountinfo):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
         found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))

@@ -318,6 +318,11 @@ class ClientsSpec(Spec):
         if "count" not in values:
             raise InvalidRequest(f"{what} of region {values['region']} need a count, like 100")
         spec = cls(**values)
+        if spec.span is not None and (spec.command or not spec.touch):
+            raise InvalidRequest(
+                f"{what}'s span is how much of region {spec.region} the library's clients touch; leave it out"
+                " with a command or with touch: false"
+            )
         if spec.stride % BASE_PAGE_BYTES:
             raise InvalidRequest(f"{what}'s stride {spec.stride} is not a multiple of a page (4096)")
         return spec

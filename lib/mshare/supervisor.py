@@ -79,6 +79,17 @@ def status_of(role: str, name: str, root: str) -> Status | None:
     return status if state.process_alive(status) else None
 
 
+def require_owner(name: str, root: str) -> Status:
+    """The status of the owner of a region that can be attached; MshareError without one."""
+    status = status_of(OWNER, name, root)
+    if status is None or status.get("state") != "ready":
+        raise MshareError(
+            f"region {name} at {root} has no owner that runs, so there is nothing to attach; create it first"
+            " (`mshare create`, or the role dbmem.mshare.region)"
+        )
+    return status
+
+
 def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: str) -> None:
     """Poll until a condition holds; MshareError with the next step when it does not in time."""
     deadline = time.monotonic() + seconds

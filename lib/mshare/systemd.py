@@ -213,6 +213,14 @@ def remove_region_files(name: str) -> None:
         ask("stop", "mshare.slice")
 
 
+def address_space_limit(name: str) -> tuple[int, str] | None:
+    """The LimitAS of a region's owner in bytes, and where it is set; None without a limit."""
+    unit = f"mshare-region@{name}.service"
+    limit = ask("show", "--value", "--property=LimitAS", unit)
+    where = f"LimitAS of {unit}, or DefaultLimitAS in /etc/systemd/system.conf"
+    return (int(limit), where) if limit.isdigit() else None
+
+
 # -- mounts
 
 

@@ -20,55 +20,7 @@ extends_documentation_fragment:
   - dbmem.mshare.attributes.state
   - dbmem.mshare.msharefs
   - dbmem.mshare.program
-options:
-  region:
-    description:
-      - The region to attach to.
-    type: str
-    required: true
-  state:
-    description:
-      - Whether clients should run.
-    type: str
-    choices: [present, absent]
-    default: present
-  count:
-    description:
-      - How many, from 1 to 32768. Required if O(state=present).
-      - Another number is started or ended among those that run; anything else that differs starts all of them anew.
-    type: int
-  command:
-    description:
-      - A program of your own and its arguments, run O(count) times. It finds the region in its environment as
-        E(MSHARE_REGION), E(MSHARE_PATH), E(MSHARE_ADDRESS), E(MSHARE_WINDOW_BYTES), E(MSHARE_MAPPED_BYTES), E(MSHARE_BACKEND),
-        E(MSHARE_GENERATION) and E(MSHARE_CLIENT_NUMBER).
-    type: list
-    elements: str
-  touch:
-    description:
-      - Whether clients of the library touch the region, or only attach.
-    type: bool
-    default: true
-  span:
-    description:
-      - How much of the region each touches, like V(64GiB). Left out, it is fitted to the host's free memory, since on the
-        simulated backend every client really pays for its page tables; see RV(clients.span_bytes).
-    type: str
-  stride:
-    description:
-      - One page is touched every so many bytes. One in 2 MiB costs the same page tables as all of them.
-    type: str
-    default: 2MiB
-  settle_seconds:
-    description:
-      - A O(command) that ends within this time counts as failed, and then none is left running.
-    type: int
-    default: 1
-  restart_dead:
-    description:
-      - Start clients again that died.
-    type: bool
-    default: false
+  - dbmem.mshare.entries.clients
 seealso:
   - module: dbmem.mshare.mshare_region
   - module: dbmem.mshare.mshare_savings
@@ -88,6 +40,13 @@ EXAMPLES = r"""
     count: 20
     command: [/usr/local/bin/reader, --threads, '1']
 
+- name: Clients of several regions, in one call
+  dbmem.mshare.mshare_clients:
+    clients:
+      - {region: sales, count: 1500}
+      - {region: ledger}
+    count: 100
+
 - name: End them
   dbmem.mshare.mshare_clients:
     region: sga
@@ -101,9 +60,15 @@ actions:
   type: list
   elements: str
   sample: ["start 100 clients of region sga"]
+regions:
+  description: What came of the clients of each region, in the order of O(clients); one for a single O(region).
+  returned: success, and a failure in a list
+  type: list
+  elements: dict
+  sample: [{"region": "sga", "changed": false, "actions": [], "clients": {"attached": 100}, "boot": {"enabled": true}}]
 clients:
   description: The clients as they are now. Empty in check mode before they were first started, and when they are absent.
-  returned: success
+  returned: success with O(region)
   type: dict
   contains:
     requested:
@@ -138,7 +103,7 @@ clients:
       sample: 6291456000
 boot:
   description: What comes back after a reboot, apart from what is there now.
-  returned: success
+  returned: success with O(region)
   type: dict
   sample: {"managed": true, "enabled": true, "reason": null}
 error_kind:
@@ -150,39 +115,41 @@ error_kind:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients import (
-    clients_absent,
-    clients_present,
+    ClientsAbsent,
+    ClientsPresent,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import ClientsSpec
 
-SPEC_KEYS = (
-    "region",
-    "count",
-    "command",
-    "touch",
-    "span",
-    "stride",
-    "settle_seconds",
-    "backend",
-    "root",
-)
+# The options that the spec of clients is made of, besides their region.
+SPEC_OPTIONS = {
+    "count": {"type": "int"},
+    "command": {"type": "list", "elements": "str"},
+    "touch": {"type": "bool", "default": True},
+    "span": {"type": "str"},
+    "stride": {"type": "str", "default": "2MiB"},
+    "settle_seconds": {"type": "int", "default": 1},
+}
+EACH = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    **SPEC_OPTIONS,
+    "restart_dead": {"type": "bool", "default": False},
+    "require_all": {"type": "bool", "default": False},
+}
+SPEC_KEYS = ("region", "backend", "root", *SPEC_OPTIONS)
 
 
-def converge(module):
-    params = module.params
-    if params["state"] == "absent":
-        return clients_absent(
-            params["region"], backend=params["backend"], root=params["root"], check=module.check_mode
-        )
-    spec = ClientsSpec.from_dict(_module.spec_fields(params, SPEC_KEYS))
-    return clients_present(
-        spec,
+def wish(module, entry):
+    """What is wanted of the clients of one region."""
+    if entry["state"] == "absent":
+        return ClientsAbsent(entry["region"], entry["backend"], entry["root"])
+    return ClientsPresent(
+        ClientsSpec.from_dict(_module.spec_fields(entry, SPEC_KEYS)),
         _module.program(module),
-        restart_dead=params["restart_dead"],
-        boot=params["boot"],
-        check=module.check_mode,
+        restart_dead=entry["restart_dead"],
+        require_all=entry["require_all"],
+        boot=entry["boot"],
     )
 
 
@@ -191,21 +158,13 @@ def main():
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
             **_module.PROGRAM_OPTIONS,
-            "region": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "count": {"type": "int"},
-            "command": {"type": "list", "elements": "str"},
-            "touch": {"type": "bool", "default": True},
-            "span": {"type": "str"},
-            "stride": {"type": "str", "default": "2MiB"},
-            "settle_seconds": {"type": "int", "default": 1},
-            "restart_dead": {"type": "bool", "default": False},
+            **_each.one_or_many("region", "clients", EACH),
         },
-        required_if=[("state", "present", ["count"])],
+        **_each.either("region", "clients"),
         supports_check_mode=True,
     )
-    outcome = _module.attempt(module, lambda: converge(module))
-    _module.report(module, outcome, clients=outcome.facts)
+    entries = _each.entries(module.params, "region", "clients")
+    _each.converge(module, "region", "clients", lambda: [wish(module, entry) for entry in entries])
 
 
 if __name__ == "__main__":

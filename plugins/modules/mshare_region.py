@@ -20,117 +20,7 @@ extends_documentation_fragment:
   - dbmem.mshare.attributes.state
   - dbmem.mshare.msharefs
   - dbmem.mshare.program
-options:
-  name:
-    description:
-      - The region's name, of letters, digits, C(_) and C(.).
-    type: str
-    required: true
-  state:
-    description:
-      - Whether the region should exist. V(absent) ends its owner, and is refused while clients are attached.
-    type: str
-    choices: [present, absent]
-    default: present
-  size:
-    description:
-      - The size of one anonymous mapping, like V(300GiB). Either this or O(mappings) is needed for a region.
-    type: str
-  mappings:
-    description:
-      - The objects in the region. Each lies at an offset, or behind the one before it.
-    type: list
-    elements: dict
-    suboptions:
-      kind:
-        description:
-          - V(anonymous) memory, memory in V(hugetlb) pages of 2 MiB, or a V(file), which is meant if O(mappings[].path) is given.
-        type: str
-        choices: [anonymous, hugetlb, file]
-      size:
-        description:
-          - How much of it is mapped, like V(64GiB).
-        type: str
-        required: true
-      offset:
-        description:
-          - Where in the region it lies, in bytes or like V(1GiB).
-        type: str
-      path:
-        description:
-          - The file.
-        type: path
-      file_offset:
-        description:
-          - Where in the file the mapping begins.
-        type: str
-      protection:
-        description:
-          - V(r) to read only, V(rw) to read and write. Files are V(r) if it is left out, memory V(rw).
-        type: str
-        choices: [r, rw]
-  window:
-    description:
-      - A window larger than the mappings need, to map more later.
-    type: str
-  address:
-    description:
-      - The address at which every process has it, for the generations before 2025-04; a multiple of the alignment.
-    type: str
-  mode:
-    description:
-      - The mode of the region's file, as an octal number in quotes. Who may open a region may in practice write to it.
-    type: str
-    default: '0600'
-  owner:
-    description:
-      - The user to whom the region's file belongs.
-    type: str
-  group:
-    description:
-      - The group to which the region's file belongs.
-    type: str
-  overcommit:
-    description:
-      - Consent to a region larger than the host's memory, of which only a part will be touched.
-    type: bool
-    default: false
-  prefault:
-    description:
-      - Have the owner touch every page before the region is ready, as databases need it. 300 GiB take minutes.
-    type: bool
-    default: false
-  pattern:
-    description:
-      - Have the owner leave bytes in the memory that clients verify. For trials, not for a database.
-    type: bool
-    default: false
-  memory_max:
-    description:
-      - The most memory that the region may take, enforced by systemd on its slice. When it is reached, the owner is ended and
-        the clients with it.
-    type: str
-  before:
-    description:
-      - systemd units that start after the region and stop before it, such as the database's.
-    type: list
-    elements: str
-    default: []
-  recreate:
-    description:
-      - Replace a region whose size or mappings differ, and what is in it. Attached clients prevent that unless O(force=true).
-    type: bool
-    default: false
-  replace_stale:
-    description:
-      - Replace a region whose owner was killed.
-    type: bool
-    default: false
-  force:
-    description:
-      - End, with O(recreate=true) or O(state=absent), the clients that are attached.
-    type: bool
-    default: false
+  - dbmem.mshare.entries.region
 seealso:
   - module: dbmem.mshare.mshare_mount
   - module: dbmem.mshare.mshare_clients
@@ -158,6 +48,15 @@ EXAMPLES = r"""
       - path: /pmem/customers.dat
         size: 16GiB
 
+- name: Several databases on one host, in one call; what an entry leaves out is taken from the options beside it
+  dbmem.mshare.mshare_region:
+    regions:
+      - {name: sales, size: 300GiB, before: [oracle-sales.service]}
+      - {name: ledger, size: 64GiB, before: [oracle-ledger.service]}
+    group: dba
+    mode: '0660'
+    prefault: true
+
 - name: Remove it
   dbmem.mshare.mshare_region:
     name: sga
@@ -171,14 +70,20 @@ actions:
   type: list
   elements: str
   sample: ["create region sga of 300 GiB at /run/msharefs", "write /etc/mshare/regions/sga.json"]
+regions:
+  description: What came of each region, in the order of O(regions); one for a single O(name).
+  returned: success, and a failure in a list
+  type: list
+  elements: dict
+  sample: [{"name": "sga", "changed": false, "actions": [], "region": {"health": "healthy"}, "boot": {"enabled": true}}]
 region:
   description: The region as it is now. Empty in check mode on a host without msharefs, and when it is absent.
-  returned: success
+  returned: success with O(name)
   type: dict
   sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "alive": true}}
 boot:
   description: What comes back after a reboot, apart from what is there now.
-  returned: success
+  returned: success with O(name)
   type: dict
   sample: {"managed": true, "enabled": true, "reason": null}
 error_kind:
@@ -190,97 +95,74 @@ error_kind:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions import (
-    region_absent,
-    region_present,
+    RegionAbsent,
+    RegionPresent,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import RegionSpec
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor import systemd_runs
 
-SPEC_KEYS = (
-    "name",
-    "size",
-    "mappings",
-    "window",
-    "address",
-    "mode",
-    "owner",
-    "group",
-    "backend",
-    "root",
-    "overcommit",
-    "prefault",
-    "pattern",
-    "memory_max",
-    "before",
-)
+# The options that a region's spec is made of, besides its name.
+SPEC_OPTIONS = {
+    "size": {"type": "str"},
+    "mappings": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "kind": {"type": "str", "choices": ["anonymous", "hugetlb", "file"]},
+            "size": {"type": "str", "required": True},
+            "offset": {"type": "str"},
+            "path": {"type": "path"},
+            "file_offset": {"type": "str"},
+            "protection": {"type": "str", "choices": ["r", "rw"]},
+        },
+    },
+    "window": {"type": "str"},
+    "address": {"type": "str"},
+    "mode": {"type": "str", "default": "0600"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+    "overcommit": {"type": "bool", "default": False},
+    "prefault": {"type": "bool", "default": False},
+    "pattern": {"type": "bool", "default": False},
+    "memory_max": {"type": "str"},
+    "before": {"type": "list", "elements": "str", "default": []},
+}
+# How it may be brought to that.
+CONSENTS = {
+    "recreate": {"type": "bool", "default": False},
+    "replace_stale": {"type": "bool", "default": False},
+    "force": {"type": "bool", "default": False},
+}
+STATE = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+SPEC_KEYS = ("name", "backend", "root", *SPEC_OPTIONS)
 
 
-def converge(module):
-    params = module.params
-    if params["state"] == "absent":
-        return region_absent(
-            params["name"],
-            backend=params["backend"],
-            root=params["root"],
-            force=params["force"],
-            check=module.check_mode,
-        )
-    spec = RegionSpec.from_dict(_module.spec_fields(params, SPEC_KEYS))
-    return region_present(
-        spec,
+def wish(module, entry):
+    """What is wanted of one region."""
+    if entry["state"] == "absent":
+        return RegionAbsent(entry["name"], entry["backend"], entry["root"], entry["force"])
+    return RegionPresent(
+        RegionSpec.from_dict(_module.spec_fields(entry, SPEC_KEYS)),
         _module.program(module),
-        recreate=params["recreate"],
-        replace_stale=params["replace_stale"],
-        force=params["force"],
-        boot=params["boot"],
-        check=module.check_mode,
+        boot=entry["boot"],
+        **{key: entry[key] for key in CONSENTS},
     )
 
 
 def main():
+    each = {**STATE, **SPEC_OPTIONS, **CONSENTS}
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
             **_module.PROGRAM_OPTIONS,
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "size": {"type": "str"},
-            "mappings": {
-                "type": "list",
-                "elements": "dict",
-                "options": {
-                    "kind": {"type": "str", "choices": ["anonymous", "hugetlb", "file"]},
-                    "size": {"type": "str", "required": True},
-                    "offset": {"type": "str"},
-                    "path": {"type": "path"},
-                    "file_offset": {"type": "str"},
-                    "protection": {"type": "str", "choices": ["r", "rw"]},
-                },
-            },
-            "window": {"type": "str"},
-            "address": {"type": "str"},
-            "mode": {"type": "str", "default": "0600"},
-            "owner": {"type": "str"},
-            "group": {"type": "str"},
-            "overcommit": {"type": "bool", "default": False},
-            "prefault": {"type": "bool", "default": False},
-            "pattern": {"type": "bool", "default": False},
-            "memory_max": {"type": "str"},
-            "before": {"type": "list", "elements": "str", "default": []},
-            "recreate": {"type": "bool", "default": False},
-            "replace_stale": {"type": "bool", "default": False},
-            "force": {"type": "bool", "default": False},
+            **_each.one_or_many("name", "regions", each),
         },
+        **_each.either("name", "regions"),
         supports_check_mode=True,
     )
-    outcome = _module.attempt(module, lambda: converge(module))
-    if module.params["state"] == "present" and not systemd_runs():
-        for option in ("memory_max", "before"):
-            if module.params[option]:
-                module.warn(f"{option} has no effect on this host: systemd does not run here")
-    _module.report(module, outcome, region=outcome.facts)
+    entries = _each.entries(module.params, "name", "regions", alternatives=("size", "mappings"))
+    _each.converge(module, "name", "region", lambda: [wish(module, entry) for entry in entries])
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06
@@ -188,10 +189,14 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.server
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.programs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.rules
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings
@@ -242,7 +247,8 @@ def converge(module):
     if uncompiled and params["require_imports"] and not module.check_mode:
         preloading.compiler()
     preload = wanted and (module.check_mode or not uncompiled)
-    return missing, uncompiled, install.present(place, sources(), preload=preload, check=module.check_mode)
+    outcome = install.present(place, sources(), preload=preload, check=module.check_mode, runs=not missing)
+    return missing, uncompiled, outcome
 
 
 def main():

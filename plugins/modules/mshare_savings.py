@@ -23,9 +23,13 @@ extends_documentation_fragment:
 options:
   region:
     description:
-      - The region whose clients are looked at. They have to run.
+      - The region whose clients are looked at. They have to run. Either this or O(regions) is needed.
     type: str
-    required: true
+  regions:
+    description:
+      - Several of them, in one call. Each is measured by itself, and the verdict is positive if it is for all.
+    type: list
+    elements: str
   span:
     description:
       - How much plain shared memory each probe touches; what the clients touch, if left out.
@@ -76,6 +80,10 @@ EXAMPLES = r"""
     min_saving_percent: 90
   register: savings
 
+- name: Validate every region of a host
+  dbmem.mshare.mshare_savings:
+    regions: [sales, ledger]
+
 - name: Show the table
   ansible.builtin.debug:
     msg: "{{ savings.summary }}"
@@ -93,10 +101,16 @@ reasons:
   type: list
   elements: str
   sample: []
+regions:
+  description: What was found of each region, in the order of O(regions), as it is returned for a single O(region).
+  returned: when clients run, with O(regions)
+  type: list
+  elements: dict
+  sample: [{"region": "sga", "passed": true, "reasons": []}]
 figures:
   description:
     - The figures by name, each with C(value), C(unit), C(kind) (V(measured), V(modelled) or V(projected)) and C(how).
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: dict
   sample: {"without_sharing_per_client": {"value": 630374400, "unit": "bytes", "kind": "measured", "how": "the mean of 2 probes"}}
 summary:
@@ -107,27 +121,27 @@ summary:
   sample: ["Page tables without sharing    601.2 MiB    58.7 GiB   measured"]
 baseline:
   description: What each probe measured, and the model's figure for the same addresses.
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: dict
   sample: {"span_bytes": 322122547200}
 clients:
   description: What the launcher saw of the clients, as in RV(dbmem.mshare.mshare_clients#module:clients).
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: dict
   sample: {"region": "sga", "backend": "simulated", "requested": 100, "attached": 100}
 thresholds:
   description: What had to be reached; V(null) asked for what is achievable.
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: dict
   sample: {"min_saving_percent": null, "max_model_error_percent": 5.0, "min_clients_attached": null, "max_client_errors": 0}
 projection:
   description: The database the figures are projected to.
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: dict
   sample: {"size_bytes": 322122547200, "clients": 1500}
 notes:
   description: What a reader should know about the figures, one sentence each.
-  returned: when clients run
+  returned: when clients run, with O(region)
   type: list
   elements: str
   sample: ["kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used"]
@@ -146,9 +160,13 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings import Projection, Thresholds
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings import (
+    SCHEMA_VERSION,
+    Projection,
+    Thresholds,
+)
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import validate
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import validate_each
 
 THRESHOLDS = (
     "min_saving_percent",
@@ -159,22 +177,44 @@ THRESHOLDS = (
 
 
 def assess(params):
-    return validate(
-        params["region"],
-        backend=params["backend"],
-        root=params["root"],
-        span_bytes=parse_size(params["span"], "span") if params["span"] else None,
-        probes=params["probes"],
-        projection=Projection(parse_size(params["project_size"], "project_size"), params["project_clients"]),
-        thresholds=Thresholds(**{name: params[name] for name in THRESHOLDS}),
-    )
+    """What sharing saves, by region."""
+    how = {
+        "backend": params["backend"],
+        "root": params["root"],
+        "span_bytes": parse_size(params["span"], "span") if params["span"] else None,
+        "probes": params["probes"],
+        "projection": Projection(
+            parse_size(params["project_size"], "project_size"), params["project_clients"]
+        ),
+        "thresholds": Thresholds(**{name: params[name] for name in THRESHOLDS}),
+    }
+    return validate_each(params["regions"] or [params["region"]], how)
+
+
+def results_of(savings):
+    """What is returned for one region."""
+    return {**savings.to_dict(), "summary": savings.summary_lines()}
+
+
+def joined(found):
+    """What is returned for several: one verdict, one text, and each of them."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "passed": all(savings.passed for savings in found.values()),
+        "reasons": [
+            f"region {region}: {reason}" for region, savings in found.items() for reason in savings.reasons
+        ],
+        "summary": [line for savings in found.values() for line in [*savings.summary_lines(), ""]][:-1],
+        "regions": [{"region": region, **results_of(savings)} for region, savings in found.items()],
+    }
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
-            "region": {"type": "str", "required": True},
+            "region": {"type": "str"},
+            "regions": {"type": "list", "elements": "str"},
             "span": {"type": "str"},
             "probes": {"type": "int", "default": 2},
             "min_saving_percent": {"type": "float"},
@@ -184,17 +224,20 @@ def main():
             "project_size": {"type": "str", "default": "300GiB"},
             "project_clients": {"type": "int", "default": 1500},
         },
+        mutually_exclusive=[("region", "regions")],
+        required_one_of=[("region", "regions")],
         supports_check_mode=True,
     )
-    savings = _module.attempt(module, lambda: assess(module.params))
-    results = {**savings.to_dict(), "summary": savings.summary_lines(), "changed": False}
-    if not savings.passed:
+    found = _module.attempt(module, lambda: assess(module.params))
+    results = results_of(*found.values()) if module.params["regions"] is None else joined(found)
+    if not results["passed"]:
         module.fail_json(
-            msg=f"the validation of region {module.params['region']} failed: " + "; ".join(savings.reasons),
+            msg=f"the validation of region {', '.join(found)} failed: " + "; ".join(results["reasons"]),
             error_kind="verdict_failed",
+            changed=False,
             **results,
         )
-    module.exit_json(**results)
+    module.exit_json(changed=False, **results)
 
 
 if __name__ == "__main__":

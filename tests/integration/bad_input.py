@@ -191,9 +191,22 @@ PROVISIONED = {
     "mount of another generation": case(
         "mount", CONFLICT, "plays generation 2025-08 and 2025-04 is wanted", generation="2025-04"
     ),
+    "tmpfs smaller than what is in it": case(
+        "mount",
+        CONFLICT,
+        "the tmpfs at /run/tiny should have 4 KiB and .* of it are in use; ask for more than that",
+        root="/run/tiny",
+        size="4KiB",
+    ),
+    "span for clients that touch nothing": clients(
+        INVALID, "span is how much of region sga the library's clients touch", span="1GiB", touch=False
+    ),
+    "span for a command": clients(
+        INVALID, "leave it out with a command", span="1GiB", command=["/bin/sleep", "9"]
+    ),
     "clients of no region": clients(FAILED, "region nosuch at .* has no owner that runs", region="nosuch"),
     "clients without a count": case(
-        "clients", ANSIBLE, "all of the following are missing: count", region="sga"
+        "clients", INVALID, "clients of region sga need a count, like 100", region="sga"
     ),
     "0 clients": clients(INVALID, "0 clients cannot be started", count=0),
     "-1 clients": clients(INVALID, "-1 clients cannot be started", count=-1),

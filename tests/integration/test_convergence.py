@@ -62,6 +62,20 @@ CHANGES = {
         {**PRESENT, "mode": "1777"},
         {**PRESENT, "mode": "1770"},
     ),
+    "limit": Change(
+        "mount",
+        {"group": "daemon", "size": "64MiB"},
+        ["give the tmpfs at /run/msharefs room for 64 MiB", f"write {MOUNT_SPEC}"],
+        {**PRESENT, "mode": "1770"},
+        {**PRESENT, "mode": "1770", "size": 64 << 20},
+    ),
+    "make room": Change(
+        "mount",
+        {"group": "daemon", "size": "256MiB"},
+        ["give the tmpfs at /run/msharefs room for 256 MiB", f"write {MOUNT_SPEC}"],
+        {**PRESENT, "size": 64 << 20},
+        {**PRESENT, "size": 256 << 20},
+    ),
     "create": Change(
         "region",
         REGION,
@@ -181,6 +195,14 @@ def test_is_not_done_twice(converged: Converged, name: str) -> None:
     repeated = converged.run[f"repeat {name}"]
     assert (repeated["changed"], repeated["actions"]) == (False, [])
     assert repeated["diff"]["before"] == repeated["diff"]["after"]
+    # One command asks what is there: a module's result would have the arguments it was called with.
+    wanted = CHANGES[name].fields.get("state", "present")
+    assert ("invocation" in repeated.fields) == (wanted == "absent")
+
+
+@every_change
+def test_an_answer_has_what_the_module_returns(converged: Converged, name: str) -> None:
+    assert converged.run[f"repeat {name}"].returned == converged.run[f"do {name}"].returned
 
 
 @every_change

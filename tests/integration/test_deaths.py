@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -52,8 +53,12 @@ def test_killed_clients(deployed: Host) -> None:
     victims = status(deployed, "clients")["pids"][:2]
     deployed.kill(*victims)
     eventually(lambda: len(status(deployed, "clients")["dead"]) == 2, "the launcher counts the dead")
-    run = deployed.play([INFO, clients(), clients(restart_dead=True) | {"name": "restart"}]).succeeded()
+    required = clients(require_all=True) | {"name": "required", "ignore_errors": True}
+    restart = clients(restart_dead=True, require_all=True) | {"name": "restart"}
+    run = deployed.play([INFO, clients(), required, restart]).succeeded()
     assert the_region(run["look"])["clients"]["attached"] == 1
+    says = f"1 of {COUNT} clients are attached to region sga; 2 died, .* first: .*killed by SIGKILL"
+    assert re.match(says, run["required"]["msg"])
     # Not started again unasked, and never counted as attached.
     unasked = run["clients"]
     assert (unasked["changed"], unasked["clients"]["attached"]) == (False, 1)

@@ -23,7 +23,7 @@ from mshare.preloading import Settings
 from mshare.region import Region
 from rig import sharing
 from rig.sharing import MIB, SIZE_BYTES
-from unit.world import World, new_world
+from unit.world import NOBODY, World, new_world
 
 PROGRAM = [sys.executable, str(Path(sharing.__file__))]
 POOL = Path("/proc/sys/vm/nr_hugepages")
@@ -144,6 +144,28 @@ class TestThp:
         for step in ("small", "private", "dsm"):
             __, lines = thp.run(step)
             assert lines == [], step
+
+    def test_sparse_and_protected_memory_is_left_alone(self, thp):
+        assert thp.run("special") == ([["/dev/zero (deleted)", "ok"]] * 3, [])
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root covers /proc/meminfo for a program")
+    def test_nothing_is_prefaulted_that_memory_is_not_there_for(self, library, world, tmp_path):
+        meminfo = tmp_path / "meminfo"
+        meminfo.write_text("MemTotal: 30000 kB\nMemFree: 9000 kB\nMemAvailable: 10240 kB\n")
+        covered = f'mount --bind {meminfo} /proc/meminfo && exec "$@"'
+        for settings in (Settings("thp"), Settings("4k", "simulated", str(world.root))):
+            done = subprocess.run(
+                ["unshare", "-m", "sh", "-c", covered, "sh", *PROGRAM, "refused"],
+                env={**os.environ, **settings.environment(library)},
+                capture_output=True,
+                text=True,
+                timeout=KERNEL_PATIENCE_SECONDS,
+                check=True,
+            )
+            assert json.loads(done.stdout) == "ok"
+            assert "needs more memory than is available (10 MiB); make it smaller" in done.stderr
+            assert done.stderr.count("\n") == 1
+        assert world.files() == []
 
     def test_the_threshold_can_be_lowered(self, library):
         preloaded = Preloaded(library, Settings("thp", threshold_bytes=4 * MIB, verbose=True))
@@ -362,6 +384,19 @@ class TestSimulated:
                 release(other)
             assert json.loads(release(maker)) == "B"
         assert world.files() == []
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file to another user")
+    def test_another_users_region_is_not_trusted(self, simulated, world):
+        with simulated.started("sysv_make") as maker:
+            id = read(maker)
+            os.chown(world.root / f"preload.{maker.pid}.sysv.{id}", NOBODY, NOBODY)
+            with simulated.started("sysv_attach", str(id)) as other:
+                assert read(other) == "EACCES"
+                other.stdin.close()
+                said = other.stderr.read()
+                assert "belongs to another user; processes of one user share a segment" in said
+                assert "refused, for other memory than the others' would be wrong" in said
+            release(maker)
 
     def test_a_sysv_segment_that_was_used_without_is_left_alone(self, simulated):
         with subprocess.Popen(

@@ -75,7 +75,8 @@ def test_recreate(run: Run) -> None:
 def test_attached_clients_are_in_the_way(run: Run, name: str) -> None:
     refused = run[name]
     assert (refused.failed, refused["error_kind"]) == (True, "conflict")
-    assert re.search(r"would kill 2 attached clients \(launcher \d+\); stop them first", refused["msg"])
+    one = r"\d+ .*mshare clients .*\(user root\b.*\)"
+    assert re.search(rf"would kill 2 attached clients: {one}, {one}; stop them first", refused["msg"])
 
 
 def test_a_refusal_changes_nothing(run: Run) -> None:

@@ -15,8 +15,15 @@ from integration.hosts import REPOSITORY, Host, Run, Task
 
 ROOT = "/run/group"
 # When a result is there, in the words of the documentation.
-ON_SUCCESS = {"always", "success", "when clients run"}
+ON_SUCCESS = {
+    *("always", "success", "success, and a failure in a list", "when clients run"),
+    *("success with O(name)", "success with O(region)", "when clients run, with O(region)"),
+}
 ON_FAILURE = {"failure"}
+IN_LIST = {
+    *("always", "success", "success, and a failure in a list", "when clients run"),
+    "when clients run, with O(regions)",
+}
 
 
 def documented(module: str) -> dict[str, Any]:
@@ -36,6 +43,10 @@ def task(module: str, /, **fields: Any) -> Task:
     return {"name": module, f"dbmem.mshare.mshare_{module}": fields}
 
 
+def listed(module: str, /, **fields: Any) -> Task:
+    return {**task(module, **fields), "name": f"{module} in a list"}
+
+
 def refused(module: str, /, **fields: Any) -> Task:
     return {**task(module, **fields), "name": f"{module} refused", "ignore_errors": True}
 
@@ -51,6 +62,9 @@ def run(host: Host) -> Run:
             task("clients", region="sga", count=2),
             task("info"),
             task("savings", region="sga", span="64MiB"),
+            listed("region", regions=[{"name": "sga", "size": "64MiB"}], pattern=True),
+            listed("clients", clients=[{"region": "sga"}], count=2),
+            listed("savings", regions=["sga"], span="64MiB"),
             refused("runtime", python="/no/python"),
             refused("mount", mode="rwx"),
             refused("region", name="..", size="64MiB"),
@@ -71,6 +85,11 @@ def test_success_returns_what_is_documented(run: Run, module: str) -> None:
 @pytest.mark.parametrize("module", ["runtime", "mount", "region", "clients", "savings"])
 def test_failure_returns_what_is_documented(run: Run, module: str) -> None:
     assert run[f"{module} refused"].returned == names(documented(module), ON_FAILURE)
+
+
+@pytest.mark.parametrize("module", ["region", "clients", "savings"])
+def test_a_list_returns_what_is_documented(run: Run, module: str) -> None:
+    assert run[f"{module} in a list"].returned == names(documented(module), IN_LIST)
 
 
 def test_a_missed_threshold_returns_the_figures_too(run: Run) -> None:

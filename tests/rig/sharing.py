@@ -27,7 +27,7 @@ from typing import Any
 MIB = 1 << 20
 SIZE_BYTES = 64 * MIB
 IPC_CREAT, IPC_EXCL, IPC_RMID, IPC_STAT = 0o1000, 0o2000, 0, 2
-SHM_RDONLY = 0o10000
+MAP_NORESERVE = 0x4000
 FAILED = ctypes.c_void_p(-1).value
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -161,6 +161,14 @@ def small() -> None:
 def private() -> None:
     memory = mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     answer(mapping(address_of(memory)))
+
+
+def special() -> None:
+    """Sparse memory, and memory that may not be touched yet."""
+    shared = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    for prot, flags in ((3, shared | MAP_NORESERVE), (0, shared), (1, shared)):
+        address = libc.mmap(None, SIZE_BYTES, prot, flags, -1, 0)
+        answer([mapping(address)["file"], name_of(libc.munmap(address, SIZE_BYTES))])
 
 
 def several() -> None:

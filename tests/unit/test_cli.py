@@ -55,7 +55,7 @@ def commands(group: click.Command = mshare, path: tuple[str, ...] = ()) -> Itera
 COMMANDS = {
     "attach", "clients", "clients count", "clients restart", "clients run", "clients start",
     "clients status", "clients stop", "completion", "create", "info", "list", "map", "model", "mount",
-    "own", "plan", "rm", "stat", "survey", "umount", "unmap", "validate",
+    "own", "plan", "preload", "rm", "run", "stat", "survey", "umount", "unmap", "validate",
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rig.vm.image import cache_dir, missing_tools
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 VM = REPOSITORY / "tests" / "rig" / "vm" / "vm.py"
 NAME = "mshare-test"
@@ -28,10 +30,7 @@ def why_not() -> str | None:
     """Why this machine cannot run the VM, if it cannot."""
     if os.geteuid() != 0:
         return "the VM tests run as root"
-    words = [sys.executable, "-c", "from image import missing_tools; print(*missing_tools(), sep=', ')"]
-    missing = subprocess.run(
-        words, cwd=VM.parent, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.strip()
+    missing = ", ".join(missing_tools())
     return f"the VM tests need QEMU and more; not installed: {missing}" if missing else None
 
 
@@ -44,18 +43,11 @@ def _vm(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def cache_directory() -> Path:
-    """Where the rig keeps its image: outside the repository, shared by all clones."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "dbmem-mshare" / "vm"
-
-
 @contextmanager
 def started(scratch: Path) -> Iterator[Guest]:
     """A guest on which nothing of ours ever was; it ends with the block, whatever happens in there."""
-    cache_directory().mkdir(parents=True, exist_ok=True)
     # Another clone's test run has a guest of the same name: one after the other.
-    with (cache_directory() / "test.lock").open("w") as lock:
+    with (cache_dir() / "test.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             # What a killed run left is no guest on which nothing was.

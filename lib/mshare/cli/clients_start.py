@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from .. import backends
-from ..converge.clients import clients_absent, clients_present
+from ..converge.clients import ClientsAbsent, ClientsPresent
+from ..converge.wishes import fulfil
 from ..errors import MshareError
 from ..rules import region_name
 from ..spec import ClientsSpec
@@ -47,9 +48,7 @@ def start_command(
 
 def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, restart_dead: bool) -> None:
     with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
-        done = clients_present(
-            spec, program(), restart_dead=restart_dead, boot=boot, check=check, progress=progress
-        )
+        done = fulfil(ClientsPresent(spec, program(), restart_dead, boot, progress), check=check)
     told = say.outcome(
         screen,
         done,
@@ -85,7 +84,7 @@ def restart_command(screen: Screen, name: str, backend: str | None, root: str | 
 @click.pass_obj
 def stop_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
     """End the clients of a region; the region stays."""
-    done = clients_absent(name, backend=backend or "auto", root=root, check=check)
+    done = fulfil(ClientsAbsent(name, backend or "auto", root), check=check)
     say.outcome(
         screen,
         done,

@@ -17,7 +17,10 @@ from .screen import Screen
 @click.option("--output", metavar="DIR", help="Build it into this folder.")
 @click.pass_obj
 def preload_command(screen: Screen, output: str | None) -> None:
-    """Build the library that `mshare run` preloads, if it is not there, and say where it is."""
+    """Build the library of `mshare run`.
+
+    It is built if it is not there, and its path is printed.
+    """
     if output is None:
         path = preloading.library()
     else:

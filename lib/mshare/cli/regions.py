@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from .. import backends
-from ..converge.regions import region_absent, region_present
+from ..converge.regions import RegionAbsent, RegionPresent
+from ..converge.wishes import fulfil
 from . import say
 from .options import (
     boot_option,
@@ -56,16 +57,8 @@ def create_command(
     """
     spec = region_spec(spec_path, options)
     with screen.waiting(f"Creating region {spec.name}") as progress:
-        done = region_present(
-            spec,
-            program(),
-            recreate=recreate,
-            replace_stale=replace_stale,
-            force=force,
-            boot=boot,
-            check=check,
-            progress=progress,
-        )
+        wish = RegionPresent(spec, program(), recreate, replace_stale, force, boot, progress)
+        done = fulfil(wish, check=check)
     backend = backends.choose(spec.backend) if check else backends.locate(spec.backend, spec.root)
     told = say.outcome(
         screen,
@@ -98,5 +91,5 @@ def rm_command(
     screen: Screen, name: str, backend: str | None, root: str | None, force: bool, check: bool
 ) -> None:
     """End a region and its owner; its content is gone."""
-    done = region_absent(name, backend=backend or "auto", root=root, force=force, check=check)
+    done = fulfil(RegionAbsent(name, backend or "auto", root, force), check=check)
     say.outcome(screen, done, check, f"Removed region {name}.", f"There is no region {name}; nothing to do.")

@@ -51,7 +51,7 @@ _KILLED = 128
 @click.option("--verbose", is_flag=True, help="One line on stderr for each segment.")
 @click.pass_obj
 def run_command(screen: Screen, /, command: tuple[str, ...], size: str | None, **options: Any) -> int:
-    """Start COMMAND with its large shared memory in a region, or in huge pages.
+    """Run a program with its shared memory in a region or huge pages.
 
     Segments are taken over when the program asks for them: mmap of anonymous shared memory, SysV and POSIX
     shared memory. What cannot be taken over stays as it would be, and a line on stderr says why.

@@ -51,9 +51,12 @@ def outcome(screen: Screen, done: Outcome, check: bool, changed: str, unchanged:
             "before": done.before,
             "after": done.after,
             "boot": done.boot,
+            "warnings": done.warnings,
             **facts,
         }
     )
+    for warning in done.warnings:
+        screen.warn(warning)
     if not done.changed:
         screen.say(unchanged)
     elif check:

@@ -79,6 +79,11 @@ class Screen:
             console.print(table)
         click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
+    def warn(self, text: str) -> None:
+        """What may do harm later."""
+        if not self.as_json:
+            click.echo(f"Warning: {text}", err=True)
+
     def note(self, text: str) -> None:
         """What goes on meanwhile, for somebody who sits before a terminal."""
         if sys.stderr.isatty() and not self.as_json:

@@ -32,6 +32,10 @@ class Outcome:
     """What is there now, as in the inventory."""
     boot: dict[str, Any] = field(default_factory=dict)
     """What comes back after a reboot: managed, enabled, reason."""
+    fills_bytes: int = 0
+    """Memory that is taken at once, by prefaulting."""
+    warnings: list[str] = field(default_factory=list)
+    """What on this host may do harm later, one sentence each."""
 
 
 ABSENT: dict[str, Any] = {"state": "absent"}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .. import inventory, paths, state, supervisor
+from .. import backends, inventory, paths, state, supervisor
 from ..errors import MshareError
 from ..rules import region_name
 from ..spec import ClientsSpec
@@ -21,86 +22,101 @@ from .base import (
     differing_keys,
     locate,
     locate_leftovers,
-    one_at_a_time,
     present,
     remove_spec,
     spec_written,
 )
+from .wishes import Wish
 
 
-def clients_present(
-    spec: ClientsSpec,
-    program: Sequence[str],
-    *,
-    restart_dead: bool = False,
-    boot: bool | None = None,
-    check: bool = False,
-    progress: Progress = no_progress,
-) -> Outcome:
-    """See to it that the clients of a region run, as many and of the kind specified.
+@dataclass(frozen=True)
+class ClientsPresent(Wish):
+    """That the clients of a region run, as many and of the kind specified.
 
     Another number is started or ended among those that run; anything else that differs starts them
     anew. The dead are started again only with `restart_dead`; otherwise they are in the facts.
     """
-    with one_at_a_time(check):
-        root = locate(spec.backend, spec.root, check)
+
+    spec: ClientsSpec
+    program: Sequence[str]
+    restart_dead: bool = False
+    boot: bool | None = None
+    progress: Progress = no_progress
+    require_all: bool = False
+    """Whether clients that died are an error."""
+
+    @property
+    def region(self) -> str:
+        return self.spec.region
+
+    def require(self) -> None:
+        supervisor.require_owner(self.region, backends.locate(self.spec.backend, self.spec.root).root)
+
+    def converge(self, check: bool) -> Outcome:
+        root = locate(self.spec.backend, self.spec.root, check)
         if root is None:
-            action = f"start {spec.count} clients of region {spec.region}"
-            return Outcome(True, [action], ABSENT, present(spec))
-        return _present(spec, program, root, restart_dead, boot, check, progress)
+            action = f"start {self.spec.count} clients of region {self.spec.region}"
+            return Outcome(True, [action], ABSENT, present(self.spec))
+        return self._converge(root, check)
 
-
-def _present(
-    spec: ClientsSpec,
-    program: Sequence[str],
-    root: str,
-    restart_dead: bool,
-    boot_wanted: bool | None,
-    check: bool,
-    progress: Progress,
-) -> Outcome:
-    name = spec.region
-    keeper = supervisor.current()
-    status = supervisor.status_of(CLIENTS, name, root)
-    stored = status["spec"] if status else None
-    spec_path = paths.spec_file("clients", name)
-    boot = Boot.of(keeper, CLIENTS, name, boot_wanted)
-    different = differing_keys(spec, stored)
-    # Clients whose owner has ended live, if at all, attached to nothing.
-    orphaned = status is not None and not status["owner_alive"]
-    anew = status is not None and (orphaned or different not in ([], ["count"]))
-    dead = len(status["dead"]) if status and restart_dead and not anew else 0
-    resize = different == ["count"] and not anew
-    start = status is None or anew
-    write = state.read_text(spec_path) != spec.to_json()
-    why = "owner has ended" if orphaned else f"{', '.join(different)} differ"
-    actions = chosen(
-        (
-            (anew, f"stop the clients of region {name}, whose {why}"),
-            (start, f"start {spec.count} clients of region {name}"),
-            (resize, f"have {spec.count} clients of region {name}"),
-            (dead > 0, f"start {dead} dead clients of region {name} again"),
-            (write, f"write {spec_path}"),
-            boot.step(f"the clients of region {name}"),
+    def _converge(self, root: str, check: bool) -> Outcome:
+        spec = self.spec
+        name = spec.region
+        keeper = supervisor.current()
+        status = supervisor.status_of(CLIENTS, name, root)
+        stored = status["spec"] if status else None
+        spec_path = paths.spec_file("clients", name)
+        boot = Boot.of(keeper, CLIENTS, name, self.boot)
+        different = differing_keys(spec, stored)
+        # Clients whose owner has ended live, if at all, attached to nothing.
+        orphaned = status is not None and not status["owner_alive"]
+        anew = status is not None and (orphaned or different not in ([], ["count"]))
+        dead = len(status["dead"]) if status and self.restart_dead and not anew else 0
+        resize = different == ["count"] and not anew
+        start = status is None or anew
+        write = state.read_text(spec_path) != spec.to_json()
+        why = "owner has ended" if orphaned else f"{', '.join(different)} differ"
+        actions = chosen(
+            (
+                (anew, f"stop the clients of region {name}, whose {why}"),
+                (start, f"start {spec.count} clients of region {name}"),
+                (resize, f"have {spec.count} clients of region {name}"),
+                (dead > 0, f"start {dead} dead clients of region {name} again"),
+                (write, f"write {spec_path}"),
+                boot.step(f"the clients of region {name}"),
+            )
         )
+        if actions and not check:
+            with spec_written(spec_path, spec):
+                if anew:
+                    keeper.stop(CLIENTS, name, root)
+                if start:
+                    argv = [*self.program, "clients", "run", "--spec", spec_path]
+                    keeper.start(CLIENTS, name, root, argv, self.progress)
+                elif status is not None and (resize or dead):
+                    _reload(keeper, name, root, status["reloads"], self.progress)
+            if boot.enabled != boot.wanted:
+                keeper.set_enabled(CLIENTS, name, boot.wanted)
+        if status is not None and not check:
+            supervisor.wait_until_ready(CLIENTS, name, root, self.progress)
+        before = {"state": "present", **stored} if stored else ABSENT
+        facts = inventory.clients_facts(root, name) or {}
+        if self.require_all and not check:
+            _require_attached(facts)
+        after = present(spec) if actions else before
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+
+
+def _require_attached(facts: inventory.Facts) -> None:
+    """MshareError, with the first reasons, where fewer clients are attached than there should be."""
+    if facts["attached"] == facts["requested"]:
+        return
+    reasons = [*facts["errors"], *(one["reason"] for one in facts["dead"])][:3]
+    raise MshareError(
+        f"{facts['attached']} of {facts['requested']} clients are attached to region {facts['region']};"
+        f" {len(facts['dead'])} died, and this was said first: {', '.join(reasons) or 'nothing'}; start the"
+        " dead again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
     )
-    if actions and not check:
-        with spec_written(spec_path, spec):
-            if anew:
-                keeper.stop(CLIENTS, name, root)
-            if start:
-                argv = [*program, "clients", "run", "--spec", spec_path]
-                keeper.start(CLIENTS, name, root, argv, progress)
-            elif status is not None and (resize or dead):
-                _reload(keeper, name, root, status["reloads"], progress)
-        if boot.enabled != boot.wanted:
-            keeper.set_enabled(CLIENTS, name, boot.wanted)
-    if status is not None and not check:
-        supervisor.wait_until_ready(CLIENTS, name, root, progress)
-    before = {"state": "present", **stored} if stored else ABSENT
-    facts = inventory.clients_facts(root, name) or {}
-    after = present(spec) if actions else before
-    return Outcome(bool(actions), actions, before, after, facts, boot.facts())
 
 
 def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Progress) -> None:
@@ -123,14 +139,25 @@ def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Pr
     supervisor.wait(done, supervisor.START_SECONDS, what, "see `mshare clients status`")
 
 
-def clients_absent(
-    region: str, *, backend: str = "auto", root: str | None = None, check: bool = False
-) -> Outcome:
-    """See to it that no clients of a region run and none come back."""
-    region_name(region)
-    spec_path = paths.spec_file("clients", region)
-    with one_at_a_time(check):
-        found = locate_leftovers("clients", CLIENTS, region, backend, root)
+@dataclass(frozen=True)
+class ClientsAbsent(Wish):
+    """That no clients of a region run and none come back."""
+
+    name: str
+    backend: str = "auto"
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        region_name(self.name)
+
+    @property
+    def region(self) -> str:
+        return self.name
+
+    def converge(self, check: bool) -> Outcome:
+        region = self.name
+        spec_path = paths.spec_file("clients", region)
+        found = locate_leftovers("clients", CLIENTS, region, self.backend, self.root)
         if found is None:
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = supervisor.current()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from .. import inventory, mounts, paths, state, supervisor, systemd
-from ..errors import Unavailable
+from ..errors import MshareError, Unavailable
 from ..spec import MountSpec
+from ..units import format_size
 from .base import ABSENT, Outcome, chosen, one_at_a_time, present
 
 
@@ -41,12 +42,17 @@ class _Mount:
         self.enabled = self.managed and systemd.mount_enabled(spec.root)
         self.seen = mounts.observe(spec.root)
         self.steps = mounts.differences(spec, self.seen)
+        mounts.require_access(spec, self.seen)
         self.unit = self.boot and systemd.mount_unit_differs(spec)
         record = paths.spec_file("mounts", paths.escape(spec.root))
         self.actions = chosen(
             (
                 (mounts.group_missing(spec), f"create group {spec.group}"),
                 ("mount" in self.steps, f"mount the {spec.backend} msharefs at {spec.root}"),
+                (
+                    "size" in self.steps,
+                    f"give the tmpfs at {spec.root} room for {format_size(spec.size or 0)}",
+                ),
                 ("layout" in self.steps, f"lay out the simulated msharefs at {spec.root}"),
                 ("access" in self.steps, f"set mode and group of {spec.root}"),
                 (state.read_text(record) != spec.to_json(), f"write {record}"),
@@ -64,15 +70,24 @@ class _Mount:
             systemd.enable_mount(self.spec)
         elif self.enabled and not self.boot:
             systemd.disable_mount(self.spec.root)
+        left = mounts.differences(self.spec, mounts.observe(self.spec.root))
+        if left:
+            raise MshareError(
+                f"{self.spec.root} was brought to what is wanted and still differs in {', '.join(left)};"
+                " somebody else may be changing it: run this again"
+            )
 
     def outcome(self) -> Outcome:
         root = self.spec.root
         reason = None if self.managed else "systemd does not run on this host"
+        before = _seen(self.seen)
+        if self.spec.size is not None and self.seen.size_bytes is not None:
+            before = {**before, "size": self.seen.size_bytes}
         return Outcome(
             bool(self.actions),
             self.actions,
-            _seen(self.seen),
-            _wanted(self.spec) if self.actions else _seen(self.seen),
+            before,
+            _wanted(self.spec) if self.actions else before,
             inventory.mount_facts(root) if os.path.isdir(root) else {},
             {"managed": self.managed, "enabled": self.boot, "reason": reason},
         )
@@ -86,7 +101,7 @@ def _seen(seen: mounts.MountSeen) -> dict[str, object]:
 
 def _wanted(spec: MountSpec) -> dict[str, object]:
     whole = present(spec)
-    return {key: whole[key] for key in ("state", "root", "backend", "mode")}
+    return {key: whole[key] for key in ("state", "root", "backend", "mode", "size") if key in whole}
 
 
 def mount_absent(root: str, *, check: bool = False) -> Outcome:

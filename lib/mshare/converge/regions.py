@@ -10,12 +10,14 @@ import grp
 import os
 import pwd
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .. import inventory, memory, paths, probe, rules, state, supervisor, systemd
+from .. import attached, inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
-from ..errors import Conflict
+from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
+from ..preflight import region as preflight
 from ..spec import RegionSpec
 from ..supervisor import OWNER, Progress, Supervisor, no_progress
 from ..units import format_size
@@ -27,50 +29,63 @@ from .base import (
     differing_keys,
     locate,
     locate_leftovers,
-    one_at_a_time,
     present,
     remove_spec,
     spec_written,
 )
+from .wishes import Wish
 
 # What a running region can take over; what matters only while one is being made, or to systemd.
 _LIVE_KEYS = ("mode", "owner", "group")
 _BIRTH_KEYS = ("overcommit", "prefault", "pattern", "backend", "root", "memory_max", "before")
 
 
-def region_present(
-    spec: RegionSpec,
-    program: Sequence[str],
-    *,
-    recreate: bool = False,
-    replace_stale: bool = False,
-    force: bool = False,
-    boot: bool | None = None,
-    check: bool = False,
-    progress: Progress = no_progress,
-) -> Outcome:
-    """See to it that a region exists as specified and that its owner runs.
+@dataclass(frozen=True)
+class RegionPresent(Wish):
+    """That a region exists as specified and that its owner runs.
 
-    `program` starts the command line of this library where systemd does not. Raises Conflict for a
-    region that differs in what cannot be changed, unless `recreate`; with clients attached, unless
-    `force` as well. A name that a killed owner left is replaced only with `replace_stale` (or
-    `recreate`).
+    `program` starts the command line of this library where systemd does not. Conflict for a region that
+    differs in what cannot be changed, unless `recreate`; with clients attached, unless `force` as well.
+    A name that a killed owner left is replaced only with `replace_stale` (or `recreate`).
     """
-    with one_at_a_time(check):
+
+    spec: RegionSpec
+    program: Sequence[str]
+    recreate: bool = False
+    replace_stale: bool = False
+    force: bool = False
+    boot: bool | None = None
+    progress: Progress = no_progress
+
+    @property
+    def region(self) -> str:
+        return self.spec.name
+
+    def converge(self, check: bool) -> Outcome:
+        spec = self.spec
         root = locate(spec.backend, spec.root, check)
         if root is None:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
-            return Outcome(True, [f"create region {spec.name}"], ABSENT, present(spec))
-        return _Region(spec, root).converge(
-            program, recreate, replace_stale or recreate, force, boot, check, progress
-        )
+            fills_bytes = spec.memory_bytes if spec.prefault else 0
+            found = _preflight(spec, None, spec.window or spec.mapped_bytes)
+            preflight.require(found)
+            return Outcome(
+                True,
+                [f"create region {spec.name}"],
+                ABSENT,
+                present(spec),
+                fills_bytes=fills_bytes,
+                warnings=preflight.warnings(found),
+            )
+        return _Region(self, root).converge(check)
 
 
 class _Region:
     """One region: what is there, against what should be."""
 
-    def __init__(self, spec: RegionSpec, root: str) -> None:
-        self.spec = spec
+    def __init__(self, wish: RegionPresent, root: str) -> None:
+        self.wish = wish
+        self.spec = spec = wish.spec
         self.root = root
         self.spec_path = paths.spec_file("regions", spec.name)
         self.keeper = supervisor.current()
@@ -83,19 +98,10 @@ class _Region:
         self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
         self.stale = self.facts["exists"] and not self.running
 
-    def converge(
-        self,
-        program: Sequence[str],
-        recreate: bool,
-        replace_stale: bool,
-        force: bool,
-        boot_wanted: bool | None,
-        check: bool,
-        progress: Progress,
-    ) -> Outcome:
-        self._refuse(recreate, replace_stale, force)
+    def converge(self, check: bool) -> Outcome:
+        self._refuse()
         spec, name = self.spec, self.spec.name
-        boot = Boot.of(self.keeper, OWNER, name, boot_wanted)
+        boot = Boot.of(self.keeper, OWNER, name, self.wish.boot)
         start = not self.running or bool(self.rebuild)
         live = not start and self._access_differs()
         write = state.read_text(self.spec_path) != spec.to_json()
@@ -112,10 +118,11 @@ class _Region:
             )
         )
         before = self._before()
+        window_bytes = _window_bytes(spec, self.root) if start else self.facts["window_bytes"] or 0
+        found = _preflight(spec, self.root, window_bytes)
         if start:
-            spec.ids()
-            _check_geometry(spec, self.root)
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+            preflight.require(found)
         if actions and not check:
             if self.rebuild:
                 _end(self.keeper, name, self.root)
@@ -126,20 +133,25 @@ class _Region:
                 if units:
                     undone.enter_context(systemd.region_files_written(spec))
                 if start:
-                    self._start([*program, "own", "--spec", self.spec_path], progress)
+                    self._start()
             if live:
                 self._set_access()
             if boot.enabled != boot.wanted:
                 self.keeper.set_enabled(OWNER, name, boot.wanted)
         if self.running and not check:
-            supervisor.wait_until_ready(OWNER, name, self.root, progress)
+            supervisor.wait_until_ready(OWNER, name, self.root, self.wish.progress)
         facts = inventory.region_facts(self.root, name)
+        _require_healthy(facts, check)
         after = present(spec) if actions else before
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+        fills_bytes = spec.memory_bytes if start and spec.prefault else 0
+        return Outcome(
+            bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, preflight.warnings(found)
+        )
 
-    def _start(self, argv: Sequence[str], progress: Progress) -> None:
+    def _start(self) -> None:
+        argv = [*self.wish.program, "own", "--spec", self.spec_path]
         try:
-            self.keeper.start(OWNER, self.spec.name, self.root, argv, progress)
+            self.keeper.start(OWNER, self.spec.name, self.root, argv, self.wish.progress)
         except BaseException:
             # An owner that is killed while it fills its region cannot take the name away, and so the memory.
             if not inventory.region_facts(self.root, self.spec.name)["owner"]["alive"]:
@@ -163,11 +175,11 @@ class _Region:
         named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
         return {key: value for key, value in found.items() if key in named}
 
-    def _refuse(self, recreate: bool, replace_stale: bool, force: bool) -> None:
+    def _refuse(self) -> None:
         name, facts = self.spec.name, self.facts
         if self.running and self.stored is None:
             raise Conflict(_foreign(name, self.root, facts))
-        if self.rebuild and not recreate:
+        if self.rebuild and not self.wish.recreate:
             raise Conflict(
                 f"region {name} exists with {format_size(facts['mapped_bytes'] or 0)} mapped in a window of"
                 f" {format_size(facts['window_bytes'] or 0)}, and its {', '.join(self.rebuild)} should differ"
@@ -175,8 +187,8 @@ class _Region:
                 " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
             )
         if self.rebuild:
-            _refuse_attached(facts, f"recreating region {name}", force)
-        if self.stale and not replace_stale:
+            _refuse_attached(name, self.root, f"recreating region {name}", self.wish.force)
+        if self.stale and not (self.wish.replace_stale or self.wish.recreate):
             raise Conflict(
                 f"{facts['path']} exists and its owner does not live any more, so nobody can attach it; have"
                 " it replaced with replace_stale: true (--replace-stale), or remove it (state: absent or"
@@ -200,15 +212,48 @@ class _Region:
         os.chmod(self.facts["path"], self.spec.mode)
 
 
-def _check_geometry(spec: RegionSpec, root: str) -> None:
-    """Refuse what no owner could make on this msharefs; the owner would, but a check run starts none."""
+def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
+    """What this host has to say about a region."""
+    supervised = supervisor.current().survives_reboot
+    uid = spec.ids()[0] if root is not None else -1
+    return preflight.findings(
+        preflight.Wanted(
+            spec.name,
+            window_bytes,
+            spec.memory_bytes,
+            sum(mapping.size_bytes for mapping in spec.mappings if mapping.kind == "hugetlb"),
+            overcommit=spec.overcommit,
+            prefault=spec.prefault,
+            attaches=spec.prefault or spec.pattern,
+            memory_max_bytes=spec.memory_max,
+            units=spec.before,
+            uid=os.geteuid() if uid < 0 else uid,
+            simulated=root is not None and Layout.present(root),
+            address_space_limit=systemd.address_space_limit(spec.name) if supervised else None,
+            supervised=supervised,
+        )
+    )
+
+
+def _window_bytes(spec: RegionSpec, root: str) -> int:
+    """How large the window is. Refuses what no owner could make on this msharefs; the owner would, but a
+    check run starts none."""
     alignment_bytes = probe.alignment_bytes(root)
     if Layout.present(root):
         generation = GENERATIONS[Layout.read(root).generation_id]
     else:
         generation = probe.generation(root)
-    rules.place(spec.mappings, spec.window, alignment_bytes, generation)
+    window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
     rules.address(spec.address, alignment_bytes)
+    return window_bytes
+
+
+def _require_healthy(facts: inventory.Facts, check: bool) -> None:
+    if not check and facts["health"] != "healthy":
+        raise MshareError(
+            f"region {facts['name']} at {facts['root']} was made and is {facts['health']}; see `mshare list`,"
+            " and its owner's log"
+        )
 
 
 def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
@@ -226,13 +271,15 @@ def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
     )
 
 
-def _refuse_attached(facts: dict[str, Any], doing: str, force: bool) -> None:
-    clients = facts["clients"] or {}
-    if clients.get("attached") and not force:
+def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
+    if force:
+        return
+    found = attached.processes(root, name)
+    if found:
         raise Conflict(
-            f"{doing} would kill {clients['attached']} attached clients (launcher"
-            f" {clients['launcher_pid']}); stop them first (state: absent of mshare_clients, `mshare"
-            " clients stop`), or say force: true (--force)"
+            f"{doing} would kill {len(found)} attached clients: {attached.told(found)}; stop them first"
+            " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
+            " or say force: true (--force)"
         )
 
 
@@ -250,16 +297,28 @@ def _end(keeper: Supervisor, name: str, root: str) -> None:
     _unlink(root, name)
 
 
-def region_absent(
-    name: str, *, backend: str = "auto", root: str | None = None, force: bool = False, check: bool = False
-) -> Outcome:
-    """See to it that there is no region of that name, no owner, and no trace of either.
+@dataclass(frozen=True)
+class RegionAbsent(Wish):
+    """That there is no region of that name, no owner, and no trace of either.
 
-    Raises Conflict while clients are attached, unless `force`.
+    Conflict while clients are attached, unless `force`.
     """
-    rules.region_name(name)
-    with one_at_a_time(check):
-        found = locate_leftovers("regions", OWNER, name, backend, root)
+
+    name: str
+    backend: str = "auto"
+    root: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        rules.region_name(self.name)
+
+    @property
+    def region(self) -> str:
+        return self.name
+
+    def converge(self, check: bool) -> Outcome:
+        name = self.name
+        found = locate_leftovers("regions", OWNER, name, self.backend, self.root)
         if found is None:
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = supervisor.current()
@@ -268,7 +327,7 @@ def region_absent(
         enabled = keeper.enabled(OWNER, name)
         if facts["owner"]["state"] == "unmanaged":
             raise Conflict(_foreign(name, found, facts))
-        _refuse_attached(facts, f"removing region {name}", force)
+        _refuse_attached(name, found, f"removing region {name}", self.force)
         known = state.read(state.file(found, name, OWNER)) is not None
         actions = chosen(
             (

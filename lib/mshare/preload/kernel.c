@@ -134,16 +134,16 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
     return 0;
 }
 
-static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
+/* Whole: of a part of an object UNMAP frees the tables, but not the memory. */
+static int clear(struct region *region, struct outcome *outcome)
 {
-    struct mshare_unmap old = {.where = offset, .size = size};
-    /* Nothing may be there yet. */
-    if (ioctl(region->fd, UNMAP_BY_OFFSET, &old) < 0 && errno != EINVAL) {
-        fail(outcome, errno, "%s in region %s cannot be unmapped (%s)", size_text(size).text, region->name,
-             strerror(errno));
-        return -1;
-    }
-    return map(region, offset, size, map_flags, outcome);
+    struct mshare_unmap all = {.where = 0, .size = region->mapped_bytes};
+    /* There may be nothing. */
+    if (ioctl(region->fd, UNMAP_BY_OFFSET, &all) == 0 || errno == EINVAL)
+        return 0;
+    fail(outcome, errno, "what is mapped in region %s cannot be unmapped (%s)", region->name,
+         strerror(errno));
+    return -1;
 }
 
 static void unlink_region(const char *name) { unlink(root_path(name).text); }
@@ -154,6 +154,7 @@ struct store kernel_store = {
     .create = create,
     .open = open_region,
     .attach = attach,
-    .renew = renew,
+    .clear = clear,
+    .renew = map,
     .unlink = unlink_region,
 };

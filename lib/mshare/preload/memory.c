@@ -5,6 +5,7 @@
  * Addresses and pages.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -55,6 +56,24 @@ size_t huge_bytes(const void *address)
     }
     fclose(smaps);
     return found;
+}
+
+bool can_prefault(size_t size, struct outcome *outcome)
+{
+    FILE *meminfo = fopen("/proc/meminfo", "re");
+    char line[128];
+    unsigned long kilobytes = 0;
+    while (meminfo && fgets(line, sizeof line, meminfo))
+        if (sscanf(line, "MemAvailable: %lu", &kilobytes) == 1)
+            break;
+    if (meminfo)
+        fclose(meminfo);
+    if (!kilobytes || size <= kilobytes << 10)
+        return true;
+    fail(outcome, ENOMEM,
+         "prefaulting it needs more memory than is available (%s); make it smaller, or leave prefault off",
+         size_text(kilobytes << 10).text);
+    return false;
 }
 
 double now_seconds(void)

@@ -30,10 +30,14 @@ static bool is_posix_shared(int fd)
     return !strncmp(path, folder, strlen(folder)) && !strchr(name, '/') && strncmp(path, dsm, strlen(dsm));
 }
 
-/* Explicit huge pages are left to the kernel where thp was asked for: they are better than those. */
-static bool is_for_us(size_t size, int flags, int fd)
+/* Left alone: what the program wants at its own address, sparse (prefaulting would fill it), or locked
+ * (which a region cannot be), what it may not write yet, and explicit huge pages where thp was asked for:
+ * they are better than those. */
+static bool is_for_us(size_t size, int prot, int flags, int fd)
 {
-    if ((flags & MAP_TYPE) == MAP_PRIVATE || flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
+    int all = PROT_READ | (flags & MAP_ANONYMOUS ? PROT_WRITE : 0);
+    int unwanted = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_NORESERVE | MAP_LOCKED;
+    if ((flags & MAP_TYPE) == MAP_PRIVATE || flags & unwanted || (prot & all) != all)
         return false;
     const struct settings *wanted = settings();
     if (size < wanted->threshold_bytes || (flags & MAP_HUGETLB && wanted->pages == PAGES_THP))
@@ -46,7 +50,7 @@ static bool is_for_us(size_t size, int flags, int fd)
 
 EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset)
 {
-    if (is_for_us(size, flags, fd)) {
+    if (is_for_us(size, prot, flags, fd)) {
         struct request request = {
             .kind = flags & MAP_ANONYMOUS ? ANONYMOUS : POSIX,
             .size = size,

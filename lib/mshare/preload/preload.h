@@ -7,8 +7,8 @@
  *   mmap.c sysv.c        the interposed calls: is this a segment for us?
  *   take.c               which way, and what happens when it fails
  *   thp.c hugetlb.c      a stock kernel: the same memory, at a better address, in huge pages
- *   region.c             a region on msharefs, by one of two stores:
- *   kernel.c simulated.c
+ *   region.c own.c existing.c   regions on msharefs, by one of two stores:
+ *   root.c kernel.c simulated.c
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -20,7 +20,7 @@
 
 #include "abi.h"
 
-/* settings.c: the environment, read at the first call that matters. */
+/* settings.c: the environment. */
 
 enum pages { PAGES_4K, PAGES_THP, PAGES_HUGETLB };
 enum backend { BACKEND_NONE, BACKEND_KERNEL, BACKEND_SIMULATED };
@@ -69,6 +69,9 @@ void *reserve(size_t size, size_t alignment, size_t offset);
 void touch(char *address, size_t size, size_t step, bool writable);
 /* How much of the mapping that begins at an address is mapped by huge entries, by smaps. */
 size_t huge_bytes(const void *address);
+/* Whether so much can be prefaulted without the OOM killer; false after fail(). */
+struct outcome;
+bool can_prefault(size_t size, struct outcome *outcome);
 double now_seconds(void);
 
 /* take.c */
@@ -130,8 +133,9 @@ int hugetlb_shmget(int key, size_t size, int flags);
 enum { NAME_BYTES = 160, REGIONS = 32 };
 
 struct region {
+    _Atomic int taken; /* 0: this slot is free */
     char name[NAME_BYTES];
-    int fd;               /* -1: this slot is free */
+    int fd;               /* of its file */
     size_t window_bytes;  /* address space */
     size_t mapped_bytes;  /* memory, from offset 0 */
     char *address;        /* of the window in this process; NULL: not attached */
@@ -148,11 +152,26 @@ struct region {
 /* Of mmap's flags what says which pages. */
 #define HUGE_FLAGS (MAP_HUGETLB | 0x3f << 26)
 
+extern struct region regions[REGIONS];
+
 void region_take(const struct request *request, struct outcome *outcome);
+struct store *region_store(void);
+struct region *region_new(const struct request *request);
+void region_drop(struct region *region);
+int region_page_flags(const struct request *request);
+void region_prefault(char *address, size_t size, struct outcome *outcome);
+void region_hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
+                      struct outcome *outcome);
 /* The program is done with a segment: 0, or -1 with errno as munmap. */
 int region_release(struct segment *segment);
 /* Let go of regions whose SysV segment or POSIX file is gone. */
 void region_sweep(void);
+
+/* own.c existing.c: `used` says why memory that exists already must stay where it is; NULL: it need not. */
+void region_take_own(const struct request *request, const char *used, void *shadow,
+                     struct outcome *outcome);
+void region_take_existing(const struct request *request, const char *used, void *shadow,
+                          struct outcome *outcome);
 
 /* A store: where regions live. int results: 0, or -1 after fail(). */
 struct store {
@@ -163,7 +182,9 @@ struct store {
     int (*create)(struct region *region, int map_flags, struct outcome *outcome);
     int (*open)(struct region *region, struct outcome *outcome);
     int (*attach)(struct region *region, int prot, struct outcome *outcome);
-    /* Fresh zeroes in a range of an existing region. */
+    /* Free all that an existing region holds. */
+    int (*clear)(struct region *region, struct outcome *outcome);
+    /* Fresh zeroes in a range of an existing region that was cleared. */
     int (*renew)(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome);
     void (*unlink)(const char *name);
     size_t alignment_bytes;

@@ -2,8 +2,9 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * What the environment says. Read at the first segment, not at the start: every program that the
- * command starts has the library as well, and most never map anything large.
+ * What the environment says. It is read at the start, before there are threads, but what is wrong with it
+ * is said at the first segment: every program that the command starts has the library as well, and most
+ * never map anything large.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,3 +107,5 @@ const struct settings *settings(void)
         ;
     return &known;
 }
+
+__attribute__((constructor)) static void read_early(void) { settings(); }

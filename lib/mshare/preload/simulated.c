@@ -209,17 +209,24 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
     return 0;
 }
 
+static int clear(struct region *region, struct outcome *outcome)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (fallocate(region->fd, mode, 0, region->mapped_bytes) == 0)
+        return 0;
+    fail(outcome, errno, "what is in region %s cannot be freed (%s)", region->name, strerror(errno));
+    return -1;
+}
+
 static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
 {
     if (refuse_huge(map_flags, outcome) < 0)
         return -1;
-    if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ||
-        make_room(region, offset, size) < 0) {
-        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
-             size_text(size).text, region->name, strerror(errno));
-        return -1;
-    }
-    return 0;
+    if (make_room(region, offset, size) == 0)
+        return 0;
+    fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+         size_text(size).text, region->name, strerror(errno));
+    return -1;
 }
 
 struct store simulated_store = {
@@ -228,6 +235,7 @@ struct store simulated_store = {
     .create = create,
     .open = open_region,
     .attach = attach,
+    .clear = clear,
     .renew = renew,
     .unlink = unlink_region,
 };

@@ -6,7 +6,8 @@
  * address congruent to its offset modulo 2 MiB, without which no huge page can be mapped.
  *
  * One page of each 2 MiB is touched, then MADV_COLLAPSE makes the rest: it fills the holes with zeroes
- * itself, fifty times faster than collapsing pages that were all touched before (measured, Linux 6.18).
+ * itself, and copies nothing. Measured on Linux 6.18 with free huge pages: 0.03 s for 512 MiB, against
+ * 1.5 s when every page was touched before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -120,8 +121,10 @@ void thp_take(const struct request *request, struct outcome *outcome)
         return;
     }
     int fd = own && settings()->huge_directory[0] ? huge_file(size, outcome) : -1;
-    if (outcome->why[0]) {
+    if (outcome->why[0] || (own && settings()->prefault && !can_prefault(size, outcome))) {
         kernel_munmap(at, size);
+        if (fd >= 0)
+            close(fd);
         return;
     }
     char *placed =

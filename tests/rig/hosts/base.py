@@ -1,33 +1,58 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Debian root that all test hosts stand on: made once, kept in the user's cache."""
+"""The Debian roots that test hosts stand on: made once, kept in the user's cache."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig.vm.image import DPKG_OPTIONS, SUITE, exclusive, log, remove_tree, workspace
+from rig import debian
+from rig.debian import DPKG_OPTIONS, SUITE, exclusive, log, remove_tree, workspace
 
-# What ssh and Ansible need, and nothing else: a host of ours has to be surveyed as bare as this.
-PACKAGES = ("openssh-server", "python3")
 # $1 is the new root. Host keys are made here, once: making them at each start would cost a second.
-CUSTOMIZE = """
+_CUSTOMIZE = """
 install -D -m 0600 {key} "$1/root/.ssh/authorized_keys"
 rm -f "$1/etc/hostname" "$1/etc/resolv.conf"
 """
+# An ordinary user who may become root; a locale that is neither C nor UTF-8. What the library needs lies in
+# apt's cache, so that a host from which it was removed can install it without a network.
+_CUSTOMIZE_LIBRARY = """
+chroot "$1" useradd --create-home --shell /bin/sh --password '*' dba
+install -D -m 0644 {key} "$1/home/dba/.ssh/authorized_keys"
+echo 'dba ALL=(ALL) NOPASSWD: ALL' >"$1/etc/sudoers.d/dba"
+chroot "$1" localedef -i de_DE -f ISO-8859-1 de_DE
+chroot "$1" apt-get -qq -y --reinstall --download-only install {library}
+"""
+_LIBRARY = ("python3-cffi", "python3-cffi-backend", "python3-click", "python3-rich", "python3-yaml")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What hosts have."""
+
+    name: str
+    packages: tuple[str, ...]
+    customize: str
+    options: tuple[str, ...] = ()
+
+
+# What ssh and Ansible need, and nothing else: a host of ours has to be surveyed as bare as this.
+BARE = Kind("base", ("openssh-server", "python3"), _CUSTOMIZE)
+# What a host has on which the library runs.
+LIBRARY = Kind(
+    "library",
+    ("locales", "openssh-server", "python3", "python3-apt", "sudo", *_LIBRARY),
+    _CUSTOMIZE_LIBRARY.replace("{library}", " ".join(_LIBRARY)) + _CUSTOMIZE,
+    ("--skip=cleanup/apt",),
+)
 
 
 def cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "dbmem-mshare" / "hosts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return debian.cache_dir("hosts")
 
 
 @dataclass(frozen=True)
@@ -43,24 +68,21 @@ class Base:
         """Written last: what the root was made from."""
         return self.folder / "recipe"
 
-    @property
-    def ssh_key(self) -> Path:
-        return self.folder / "id_ed25519"
 
-    @property
-    def ssh_public_key(self) -> Path:
-        return self.folder / "id_ed25519.pub"
+def ssh_key() -> Path:
+    """The key with which all hosts are reached."""
+    return cache_dir() / "base" / "id_ed25519"
 
 
-def ensure_base(mirror: str | None = None) -> Base:
+def ensure_base(kind: Kind = BARE, mirror: str | None = None) -> Base:
     """Build the root if there is none, or it was made from other ingredients."""
-    base = Base(cache_dir() / "base")
+    _ensure_ssh_key()
+    base = Base(cache_dir() / kind.name)
     base.folder.mkdir(exist_ok=True)
     with exclusive(base.folder / "lock"):
-        _ensure_ssh_key(base)
-        digest = _recipe_digest(base, mirror)
+        digest = _recipe_digest(kind, mirror)
         if not base.recipe.exists() or base.recipe.read_text() != digest:
-            _build(base, mirror)
+            _build(base, kind, mirror)
             base.recipe.write_text(digest)
     return base
 
@@ -69,45 +91,25 @@ def missing_tools() -> list[str]:
     return [tool for tool in ("mmdebstrap", "ip", "nsenter", "ssh", "ssh-keygen") if not shutil.which(tool)]
 
 
-def _recipe_digest(base: Base, mirror: str | None) -> str:
-    ingredients = repr((SUITE, PACKAGES, DPKG_OPTIONS, CUSTOMIZE, mirror))
-    return hashlib.sha256(ingredients.encode() + base.ssh_public_key.read_bytes()).hexdigest()
+def _ensure_ssh_key() -> None:
+    ssh_key().parent.mkdir(exist_ok=True)
+    with exclusive(ssh_key().parent / "lock"):
+        debian.ensure_ssh_key(ssh_key(), "dbmem-mshare test hosts")
 
 
-def _ensure_ssh_key(base: Base) -> None:
-    if not base.ssh_public_key.exists():
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dbmem-mshare test hosts"]
-        subprocess.run([*command, "-f", base.ssh_key], check=True)
+def _recipe_digest(kind: Kind, mirror: str | None) -> str:
+    ingredients = repr((SUITE, kind.packages, DPKG_OPTIONS, kind.customize, *kind.options, mirror))
+    return hashlib.sha256(ingredients.encode() + ssh_key().with_suffix(".pub").read_bytes()).hexdigest()
 
 
-def _build(base: Base, mirror: str | None) -> None:
-    log("building the test hosts' root (about a minute) ...")
+def _build(base: Base, kind: Kind, mirror: str | None) -> None:
+    log(f"building the test hosts' root {base.folder.name!r} (about a minute) ...")
     base.recipe.unlink(missing_ok=True)
+    hook = kind.customize.format(key=ssh_key().with_suffix(".pub"))
+    options = ["--mode=root", "--format=directory", *kind.options, f"--customize-hook={hook}"]
     with workspace(base.folder) as work:
-        _bootstrap(base, mirror, work / "root")
+        debian.bootstrap(kind.packages, work / "root", options, base.folder / "build.log", mirror)
         if base.root.exists():
             remove_tree(base.root)
         (work / "root").rename(base.root)
     log(f"built {base.root}")
-
-
-def _bootstrap(base: Base, mirror: str | None, root: Path) -> None:
-    # mmdebstrap mounts into the new root: in namespaces that and its processes vanish with it.
-    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-    command = [
-        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
-        f"--include={','.join(PACKAGES)}",
-        *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
-        "--customize-hook=" + CUSTOMIZE.format(key=base.ssh_public_key),
-        *(SUITE, str(root)),
-        *([mirror] if mirror else []),
-    ]
-    log_file = base.folder / "build.log"
-    with log_file.open("wb") as output:
-        environment = {**os.environ, "TMPDIR": str(root.parent)}
-        built = subprocess.run(
-            [*namespaces, *command], stdout=output, stderr=output, env=environment, check=False
-        )
-    if built.returncode:
-        tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
-        raise SystemExit(f"{tail}\nmmdebstrap failed; all of it: {log_file}")

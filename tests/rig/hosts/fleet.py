@@ -15,9 +15,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig.hosts.base import Base, cache_dir, ensure_base, missing_tools
+from rig.debian import remove_tree
+from rig.hosts.base import BARE, Base, Kind, cache_dir, ensure_base, missing_tools, ssh_key
 from rig.hosts.keeper import address
-from rig.vm.image import remove_tree
 
 HERE = Path(__file__).resolve().parent
 _END_MS = 10_000
@@ -67,8 +67,8 @@ class Fleet:
 
     # -- life ------------------------------------------------------------------------------
 
-    def start(self, count: int, mirror: str | None = None) -> None:
-        base = ensure_base(mirror)
+    def start(self, count: int, mirror: str | None = None, kind: Kind = BARE) -> None:
+        base = ensure_base(kind, mirror)
         self.stop()  # what a killed run left
         self.scratch.mkdir(parents=True)
         names = [f"host{number}" for number in range(1, count + 1)]
@@ -114,16 +114,26 @@ class Fleet:
         # A pid that has come to mean another process is not ours to end.
         return [pid, *map(int, children)] if os.fsencode(self.scratch) in command else []
 
+    def show(self, number: int, folder: Path) -> None:
+        """Have a host see a folder of the machine's, at the same path and to read only, while it lives."""
+        inside = f"{self.scratch}/host{number + 1}/root{folder}"
+        script = 'mkdir -p "$2" && mount --bind "$1" "$2" && mount -o remount,bind,ro "$2"'
+        namespace = f"--mount=/proc/{self._hosts()[number]}/ns/mnt"
+        words = ["nsenter", namespace, "sh", "-c", script, "show", str(folder), inside]
+        subprocess.run(words, check=True)
+
+    def _hosts(self) -> list[int]:
+        """The processes that hold the hosts, in their order."""
+        __, first = self._processes()
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return sorted(map(int, children))
+
     # -- the way in ------------------------------------------------------------------------
 
     def ssh_command(self, number: int, *command: str) -> list[str]:
         """A command line that runs another one on the host of a number, counted from 0."""
         options = self._ssh_options(int(self._pid_file.read_text()))
-        return ["ssh", "-i", str(self._key), *options, f"root@{address(number)}", shlex.join(command)]
-
-    @property
-    def _key(self) -> Path:
-        return Base(cache_dir() / "base").ssh_key
+        return ["ssh", "-i", str(ssh_key()), *options, f"root@{address(number)}", shlex.join(command)]
 
     def _ssh_options(self, pid: int) -> list[str]:
         connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} {HERE / 'connect.py'} %h %p"
@@ -132,7 +142,7 @@ class Fleet:
     def _inventory(self, names: list[str], pid: int) -> str:
         variables = {
             "ansible_user": "root",
-            "ansible_ssh_private_key_file": self._key,
+            "ansible_ssh_private_key_file": ssh_key(),
             "ansible_ssh_args": shlex.join(self._ssh_options(pid)),
             "ansible_python_interpreter": "/usr/bin/python3",
         }

@@ -19,9 +19,13 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from image import Image, cache_dir, ensure_image, log, missing_tools
-from machine import Hardware, Machine
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from rig.debian import log
+from rig.vm.image import Image, cache_dir, ensure_image, missing_tools
+from rig.vm.machine import Hardware, Machine
 
 
 def start(args: argparse.Namespace) -> None:

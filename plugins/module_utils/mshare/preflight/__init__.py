@@ -1,0 +1,1 @@
+../../../../lib/mshare/preflight/__init__.py

@@ -1,0 +1,1 @@
+../../../../lib/mshare/preflight/mount.py
