@@ -19,11 +19,11 @@ export ANSIBLE_STDOUT_CALLBACK = default
 # newest python3.* on PATH, which may be a pyenv shim that does not run.
 export ANSIBLE_PYTHON_INTERPRETER = $(or $(wildcard /usr/bin/python3),$(CURDIR)/.venv/bin/python)
 
-.PHONY: help deploy validate teardown test vm-test check venv links docs format changelog
+.PHONY: help deploy validate teardown test vm-test molecule molecule-kernel molecule-vm check venv links docs format changelog
 
 help: ## list these commands
 	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r names text; do \
-	  for name in $$names; do printf '  make %-10s %s\n' "$$name" "$$text"; done; done
+	  for name in $$names; do printf '  make %-15s %s\n' "$$name" "$$text"; done; done
 	@echo; echo '  Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB -e mshare_clients_count=500"'
 
 deploy: ## create the region, attach its clients, show what they save (playbook dbmem.mshare.deploy)
@@ -44,6 +44,15 @@ test: venv ## the quality gate, then every test
 
 vm-test: venv ## a deployment under a real systemd, with reboot, in a VM (a part of `make test`)
 	@tests/run vm
+
+molecule: venv ## molecule's scenarios on test hosts made for it (a part of `make test`)
+	@tests/run molecule
+
+molecule-kernel: venv ## the same on the hosts of MSHARE_KERNEL_INVENTORY, whose kernel has mshare
+	@tests/run molecule_kernel
+
+molecule-vm: venv ## molecule's scenario for a real systemd, with reboot, in a VM
+	@tests/run molecule_vm
 
 links: venv ## regenerate what is made of lib/mshare: plugins/module_utils, preload_sources.py
 	@PYTHONPATH=tests .venv/bin/python -m checks.preload_sources --write

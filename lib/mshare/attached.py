@@ -66,7 +66,8 @@ def _process(pid: int) -> Process | None:
     except FileNotFoundError:
         return None
     program, *arguments = procfs.command(pid).split(" ")
-    command = " ".join([os.path.basename(program), *arguments])
+    # On one line, whatever is in its arguments.
+    command = " ".join(" ".join([os.path.basename(program), *arguments]).split())
     shown = command if len(command) <= _COMMAND_CHARACTERS else command[: _COMMAND_CHARACTERS - 1] + "…"
     return Process(pid, shown, _user(uid), procfs.unit(pid))
 

@@ -23,8 +23,14 @@ from mshare.generations import GENERATIONS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("roles/*/README.md"), *ROOT.glob("tests/**/*.md")]
+    [
+        *(ROOT.glob("*.md")),
+        *(DOCS.glob("*.md")),
+        *(page for folder in ("examples", "roles", "tests") for page in ROOT.glob(f"{folder}/**/*.md")),
+    ]
 )
+# What users copy, and what is run like that here.
+COPIED = sorted(path for folder in ("examples", "extensions") for path in ROOT.glob(f"{folder}/**/*.yml"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -145,7 +151,8 @@ def test_make_targets_exist(page: Path) -> None:
 # -- variables
 
 
-def test_variables_exist(page: Path) -> None:
+def unknown_variables(text: str) -> set[str]:
+    """Names that look like variables of ours and are none."""
     defaults = {name for role in folders("roles") for name in load_yaml(role / "defaults" / "main.yml")}
     playbooks = "".join(path.read_text() for path in (ROOT / "playbooks").glob("*.yml"))
     results = {f"mshare_{role.name}_result" for role in folders("roles")}
@@ -153,8 +160,16 @@ def test_variables_exist(page: Path) -> None:
     results |= {name for task in tasks for name in task.get("ansible.builtin.set_fact", ())}
     known = defaults | results | set(re.findall(r"\bmshare_[a-z_]+", playbooks))
     roles = "|".join(role.name for role in folders("roles"))
-    named = set(re.findall(rf"\bmshare_(?:{roles}|savings)_[a-z_]+", page.read_text()))
-    assert named - known == set()
+    return set(re.findall(rf"\bmshare_(?:{roles}|savings)_[a-z_]+", text)) - known
+
+
+def test_variables_exist(page: Path) -> None:
+    assert unknown_variables(page.read_text()) == set()
+
+
+@pytest.mark.parametrize("path", COPIED, ids=page_id)
+def test_variables_in_examples_exist(path: Path) -> None:
+    assert unknown_variables(path.read_text()) == set()
 
 
 # -- sentences and tables

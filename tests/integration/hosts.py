@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ _LOOKED_AT = ("/run", "/etc", "/usr/local", "/dev/shm")
 
 @dataclass(frozen=True)
 class Result:
-    """What a task gave."""
+    """What a task gave on a host."""
 
+    host: str
     task: str
     status: str
     """ "ok", "failed", "ignored" (failed, and the play went on) or "unreachable" """
@@ -65,7 +66,19 @@ class Run:
     output: str
     seconds: float
     results: list[Result] = field(default_factory=list)
-    recap: dict[str, int] = field(default_factory=dict)
+    recaps: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By host."""
+
+    @property
+    def recap(self) -> dict[str, int]:
+        """Of a run on one host."""
+        (recap,) = self.recaps.values() or [{}]
+        return recap
+
+    def on(self, host: str) -> Run:
+        """What it gave on one of several hosts."""
+        results = [result for result in self.results if result.host == host]
+        return replace(self, results=results, recaps={host: self.recaps.get(host, {})})
 
     def __getitem__(self, task: str) -> Result:
         """The result of the task of that name, or whose name ends with it, as roles put theirs before it."""
@@ -253,12 +266,21 @@ def differences(before: list[str], after: list[str]) -> list[str]:
 class Running:
     """A playbook that runs."""
 
-    def __init__(self, words: list[str], record: Path) -> None:
+    def __init__(self, words: list[str], record: Path, environment: dict[str, str] | None = None) -> None:
         self._record = record
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def finish(self) -> Run:
         try:
@@ -267,14 +289,14 @@ class Running:
             self._process.kill()
             raise
         seconds = time.monotonic() - self._started
-        results, recap = [], {}
+        results, recaps = [], {}
         for line in self._record.read_text().splitlines() if self._record.exists() else []:
             entry = json.loads(line)
             if "recap" in entry:
-                recap = entry["recap"].get("localhost", {})
+                recaps = entry["recap"]
             else:
-                results.append(Result(entry["task"], entry["status"], entry["result"]))
-        return Run(self._process.returncode, output, seconds, results, recap)
+                results.append(Result(entry["host"], entry["task"], entry["status"], entry["result"]))
+        return Run(self._process.returncode, output, seconds, results, recaps)
 
 
 @contextmanager

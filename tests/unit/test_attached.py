@@ -56,6 +56,8 @@ def test_processes_that_map_the_file(world: World) -> None:
         process.communicate()
     assert names(found) == pids
     assert found[0].command.startswith(f"{os.path.basename(sys.executable)} -c")
+    assert "\n" in FORKS.strip()
+    assert "\n" not in str(found[0])
     if os.geteuid() == 0:
         assert {one.user for one in found} == {"root", "nobody"}
     said = attached.told(found)

@@ -96,8 +96,11 @@ class Guest:
 
     def playbook(self, name: str, /, *flags: str, **variables: Any) -> str:
         """Run a playbook of the collection, which has to succeed; returns its output."""
-        words = [f"dbmem.mshare.{name}", *flags, "-e", json.dumps({"mshare_hosts": "all", **variables})]
-        done = self._ansible("ansible-playbook", *words)
+        return self.play(f"dbmem.mshare.{name}", *flags, mshare_hosts="all", **variables)
+
+    def play(self, playbook: str, /, *flags: str, **variables: Any) -> str:
+        """Run any playbook, which has to succeed; returns its output."""
+        done = self._ansible("ansible-playbook", playbook, *flags, "-e", json.dumps(variables))
         assert done.returncode == 0, done.stdout
         print(done.stdout)  # For who reads a failure that comes later.
         return done.stdout

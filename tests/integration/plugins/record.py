@@ -31,7 +31,8 @@ class CallbackModule(CallbackBase):
     def _write_task(self, status, result):
         if "include_" in result._task.action:
             return
-        self._write({"task": result._task.get_name(), "status": status, "result": dict(result._result)})
+        entry = {"host": result._host.get_name(), "task": result._task.get_name(), "status": status}
+        self._write({**entry, "result": dict(result._result)})
 
     def v2_runner_on_ok(self, result):
         self._write_task("ok", result)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from rig.hosts.base import BARE, LIBRARY
 from rig.hosts.fleet import Fleet, missing
 
 
 def start(args: argparse.Namespace) -> None:
     fleet = Fleet(args.name)
-    fleet.start(args.count, args.mirror)
+    fleet.start(args.count, args.mirror, LIBRARY if args.library else BARE)
     print(fleet.inventory)
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     verbs = parser.add_subparsers(required=True, metavar="start|stop")
     verb = verbs.add_parser("start", help="begin, print the inventory file's path")
     verb.add_argument("count", type=int, help="how many hosts")
+    verb.add_argument("--library", action="store_true", help="with the packages that the library needs")
     verb.add_argument("--mirror", help="Debian mirror, if not deb.debian.org")
     verb.set_defaults(run=start)
     verb = verbs.add_parser("stop", help="end all of them")
