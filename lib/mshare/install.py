@@ -18,6 +18,7 @@ from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
 from .errors import Conflict, MshareError, Unavailable
 from .postgresql.files import recorded
+from .preload_settings import FILE_NAME
 
 # What the library imports -> what Debian and Fedora call the package.
 IMPORTS = {
@@ -46,7 +47,7 @@ class Place:
 
     @property
     def preload(self) -> str:
-        return os.path.join(self.directory, preloading.FILE_NAME)
+        return os.path.join(self.directory, FILE_NAME)
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I): a user's environment must not change an owner."""

@@ -192,6 +192,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_settings
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
