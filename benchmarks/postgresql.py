@@ -127,7 +127,7 @@ def segment_bytes(shared_buffers: str) -> int:
 @contextmanager
 def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Running]]:
     """A server of each mode, with the same table in its buffers."""
-    scale = int(segment_bytes(options.shared_buffers) * 0.75 / MIB / postgresql.MIB_PER_SCALE)
+    scale = max(1, int(segment_bytes(options.shared_buffers) * 0.75 / MIB / postgresql.MIB_PER_SCALE))
     with ExitStack() as stack:
         environment = stack.enter_context(environments())
         running = []
