@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 CLONE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 
-from mshare import preloading as preload  # noqa: E402
+from mshare import preloading  # noqa: E402
 from mshare import procfs  # noqa: E402
 from mshare.backends.layout import Layout  # noqa: E402
+from mshare.preload_settings import FILE_NAME, Settings  # noqa: E402
 from mshare.survey import processes  # noqa: E402
 from mshare.units import KIB, MIB, format_size, parse_size  # noqa: E402
 from rig import postgresql  # noqa: E402
@@ -104,8 +105,8 @@ def environments() -> Iterator[Callable[[Mode], dict[str, str]]]:
         tempfile.TemporaryDirectory(dir="/dev/shm", prefix="mshare-benchmark-") as root,
     ):
         os.chmod(place, 0o755)
-        library = os.path.join(place, "libmshare-preload.so")
-        preload.build(library)
+        library = os.path.join(place, FILE_NAME)
+        preloading.build(library)
         Layout.create(root, "2025-08")
         for folder, __, files in os.walk(root):
             for name in ("", *files):
@@ -115,7 +116,7 @@ def environments() -> Iterator[Callable[[Mode], dict[str, str]]]:
             if mode.preload is None:
                 return {}
             where = {"root": root} if mode.preload.get("backend") == "simulated" else {}
-            return preload.Settings(require=True, **where, **mode.preload).environment(library)
+            return Settings(require=True, **where, **mode.preload).environment(library)
 
         yield environment
 
