@@ -25,10 +25,7 @@ from typing import Any, NamedTuple
 CLONE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 
-from mshare import (
-    preloading,
-    procfs,
-)
+from mshare import preloading, procfs  # noqa: E402
 from mshare.backends.layout import Layout  # noqa: E402
 from mshare.preload_settings import FILE_NAME, Settings  # noqa: E402
 from mshare.survey import processes  # noqa: E402
