@@ -16,7 +16,9 @@ from pathlib import PurePosixPath
 
 from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
-from .errors import MshareError, Unavailable
+from .errors import Conflict, MshareError, Unavailable
+from .postgresql.files import recorded
+from .preload_settings import FILE_NAME
 
 # What the library imports -> what Debian and Fedora call the package.
 IMPORTS = {
@@ -45,7 +47,7 @@ class Place:
 
     @property
     def preload(self) -> str:
-        return os.path.join(self.directory, preloading.FILE_NAME)
+        return os.path.join(self.directory, FILE_NAME)
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
@@ -164,6 +166,11 @@ def summary(manifest: str | None) -> dict[str, object]:
         "sha256": fields["sha256"],
         "preload_sha256": fields.get("preload_sha256"),
     }
+
+
+def has_preload(place: Place) -> bool:
+    """Whether the preload is among what is installed."""
+    return place.preload in _installed(place)
 
 
 def lacks_compiler(place: Place) -> bool:
@@ -289,6 +296,12 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     files = [*_installed(place), *preloading.cached()]
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
+    users = recorded()
+    if users:
+        raise Conflict(
+            f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
+            " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+        )
     actions = [f"remove the library from {place.directory}"]
     before = summary(state.read_text(place.manifest))
     if not check:

@@ -19,12 +19,15 @@ from rig.debian import DPKG_OPTIONS, SUITE, exclusive, log, workspace
 
 HERE = Path(__file__).resolve().parent
 DISK_SIZE = "6G"
-# No python3-cffi, python3-click, ...: installing those is the work of the roles under test.
+# No python3-cffi, python3-click, ...: installing those is the work of the roles under test. A compiler
+# is here, for the guest takes minutes to unpack it.
 PACKAGES = (
     "ca-certificates",
     "dbus",
+    "gcc",
     "initramfs-tools",
     "iproute2",
+    "libc6-dev",
     "libpam-systemd",
     "linux-image-cloud-amd64",  # the same kernel without drivers for real hardware
     "lz4",
