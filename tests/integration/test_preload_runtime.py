@@ -38,6 +38,10 @@ def run(host: Host) -> Run:
             runtime("without a compiler") | WITHOUT_COMPILER,
             runtime("told only", require_imports=False) | WITHOUT_COMPILER,
             look("nothing built"),
+            {
+                "name": "a program of the cache",
+                "ansible.builtin.command": "/usr/local/bin/mshare run --pages thp -- cat /proc/self/environ",
+            },
             runtime("announce") | {"check_mode": True},
             runtime("build"),
             look("built"),
@@ -50,12 +54,8 @@ def run(host: Host) -> Run:
             },
             {"name": "lose it", "ansible.builtin.file": {"path": LIBRARY, "state": "absent"}},
             runtime("build it again"),
-            runtime("no longer", preload=False),
-            look("no longer there"),
-            {
-                "name": "a program of the cache",
-                "ansible.builtin.command": "/usr/local/bin/mshare run --pages thp -- cat /proc/self/environ",
-            },
+            runtime("not asked for", preload=False),
+            look("still there"),
             {**ROLE, "vars": {"mshare_runtime_preload": True, "mshare_runtime_packages_managed": False}},
             look("by the role"),
             {"name": "remove", "dbmem.mshare.mshare_runtime": {"state": "absent"}},
@@ -101,9 +101,9 @@ def test_a_lost_library_is_built_again(run: Run) -> None:
     assert run["build it again"]["actions"] == [f"build {LIBRARY}"]
 
 
-def test_switched_off(run: Run) -> None:
-    assert run["no longer"]["actions"] == ["remove files that are no longer wanted: 1"]
-    assert not run["no longer there"]["stat"]["exists"]
+def test_it_stays_for_whoever_is_started_with_it(run: Run) -> None:
+    assert not run["not asked for"]["changed"]
+    assert run["still there"]["stat"]["exists"]
 
 
 def test_the_role(run: Run) -> None:
