@@ -15,7 +15,8 @@ from pathlib import PurePosixPath
 
 from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
-from .errors import MshareError, Unavailable
+from .errors import Conflict, MshareError, Unavailable
+from .postgresql.files import recorded
 
 # What the library imports -> what Debian and Fedora call the package.
 IMPORTS = {
@@ -161,6 +162,11 @@ def summary(manifest: str | None) -> dict[str, object]:
     }
 
 
+def has_preload(place: Place) -> bool:
+    """Whether the preload is among what is installed."""
+    return place.preload in _installed(place)
+
+
 def lacks_compiler(place: Place) -> bool:
     """Whether the preload has to be built and cannot be."""
     return _preload_outdated(place) and not preloading.compilers()
@@ -284,6 +290,12 @@ def absent(place: Place, *, check: bool = False) -> Outcome:
     files = [*_installed(place), *preloading.cached()]
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
+    users = recorded()
+    if users:
+        raise Conflict(
+            f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
+            " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+        )
     actions = [f"remove the library from {place.directory}"]
     before = summary(state.read_text(place.manifest))
     if not check:

@@ -54,10 +54,12 @@ class ClientsSeen:
     window_bytes: int | None = None
     mapped_bytes: int | None = None
     span_bytes: int | None = None
-    """What each client touched; None where the clients run a command of the user's."""
+    """What each client touched; None where the clients are programs of the user's."""
     stride_bytes: int | None = None
     attach_ms_median: float | None = None
     attach_ms_max: float | None = None
+    grown_how: str = "growth of VmPTE"
+    """Where the clients' own page tables are from."""
     vm_pte_before_bytes_sum: int | None = None
     """Over the attached clients, before they mapped the region."""
     vm_pte_after_bytes_sum: int | None = None
@@ -381,7 +383,7 @@ def _without_in_all(probe: Figure, seen: ClientsSeen) -> Figure:
             seen.grown_bytes,
             "bytes",
             "measured",
-            "growth of VmPTE, sum over the attached clients: simulated, each has tables of its own",
+            f"{seen.grown_how}, sum over the attached clients: simulated, each has tables of its own",
         )
     how = f"per client x {seen.attached} attached"
     return Figure("without_sharing", probe.value * seen.attached, "bytes", "projected", how)
@@ -512,6 +514,8 @@ def _model_reasons(
         )
     if seen.backend != "simulated" or seen.grown_bytes is None or not seen.attached:
         return
+    if seen.span_bytes is None:
+        return  # Nobody asked them to touch anything.
     # The simulated saving stands on tables that the clients really have.
     expected_bytes = figures["without_sharing_per_client"].value
     mean_bytes = seen.grown_bytes // seen.attached

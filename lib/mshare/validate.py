@@ -15,6 +15,7 @@ from . import backends, baseline, errors, procfs
 from .errors import MshareError
 from .inventory import Facts, clients_facts
 from .pagetable import STRIDE_BYTES
+from .programs import attached_facts
 from .rules import region_name
 from .savings import ClientsSeen, Projection, Savings, Thresholds, assess
 from .units import format_size
@@ -35,17 +36,21 @@ def validate(
 ) -> Savings:
     """Measure a baseline over what the clients of a region touch, and judge what sharing saves.
 
-    `span_bytes` has the probe touch another span than the clients did. Raises MshareError where no
-    clients run: there is nothing to validate then.
+    `span_bytes` has the probe touch another span than the clients did. Without clients of a launcher's,
+    the clients are the programs that have the region mapped, such as the backends of a database. Raises
+    MshareError where there are none of either: there is nothing to validate then.
     """
     region_name(region)
     choice = backends.locate(backend, root)
     where = choice.root
     facts = clients_facts(where, region)
     if facts is None or not facts["launcher_alive"]:
+        facts = attached_facts(where, region, choice.backend)
+    if facts is None:
         raise MshareError(
-            f"no clients of region {region} at {where} run, so there is nothing to validate; start some first"
-            " (`mshare clients start`, or the role dbmem.mshare.clients)"
+            f"no clients of region {region} at {where} run and no other program has it mapped, so there is"
+            " nothing to validate; start some first (`mshare clients start`, or the role"
+            " dbmem.mshare.clients)"
         )
     # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
     span_bytes = span_bytes or facts["span_bytes"] or facts["mapped_bytes"]
@@ -75,6 +80,9 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
 def _notes(choice: backends.Choice, facts: Facts) -> tuple[str, ...]:
     """Why it is this backend, and why the clients touch what they touch."""
     notes = [f"Backend {choice.backend}: {choice.reason}."]
+    if "programs" in facts:
+        who = ", ".join(f"{count} of {name}" for name, count in sorted(facts["programs"].items()))
+        notes.append(f"The clients are programs that have the region mapped, besides its owner: {who}.")
     if facts.get("span_fitted"):
         why = (
             "fitted to this host's free memory, for simulated clients really pay for page tables of their own"

@@ -49,6 +49,7 @@ options:
     description:
       - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
         C(libmshare-preload.so) in O(directory). It is built anew when its sources differ.
+      - V(false) does not ask for it. One that is there stays, for a database may be started with it, until O(state=absent).
     type: bool
     default: false
 seealso:
@@ -154,6 +155,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
@@ -179,6 +181,14 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.account
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.clusters
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.configuration
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.placement
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.probe
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.server
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
@@ -186,6 +196,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.programs
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.rules
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings
@@ -231,10 +242,11 @@ def converge(module):
     missing = install.missing_imports(place.python)
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
-    uncompiled = params["preload"] and install.lacks_compiler(place)
+    wanted = params["preload"] or install.has_preload(place)
+    uncompiled = wanted and install.lacks_compiler(place)
     if uncompiled and params["require_imports"] and not module.check_mode:
         preloading.compiler()
-    preload = params["preload"] and (module.check_mode or not uncompiled)
+    preload = wanted and (module.check_mode or not uncompiled)
     outcome = install.present(place, sources(), preload=preload, check=module.check_mode, runs=not missing)
     return missing, uncompiled, outcome
 

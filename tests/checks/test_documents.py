@@ -156,6 +156,8 @@ def unknown_variables(text: str) -> set[str]:
     defaults = {name for role in folders("roles") for name in load_yaml(role / "defaults" / "main.yml")}
     playbooks = "".join(path.read_text() for path in (ROOT / "playbooks").glob("*.yml"))
     results = {f"mshare_{role.name}_result" for role in folders("roles")}
+    tasks = [task for path in ROOT.glob("roles/*/tasks/*.yml") for task in load_yaml(path)]
+    results |= {name for task in tasks for name in task.get("ansible.builtin.set_fact", ())}
     known = defaults | results | set(re.findall(r"\bmshare_[a-z_]+", playbooks))
     roles = "|".join(role.name for role in folders("roles"))
     return set(re.findall(rf"\bmshare_(?:{roles}|savings)_[a-z_]+", text)) - known

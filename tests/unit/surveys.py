@@ -65,6 +65,7 @@ def instance(
         },
         "share_of_host_percent": 50.0,
         "huge_pages_requested": None,
+        "preload": None,
         **fields,
     }
 

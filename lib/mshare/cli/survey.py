@@ -141,7 +141,7 @@ def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:
             format_size(segment["size_bytes"]),
             format_size(segment["page_bytes"]),
             format_size(segment["huge_bytes"]),
-            one["huge_pages_requested"] or "-",
+            f"preload {one['preload']}" if one["preload"] else one["huge_pages_requested"] or "-",
             _placed(segment),
             f"{segment['processes']:,}",
             format_size(segment["page_tables_bytes"]),

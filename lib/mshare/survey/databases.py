@@ -14,17 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..postgresql import configuration
 from .processes import Missing, Process, Vanished, missing, read
 
 _POSTGRESQL = ("postgres", "postmaster")
 _ORACLE_PREFIXES = ("ora_", "oracle", "asm_")
 _DEFAULT_CONNECTIONS = 100
-_SETTING = re.compile(r"^\s*([A-Za-z_.]+)\s*(?:=|\s)\s*('(?:[^']|'')*'|[^\s#]+)")
-_INCLUDES = ("include", "include_if_exists", "include_dir")
-_INCLUDE_DEPTH = 5
-
-Settings = dict[str, tuple[str, str]]
-"""Name -> value, and where it stands."""
 
 
 @dataclass
@@ -117,66 +112,23 @@ class _Files:
         """A path of the process's own root, which may be a container's."""
         return path if path.startswith("/proc/") else self._process.path("root") + path
 
+    def listed(self, path: str) -> list[str]:
+        try:
+            return os.listdir(path)
+        except OSError:
+            return []
 
-def _settings(first: Process, files: _Files, here: str) -> Settings:
-    """What PostgreSQL reads, in its order: file, what ALTER SYSTEM wrote, command line."""
-    said = _options(_arguments(first, files, here))
+
+def _settings(first: Process, files: _Files, here: str) -> configuration.Settings:
+    said = configuration.options(_arguments(first, files, here))
     main = said.get("config_file", (f"{here}/postgresql.conf", ""))[0]
-    settings: Settings = {}
-    _configuration(files, files.place(main), os.path.basename(main), settings, _INCLUDE_DEPTH)
-    _configuration(files, f"{here}/postgresql.auto.conf", "postgresql.auto.conf", settings, 0)
-    settings.update(said)
-    return settings
+    return configuration.settings(files, main, here, said)
 
 
 def _arguments(first: Process, files: _Files, here: str) -> list[str]:
     # A running postmaster may have written its title over its arguments.
     written = files.content(f"{here}/postmaster.opts")
-    if written is None:
-        return first.arguments()
-    program, *rest = written.strip().split(' "')
-    return [program, *(argument.rstrip('"') for argument in rest)]
-
-
-_LETTERS = {"-N": "max_connections", "-p": "port", "-D": "data_directory"}
-
-
-def _options(arguments: list[str]) -> Settings:
-    found: Settings = {}
-    rest = iter(arguments[1:])
-    for argument in rest:
-        letter, value = argument[:2], argument[2:]
-        if letter == "--" or letter == "-c":
-            name, __, value = (value or next(rest, "")).partition("=")
-            found[name.replace("-", "_")] = (value, "command line")
-        elif letter in _LETTERS:
-            found[_LETTERS[letter]] = (value or next(rest, ""), "command line")
-    return found
-
-
-def _configuration(files: _Files, path: str, label: str, settings: Settings, depth: int) -> None:
-    for line in (files.content(path) or "").split("\n"):
-        match = _SETTING.match(line)
-        if match is None:
-            continue
-        name, value = match.group(1).lower(), match.group(2)
-        if value.startswith("'"):
-            value = value[1:-1].replace("''", "'")
-        if name not in _INCLUDES:
-            settings[name] = (value, label)
-        elif depth:
-            beside = value if value.startswith("/") else f"{os.path.dirname(path)}/{value}"
-            for each in _included(files.place(beside), name):
-                _configuration(files, each, os.path.basename(each), settings, depth - 1)
-
-
-def _included(path: str, how: str) -> list[str]:
-    if how != "include_dir":
-        return [path]
-    try:
-        return sorted(f"{path}/{name}" for name in os.listdir(path) if name.endswith(".conf"))
-    except OSError:
-        return []
+    return first.arguments() if written is None else configuration.started_with(written)
 
 
 def _oracle(members: list[Process], first: Process, program: str) -> Database | None:

@@ -114,6 +114,14 @@ class Process:
         except (Vanished, PermissionError):
             return []
 
+    def environment(self) -> dict[str, str]:
+        """What it was started with, as far as it can be read and the program left it there."""
+        try:
+            pairs = text(self.path("environ")).split("\0")
+        except (Vanished, PermissionError):
+            return {}
+        return {name: value for name, __, value in (pair.partition("=") for pair in pairs if pair)}
+
     def cgroup(self) -> str | None:
         """The path in the unified hierarchy, or else in systemd's."""
         try:

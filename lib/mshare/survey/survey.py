@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..postgresql import wish as preload
 from . import attribution, databases, host, processes, segments
 from .attribution import Attribution, Identity
 from .processes import Missing, Process, Vanished, missing, unit
@@ -214,6 +215,7 @@ class _Looking:
             },
             "share_of_host_percent": round(100 * total / host_bytes, 2) if host_bytes else 0.0,
             "huge_pages_requested": database.huge_pages_requested,
+            "preload": preload.asked(first.environment()),
         }
 
     def _segments(self, group: _Group, exact: bool) -> tuple[Attribution, list[Survey]]:
@@ -244,6 +246,7 @@ def _merge(
         {
             "kind": kind.kind,
             "name": kind.name,
+            "region": os.path.basename(kind.name) if kind.kind == "msharefs" else None,
             "key": kind.key,
             "size_bytes": size_bytes,
             "page_bytes": kind.page_bytes,

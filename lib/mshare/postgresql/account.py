@@ -1,0 +1,71 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The group by which a cluster's owner may make regions."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import subprocess
+
+from ..errors import Conflict, MshareError
+
+
+def group_needed(owner: str, root: str) -> str | None:
+    """The group that a user has to join to make files in a folder; None if it may already, or there is none.
+
+    Conflict where no group would help.
+    """
+    try:
+        found = os.stat(root)
+    except FileNotFoundError:
+        return None
+    user = pwd.getpwnam(owner)
+    if found.st_uid == user.pw_uid:
+        return None
+    if found.st_gid in os.getgrouplist(owner, user.pw_gid):
+        allowed = found.st_mode & stat.S_IRWXG == stat.S_IRWXG
+    else:
+        if found.st_mode & stat.S_IRWXO == stat.S_IRWXO:
+            return None
+        if found.st_gid != 0 and found.st_mode & stat.S_IRWXG == stat.S_IRWXG:
+            return grp.getgrgid(found.st_gid).gr_name
+        allowed = False
+    if allowed:
+        return None
+    raise Conflict(
+        f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(found.st_mode):04o},"
+        f" group {grp.getgrgid(found.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
+    )
+
+
+def join(owner: str, group: str) -> None:
+    _run("gpasswd", "--add", owner, group)
+
+
+def leave(owner: str, group: str) -> None:
+    """Take a user out of a group, if the one is in the other."""
+    try:
+        if owner not in grp.getgrnam(group).gr_mem:
+            return
+    except KeyError:
+        return
+    _run("gpasswd", "--delete", owner, group)
+
+
+def _run(*words: str) -> None:
+    done = subprocess.run(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise MshareError(
+            f"`{' '.join(words)}` failed: {done.stdout.strip()}; change the group by hand, and run this again"
+        )

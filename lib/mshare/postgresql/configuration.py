@@ -1,0 +1,83 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PostgreSQL's configuration files, read as PostgreSQL reads them, and where each setting stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+Settings = dict[str, tuple[str, str]]
+"""Name -> value, and where it stands."""
+
+_SETTING = re.compile(r"^\s*([A-Za-z_.]+)\s*(?:=|\s)\s*('(?:[^']|'')*'|[^\s#]+)")
+_INCLUDES = ("include", "include_if_exists", "include_dir")
+_INCLUDE_DEPTH = 5
+_LETTERS = {"-N": "max_connections", "-p": "port", "-D": "data_directory"}
+
+
+class Files(Protocol):
+    """Where the files are read from."""
+
+    def content(self, path: str) -> str | None:
+        """A file's text; None for one that is not there or may not be read."""
+
+    def place(self, path: str) -> str:
+        """Where a path that a file names is found."""
+
+    def listed(self, path: str) -> Sequence[str]:
+        """The names in a folder; none where it cannot be read."""
+
+
+def options(arguments: list[str]) -> Settings:
+    """What a command line sets."""
+    found: Settings = {}
+    rest = iter(arguments[1:])
+    for argument in rest:
+        letter, value = argument[:2], argument[2:]
+        if letter == "--" or letter == "-c":
+            name, __, value = (value or next(rest, "")).partition("=")
+            found[name.replace("-", "_")] = (value, "command line")
+        elif letter in _LETTERS:
+            found[_LETTERS[letter]] = (value or next(rest, ""), "command line")
+    return found
+
+
+def started_with(opts: str) -> list[str]:
+    """The arguments in postmaster.opts, in which a server notes how it was started."""
+    program, *rest = opts.strip().split(' "')
+    return [program, *(argument.rstrip('"') for argument in rest)]
+
+
+def settings(files: Files, main: str, data: str, said: Settings) -> Settings:
+    """In PostgreSQL's order: its file, what ALTER SYSTEM wrote, the command line (given)."""
+    found: Settings = {}
+    _read(files, files.place(main), os.path.basename(main), found, _INCLUDE_DEPTH)
+    _read(files, f"{data}/postgresql.auto.conf", "postgresql.auto.conf", found, 0)
+    found.update(said)
+    return found
+
+
+def _read(files: Files, path: str, label: str, found: Settings, depth: int) -> None:
+    for line in (files.content(path) or "").split("\n"):
+        match = _SETTING.match(line)
+        if match is None:
+            continue
+        name, value = match.group(1).lower(), match.group(2)
+        if value.startswith("'"):
+            value = value[1:-1].replace("''", "'")
+        if name not in _INCLUDES:
+            found[name] = (value, label)
+        elif depth:
+            beside = value if value.startswith("/") else f"{os.path.dirname(path)}/{value}"
+            for each in _included(files, files.place(beside), name):
+                _read(files, each, os.path.basename(each), found, depth - 1)
+
+
+def _included(files: Files, path: str, how: str) -> list[str]:
+    if how != "include_dir":
+        return [path]
+    return sorted(f"{path}/{name}" for name in files.listed(path) if name.endswith(".conf"))

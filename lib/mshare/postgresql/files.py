@@ -1,0 +1,156 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files that put a cluster on a region: their texts, and writing them so that all can be undone.
+
+The library goes into Debian's own file `environment`, with systemd as without: pg_ctlcluster gives a
+server what stands there and nothing else, so a unit's Environment= would reach pg_ctlcluster only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from .. import paths, state, supervisor, systemd
+from .clusters import COMMON, Cluster
+from .wish import START_SECONDS, Wish
+
+_HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
+_BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
+# The empty line is ours as well: what ends without a newline is given back like that.
+_BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
+_PRELOAD = re.compile(r"^\s*LD_PRELOAD\s*(?:=|\s)\s*'?([^'#\n]*)", re.MULTILINE)
+
+Changes = dict[str, "str | None"]
+"""Path -> what it is to hold; None for a file that is not to be there."""
+
+
+def environment_file(cluster: Cluster) -> str:
+    return os.path.join(cluster.configuration, "environment")
+
+
+def configuration_file(cluster: Cluster) -> str:
+    """Last in its folder: a setting counts where it was said last."""
+    return os.path.join(cluster.configuration, "conf.d", "zz-dbmem-mshare.conf")
+
+
+def drop_in_file(cluster: Cluster) -> str:
+    return systemd.unit_path(f"{cluster.unit}.d/dbmem-mshare.conf")
+
+
+def record_file(cluster: Cluster) -> str:
+    """What was wished, for who comes later, and what rollback has to take back."""
+    return paths.spec_file("postgresql", cluster.id)
+
+
+def present(cluster: Cluster, wish: Wish, group_added: str | None, under_systemd: bool) -> Changes:
+    """What the files are to hold for a wish."""
+    record = {**wish.to_dict(), "group_added": group_added}
+    return {
+        environment_file(cluster): _with_block(_without_block(_environment(cluster)), wish),
+        configuration_file(cluster): _configuration(),
+        drop_in_file(cluster): _drop_in(wish) if under_systemd else None,
+        record_file(cluster): json.dumps(record, indent=2, sort_keys=True) + "\n",
+    }
+
+
+def absent(cluster: Cluster) -> Changes:
+    """What the files were before."""
+    own = state.read_text(environment_file(cluster))
+    text = None if own is None else _without_block(own)
+    if own != text and text == (_common() or ""):
+        text = None
+    return {
+        environment_file(cluster): text,
+        configuration_file(cluster): None,
+        drop_in_file(cluster): None,
+        record_file(cluster): None,
+    }
+
+
+def _environment(cluster: Cluster) -> str:
+    # The cluster's file, once it is there, hides the one for all clusters.
+    return state.read_text(environment_file(cluster)) or _common() or ""
+
+
+def _common() -> str | None:
+    return state.read_text(os.path.join(COMMON, "environment"))
+
+
+def _without_block(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def _with_block(text: str, wish: Wish) -> str:
+    others = _PRELOAD.findall(text)
+    variables = {
+        "LD_PRELOAD": " ".join([wish.library, *(others[-1].split() if others else [])]),
+        **wish.environment(),
+        "PGCTLTIMEOUT": str(START_SECONDS),
+    }
+    lines = [f"{name} = '{value}'" for name, value in variables.items()]
+    return "\n".join([text, _BEGIN, *lines, _END, ""])
+
+
+def _configuration() -> str:
+    return (
+        f"{_HEAD}# The preloaded library asks for huge pages, and one who asks is enough.\nhuge_pages = off\n"
+    )
+
+
+def _drop_in(wish: Wish) -> str | None:
+    """What has to be there before the server: only a region's msharefs, and the region itself."""
+    if wish.pages != "4k":
+        return None
+    units = ["mshare-mounts.target"]
+    if wish.region is not None:
+        units.append(f"mshare-region@{wish.region}.service")
+    needed = " ".join(units)
+    return f"{_HEAD}[Unit]\nWants={needed}\nAfter={needed}\n"
+
+
+def different(wanted: Changes) -> Changes:
+    """Those that do not hold what they should."""
+    return {path: text for path, text in wanted.items() if state.read_text(path) != text}
+
+
+def write(changes: Changes, cluster: Cluster) -> None:
+    """Write and remove files; what was there keeps its owner and mode, what is new is the cluster's."""
+    for path, text in changes.items():
+        if text is None:
+            state.remove(path)
+        else:
+            _replace(path, text, cluster)
+    folders = {os.path.dirname(path) for path in (drop_in_file(cluster), record_file(cluster))}
+    state.remove_empty(*sorted(folders), paths.config_dir())
+    if drop_in_file(cluster) in changes and supervisor.systemd_runs():
+        systemd.systemctl("daemon-reload")
+
+
+def _replace(path: str, text: str, cluster: Cluster) -> None:
+    mode, uid, gid = 0o644, 0, 0
+    if path.startswith(cluster.configuration + "/"):
+        uid, gid = cluster.uid, cluster.gid
+    if os.path.exists(path):
+        found = os.stat(path)
+        mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
+    state.write_text(path, text, mode)
+    os.chown(path, uid, gid)
+
+
+def recorded() -> list[str]:
+    """The clusters that are started with the library, as their files say."""
+    folder = os.path.dirname(paths.spec_file("postgresql", "any"))
+    try:
+        return sorted(name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json"))
+    except OSError:
+        return []
+
+
+def record(cluster: Cluster) -> dict[str, object]:
+    """What the last run wished; empty if there was none."""
+    text = state.read_text(record_file(cluster))
+    found: dict[str, object] = {} if text is None else json.loads(text)
+    return found

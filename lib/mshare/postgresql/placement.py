@@ -1,0 +1,118 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a server's segment really lies, from /proc/PID/maps, and whether that is what was wished."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..abi import HUGE_PAGE_BYTES
+from ..survey import segments
+from ..survey.processes import Process
+from ..units import format_size
+from .wish import Wish
+
+_PMD_MAPPED = re.compile(
+    rb"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB", re.M
+)
+_HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ", re.M)
+# Besides the ends of a segment, which may be no whole huge page: a few for which none was free.
+_HUGE_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The largest shared mapping of a process."""
+
+    pid: int
+    kind: str
+    name: str
+    size_bytes: int
+    page_bytes: int
+    address: int
+    congruent_2mib: bool
+    aligned_1gib: bool
+    huge_bytes: int
+    """How much of it this process has mapped by huge pages."""
+
+    @property
+    def region(self) -> str | None:
+        """The name of the region it is."""
+        return os.path.basename(self.name) if self.kind == "msharefs" else None
+
+    @property
+    def text(self) -> str:
+        """For a sentence."""
+        huge = f", {format_size(self.huge_bytes)} of it in huge pages" if self.huge_bytes else ""
+        return f"segment {self.name} ({self.kind}, {format_size(self.size_bytes)} at {self.address:#x}{huge})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "region": self.region}
+
+
+def of(pid: int) -> Segment | None:
+    """The segment of a process; None for one that has none."""
+    devices = segments.Devices()
+    found = [
+        (one, segments.kind(one, devices.of(one, pid)))
+        for one in segments.Reader().shared(Process(pid, b"", 0))
+    ]
+    shared = [(one, kind) for one, kind in found if kind.kind != "file"]
+    if not shared:
+        return None
+    # A SysV segment stays attached beside the region that stands for it, and is as large.
+    one, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
+    return Segment(
+        pid,
+        kind.kind,
+        kind.name,
+        one.end - one.start,
+        kind.page_bytes,
+        one.start,
+        segments.congruent(one),
+        segments.aligned_1gib(one),
+        _huge_bytes(pid, one.start) if kind.kind != "msharefs" else 0,
+    )
+
+
+def _huge_bytes(pid: int, address: int) -> int:
+    """By smaps, which every kernel has. A look at one process, not a survey of a thousand."""
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        content = file.read()
+    start = re.search(rb"^%x-[0-9a-f]+ .*\n" % address, content, re.M)
+    if start is None:
+        return 0
+    end = _HEADER.search(content, start.end())
+    fields = content[start.end() : end.start() if end else len(content)]
+    return sum(int(size) << 10 for size in _PMD_MAPPED.findall(fields))
+
+
+def wrong(wish: Wish, found: Segment | None, touched_bytes: int) -> Iterator[str]:
+    """What is not as it was wished in a process that touched so much of its segment, one clause each."""
+    if found is None:
+        yield "it has no shared segment at all"
+        return
+    where = found.text
+    enough_bytes = _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
+    if wish.pages == "4k":
+        root = wish.root or ""
+        if found.kind != "msharefs" or not found.name.startswith(root):
+            yield f"{where} is not on the msharefs at {root}"
+        elif wish.region is not None and found.region != wish.region:
+            yield f"{where} is not region {wish.region}"
+        return
+    if wish.pages == "hugetlb":
+        if found.kind != "hugetlb" and found.huge_bytes < enough_bytes:
+            yield f"{where} has no pages of a huge page pool"
+        elif not found.aligned_1gib:
+            yield f"{where} does not begin at a multiple of 1 GiB, where page tables are shared"
+        return
+    if not found.congruent_2mib:
+        yield f"{where} does not begin where huge pages can be mapped, congruent to 2 MiB"
+    elif found.huge_bytes < enough_bytes:
+        yield f"{where} should be in huge pages for all of the {format_size(touched_bytes)} that were touched"

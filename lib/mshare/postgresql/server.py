@@ -1,0 +1,219 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server of a cluster: whether it runs, how it is started again, and what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from .. import procfs, state, supervisor
+from ..errors import MshareError
+from ..survey.processes import Process
+from .clusters import CONTROL, Cluster
+
+_DATABASE = "postgres"
+_READY_SECONDS = 3600.0
+_POLL_SECONDS = 0.1
+_SAID_LINES = 12
+# Lines of postmaster.pid.
+_PORT, _SOCKETS, _STATE = 3, 4, 7
+
+
+@dataclass(frozen=True)
+class Server:
+    """A postmaster that runs."""
+
+    pid: int
+    started_ticks: int
+    port: str
+    sockets: str
+    ready: bool
+
+    def environment(self) -> dict[str, str]:
+        """What it was started with. A postmaster, unlike its children, writes no title over it."""
+        return Process(self.pid, b"", 0).environment()
+
+    def children(self) -> list[int]:
+        """Its backends and helpers, which have its memory by fork."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+
+
+def running(cluster: Cluster) -> Server | None:
+    """The postmaster of a cluster, by the file it leaves in its data directory."""
+    lines = (state.read_text(os.path.join(cluster.data_directory, "postmaster.pid")) or "").split("\n")
+    if not lines[0].strip().isdigit():
+        return None
+    pid = int(lines[0])
+    started_ticks = procfs.start_ticks(pid)
+    # A file that a crash left behind may name a stranger's process.
+    if started_ticks is None or not _is_of(cluster, pid):
+        return None
+    fields = [*lines, *[""] * _STATE]
+    ready = fields[_STATE].strip() == "ready"
+    return Server(pid, started_ticks, fields[_PORT].strip(), fields[_SOCKETS].strip(), ready)
+
+
+def _is_of(cluster: Cluster, pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(f"/proc/{pid}/cwd", cluster.data_directory)
+    return False
+
+
+def restart(cluster: Cluster, before: Server) -> Server:
+    """Stop and start a server that runs, and wait until it is ready.
+
+    MshareError, with what the server said, when it does not come back.
+    """
+    return _control(cluster, "restart", before)
+
+
+def start(cluster: Cluster) -> Server:
+    """The same for one that does not run."""
+    return _control(cluster, "start", None)
+
+
+def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
+    position = log_position(cluster)
+    words = [CONTROL, cluster.version, cluster.name, what]
+    if supervisor.systemd_runs():
+        # The unit ignores a failure of the start, so what came of it has to be looked at anyway.
+        words = ["systemctl", what, cluster.unit]
+    done = subprocess.run(
+        words,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    after = _came_back(cluster, before)
+    if after is not None:
+        return after
+    said = said_since(cluster, position) or done.stdout.strip() or "nothing"
+    raise MshareError(
+        f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
+        f" does not run: {said}; see {cluster.log}"
+    )
+
+
+def _came_back(cluster: Cluster, before: Server | None) -> Server | None:
+    """The new postmaster, once it takes connections; None if there is none."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        found = running(cluster)
+        if found is None or _same(found, before):
+            return None
+        if found.ready:
+            return found
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _same(one: Server, other: Server | None) -> bool:
+    return other is not None and (one.pid, one.started_ticks) == (other.pid, other.started_ticks)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def log_position(cluster: Cluster) -> int:
+    """How long a cluster's log is now, for `said_since`."""
+    return _size(cluster.log)
+
+
+def said_since(cluster: Cluster, position: int, word: str = "") -> str:
+    """The last lines of a cluster's log after a position, those with a word in them."""
+    try:
+        with open(cluster.log, encoding="utf-8", errors="replace") as file:
+            file.seek(position if position <= _size(cluster.log) else 0)
+            lines = [line.strip() for line in file.read().split("\n")]
+    except OSError:
+        return ""
+    return " / ".join([line for line in lines if line and word in line][-_SAID_LINES:])
+
+
+class Connection:
+    """A connection of the cluster's owner, by psql."""
+
+    def __init__(self, cluster: Cluster, server: Server) -> None:
+        owner = cluster.owner
+        words = [
+            cluster.program("psql"),
+            "-XAtqw",
+            "-h",
+            server.sockets,
+            "-p",
+            server.port,
+            "-U",
+            owner,
+            _DATABASE,
+        ]
+        groups = os.getgrouplist(owner, cluster.gid)
+        self._who = f"psql as {owner} at {server.sockets}, port {server.port}"
+        self._process = subprocess.Popen(
+            words,
+            cwd="/",
+            env={
+                "LC_ALL": "C.UTF-8",
+                "PATH": "/usr/bin:/bin",
+                "PGAPPNAME": "mshare",
+                "PGCONNECT_TIMEOUT": "30",
+            },
+            user=cluster.uid,
+            group=cluster.gid,
+            extra_groups=groups,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            self.pid = int(self.ask("SELECT pg_backend_pid()"))
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, query: str) -> str:
+        """The one value that a query answers."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(query + ";\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        if self._process.poll() is not None or not answer or answer.startswith(("ERROR", "psql:")):
+            rest = "" if self._process.poll() is None else self._process.stdout.read().strip()
+            said = " ".join(part for part in (answer, rest) if part) or "nothing"
+            raise MshareError(
+                f"{self._who} got no answer to `{query}`: {said}; let the cluster's owner in on the socket"
+                " (`local all postgres peer` in pg_hba.conf), or do without connections (probes: 0)"
+            )
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@contextmanager
+def connections(cluster: Cluster, server: Server, count: int) -> Iterator[list[Connection]]:
+    """So many connections at once; MshareError if the server lets in fewer."""
+    with ExitStack() as opened:
+        found = []
+        for __ in range(count):
+            one = Connection(cluster, server)
+            opened.callback(one.close)
+            found.append(one)
+        yield found

@@ -1,0 +1,90 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wanted of a cluster, and the environment that a server started with it has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..units import MIB
+
+PAGES = ("thp", "hugetlb", "4k")
+LIBRARY = "/usr/local/lib/mshare/libmshare-preload.so"
+PREFIX = "MSHARE_PRELOAD_"
+THRESHOLD_BYTES = 16 * MIB
+# pg_ctl gives a start 60 s; huge pages for 300 GiB take a quarter of an hour.
+START_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Where a cluster's memory should lie."""
+
+    pages: str
+    library: str = LIBRARY
+    backend: str | None = None
+    """kernel or simulated; for pages 4k only, as are root and region."""
+    root: str | None = None
+    region: str | None = None
+    """An existing region; None for one of the server's own."""
+    region_bytes: int | None = None
+    """How much memory that has, which a kernel does not tell the library."""
+    threshold_bytes: int = THRESHOLD_BYTES
+    prefault: bool | None = None
+    """None leaves it to the library: yes, but for hugetlb."""
+    require: bool = False
+    """Whether the server refuses to start without; else it starts on ordinary memory and says so."""
+
+    def __post_init__(self) -> None:
+        if self.pages not in PAGES:
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
+        if self.region is not None and self.pages != "4k":
+            raise InvalidRequest(
+                f"region {self.region} with pages {self.pages} is no choice: a region has the pages it was"
+                " made with; set pages to 4k, or leave the region out"
+            )
+
+    def environment(self) -> dict[str, str]:
+        """What the library reads, without LD_PRELOAD."""
+        said = {
+            "PAGES": self.pages,
+            "BACKEND": self.backend,
+            "ROOT": self.root,
+            "REGION": self.region,
+            "REGION_BYTES": None if self.region_bytes is None else str(self.region_bytes),
+            "THRESHOLD": str(self.threshold_bytes),
+            "PREFAULT": None if self.prefault is None else str(int(self.prefault)),
+            "REQUIRE": str(int(self.require)),
+            "VERBOSE": "1",
+        }
+        return {PREFIX + name: value for name, value in said.items() if value is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What there is to say about it, for diffs and files."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def preloaded(environment: dict[str, str]) -> list[str]:
+    """The libraries that an environment preloads."""
+    return environment.get("LD_PRELOAD", "").replace(":", " ").split()
+
+
+def has_ours(environment: dict[str, str]) -> bool:
+    """Whether our library is among them, wherever it is installed."""
+    return os.path.basename(LIBRARY) in map(os.path.basename, preloaded(environment))
+
+
+def started_with(environment: dict[str, str], wish: Wish) -> bool:
+    """Whether a server with an environment was started with a wish."""
+    ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    return wish.library in preloaded(environment) and ours == wish.environment()
+
+
+def asked(environment: dict[str, str]) -> str | None:
+    """Which pages an environment asks the library for; None where it is not preloaded."""
+    return environment.get(f"{PREFIX}PAGES") if has_ours(environment) else None

@@ -1,0 +1,257 @@
+#!/usr/bin/python
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mshare_postgresql
+short_description: Run an unmodified PostgreSQL on a region or on huge pages
+version_added: 0.1.0
+description:
+  - Has a PostgreSQL cluster of Debian's kind (Debian's packages or PGDG's) started with the preloaded library of this
+    collection, which puts its shared memory on a region, or on huge pages of a stock kernel.
+  - Writes the cluster's C(environment) file, one file in its C(conf.d) that turns PostgreSQL's own O(ignore:huge_pages) off and,
+    for a region under systemd, a drop-in that has the region's msharefs mounted before. O(state=absent) takes all of it back.
+  - Restarts the server only if O(restart) allows it. Afterwards it looks where the segment really lies, in the postmaster and in
+    a backend, and what page tables cost before and after; if the segment is not where it should be, files and server are put back
+    and the module fails.
+extends_documentation_fragment:
+  - dbmem.mshare.attributes
+  - dbmem.mshare.attributes.state
+  - dbmem.mshare.msharefs
+options:
+  state:
+    description:
+      - V(present) is with the library, V(absent) is the cluster as it was before.
+    type: str
+    choices: [present, absent]
+    default: present
+  version:
+    description:
+      - The cluster's version, like V(15). Can be left out where only one cluster fits.
+    type: str
+  cluster:
+    description:
+      - The cluster's name, like V(main). Can be left out where only one cluster fits.
+    type: str
+  pages:
+    description:
+      - V(thp) are transparent huge pages on any kernel from Linux 6.1, without a pool that has to be reserved.
+      - V(hugetlb) are pages of the host's huge page pool, placed so that page tables are shared as far as a stock kernel does that.
+      - V(4k) is a region, on a kernel with mshare or on the simulated backend.
+    type: str
+    choices: [thp, hugetlb, 4k]
+    default: thp
+  region:
+    description:
+      - The region to use, with O(pages=4k). Left out, the server makes one of its own, which lives and dies with it.
+    type: str
+  threshold:
+    description:
+      - Shared memory smaller than this stays as it is.
+    type: str
+    default: 16MiB
+  prefault:
+    description:
+      - Whether all of the segment is touched when the server starts. Left out, it is, but for O(pages=hugetlb).
+    type: bool
+  require:
+    description:
+      - Whether the server refuses to start without. V(false) has it start on ordinary memory and say so in its log.
+    type: bool
+    default: false
+  restart:
+    description:
+      - Whether the server may be restarted, which ends its connections. V(false) only reports RV(restart_required).
+    type: bool
+    default: false
+  probes:
+    description:
+      - How many connections measure page tables before and after a restart. V(0) measures nothing, and needs no connection.
+    type: int
+    default: 10
+  library:
+    description:
+      - The preloaded library on the host, as M(dbmem.mshare.mshare_runtime) installs it.
+    type: path
+    default: /usr/local/lib/mshare/libmshare-preload.so
+seealso:
+  - module: dbmem.mshare.mshare_runtime
+  - module: dbmem.mshare.mshare_savings
+author:
+  - dbmem.mshare contributors (@dbmem)
+"""
+
+EXAMPLES = r"""
+- name: Have PostgreSQL on huge pages from its next restart on
+  dbmem.mshare.mshare_postgresql:
+    pages: thp
+
+- name: Have it on a region now
+  dbmem.mshare.mshare_postgresql:
+    version: '15'
+    cluster: main
+    pages: 4k
+    restart: true
+
+- name: Go back
+  dbmem.mshare.mshare_postgresql:
+    state: absent
+    restart: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: ["restart PostgreSQL cluster 15-main, because the server was started with another environment"]
+cluster:
+  description: The cluster and its server.
+  returned: success
+  type: dict
+  sample:
+    {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432"}
+restart_required:
+  description: Whether the server has to be restarted before it runs as asked.
+  returned: success
+  type: bool
+  sample: false
+restart_reason:
+  description: Why it has to be restarted.
+  returned: success
+  type: str
+  sample: the server was started with another environment
+restarted:
+  description: Whether it was restarted.
+  returned: success
+  type: bool
+  sample: true
+segment:
+  description: Where the server's shared memory lies, by the maps of the postmaster. Empty when it does not run.
+  returned: success
+  type: dict
+  contains:
+    kind:
+      description: V(anonymous), V(sysv), V(tmpfs), V(hugetlb) or V(msharefs).
+      type: str
+      sample: anonymous
+    name:
+      description: The file or object.
+      type: str
+      sample: inode 1035
+    region:
+      description: The name of the region it is.
+      type: str
+      sample: postgres.4711
+    size_bytes:
+      description: Its size; of a region the window, address space.
+      type: int
+      sample: 155189248
+    address:
+      description: Where it begins.
+      type: int
+      sample: 140007178469376
+    congruent_2mib:
+      description: Whether huge pages of 2 MiB can be mapped there.
+      type: bool
+      sample: true
+    aligned_1gib:
+      description: Whether it begins at a multiple of 1 GiB.
+      type: bool
+      sample: false
+    huge_bytes:
+      description: How much of it the process has mapped by huge pages.
+      type: int
+      sample: 155189248
+backend_segment:
+  description: The same in a backend, after a restart.
+  returned: success
+  type: dict
+  sample: {}
+page_tables:
+  description: What connections cost C(before) and C(after) a restart, measured on the same number that touched the same part of the
+    segment. Empty without a restart.
+  returned: success
+  type: dict
+  sample: {"before": {"connections": 10, "average_bytes": 974848, "kind": "measured"}, "after": {"average_bytes": 135168}}
+summary:
+  description: The same as sentences.
+  returned: success
+  type: list
+  elements: str
+  sample: ["PostgreSQL cluster 15-main, postmaster 4711: segment inode 1035 (anonymous, 148 MiB at 0x7f55bfe00000)"]
+boot:
+  description: What comes back after a reboot, apart from what is there now.
+  returned: success
+  type: dict
+  sample: {}
+error_kind:
+  description: The kind of the error, for conditions.
+  returned: failure
+  type: str
+  sample: unavailable
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql import (
+    postgresql_absent,
+    postgresql_present,
+)
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish import Wish
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
+
+
+def converge(module):
+    params = module.params
+    how = {
+        "version": params["version"],
+        "name": params["cluster"],
+        "restart": params["restart"],
+        "probes": params["probes"],
+        "check": module.check_mode,
+    }
+    if params["state"] == "absent":
+        return postgresql_absent(**how)
+    wish = Wish(
+        params["pages"],
+        library=params["library"],
+        backend=params["backend"],
+        root=params["root"],
+        region=params["region"],
+        threshold_bytes=parse_size(params["threshold"], "threshold"),
+        prefault=params["prefault"],
+        require=params["require"],
+    )
+    return postgresql_present(wish, **how)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **_module.MSHAREFS_OPTIONS,
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "version": {"type": "str"},
+            "cluster": {"type": "str"},
+            "pages": {"type": "str", "choices": ["thp", "hugetlb", "4k"], "default": "thp"},
+            "region": {"type": "str"},
+            "threshold": {"type": "str", "default": "16MiB"},
+            "prefault": {"type": "bool"},
+            "require": {"type": "bool", "default": False},
+            "restart": {"type": "bool", "default": False},
+            "probes": {"type": "int", "default": 10},
+            "library": {"type": "path", "default": "/usr/local/lib/mshare/libmshare-preload.so"},
+        },
+        supports_check_mode=True,
+    )
+    outcome = _module.attempt(module, lambda: converge(module))
+    _module.report(module, outcome, **outcome.facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role postgresql: a Debian cluster with load on it goes onto a region or huge pages, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.clusters import PLACED, Cluster, Load, huge_pages, mapped, missing
+from integration.hosts import Host, Run, Task
+from integration.test_results import ON_SUCCESS, documented, names
+from mshare.units import KIB, MIB
+
+BUFFERS_BYTES = 128 * MIB
+PROBES = 5
+PLAYBOOK = "dbmem.mshare.postgresql"
+MOVE = "Put PostgreSQL where it should be"
+POOL_PAGES = 100
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@pytest.fixture(scope="module")
+def cluster(host: Host) -> Iterator[Cluster]:
+    one = Cluster(host)
+    one.create(shared_buffers=f"{BUFFERS_BYTES // MIB}MB")
+    one.fill(1)
+    yield one
+    one.control("stop")
+
+
+@pytest.fixture(scope="module")
+def load(cluster: Cluster) -> Iterator[Load]:
+    with Load(cluster) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def msharefs(cluster: Cluster) -> None:
+    """Library and mount, as the role has them."""
+    mount = {"backend": "simulated", "mode": "1770", "group": "mshare", "create_group": True}
+    tasks = [{"dbmem.mshare.mshare_runtime": {"preload": True}}, {"dbmem.mshare.mshare_mount": mount}]
+    cluster.host.play(tasks).succeeded()
+
+
+@pytest.fixture
+def pool() -> Iterator[None]:
+    with huge_pages(POOL_PAGES):
+        yield
+
+
+def traces(cluster: Cluster) -> list[str]:
+    """All that there is on the host but the server's own comings and goings."""
+    return [line for line in cluster.host.snapshot() if not line.startswith("process postgres: ")]
+
+
+def playbook(cluster: Cluster, *flags: str, **variables: Any) -> Run:
+    """The role with all that it pulls in."""
+    wanted = {"restart_ok": True, "probes": PROBES, **variables}
+    prefixed = {f"mshare_postgresql_{name}": value for name, value in wanted.items()}
+    return cluster.host.playbook(PLAYBOOK, *flags, variables=prefixed)
+
+
+def task(**options: Any) -> Task:
+    """The module alone, where the rest is there already."""
+    wanted = {"restart": True, "probes": PROBES, **options}
+    return {"name": MOVE, "dbmem.mshare.mshare_postgresql": wanted}
+
+
+SCAN = "SELECT pg_prewarm('pgbench_accounts'), sum(abalance) FROM pgbench_accounts"
+
+
+def test_a_check_run_says_what_it_would_do_and_does_nothing(cluster: Cluster) -> None:
+    files, before, pid = cluster.files(), traces(cluster), cluster.pid
+    moved = playbook(cluster, "--check", "--diff").succeeded()[MOVE]
+    assert moved["changed"]
+    assert any("restart PostgreSQL cluster 15-main" in action for action in moved["actions"])
+    (environment,) = (
+        lines for path, lines in moved["diff"]["after"].items() if path.endswith("/environment")
+    )
+    assert "MSHARE_PRELOAD_PAGES = 'thp'" in environment
+    assert "MSHARE_PRELOAD_PAGES = 'thp'" not in str(moved["diff"]["before"])
+    assert (cluster.files(), traces(cluster), cluster.pid) == (files, before, pid)
+
+
+def test_nothing_is_restarted_unless_allowed(cluster: Cluster) -> None:
+    files, pid = cluster.files(), cluster.pid
+    first, second = (playbook(cluster, restart_ok=False).succeeded() for __ in range(2))
+    assert first[MOVE]["changed"]
+    assert second.recap["changed"] == 0
+    for run in (first, second):
+        assert run[MOVE]["restart_required"]
+        assert run[MOVE]["restart_reason"]
+        assert not run[MOVE]["restarted"]
+    removed = {"name": "removed", "dbmem.mshare.mshare_runtime": {"state": "absent"}}
+    said = cluster.host.play([removed]).said
+    assert "what PostgreSQL cluster 15-main is started with" in said
+    assert cluster.pid == pid
+    assert not PLACED["thp"](mapped(cluster.host, pid))
+    assert cluster.host.play([task(state="absent")]).succeeded()[MOVE]["restarted"] is False
+    assert (cluster.files(), cluster.pid) == (files, pid)
+
+
+@pytest.mark.parametrize("pages", ["thp", "4k", "hugetlb"])
+def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureRequest, pages: str) -> None:
+    if pages == "hugetlb":
+        request.getfixturevalue("pool")
+    files, dump = cluster.files(), cluster.dump()
+    moved = playbook(cluster, pages=pages).succeeded()[MOVE]
+    assert (moved["restarted"], moved["restart_required"]) == (True, False)
+    assert moved.returned == names(documented("postgresql"), ON_SUCCESS)
+    assert cluster.dump() == dump
+    require_costs(moved["page_tables"], pages)
+    # Only who makes regions needs the group.
+    assert ("mshare" in groups(cluster)) == (pages == "4k")
+    with cluster.backend(SCAN) as one, cluster.backend(SCAN) as two, cluster.backend(SCAN) as three:
+        for pid in (cluster.pid, one, two, three):
+            assert PLACED[pages](mapped(cluster.host, pid))
+        looks = [task(pages=pages), {"name": "survey", "dbmem.mshare.mshare_survey": {}}]
+        if pages == "4k":
+            looks.append(validate(cluster))
+        looked = cluster.host.play(looks).succeeded()
+        require_survey(cluster, looked, pages)
+        if pages == "4k":
+            require_savings(cluster, looked, [one, two, three])
+    assert (looked[MOVE]["changed"], looked[MOVE]["restart_required"]) == (False, False)
+
+    # Once more with all of the role.
+    run = playbook(cluster, state="absent") if pages == "thp" else cluster.host.play([task(state="absent")])
+    assert run.succeeded()[MOVE]["restarted"]
+    assert cluster.dump() == dump
+    assert cluster.files() == files
+    assert "mshare" not in groups(cluster)
+    with cluster.backend(SCAN) as pid:
+        assert "libmshare" not in cluster.host.inside(f"/proc/{pid}/maps").read_text()
+    assert load.acknowledged() <= load.kept()
+    assert len(load.acknowledged()) > 10
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_region_that_is_there(cluster: Cluster) -> None:
+    """It belongs to somebody else, and stays when the server goes."""
+    size_bytes = 2 * BUFFERS_BYTES
+    made = {"name": "sga", "size": str(size_bytes), "mode": "0660", "group": "mshare", "prefault": True}
+    run = cluster.host.play(
+        [
+            {"name": "made", "dbmem.mshare.mshare_region": made},
+            task(pages="4k", region="sga"),
+            {**task(pages="4k", region="sga"), "name": "again"},
+        ]
+    ).succeeded()
+    assert run[MOVE]["segment"]["region"] == "sga"
+    assert not run["again"]["changed"]
+    dump = cluster.dump()
+    with cluster.backend(SCAN) as pid:
+        for one in (cluster.pid, pid):
+            assert mapped(cluster.host, one).path == "/run/msharefs/sga"
+    # What was in it is of no use to the next server: it begins with zeroes.
+    cluster.control("restart")
+    assert cluster.dump() == dump
+    gone = {"name": "gone", "dbmem.mshare.mshare_region": {"name": "sga", "state": "absent"}}
+    cluster.host.play([task(state="absent"), gone]).succeeded()
+    assert cluster.dump() == dump
+
+
+def groups(cluster: Cluster) -> list[str]:
+    return cluster.host.do("id", "-Gn", "postgres").split()
+
+
+def require_costs(costs: dict[str, Any], pages: str) -> None:
+    """Before and after, of as many connections that touched as much."""
+    before, after = costs["before"], costs["after"]
+    for cost in (before, after):
+        assert cost["kind"] == "measured"
+        assert cost["connections"] == PROBES
+        assert cost["span_bytes"] > BUFFERS_BYTES
+        assert cost["sum_bytes"] // PROBES == cost["average_bytes"]
+    assert before["span_bytes"] == after["span_bytes"]
+    saved_bytes = before["average_bytes"] - after["average_bytes"]
+    # A leaf table per 2 MiB. Simulated, everybody has tables of his own.
+    expected_bytes = 0 if pages == "4k" else BUFFERS_BYTES // (2 * MIB) * 4 * KIB
+    assert saved_bytes == pytest.approx(expected_bytes, abs=64 * KIB)
+
+
+def require_survey(cluster: Cluster, run: Run, pages: str) -> None:
+    instances = run["survey"]["survey"]["instances"]
+    (found,) = (one for one in instances if cluster.pid in one["pids"])
+    assert (found["kind"], found["preload"], found["huge_pages_requested"]) == ("postgresql", pages, "off")
+    segment = max(found["segments"], key=lambda one: one["size_bytes"])
+    assert segment["kind"] == {"thp": "anonymous", "hugetlb": "hugetlb", "4k": "msharefs"}[pages]
+    assert segment["congruent_2mib"]
+    assert segment["region"] == (region(cluster) if pages == "4k" else None)
+
+
+def region(cluster: Cluster) -> str:
+    return Path(mapped(cluster.host, cluster.pid).path).name
+
+
+def validate(cluster: Cluster) -> Task:
+    savings = {"region": region(cluster), "min_saving_percent": 50}
+    return {"name": "savings", "dbmem.mshare.mshare_savings": savings}
+
+
+def require_savings(cluster: Cluster, run: Run, backends: list[int]) -> None:
+    """Backends count as the region's clients, with the page tables that they have."""
+    savings = run["savings"]
+    assert savings["passed"]
+    assert savings["clients"]["attached"] >= len(backends)
+    status = cluster.host.inside(f"/proc/{backends[0]}/status").read_text()
+    own_bytes = int(re.findall(r"VmPTE:\s+(\d+) kB", status)[0]) * KIB
+    without = savings["figures"]["without_sharing"]
+    assert without["kind"] == "measured"
+    assert without["value"] > len(backends) * own_bytes / 2
+    assert any("postgres" in line for line in savings["summary"])
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_segment_elsewhere_is_found_out_and_everything_put_back(cluster: Cluster) -> None:
+    files, dump = cluster.files(), cluster.dump()
+    run = cluster.host.play([task(threshold="1TiB")])
+    assert "does not begin where huge pages can be mapped" in run.said
+    assert "its files are as they were and it runs with them again" in run.said
+    assert cluster.files() == files
+    assert cluster.dump() == dump
+    with cluster.backend() as pid:
+        assert "libmshare" not in cluster.host.inside(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
+    files = cluster.files()
+    cluster.set("wrong.conf", shared_preload_libraries="no_such_library")
+    run = cluster.host.play([task()])
+    assert "no_such_library" in run.said
+    assert "does not start with them either" in run.said
+    cluster.unset("wrong.conf")
+    cluster.control("start")
+    assert cluster.files() == files
+
+
+REFUSED = {
+    "there is no PostgreSQL cluster 9.6/* on this host, which has 15/main": {"version": "9.6"},
+    "a region has the pages it was made with": {"region": "sga"},
+    "region nowhere on the msharefs at /run/msharefs is missing": {"pages": "4k", "region": "nowhere"},
+    "threshold 'much' is not a size": {"threshold": "much"},
+    "huge pages of 2 MiB, and": {"pages": "hugetlb"},
+    "/no/library is missing on this host": {"library": "/no/library"},
+}
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_refusals(cluster: Cluster) -> None:
+    files, pid = cluster.files(), cluster.pid
+    tasks = [{**task(**options), "name": said, "ignore_errors": True} for said, options in REFUSED.items()]
+    run = cluster.host.play(tasks).succeeded()
+    for said in REFUSED:
+        assert said in run[said]["msg"]
+    assert (cluster.files(), cluster.pid) == (files, pid)
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_huge_pages_asked_for_elsewhere(cluster: Cluster) -> None:
+    cluster.sql("ALTER SYSTEM SET huge_pages = 'on'")
+    assert "because of postgresql.auto.conf" in cluster.host.play([task()]).said
+    cluster.sql("ALTER SYSTEM RESET huge_pages")
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_server_that_lets_nobody_in(cluster: Cluster) -> None:
+    """Nothing is done that could not be measured; without probes it is not measured, and done."""
+    files, rules = cluster.files(), cluster.host.inside(f"{cluster.configuration}/pg_hba.conf")
+    rules_text, pid = rules.read_text(), cluster.pid
+    rules.write_text("local all all reject\n")
+    cluster.control("reload")
+    run = cluster.host.play([task()])
+    assert "got no answer to `SELECT pg_backend_pid()`" in run.said
+    assert "pg_hba.conf rejects connection" in run.said
+    assert cluster.pid == pid
+    rules.write_text(rules_text)
+    cluster.control("reload")
+    assert cluster.files() == files
+
+
+def test_a_second_cluster_has_to_be_told_apart(cluster: Cluster) -> None:
+    cluster.host.do("mkdir", "/etc/postgresql/15/other")
+    cluster.host.do("touch", "/etc/postgresql/15/other/postgresql.conf")
+    assert "2 PostgreSQL clusters (15/main, 15/other)" in cluster.host.play([task()]).said
+    cluster.host.do("rm", "-r", "/etc/postgresql/15/other")
+
+
+def test_nothing_is_left(cluster: Cluster) -> None:
+    """After the tests above, teardown takes away what they share."""
+    cluster.host.playbook("dbmem.mshare.teardown").succeeded()
+    assert not [line for line in cluster.host.snapshot() if "mshare" in line and "process" not in line]
