@@ -15,6 +15,7 @@ WANTED = {
     "mshare_postgresql_restart_ok": True,
     "mshare_postgresql_probes": 2,
 }
+INSTALL_SECONDS = 900
 DUMP = "su postgres -c 'cd / && pg_dumpall' | grep -v restrict | sha256sum"
 FILES = "cd /etc/postgresql && find . -type f -exec sha256sum {} + -exec stat -c '%n %a %U' {} + | sort"
 LIBRARY = "libmshare-preload.so"
@@ -22,11 +23,22 @@ LIBRARY = "libmshare-preload.so"
 
 @pytest.fixture(scope="module")
 def database(guest: Guest) -> Guest:
-    """The guest with a PostgreSQL that runs, and something in it."""
-    guest.do("echo auto > /etc/postgresql/15/main/start.conf && systemctl daemon-reload")
-    guest.do(f"systemctl start {UNIT}")
+    """The guest with PostgreSQL, and something in it. It takes longer than a command may: systemd does it."""
+    install = "apt-get -qq update && apt-get -qq -y --no-install-recommends install postgresql-15"
+    guest.do(
+        "systemd-run --quiet --no-block --unit=install --property=Type=oneshot --remain-after-exit"
+        f" --setenv=DEBIAN_FRONTEND=noninteractive sh -c '{install}'"
+    )
+    guest.eventually(
+        lambda: installing(guest) in ("active", "failed"), "the installation of PostgreSQL", INSTALL_SECONDS
+    )
+    assert installing(guest) == "active", guest.journal("install")
     guest.do("su postgres -c 'cd / && pgbench -i -q -s 1'")
     return guest
+
+
+def installing(guest: Guest) -> str:
+    return guest.units("install")["install.service"]["ActiveState"]
 
 
 def memory(guest: Guest) -> str:

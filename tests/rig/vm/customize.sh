@@ -15,6 +15,3 @@ chroot "$root" systemctl mask --quiet \
     e2scrub_reap.service fstrim.timer getty@tty1.service serial-getty@ttyS0.service \
     systemd-networkd-wait-online.service systemd-pstore.service \
     systemd-tmpfiles-clean.timer systemd-update-utmp.service systemd-update-utmp-runlevel.service
-
-# The test that wants it starts it.
-echo manual >"$root/etc/postgresql/15/main/start.conf"

@@ -19,8 +19,8 @@ from rig.debian import DPKG_OPTIONS, SUITE, exclusive, log, workspace
 
 HERE = Path(__file__).resolve().parent
 DISK_SIZE = "6G"
-# No python3-cffi, python3-click, ...: installing those is the work of the roles under test. A compiler and a
-# database are here, for the guest would take a quarter of an hour to unpack them.
+# No python3-cffi, python3-click, ...: installing those is the work of the roles under test. A compiler
+# is here, for the guest takes minutes to unpack it.
 PACKAGES = (
     "ca-certificates",
     "dbus",
@@ -32,7 +32,6 @@ PACKAGES = (
     "linux-image-cloud-amd64",  # the same kernel without drivers for real hardware
     "lz4",
     "openssh-server",
-    "postgresql-15",
     "procps",
     "python3",
     "python3-apt",
