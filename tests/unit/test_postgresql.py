@@ -27,7 +27,7 @@ REGIONS_UNITS = [
     "Wants=mshare-mounts.target",
     "After=mshare-mounts.target mshare-region@sga.service",
     "PartOf=mshare-region@sga.service",
-    "Restart=on-abnormal",
+    "RestartForceExitStatus=SIGSEGV SIGBUS",
 ]
 SEGMENT = Segment(1, "anonymous", "inode 1", 256 * MIB, 4096, 6 * MIB, True, False, 256 * MIB)
 IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0)

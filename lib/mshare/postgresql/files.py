@@ -108,13 +108,14 @@ def _drop_in(wish: Wish) -> str | None:
     if wish.region is None:
         return f"{_HEAD}[Unit]\nWants={mounts}\nAfter={mounts}\n"
     # A region takes the server's memory along. PartOf= has the server stopped before a region that is
-    # stopped, and started again with one that systemd starts again because its owner was killed. Restart= is
-    # for a server that died of that. With BindsTo= it would be stopped, and nothing would start it.
+    # stopped, and started again with one that systemd starts again because its owner was killed. A server
+    # that died of that is started again as well: not by Restart=, for Debian's ExecStop= fails after every
+    # end, one that somebody asked for too. With BindsTo= it would be stopped, and nothing would start it.
     region = f"mshare-region@{wish.region}.service"
     needs = "Requires" if wish.require else "Wants"
     return (
         f"{_HEAD}[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n\n"
-        "[Service]\nRestart=on-abnormal\n"
+        "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"
     )
 
 
