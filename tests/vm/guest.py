@@ -197,4 +197,6 @@ class Guest:
             time.sleep(0.5)
 
     def _said(self) -> str:
-        return self.do("journalctl --boot --no-pager --lines=60; tail -n 20 /var/log/postgresql/*.log || true")
+        return self.do(
+            "journalctl --boot --no-pager --lines=60; tail -n 20 /var/log/postgresql/*.log || true"
+        )
