@@ -19,7 +19,7 @@ export ANSIBLE_STDOUT_CALLBACK = default
 # newest python3.* on PATH, which may be a pyenv shim that does not run.
 export ANSIBLE_PYTHON_INTERPRETER = $(or $(wildcard /usr/bin/python3),$(CURDIR)/.venv/bin/python)
 
-.PHONY: help deploy validate teardown test vm-test molecule molecule-kernel molecule-vm check venv links docs format changelog
+.PHONY: help deploy validate teardown test fleet-test vm-test molecule molecule-kernel molecule-vm check venv links docs format changelog
 
 help: ## list these commands
 	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r names text; do \
@@ -41,6 +41,9 @@ check: venv ## the quality gate: linters, types, documentation, the built collec
 
 test: venv ## the quality gate, then every test
 	@tests/run check tests
+
+fleet-test: venv ## deployments to many ssh hosts, interrupted, upgraded, undone (a part of `make test`)
+	@tests/run fleet
 
 vm-test: venv ## a deployment under a real systemd, with reboot, in a VM (a part of `make test`)
 	@tests/run vm

@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CLONE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 
-from mshare import procfs  # noqa: E402
+from mshare import preloading, procfs  # noqa: E402
+from mshare.backends.layout import Layout  # noqa: E402
+from mshare.preload_settings import FILE_NAME, Settings  # noqa: E402
 from mshare.survey import processes  # noqa: E402
 from mshare.units import KIB, MIB, format_size, parse_size  # noqa: E402
 from rig import postgresql  # noqa: E402
@@ -42,8 +46,8 @@ class Mode(NamedTuple):
 
     name: str
     huge_pages: str
-    options: tuple[str, ...] | None
-    """Of `mshare run`; None for a stock server."""
+    preload: dict[str, Any] | None
+    """Settings of the preloaded library; None for a stock server."""
     reserved: bool = False
     """Whether it takes its memory from the pool of huge pages."""
 
@@ -52,10 +56,10 @@ STOCK, STOCK_HUGE, THP = "stock, 4 KiB", "stock, huge pages", "preload, thp"
 MODES = (
     Mode(STOCK, "off", None),
     Mode(STOCK_HUGE, "on", None, reserved=True),
-    Mode(THP, "off", ("--pages", "thp")),
-    Mode("preload, hugetlb", "off", ("--pages", "hugetlb"), reserved=True),
-    Mode("preload, simulated", "off", ("--pages", "4k", "--backend", "simulated")),
-    Mode("preload, kernel", "off", ("--pages", "4k", "--backend", "kernel")),
+    Mode(THP, "off", {"pages": "thp"}),
+    Mode("preload, hugetlb", "off", {"pages": "hugetlb"}, reserved=True),
+    Mode("preload, simulated", "off", {"pages": "4k", "backend": "simulated"}),
+    Mode("preload, kernel", "off", {"pages": "4k", "backend": "kernel", "root": "/sys/fs/mshare"}),
 )
 
 
@@ -92,6 +96,30 @@ def huge_pages(count: int) -> Iterator[None]:
         total.write_text(str(before))
 
 
+@contextmanager
+def environments() -> Iterator[Callable[[Mode], dict[str, str]]]:
+    """What a mode's server has in its environment; the library, and a simulated msharefs, for as long."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mshare-benchmark-") as place,
+        tempfile.TemporaryDirectory(dir="/dev/shm", prefix="mshare-benchmark-") as root,
+    ):
+        os.chmod(place, 0o755)
+        library = os.path.join(place, FILE_NAME)
+        preloading.build(library)
+        Layout.create(root, "2025-08")
+        for folder, __, files in os.walk(root):
+            for name in ("", *files):
+                shutil.chown(os.path.join(folder, name), postgresql.ACCOUNT, postgresql.ACCOUNT)
+
+        def environment(mode: Mode) -> dict[str, str]:
+            if mode.preload is None:
+                return {}
+            where = {"root": root} if mode.preload.get("backend") == "simulated" else {}
+            return Settings(require=True, **where, **mode.preload).environment(library)
+
+        yield environment
+
+
 def segment_bytes(shared_buffers: str) -> int:
     return int(parse_size(shared_buffers, "shared_buffers") * (1 + SEGMENT_EXTRA))
 
@@ -99,21 +127,17 @@ def segment_bytes(shared_buffers: str) -> int:
 @contextmanager
 def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Running]]:
     """A server of each mode, with the same table in its buffers."""
-    scale = int(segment_bytes(options.shared_buffers) * 0.75 / MIB / postgresql.MIB_PER_SCALE)
+    scale = max(1, int(segment_bytes(options.shared_buffers) * 0.75 / MIB / postgresql.MIB_PER_SCALE))
     with ExitStack() as stack:
+        environment = stack.enter_context(environments())
         running = []
         for number, mode in enumerate(modes):
-            command = (
-                []
-                if mode.options is None
-                else [sys.executable, "-m", "mshare", "run", "--require", *mode.options, "--"]
-            )
             server = stack.enter_context(
                 postgresql.server(
                     options.shared_buffers,
                     max_connections=max(options.connections) + 20,
                     port=PORT + number,
-                    before=command,
+                    environment=environment(mode),
                     huge_pages=mode.huge_pages,
                 )
             )

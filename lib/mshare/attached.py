@@ -37,10 +37,10 @@ class Process:
 
 def processes(root: str, name: str) -> list[Process]:
     """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
-    status = state.read(state.file(root, name, "clients"))
-    started = status["pids"] if status is not None and state.process_alive(status) else []
-    owner = state.read(state.file(root, name, "owner")) or {}
-    pids = {*started, *_mapping(os.path.join(root, name))} - {owner.get("pid"), (status or {}).get("pid")}
+    # A mere look: of what another version of the library writes, the pids of its own processes.
+    launcher, owner = (state.look(state.file(root, name, role)) or {} for role in ("clients", "owner"))
+    started = launcher.get("pids", []) if state.process_alive(launcher) else []
+    pids = {*started, *_mapping(os.path.join(root, name))} - {owner.get("pid"), launcher.get("pid")}
     return [found for found in map(_process, sorted(pids)) if found is not None]
 
 

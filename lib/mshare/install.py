@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -17,6 +18,7 @@ from . import __version__, paths, preloading, state, supervisor, systemd
 from .converge.base import ABSENT, Outcome, chosen, one_at_a_time
 from .errors import Conflict, MshareError, Unavailable
 from .postgresql.files import recorded
+from .preload_settings import FILE_NAME
 
 # What the library imports -> what Debian and Fedora call the package.
 IMPORTS = {
@@ -45,7 +47,7 @@ class Place:
 
     @property
     def preload(self) -> str:
-        return os.path.join(self.directory, preloading.FILE_NAME)
+        return os.path.join(self.directory, FILE_NAME)
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
@@ -107,15 +109,19 @@ def digest(files: dict[str, str]) -> str:
 
 def _manifest(files: dict[str, str], sources: dict[str, str], preload: str | None) -> str:
     """What is installed; `preload` is the path of the preload's library, built here: it has no text."""
-    fields: dict[str, object] = {
-        "version": __version__,
-        "library": digest(sources),
-        "sha256": digest(files),
-        "files": sorted([*files, preload] if preload else files),
+    return _listed(
+        [*files, preload] if preload else files,
+        library=digest(sources),
+        sha256=digest(files),
         # Of its sources: they decide whether it is built anew.
-        "preload_sha256": preloading.digest() if preload else None,
-    }
-    return json.dumps(fields, indent=2) + "\n"
+        preload_sha256=preloading.digest() if preload else None,
+    )
+
+
+def _listed(files: Iterable[str], **digests: str | None) -> str:
+    """A manifest. Without digests it is of an installation under way: one that was killed is done again."""
+    fields: dict[str, object] = {"version": __version__, "library": None, "sha256": None}
+    return json.dumps({**fields, "files": sorted(files), "preload_sha256": None, **digests}, indent=2) + "\n"
 
 
 def manifest(place: Place, sources: dict[str, str], *, units: bool = False, preload: bool = False) -> str:
@@ -208,8 +214,8 @@ def present(
             preloading.compiler()
         with one_at_a_time(False):
             # The manifest first: whatever happens, it lists what there may be to remove.
-            everything = {**files, **dict.fromkeys([*left_over, *([place.preload] if preload else [])], "")}
-            state.write_text(place.manifest, _manifest(everything, {}, None))
+            begun = _listed({*files, *left_over, *([place.preload] if preload else [])})
+            state.write_text(place.manifest, begun)
             for path in outdated:
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)

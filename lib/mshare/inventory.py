@@ -90,7 +90,7 @@ def region_names(root: str) -> list[str]:
 
 def region_facts(root: str, name: str) -> Facts:
     """One region: file, owner, geometry, mappings, clients; a None is something that is not known."""
-    status = state.read(state.file(root, name, "owner")) or {}
+    status = state.look(state.file(root, name, "owner")) or {}
     owner_alive = state.process_alive(status) if status else False
     facts: Facts = {"name": name, "root": root, "path": os.path.join(root, name)}
     geometry: Facts = {
@@ -121,11 +121,17 @@ def region_facts(root: str, name: str) -> Facts:
         "alive": owner_alive,
         "state": status.get("state") if owner_alive or status.get("state") == "failed" else "gone",
         "error": status.get("error", {}).get("message"),
+        "version": status.get("version"),
         "oom_score_adjust": status.get("oom_score_adjust"),
     }
     facts["health"] = _health(facts)
     facts["clients"] = clients_facts(root, name)
     return facts
+
+
+# By the state of an owner that lives. Of "unknown" are those that another version of the library runs, in
+# another schema.
+_HEALTH = {"ready": "healthy", "unmanaged": "healthy", "unknown": "unknown"}
 
 
 def _health(facts: Facts) -> str:
@@ -134,22 +140,33 @@ def _health(facts: Facts) -> str:
         return "missing"
     if not facts["owner"]["alive"]:
         return "stale"
-    return "healthy" if facts["owner"]["state"] in ("ready", "unmanaged") else "starting"
+    return _HEALTH.get(facts["owner"]["state"], "starting")
 
 
 def clients_facts(root: str, name: str) -> Facts | None:
     """The clients of a region as their launcher reports them, checked against /proc; None without one."""
-    status = state.read(state.file(root, name, "clients"))
+    status = state.look(state.file(root, name, "clients"))
     if status is None:
         return None
     alive = state.process_alive(status)
+    if status["state"] == "unknown":
+        errors = [status.pop("error")["message"]]
+        status.update(requested=None, attached=None, dead=[], errors=errors)
     facts = {key: value for key, value in status.items() if key not in ("schema_version", "pids", "spec")}
     facts["launcher_pid"] = facts.pop("pid")
     facts["launcher_alive"] = alive
     facts.pop("started_ticks")
     # A launcher that was killed took its clients with it, and can no longer count them.
-    facts["attached"] = status["attached"] if alive else 0
+    facts["attached"] = _attached(status) if alive else 0
     return facts
+
+
+def _attached(status: Facts) -> int | None:
+    """How many a launcher counted last that still live: on a full tmpfs it cannot write down who died."""
+    counted: int | None = status["attached"]
+    if not counted:
+        return counted
+    return min(counted, sum(procfs.start_ticks(pid) is not None for pid in status["pids"]))
 
 
 def living_roles(root: str) -> list[str]:

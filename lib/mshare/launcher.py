@@ -11,6 +11,7 @@ times the memory), or run the user's program. A client that dies is reported, an
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -39,6 +40,7 @@ _MEMORY_SHARE = 4
 _END_SECONDS = 10.0
 _STATUS_SECONDS = 0.25
 _SETTLE_LOOK_SECONDS = 0.05
+_UNWRITTEN_SECONDS = 1.0
 # The simulator's clients follow the end of an owner with a thread: give it time to.
 _OWNER_END_SECONDS = 0.5
 
@@ -142,6 +144,7 @@ class _Launcher:
         self._first_start = True
         self._owner_alive = True
         self._written = 0.0
+        self._unwritten = False
         self.status_path = state.file(target.backend.root, spec.region, CLIENTS)
         self._span_bytes = 0
         self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables", 0)
@@ -197,7 +200,7 @@ class _Launcher:
 
     def _wait(self) -> bool:
         """Handle what happens next; False when it is time to end."""
-        for key, __ in self._selector.select(_SETTLE_LOOK_SECONDS if self._settling() else None):
+        for key, __ in self._selector.select(self._patience()):
             if key.fd == self._reports:
                 self._read_reports()
             elif key.fd == self._owner_pidfd:
@@ -217,6 +220,12 @@ class _Launcher:
                 self._first_start = False
                 self._on_ready(state.read(self.status_path) or {})
         return True
+
+    def _patience(self) -> float | None:
+        """How long to wait for something to happen."""
+        if self._settling():
+            return _SETTLE_LOOK_SECONDS
+        return _UNWRITTEN_SECONDS if self._unwritten else None
 
     def _settling(self) -> bool:
         return bool(self._spec.command) and len(self._clients.attached()) < len(self._clients.alive)
@@ -380,8 +389,7 @@ class _Launcher:
         self._written = time.monotonic()
         reports = [one.report for one in self._clients.attached() if one.report is not None]
         attach_us = [report["attach_us"] for report in reports if "attach_us" in report] or [0]
-        state.write(
-            self.status_path,
+        self._store(
             {
                 "pid": os.getpid(),
                 "started_ticks": procfs.start_ticks(os.getpid()),
@@ -410,5 +418,23 @@ class _Launcher:
                 "host_page_tables_before_bytes": self._page_tables_before_bytes,
                 "host_page_tables_after_bytes": procfs.meminfo_bytes().get("PageTables", 0),
                 **fields,
-            },
+            }
         )
+
+    def _store(self, fields: dict[str, Any]) -> None:
+        """Replace the status file; where the tmpfs is full, later: no client ends for that."""
+        try:
+            state.write(self.status_path, fields)
+        except OSError as error:
+            if self._first_start or error.errno != errno.ENOSPC:
+                raise
+            if not self._unwritten:
+                with contextlib.suppress(OSError):
+                    print(
+                        f"{self.status_path} is not up to date: {errors.sentence(error)}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            self._unwritten = True
+        else:
+            self._unwritten = False

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
 
-Its sources are in preload/. Here: what it is told by the environment, where it is, how it is built, and
-for which programs the loader would ignore it.
+Its sources are in preload/. Here: where it is, how it is built, and for which programs the loader would
+ignore it.
 """
 
 from __future__ import annotations
@@ -17,74 +17,19 @@ import struct
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from . import paths, state
 from .errors import InvalidRequest, MshareError, Unavailable
+from .preload_settings import FILE_NAME
 from .preload_sources import SOURCES
 
-PAGES = ("4k", "thp", "hugetlb")
-FILE_NAME = "libmshare-preload.so"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
-_VARIABLE = "MSHARE_PRELOAD_"
 
 _INTERPRETER_SEGMENT = 3  # PT_INTERP
 _SCRIPT_DEPTH = 4
 _IDENT_BYTES = 20  # magic, class, data, ..., type, machine
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the library is told; None leaves it at its default."""
-
-    pages: str
-    backend: str | None = None
-    """"kernel" or "simulated"; None on a stock kernel, without a region."""
-    root: str | None = None
-    region: str | None = None
-    region_bytes: int | None = None
-    """How much of the region may be used, where the library cannot find out (a kernel tells nobody)."""
-    huge_directory: str | None = None
-    threshold_bytes: int | None = None
-    prefault: bool | None = None
-    require: bool | None = None
-    verbose: bool | None = None
-
-    def check(self) -> Settings:
-        """Itself; InvalidRequest for what does not go together."""
-        if self.pages not in PAGES:
-            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
-        if self.backend is None and (self.pages == "4k" or self.region is not None):
-            raise InvalidRequest(
-                "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
-            )
-        if self.backend is not None and self.pages == "thp":
-            raise InvalidRequest(
-                "pages thp need no region and go into none; leave the region away, or use pages 4k or hugetlb"
-            )
-        return self
-
-    def environment(self, library: str) -> dict[str, str]:
-        """The variables for a program that shall have the library, whose other preloads it keeps."""
-        self.check()
-        given: dict[str, object] = {
-            "PAGES": self.pages,
-            "BACKEND": self.backend,
-            "ROOT": self.root,
-            "REGION": self.region,
-            "REGION_BYTES": self.region_bytes,
-            "HUGE_DIRECTORY": self.huge_directory,
-            "THRESHOLD": self.threshold_bytes,
-            "PREFAULT": None if self.prefault is None else int(self.prefault),
-            "REQUIRE": None if self.require is None else int(self.require),
-            "VERBOSE": None if self.verbose is None else int(self.verbose),
-        }
-        return {
-            "LD_PRELOAD": library,
-            **{_VARIABLE + name: str(value) for name, value in given.items() if value is not None},
-        }
 
 
 # -- the library

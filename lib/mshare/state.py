@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import paths, procfs
+from . import __version__, paths, procfs
 from .errors import Conflict
 
 SCHEMA_VERSION = 1
+"""Of the fields of a status file. What LASTING names means the same in every schema there will be."""
+LASTING = ("schema_version", "version", "pid", "started_ticks")
 _WAIT_SECONDS = 0.05
+_ROOM_BYTES = 64 * 1024
+"""A status file, its successor, a log."""
 
 
 def directory(root: str) -> str:
@@ -32,19 +36,63 @@ def make_directory(root: str) -> None:
     paths.make_directory(directory(root))
 
 
+def require_room(root: str) -> None:
+    """OSError (ENOSPC) where no process could write down how it is: it would start, then fail mutely."""
+    make_directory(root)
+    found = os.statvfs(directory(root))
+    # A tmpfs without a limit says that it has no blocks at all.
+    if found.f_blocks and found.f_bavail * found.f_frsize < _ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
+
+
 def file(root: str, name: str, role: str, suffix: str = "json") -> str:
     """The status file, lock or log of a region's owner or clients (role "owner" or "clients")."""
     return os.path.join(directory(root), f"{name}.{role}.{suffix}")
 
 
 def read(path: str) -> dict[str, Any] | None:
-    """A status file's fields, or None where there is none (or none of a version we know)."""
+    """A status file's fields, or None where there is none, or one of another schema whose writer ended.
+
+    Raises Conflict for one of another schema whose writer lives: what is not understood is not decided on.
+    """
+    fields = _load(path)
+    if fields is None or _readable(fields):
+        return fields
+    if process_alive(fields):
+        raise Conflict(other_schema(path, fields))
+    return None
+
+
+def look(path: str) -> dict[str, Any] | None:
+    """A status file's fields for who only looks: of another schema those that mean the same in all."""
+    fields = _load(path)
+    if fields is None or _readable(fields):
+        return fields
+    lasting = {key: fields.get(key) for key in LASTING}
+    return {**lasting, "state": "unknown", "error": {"message": other_schema(path, fields)}}
+
+
+def _load(path: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as stream:
-            fields = json.load(stream)
+            fields: dict[str, Any] = json.load(stream)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    return fields if fields.get("schema_version") == SCHEMA_VERSION else None
+    return fields
+
+
+def _readable(fields: dict[str, Any]) -> bool:
+    return fields.get("schema_version") == SCHEMA_VERSION
+
+
+def other_schema(path: str, fields: dict[str, Any]) -> str:
+    """Why a status file is not read, and what to do."""
+    wrote = fields.get("version") or "unknown"
+    return (
+        f"{path} was written by process {fields.get('pid')} of version {wrote} of the library in schema"
+        f" {fields.get('schema_version')}, and this is version {__version__}, which reads schema"
+        f" {SCHEMA_VERSION} only; nothing is changed: use version {wrote} for what runs, or end it with that"
+    )
 
 
 def read_text(path: str) -> str | None:
@@ -56,10 +104,17 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def _temporary(path: str) -> str:
+    """Where a file's successor is written: of a known name, so that what a killed process left is found."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.new")
+
+
 def write_text(path: str, text: str, mode: int = 0o644) -> None:
     """Replace a file in one step: readers see the old or the new one, never a half."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    temporary = _temporary(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -71,15 +126,17 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def write(path: str, fields: dict[str, Any]) -> None:
-    """Replace a status file."""
-    write_text(path, json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True) + "\n")
+    """Replace a status file. It says who wrote it: a process that goes on after the library has changed."""
+    versions = {"schema_version": SCHEMA_VERSION, "version": __version__}
+    write_text(path, json.dumps({**versions, **fields}, sort_keys=True) + "\n")
 
 
 def remove(*files: str) -> None:
-    """Remove files by name; missing ones are fine."""
+    """Remove files by name, and what a killed process left of writing them; missing ones are fine."""
     for path in files:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(path)
+        for each in (path, _temporary(path)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(each)
 
 
 def remove_own(path: str) -> None:
@@ -107,7 +164,11 @@ def names(root: str, role: str) -> list[str]:
 
 def process_alive(fields: dict[str, Any] | None) -> bool:
     """Whether the process that wrote a status file still runs."""
-    return fields is not None and procfs.alive(fields["pid"], fields["started_ticks"])
+    return (
+        fields is not None
+        and fields.get("pid") is not None
+        and procfs.alive(fields["pid"], fields["started_ticks"])
+    )
 
 
 @contextlib.contextmanager
@@ -141,10 +202,20 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
             time.sleep(_WAIT_SECONDS)
             continue
         if _is_at(fd, path):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            _sign(fd)
             return fd
         os.close(fd)
+
+
+def _sign(fd: int) -> None:
+    """Write into a lock who holds it. It is held without, too: a teardown has to work on a full tmpfs."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            os.close(fd)
+            raise
 
 
 def _open_lock(path: str) -> int:

@@ -148,7 +148,7 @@ class Detached(Supervisor):
     ) -> Status:
         status_path = state.file(root, name, role)
         log_path = state.file(root, name, role, "log")
-        state.make_directory(root)
+        state.require_room(root)
         with open(log_path, "w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 list(argv),
@@ -237,6 +237,7 @@ class Systemd(Supervisor):
                 " role"
                 " dbmem.mshare.runtime"
             )
+        state.require_room(root)
         systemd.ask("reset-failed", unit)
         starting = subprocess.Popen(
             ["systemctl", "start", unit], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

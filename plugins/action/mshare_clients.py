@@ -15,6 +15,7 @@ class ActionModule(AskingAction):
         ("region", "count", "command", "touch", "span", "stride", "settle_seconds", "backend", "root")
     )
     CONSENTS = frozenset(("restart_dead", "require_all"))
+    ANEW = ("restart_outdated",)
 
     def _asked(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         return for_each("region", "clients", arguments)

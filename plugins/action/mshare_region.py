@@ -18,6 +18,7 @@ class ActionModule(AskingAction):
         )
     )
     CONSENTS = frozenset(("recreate", "replace_stale", "force"))
+    ANEW = ("replace_outdated",)
 
     def _asked(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         return for_each("name", "regions", arguments, alternatives=("size", "mappings"))

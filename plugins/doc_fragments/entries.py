@@ -105,9 +105,15 @@ _REGION = r"""
       - Replace a region whose owner was killed.
     type: bool
     default: false
+  replace_outdated:
+    description:
+      - Replace a region, and what is in it, whose owner runs another version of the library than is installed. Without it such an
+        owner goes on, with a warning. Attached clients prevent it unless O(force=true).
+    type: bool
+    default: false
   force:
     description:
-      - End, with O(recreate=true) or O(state=absent), the clients that are attached.
+      - End, with O(recreate=true), O(replace_outdated=true) or O(state=absent), the clients that are attached.
     type: bool
     default: false
 """
@@ -154,6 +160,12 @@ _CLIENTS = r"""
   restart_dead:
     description:
       - Start clients again that died.
+    type: bool
+    default: false
+  restart_outdated:
+    description:
+      - Start all clients anew if their launcher runs another version of the library than is installed. Without it they go on, with
+        a warning.
     type: bool
     default: false
   require_all:

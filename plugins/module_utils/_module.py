@@ -65,6 +65,8 @@ def fail(module: AnsibleModule, error: MshareError | OSError) -> NoReturn:
 
 def report(module: AnsibleModule, outcome: Outcome, **results: Any) -> NoReturn:
     """End the module with what was, or in check mode would be, done."""
+    for text in outcome.warnings:
+        module.warn(text)
     module.exit_json(
         changed=outcome.changed,
         actions=outcome.actions,

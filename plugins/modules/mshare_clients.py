@@ -84,6 +84,10 @@ clients:
       type: list
       elements: dict
       sample: []
+    version:
+      description: The version of the library that their launcher runs.
+      type: str
+      sample: 0.1.0
     errors:
       description: What went wrong, one sentence each.
       type: list
@@ -135,6 +139,7 @@ EACH = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     **SPEC_OPTIONS,
     "restart_dead": {"type": "bool", "default": False},
+    "restart_outdated": {"type": "bool", "default": False},
     "require_all": {"type": "bool", "default": False},
 }
 SPEC_KEYS = ("region", "backend", "root", *SPEC_OPTIONS)
@@ -148,6 +153,7 @@ def wish(module, entry):
         ClientsSpec.from_dict(_module.spec_fields(entry, SPEC_KEYS)),
         _module.program(module),
         restart_dead=entry["restart_dead"],
+        restart_outdated=entry["restart_outdated"],
         require_all=entry["require_all"],
         boot=entry["boot"],
     )

@@ -83,7 +83,8 @@ mounts:
 regions:
   description:
     - Every region with its window (address space) and what is mapped in it (memory), its mappings, owner and clients.
-    - C(health) is V(healthy), V(starting), V(stale) (the owner is gone) or V(missing) (the file is gone).
+    - C(health) is V(healthy), V(starting), V(stale) (the owner is gone), V(missing) (the file is gone) or
+      V(unknown) (kept by a version of the library whose status files this one cannot read).
   returned: always
   type: list
   elements: dict

@@ -80,7 +80,7 @@ region:
   description: The region as it is now. Empty in check mode on a host without msharefs, and when it is absent.
   returned: success with O(name)
   type: dict
-  sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "alive": true}}
+  sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "version": "0.1.0"}}
 boot:
   description: What comes back after a reboot, apart from what is there now.
   returned: success with O(name)
@@ -132,6 +132,7 @@ SPEC_OPTIONS = {
 CONSENTS = {
     "recreate": {"type": "bool", "default": False},
     "replace_stale": {"type": "bool", "default": False},
+    "replace_outdated": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
 }
 STATE = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}

@@ -192,6 +192,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_settings
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
@@ -225,7 +226,10 @@ def sources():
     folders = [("", path) for path in library.__path__]
     for below, folder in folders:
         for entry in pkgutil.iter_modules([folder]):
-            text = entry.module_finder.find_spec(entry.name).loader.get_source(entry.name)
+            finder = entry.module_finder
+            # A payload is read from its zip file, whose finder is the loader; Python 3.9's knows no find_spec.
+            loader = finder if hasattr(finder, "get_source") else finder.find_spec(entry.name).loader
+            text = loader.get_source(entry.name)
             if entry.ispkg:
                 folders.append((below + entry.name + "/", os.path.join(folder, entry.name)))
                 found[below + entry.name + "/__init__.py"] = text

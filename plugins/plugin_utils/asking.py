@@ -41,6 +41,8 @@ class AskingAction(ActionBase):
     """The options that a spec has under the same name."""
     CONSENTS: frozenset[str]
     """The options that say nothing where nothing is to be done."""
+    ANEW: tuple[str, ...] = ()
+    """The options that have something done where nothing differs: flags of the command line."""
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> Fields:
         result: Fields = super().run(tmp, task_vars)
@@ -85,14 +87,17 @@ class AskingAction(ActionBase):
         return {"changed": False, "actions": [], "warnings": warnings, **self._result(asked, answers)}
 
     def _unknown(self, arguments: Fields) -> bool:
-        return bool(arguments.keys() - self.SPEC - self.CONSENTS - {"state", "boot"})
+        return bool(arguments.keys() - self.SPEC - self.CONSENTS - {*self.ANEW, "state", "boot"})
 
     def _command(self, executable: str, arguments: Fields) -> str:
         spec = {
             key: value for key, value in arguments.items() if key in self.SPEC and value not in (None, [])
         }
         boot = {None: [], True: ["--boot"], False: ["--no-boot"]}.get(arguments.get("boot"), ["--boot=?"])
-        words = [executable, "--json", *self.COMMAND, "--check", *boot, "--spec", "/dev/stdin"]
+        anew = [
+            f"--{name.replace('_', '-')}" for name in self.ANEW if arguments.get(name, False) is not False
+        ]
+        words = [executable, "--json", *self.COMMAND, "--check", *boot, *anew, "--spec", "/dev/stdin"]
         return f"printf %s {shlex.quote(json.dumps(spec))} | {shlex.join(words)}"
 
 

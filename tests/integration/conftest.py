@@ -13,6 +13,7 @@ import pytest
 
 from integration import hosts
 from mshare import preloading
+from mshare.preload_settings import FILE_NAME
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,6 @@ def library() -> Iterator[str]:
     """The preload's library, where a server's user can read it: pytest's own folders are not for others."""
     with tempfile.TemporaryDirectory(prefix="mshare-preload-") as directory:
         Path(directory).chmod(0o755)
-        path = Path(directory) / preloading.FILE_NAME
+        path = Path(directory) / FILE_NAME
         preloading.build(str(path))
         yield str(path)

@@ -21,7 +21,7 @@ import yaml
 
 from integration.hosts import COLLECTIONS, REPOSITORY
 from rig.hosts.base import LIBRARY
-from rig.hosts.fleet import Fleet, missing
+from rig.hosts.fleet import Fleet, missing, running
 
 EXAMPLES = REPOSITORY / "examples"
 HOSTS = ("host1", "host2", "host3")
@@ -31,12 +31,8 @@ HOSTS = ("host1", "host2", "host3")
 def fleet() -> Iterator[Fleet]:
     if reason := missing():
         pytest.skip(reason)
-    fleet = Fleet(f"examples-{os.getpid()}")
-    fleet.start(len(HOSTS), kind=LIBRARY)
-    try:
+    with running("examples", len(HOSTS), LIBRARY) as fleet:
         yield fleet
-    finally:
-        fleet.stop()
 
 
 def play(fleet: Fleet, inventory: Path, playbook: str, *flags: str) -> subprocess.CompletedProcess[str]:

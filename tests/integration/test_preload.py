@@ -19,7 +19,7 @@ import pytest
 
 from mshare import preloading
 from mshare.backends.connect import connect
-from mshare.preloading import Settings
+from mshare.preload_settings import FILE_NAME, Settings
 from mshare.region import Region
 from rig import sharing
 from rig.sharing import MIB, SIZE_BYTES
@@ -617,5 +617,5 @@ class TestRun:
 
     def test_building_ahead_of_time(self, world, tmp_path):
         said = world.ok("preload", "--output", str(tmp_path / "out"))
-        assert said == f"{tmp_path}/out/{preloading.FILE_NAME}\n"
+        assert said == f"{tmp_path}/out/{FILE_NAME}\n"
         assert world.json("preload")["sha256"] == preloading.digest()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mshare import abi
-from mshare.preloading import Settings
+from mshare.preload_settings import Settings
 from rig import sharing
 from rig.sharing import MIB, SIZE_BYTES
 from rig.test_fuse_msharefs import Mount, can_mount_fuse

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mshare.preloading import Settings
+from mshare.preload_settings import Settings
 from mshare.units import MIB
 from rig import postgresql
 from unit.world import eventually, new_world

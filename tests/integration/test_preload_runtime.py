@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from integration.hosts import Host, Run, Task
-from mshare import preloading
+from mshare.preload_settings import FILE_NAME
 
 DIRECTORY = "/usr/local/lib/mshare"
-LIBRARY = f"{DIRECTORY}/{preloading.FILE_NAME}"
+LIBRARY = f"{DIRECTORY}/{FILE_NAME}"
 ROLE = {"ansible.builtin.include_role": {"name": "dbmem.mshare.runtime"}}
 
 

@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from mshare.report import files
 from mshare.units import MIB
 from rig import browser
 from rig.hosts.fleet import HERE as RIG
-from rig.hosts.fleet import Fleet, missing
+from rig.hosts.fleet import Fleet, missing, running
 from unit import surveys
 
 HOSTS, PROCESSES = 3, 6
@@ -37,12 +38,8 @@ GONE = "gone ansible_host=10.77.254.254 ansible_ssh_args='-o ConnectTimeout=1'\n
 def fleet() -> Iterator[Fleet]:
     if reason := missing():
         pytest.skip(reason)
-    fleet = Fleet(f"test-{os.getpid()}")
-    fleet.start(HOSTS)
-    try:
+    with running("test", HOSTS) as fleet:
         yield fleet
-    finally:
-        fleet.stop()
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +145,33 @@ def test_a_stopped_fleet_leaves_nothing(fleet: Fleet) -> None:
     assert not other.folder.exists()
     assert not Path(f"/proc/{kept}").exists()
     assert str(other.folder) not in Path("/proc/self/mountinfo").read_text()
+
+
+# A run of tests that is waiting for its hosts.
+WAITING = """
+import time
+from rig.hosts.fleet import running
+with running("ended", 1) as fleet:
+    print(fleet.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_fleet_ends_with_a_run_that_is_ended() -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    words = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(
+        words, cwd=RIG.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        folder = Path(run.stdout.readline().strip())
+        kept = int((folder / "pid").read_text())
+        run.terminate()
+        run.communicate()
+    assert run.returncode == -signal.SIGINT
+    assert not folder.exists()
+    assert not Path(f"/proc/{kept}").exists()
 
 
 # -- the page, as a browser shows it

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rig.hosts.base import LIBRARY
-from rig.hosts.fleet import Fleet, missing
+from rig.hosts.fleet import Fleet, missing, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,9 +25,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def host() -> Iterator[Fleet]:
     """A host of a user's, on which nothing of ours ever was."""
-    fleet = Fleet(f"molecule-{os.getpid()}")
-    fleet.start(1, kind=LIBRARY)
-    try:
+    with running("molecule", 1, LIBRARY) as fleet:
         yield fleet
-    finally:
-        fleet.stop()

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,7 @@ class Server:
 
 
 def _start(
-    programs: Path, directory: Path, settings: dict[str, str], before: Sequence[str]
+    programs: Path, directory: Path, settings: dict[str, str], environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     data = str(directory / "data")
     initdb = ["-D", data, "-U", ACCOUNT, "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]
@@ -140,9 +140,9 @@ def _start(
     # In the file, as administrators do, and where whoever looks at the instance finds them.
     with open(directory / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    words = _as_account(*before, str(programs / "postgres"), "-D", data)
+    words = _as_account(str(programs / "postgres"), "-D", data)
     with open(directory / "log", "wb") as log:
-        return subprocess.Popen(words, cwd="/", stdout=log, stderr=log)
+        return subprocess.Popen(words, cwd="/", env={**os.environ, **environment}, stdout=log, stderr=log)
 
 
 def _wait_until_ready(running: subprocess.Popen[bytes], directory: Path) -> None:
@@ -176,12 +176,12 @@ def server(
     *,
     max_connections: int = 100,
     port: int = 5499,
-    before: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
     **settings: str,
 ) -> Iterator[Server]:
     """An instance in a temporary directory. It is stopped, and its files removed, whatever happens.
 
-    `before` are the words of a command that starts it, such as `mshare run --`.
+    `environment` is added to ours, for what is preloaded into it.
     """
     programs = _programs()
     assert programs is not None, missing()
@@ -197,7 +197,7 @@ def server(
             "unix_socket_directories": str(directory),
             **settings,
         }
-        running = _start(programs, directory, given, before)
+        running = _start(programs, directory, given, environment or {})
         try:
             _wait_until_ready(running, directory)
             version = (directory / "data" / "PG_VERSION").read_text(encoding="utf-8").strip()

@@ -81,7 +81,8 @@ def test_no_system_call_number_is_known_to_the_library():
     """450 to 452, those of the 2022 series, belong to other calls of mainline now."""
     library = Path(abi.__file__).parent
     for path in library.rglob("*.py"):
-        assert not re.search(r"\bsyscall\s*\(", path.read_text(encoding="utf-8")), path
+        # The preload makes those that have a name in every libc.
+        assert not re.search(r"\bsyscall\s*\((?!SYS_[a-z]+\b)", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(

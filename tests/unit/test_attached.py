@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,24 @@ def test_processes_that_map_the_file(world: World) -> None:
     said = attached.told(found)
     assert said.endswith(" and 2 more")
     assert re.findall(r"(?:^|, )(\d+) ", said) == [str(pid) for pid in pids[:10]]
+
+
+def test_those_of_a_version_that_writes_other_status_files(world: World) -> None:
+    """Whoever only says who is there needs nothing that this version cannot read."""
+    world.ok("create", "sga", "--size", "64MiB")
+    world.ok("clients", "start", "sga", "--count", "2")
+    for role in ("owner", "clients"):
+        (file,) = world.state.rglob(f"sga.{role}.json")
+        fields = json.loads(file.read_text())
+        kept = {key: fields[key] for key in ("pid", "started_ticks")}
+        file.write_text(json.dumps({**kept, "schema_version": 99, "version": "7.8.9"}))
+    refused = world.run("umount", "--root", str(world.root))
+    assert refused.returncode == 5
+    said = " ".join(refused.stderr.split())
+    assert re.search(r"region sga \(owner \d+; launcher \d+; 2 attached: \d+ ", said), said
+    refused = world.run("rm", "sga", "--force")
+    assert refused.returncode == 5
+    assert "of version 7.8.9 of the library in schema 99" in " ".join(refused.stderr.split())
 
 
 def test_none_is_attached_to_what_is_not_there(world: World) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,6 +474,25 @@ class TestMounts:
         assert f"{root} is in use by region sga (owner " in done[4].stderr
         assert world.files() == []
         assert world.processes() == []
+
+    def test_somebody_who_has_it_otherwise(self, world, tmp_path):
+        """A program on the host that undoes what is done: here one that swallows each remount."""
+        swallows = tmp_path / "mount"
+        real = shutil.which("mount")
+        swallows.write_text(f'#!/bin/sh\ncase "$*" in *remount*) ;; *) exec {real} "$@" ;; esac\n')
+        swallows.chmod(0o755)
+        world.environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        root = str(world.directory / "mnt")
+        done = world.run_in_mount_namespace(
+            ["mshare", "mount", "--backend", "simulated", "--root", root, "--size", "8MiB"],
+            ["mshare", "mount", "--backend", "simulated", "--root", root, "--size", "16MiB"],
+            ["mshare", "umount", "--root", root],
+        )
+        assert [one.returncode for one in done] == [0, 1, 0], [one.stderr for one in done]
+        assert (
+            f"{root} was brought to what is wanted and still differs in size; somebody else may be changing"
+            " it: run this again" in " ".join(done[1].stderr.split())
+        )
 
     def test_in_use_by_somebody_else(self, world):
         root = str(world.directory / "mnt")

@@ -10,12 +10,17 @@ import os
 import pty
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mshare import __version__
 from unit.world import COMMAND, World, eventually, new_world
+
+# Our command line as that of another version, which finds what this one runs.
+OTHER = ["-c", "import mshare; mshare.__version__ = '7.8.9'; from mshare.cli import main; main()"]
 
 
 @pytest.fixture
@@ -73,6 +78,19 @@ class TestOwner:
         assert world.health() == "healthy"
         assert world.ok("attach", "sga")
 
+    def test_a_region_whose_file_somebody_removed(self, world):
+        world.ok("create", "sga", "--size", "64MiB")
+        (world.root / "sga").unlink()
+        refused = world.run("create", "sga", "--size", "64MiB")
+        assert refused.returncode == 1
+        assert (
+            f"region sga at {world.root} was made and is missing; see `mshare list`, and its owner's log"
+            in " ".join(refused.stderr.split())
+        )
+        world.ok("rm", "sga")
+        assert world.files() == []
+        assert world.processes() == []
+
     def test_own_replaces_what_is_stale(self, world):
         with world.owned() as owner:
             owner.kill()
@@ -100,6 +118,27 @@ class TestOwner:
         assert world.run("create", "sga", "--size", "32MiB").returncode == 5
         world.ok("create", "sga", "--size", "32MiB", "--recreate")
         assert world.region()["mapped_bytes"] == 32 << 20
+
+    def test_one_of_another_version_goes_on_unless_told(self, world):
+        create = ("create", "sga", "--size", "64MiB")
+        world.ok(*create)
+        first = world.region()["owner"]["pid"]
+        as_other = [sys.executable, *OTHER]
+        left = world.run(*create, command=as_other)
+        assert left.returncode == 0
+        assert (
+            f"the owner of region sga runs version {__version__} of the library, and 7.8.9 is installed;"
+            " it goes on with that until replace_outdated: true" in left.stderr
+        )
+        assert world.region()["owner"]["pid"] == first
+        with world.started("attach", "sga", "--hold") as holder:
+            assert "attached" in holder.stdout.readline().lower()
+            refused = world.run(*create, "--replace-outdated", command=as_other)
+            assert refused.returncode == 5
+            assert f"recreating region sga would kill 1 attached clients: {holder.pid}" in refused.stderr
+            holder.kill()
+        world.ok(*create, "--replace-outdated", command=as_other)
+        assert world.region()["owner"]["pid"] != first
 
     def test_readiness_is_told_to_systemd(self, world, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -204,6 +243,24 @@ class TestClients:
         assert clients.health() == "healthy"
         clients.ok("clients", "start", "sga", "--count", "4")
         assert clients.ok("clients", "count", "sga") == "4\n"
+
+    def test_those_of_another_version_go_on_unless_told(self, clients):
+        before = clients.json("clients", "status", "sga")["clients"]
+        as_other = [sys.executable, *OTHER]
+        start = ("clients", "start", "sga", "--count", "4")
+        left = clients.run(*start, command=as_other)
+        assert left.returncode == 0
+        assert (
+            f"the launcher of region sga runs version {__version__} of the library, and 7.8.9 is installed;"
+            " it goes on with that until restart_outdated: true" in left.stderr
+        )
+        assert clients.json("clients", "status", "sga")["clients"] == before
+        announced = clients.ok(*start, "--restart-outdated", "--check", command=as_other)
+        assert "Would stop the clients of region sga, whose launcher runs version" in announced
+        clients.ok(*start, "--restart-outdated", command=as_other)
+        after = clients.json("clients", "status", "sga")["clients"]
+        assert after["launcher_pid"] != before["launcher_pid"]
+        assert after["attached"] == 4
 
     def test_a_region_in_use_is_not_removed_unless_told(self, clients):
         refused = clients.run("rm", "sga")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from mshare import preloading, procfs
+from mshare import procfs
 from mshare.converge import postgresql as converge
 from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
 from mshare.postgresql import account, clusters, files, placement, probe, server, wish
@@ -134,34 +134,24 @@ def test_a_server_that_runs(etc):
 # -- the wish
 
 
-@pytest.mark.parametrize("wanted", [THP, REGION, Wish("hugetlb", prefault=True)])
-def test_the_environment_is_what_the_preload_reads(wanted):
-    fields = {
-        name: getattr(wanted, name)
-        for name in (
-            "pages",
-            "backend",
-            "root",
-            "region",
-            "region_bytes",
-            "threshold_bytes",
-            "prefault",
-            "require",
-        )
+def test_the_environment_says_all_that_was_wanted():
+    said = Wish("4k", backend="kernel", root="/m", region="sga", region_bytes=MIB, require=True).environment()
+    assert said == {
+        "MSHARE_PRELOAD_PAGES": "4k",
+        "MSHARE_PRELOAD_BACKEND": "kernel",
+        "MSHARE_PRELOAD_ROOT": "/m",
+        "MSHARE_PRELOAD_REGION": "sga",
+        "MSHARE_PRELOAD_REGION_BYTES": str(MIB),
+        "MSHARE_PRELOAD_THRESHOLD": str(16 * MIB),
+        "MSHARE_PRELOAD_REQUIRE": "1",
+        "MSHARE_PRELOAD_VERBOSE": "1",
     }
-    theirs = preloading.Settings(**fields, verbose=True).environment(wanted.library)
-    assert {"LD_PRELOAD": wanted.library, **wanted.environment()} == theirs
-
-
-def test_the_names_are_the_preload_s():
-    assert os.path.basename(wish.LIBRARY) == preloading.FILE_NAME
-    assert sorted(wish.PAGES) == sorted(preloading.PAGES)
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"pages": "1g"}, "pages '1g' is unknown; write one of thp, hugetlb, 4k"),
+        ({"pages": "1g"}, "pages '1g' is unknown; write one of 4k, thp, hugetlb"),
         ({"pages": "thp", "region": "sga"}, "region sga with pages thp is no choice"),
     ],
 )

@@ -17,8 +17,8 @@ import pytest
 from checks import preload_sources
 from mshare import abi, libc, paths, preloading
 from mshare.errors import InvalidRequest, MshareError, Unavailable
+from mshare.preload_settings import Settings
 from mshare.preload_sources import SOURCES
-from mshare.preloading import Settings
 
 NUMBERS = (
     "FILESYSTEM_MAGIC",

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from mshare import procfs, state
+from mshare import __version__, procfs, state
 from mshare.errors import Conflict, MshareError
 
 
@@ -31,7 +31,7 @@ def test_names_of_files(state_dir):
 def test_what_is_written_is_read(state_dir):
     path = state.file("/m", "sga", "owner")
     state.write(path, {"pid": 7})
-    assert state.read(path) == {"pid": 7, "schema_version": state.SCHEMA_VERSION}
+    assert state.read(path) == {"pid": 7, "schema_version": state.SCHEMA_VERSION, "version": __version__}
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
     assert state.names("/m", "owner") == ["sga"]
     assert state.names("/m", "clients") == []
@@ -44,6 +44,36 @@ def test_no_status_of_a_known_version(tmp_path, text):
     if text is not None:
         path.write_text(text)
     assert state.read(str(path)) is None
+
+
+def other_schema(path, schema):
+    """A status file as another version of the library would write it, of this very process."""
+    lasting = {"pid": os.getpid(), "started_ticks": procfs.start_ticks(os.getpid()), "version": "9.9.9"}
+    path.write_text(json.dumps({"schema_version": schema, **lasting, "news": True}))
+    return str(path)
+
+
+@pytest.mark.parametrize("schema", [0, 2])
+def test_a_process_that_another_schema_tells_of_is_left_alone(tmp_path, schema):
+    path = other_schema(tmp_path / "x.json", schema)
+    with pytest.raises(Conflict) as caught:
+        state.read(path)
+    assert str(caught.value) == (
+        f"{path} was written by process {os.getpid()} of version 9.9.9 of the library in schema {schema}, and"
+        f" this is version {__version__}, which reads schema 1 only; nothing is changed: use version"
+        " 9.9.9 for what runs, or end it with that"
+    )
+    seen = state.look(path)
+    assert (seen["pid"], seen["version"], seen["state"]) == (os.getpid(), "9.9.9", "unknown")
+    assert seen["error"]["message"] == str(caught.value)
+    assert "news" not in seen
+
+
+def test_a_look_at_a_schema_that_is_known(tmp_path):
+    path = str(tmp_path / "x.json")
+    assert state.look(path) is None
+    state.write(path, {"value": 1})
+    assert state.look(path) == state.read(path)
 
 
 def test_readers_never_see_a_half(tmp_path):
@@ -74,6 +104,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         state.write_text(path, "\ud800")
     assert state.read(path)["value"] == "old"
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_a_killed_writer_left_is_written_over_or_removed(tmp_path, monkeypatch):
+    path = str(tmp_path / "x.json")
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *names: os._exit(9))
+        if (writer := os.fork()) == 0:
+            state.write(path, {"value": "half"})
+        assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 9
+    assert os.listdir(tmp_path) == [".x.json.new"]
+    state.write(path, {"value": "whole"})
+    assert os.listdir(tmp_path) == ["x.json"]
+    (tmp_path / ".x.json.new").touch()
+    state.remove(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_without_room_for_a_status_file(state_dir, monkeypatch):
+    state.require_room("/m")
+    full = os.statvfs_result((4096, 4096, 256, 4, 4, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        state.require_room("/m")
+    assert caught.value.filename == f"{state_dir}/m"
 
 
 def test_removing(tmp_path):

@@ -31,11 +31,22 @@ from .screen import Screen
 
 @click.command("start")
 @clients_options
+@click.option(
+    "--restart-outdated",
+    is_flag=True,
+    help="Start all anew if their launcher runs another version of the library.",
+)
 @boot_option
 @check_option
 @click.pass_obj
 def start_command(
-    screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
+    screen: Screen,
+    /,
+    spec_path: str | None,
+    restart_outdated: bool,
+    boot: bool | None,
+    check: bool,
+    **options: Any,
 ) -> None:
     """Start clients, or change how many there are.
 
@@ -43,12 +54,13 @@ def start_command(
     stays. A COMMAND is run N times with the region in its environment (see `mshare clients run --help`).
     """
     spec = clients_spec(spec_path, options)
-    _start(screen, spec, boot, check, restart_dead=False)
+    _start(screen, spec, boot, check, restart_outdated=restart_outdated)
 
 
-def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, restart_dead: bool) -> None:
+def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, **consents: bool) -> None:
     with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
-        done = fulfil(ClientsPresent(spec, program(), restart_dead, boot, progress), check=check)
+        wish = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
+        done = fulfil(wish, check=check)
     told = say.outcome(
         screen,
         done,

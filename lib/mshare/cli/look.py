@@ -91,7 +91,9 @@ def _regions(screen: Screen, regions: list[dict[str, Any]]) -> None:
 
 
 def _clients(facts: dict[str, Any] | None) -> str:
-    return "-" if facts is None else f"{facts['attached']} of {facts['requested']}"
+    if facts is None or facts["attached"] is None:
+        return "-"
+    return f"{facts['attached']} of {facts['requested']}"
 
 
 @click.command("list")

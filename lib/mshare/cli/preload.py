@@ -10,6 +10,7 @@ import os
 import click
 
 from .. import preloading
+from ..preload_settings import FILE_NAME
 from .screen import Screen
 
 
@@ -24,7 +25,7 @@ def preload_command(screen: Screen, output: str | None) -> None:
     if output is None:
         path = preloading.library()
     else:
-        path = os.path.join(os.path.abspath(output), preloading.FILE_NAME)
+        path = os.path.join(os.path.abspath(output), FILE_NAME)
         preloading.build(path)
     screen.say(path)
     screen.answer({"path": path, "sha256": preloading.digest()})

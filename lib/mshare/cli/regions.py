@@ -31,7 +31,12 @@ from .screen import Screen
     "--recreate", is_flag=True, help="End a region that differs, and make it anew: loses its content."
 )
 @click.option("--replace-stale", is_flag=True, help="Replace what a killed owner left behind.")
-@click.option("--force", is_flag=True, help="Recreate even with clients attached.")
+@click.option(
+    "--replace-outdated",
+    is_flag=True,
+    help="Replace a region whose owner runs another version of the library: loses its content.",
+)
+@click.option("--force", is_flag=True, help="Recreate or replace even with clients attached.")
 @boot_option
 @check_option
 @click.pass_obj
@@ -41,6 +46,7 @@ def create_command(
     spec_path: str | None,
     recreate: bool,
     replace_stale: bool,
+    replace_outdated: bool,
     force: bool,
     boot: bool | None,
     check: bool,
@@ -57,7 +63,9 @@ def create_command(
     """
     spec = region_spec(spec_path, options)
     with screen.waiting(f"Creating region {spec.name}") as progress:
-        wish = RegionPresent(spec, program(), recreate, replace_stale, force, boot, progress)
+        wish = RegionPresent(
+            spec, program(), recreate, replace_stale, replace_outdated, force, boot, progress
+        )
         done = fulfil(wish, check=check)
     backend = backends.choose(spec.backend) if check else backends.locate(spec.backend, spec.root)
     told = say.outcome(

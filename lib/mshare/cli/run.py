@@ -18,7 +18,8 @@ import click
 from .. import procfs
 from ..backends import kernel_has_msharefs, locate
 from ..errors import InvalidRequest, Unavailable
-from ..preloading import PAGES, Settings, library, program
+from ..preload_settings import PAGES, Settings
+from ..preloading import library, program
 from ..rules import region_name
 from ..units import format_size, parse_size
 from .options import where_options

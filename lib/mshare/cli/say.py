@@ -92,6 +92,9 @@ def mappings(screen: Screen, inside: list[dict[str, Any]]) -> None:
 
 def clients(screen: Screen, facts: dict[str, Any]) -> None:
     """What a launcher reports of its clients."""
+    if facts["attached"] is None:
+        screen.say(facts["errors"][0])
+        return
     touched = "nothing"
     if facts["span_bytes"]:
         touched = f"a page in every {size(facts['stride_bytes'])} of {size(facts['span_bytes'])}, each"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import backends, paths, state
+from .. import __version__, backends, paths, state
 from ..errors import Unavailable
 from ..spec import Spec
 from ..supervisor import Supervisor
@@ -35,7 +35,7 @@ class Outcome:
     fills_bytes: int = 0
     """Memory that is taken at once, by prefaulting."""
     warnings: list[str] = field(default_factory=list)
-    """What on this host may do harm later, one sentence each."""
+    """What on this host may do harm later, or is left as it is; one sentence each."""
 
 
 ABSENT: dict[str, Any] = {"state": "absent"}
@@ -60,6 +60,18 @@ def one_at_a_time(check: bool) -> Iterator[None]:
             # Where nothing is deployed, or any more, nothing of ours stays: not even this.
             state.remove(lock)
             state.remove_empty(paths.state_dir())
+
+
+def other_version(version: str | None) -> str | None:
+    """In which versions what runs and the library differ, as part of a sentence; None if they do not."""
+    if version in (None, __version__):
+        return None
+    return f"runs version {version} of the library, and {__version__} is installed"
+
+
+def goes_on(what: str, outdated: str | None, option: str) -> list[str]:
+    """The warning for something that runs another version and is left alone."""
+    return [f"{what} {outdated}; it goes on with that until {option}: true"] if outdated else []
 
 
 def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:

@@ -20,8 +20,10 @@ from .base import (
     Outcome,
     chosen,
     differing_keys,
+    goes_on,
     locate,
     locate_leftovers,
+    other_version,
     present,
     remove_spec,
     spec_written,
@@ -35,11 +37,13 @@ class ClientsPresent(Wish):
 
     Another number is started or ended among those that run; anything else that differs starts them
     anew. The dead are started again only with `restart_dead`; otherwise they are in the facts.
+    Those of another version of the library go on, unless `restart_outdated`.
     """
 
     spec: ClientsSpec
     program: Sequence[str]
     restart_dead: bool = False
+    restart_outdated: bool = False
     boot: bool | None = None
     progress: Progress = no_progress
     require_all: bool = False
@@ -70,12 +74,15 @@ class ClientsPresent(Wish):
         different = differing_keys(spec, stored)
         # Clients whose owner has ended live, if at all, attached to nothing.
         orphaned = status is not None and not status["owner_alive"]
-        anew = status is not None and (orphaned or different not in ([], ["count"]))
+        outdated = other_version(status["version"]) if status else None
+        replace = outdated is not None and self.restart_outdated
+        anew = status is not None and (orphaned or replace or different not in ([], ["count"]))
         dead = len(status["dead"]) if status and self.restart_dead and not anew else 0
         resize = different == ["count"] and not anew
         start = status is None or anew
         write = state.read_text(spec_path) != spec.to_json()
-        why = "owner has ended" if orphaned else f"{', '.join(different)} differ"
+        why = f"launcher {outdated}" if replace else f"{', '.join(different)} differ"
+        why = "owner has ended" if orphaned else why
         actions = chosen(
             (
                 (anew, f"stop the clients of region {name}, whose {why}"),
@@ -104,7 +111,8 @@ class ClientsPresent(Wish):
         if self.require_all and not check:
             _require_attached(facts)
         after = present(spec) if actions else before
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts())
+        left = goes_on(f"the launcher of region {name}", None if anew else outdated, "restart_outdated")
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=left)
 
 
 def _require_attached(facts: inventory.Facts) -> None:

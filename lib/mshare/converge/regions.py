@@ -19,7 +19,7 @@ from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
 from ..preflight import region as preflight
 from ..spec import RegionSpec
-from ..supervisor import OWNER, Progress, Supervisor, no_progress
+from ..supervisor import CLIENTS, OWNER, Progress, Supervisor, no_progress
 from ..units import format_size
 from .base import (
     ABSENT,
@@ -27,8 +27,10 @@ from .base import (
     Outcome,
     chosen,
     differing_keys,
+    goes_on,
     locate,
     locate_leftovers,
+    other_version,
     present,
     remove_spec,
     spec_written,
@@ -46,13 +48,15 @@ class RegionPresent(Wish):
 
     `program` starts the command line of this library where systemd does not. Conflict for a region that
     differs in what cannot be changed, unless `recreate`; with clients attached, unless `force` as well.
-    A name that a killed owner left is replaced only with `replace_stale` (or `recreate`).
+    A name that a killed owner left is replaced only with `replace_stale` (or `recreate`). An owner of
+    another version of the library goes on, unless `replace_outdated`.
     """
 
     spec: RegionSpec
     program: Sequence[str]
     recreate: bool = False
     replace_stale: bool = False
+    replace_outdated: bool = False
     force: bool = False
     boot: bool | None = None
     progress: Progress = no_progress
@@ -97,18 +101,20 @@ class _Region:
         different = differing_keys(spec, self.stored)
         self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
         self.stale = self.facts["exists"] and not self.running
+        self.outdated = other_version(self.facts["owner"]["version"]) if self.running else None
 
     def converge(self, check: bool) -> Outcome:
-        self._refuse()
+        whose = self._ending()
+        self._refuse(ending=bool(whose))
         spec, name = self.spec, self.spec.name
         boot = Boot.of(self.keeper, OWNER, name, self.wish.boot)
-        start = not self.running or bool(self.rebuild)
+        start = not self.running or bool(whose)
         live = not start and self._access_differs()
         write = state.read_text(self.spec_path) != spec.to_json()
         units = self.keeper.survives_reboot and systemd.region_files_differ(spec)
         actions = chosen(
             (
-                (bool(self.rebuild), f"end region {name}, whose {', '.join(self.rebuild)} differ"),
+                (bool(whose), f"end region {name}, whose {' and whose '.join(whose)}"),
                 (self.stale, f"remove the name that a killed owner of region {name} left behind"),
                 (start, f"create region {name} of {format_size(spec.mapped_bytes)} at {self.root}"),
                 (live, f"set mode, owner or group of region {name}"),
@@ -124,7 +130,7 @@ class _Region:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             preflight.require(found)
         if actions and not check:
-            if self.rebuild:
+            if whose:
                 _end(self.keeper, name, self.root)
             if self.stale:
                 _unlink(self.root, name)
@@ -144,9 +150,14 @@ class _Region:
         _require_healthy(facts, check)
         after = present(spec) if actions else before
         fills_bytes = spec.memory_bytes if start and spec.prefault else 0
-        return Outcome(
-            bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, preflight.warnings(found)
-        )
+        left = goes_on(f"the owner of region {name}", None if whose else self.outdated, "replace_outdated")
+        warnings = [*preflight.warnings(found), *left]
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, warnings)
+
+    def _ending(self) -> list[str]:
+        """Why a region that runs is to be ended."""
+        why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
+        return why + ([f"owner {self.outdated}"] if self.wish.replace_outdated and self.outdated else [])
 
     def _start(self) -> None:
         argv = [*self.wish.program, "own", "--spec", self.spec_path]
@@ -175,7 +186,7 @@ class _Region:
         named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
         return {key: value for key, value in found.items() if key in named}
 
-    def _refuse(self) -> None:
+    def _refuse(self, ending: bool) -> None:
         name, facts = self.spec.name, self.facts
         if self.running and self.stored is None:
             raise Conflict(_foreign(name, self.root, facts))
@@ -186,7 +197,7 @@ class _Region:
                 f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
                 " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
             )
-        if self.rebuild:
+        if ending:
             _refuse_attached(name, self.root, f"recreating region {name}", self.wish.force)
         if self.stale and not (self.wish.replace_stale or self.wish.recreate):
             raise Conflict(
@@ -292,7 +303,7 @@ def _unlink(root: str, name: str) -> None:
 
 
 def _end(keeper: Supervisor, name: str, root: str) -> None:
-    keeper.stop(supervisor.CLIENTS, name, root)
+    keeper.stop(CLIENTS, name, root)
     keeper.stop(OWNER, name, root)
     _unlink(root, name)
 
@@ -323,16 +334,17 @@ class RegionAbsent(Wish):
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = supervisor.current()
         facts = inventory.region_facts(found, name)
+        # Also of the clients: what another version writes is refused before anything is changed.
+        known = [role for role in (OWNER, CLIENTS) if state.read(state.file(found, name, role)) is not None]
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
         if facts["owner"]["state"] == "unmanaged":
             raise Conflict(_foreign(name, found, facts))
         _refuse_attached(name, found, f"removing region {name}", self.force)
-        known = state.read(state.file(found, name, OWNER)) is not None
         actions = chosen(
             (
                 (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
-                (known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
+                (OWNER in known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
                 (os.path.exists(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable region {name} at boot"),
             )

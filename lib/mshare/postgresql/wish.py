@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..preload_settings import FILE_NAME, PAGES, PREFIX, Settings
 from ..units import MIB
 
-PAGES = ("thp", "hugetlb", "4k")
-LIBRARY = "/usr/local/lib/mshare/libmshare-preload.so"
-PREFIX = "MSHARE_PRELOAD_"
+LIBRARY = f"/usr/local/lib/mshare/{FILE_NAME}"
 THRESHOLD_BYTES = 16 * MIB
 # pg_ctl gives a start 60 s; huge pages for 300 GiB take a quarter of an hour.
 START_SECONDS = 3600
@@ -50,18 +49,19 @@ class Wish:
 
     def environment(self) -> dict[str, str]:
         """What the library reads, without LD_PRELOAD."""
-        said = {
-            "PAGES": self.pages,
-            "BACKEND": self.backend,
-            "ROOT": self.root,
-            "REGION": self.region,
-            "REGION_BYTES": None if self.region_bytes is None else str(self.region_bytes),
-            "THRESHOLD": str(self.threshold_bytes),
-            "PREFAULT": None if self.prefault is None else str(int(self.prefault)),
-            "REQUIRE": str(int(self.require)),
-            "VERBOSE": "1",
-        }
-        return {PREFIX + name: value for name, value in said.items() if value is not None}
+        settings = Settings(
+            pages=self.pages,
+            backend=self.backend,
+            root=self.root,
+            region=self.region,
+            region_bytes=self.region_bytes,
+            threshold_bytes=self.threshold_bytes,
+            prefault=self.prefault,
+            require=self.require,
+            verbose=True,
+        )
+        said = settings.environment(self.library)
+        return {name: value for name, value in said.items() if name.startswith(PREFIX)}
 
     def to_dict(self) -> dict[str, Any]:
         """What there is to say about it, for diffs and files."""

@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +150,19 @@ class Fleet:
         hosts = [f"{name} ansible_host={address(number)}" for number, name in enumerate(names)]
         common = [f"{key}={value}" for key, value in variables.items()]
         return "\n".join(["[fleet]", *hosts, "", "[fleet:vars]", *common, ""])
+
+
+@contextlib.contextmanager
+def running(purpose: str, count: int, kind: Kind = BARE) -> Iterator[Fleet]:
+    """A fleet that ends with the block, also where that is ended by Ctrl-C or SIGTERM."""
+    fleet = Fleet(f"{purpose}-{os.getpid()}")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        fleet.start(count, kind=kind)
+        yield fleet
+    finally:
+        fleet.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _kill(pid: int) -> None:
