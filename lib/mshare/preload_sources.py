@@ -1666,13 +1666,33 @@ static int attach(struct region *region, int prot, struct outcome *outcome)
     return 0;
 }
 
+static bool zero(int fd, off_t at, off_t end)
+{
+    static char zeros[64 << 10];
+    while (at < end) {
+        off_t size = end - at < (off_t)sizeof zeros ? end - at : (off_t)sizeof zeros;
+        ssize_t written = pwrite(fd, zeros, size, at);
+        if (written <= 0)
+            return false;
+        at += written;
+    }
+    return true;
+}
+
+/* Written over, not freed: as with mshare the owner's cgroup pays for a page, whoever touches it. */
 static int clear(struct region *region, struct outcome *outcome)
 {
-    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    if (fallocate(region->fd, mode, 0, region->mapped_bytes) == 0)
-        return 0;
-    fail(outcome, errno, "what is in region %s cannot be freed (%s)", region->name, strerror(errno));
-    return -1;
+    off_t end = (off_t)region->mapped_bytes, from, to = 0;
+    while ((from = lseek(region->fd, to, SEEK_DATA)) >= 0 && from < end) {
+        to = lseek(region->fd, from, SEEK_HOLE);
+        to = to < end ? to : end;
+        if (!zero(region->fd, from, to)) {
+            fail(outcome, errno, "what is in region %s cannot be overwritten (%s)", region->name,
+                 strerror(errno));
+            return -1;
+        }
+    }
+    return 0;
 }
 
 static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)

@@ -275,5 +275,7 @@ def enable_mount(spec: MountSpec) -> None:
 def remove_mount_unit(root: str) -> None:
     """Disable, end and remove the units of a root that is not mounted any more."""
     disable_mount(root)
+    # It may still be on its way since the mount was made, and fail because that is gone.
     ask("stop", _mount_services(root)[1])
+    ask("reset-failed", _mount_services(root)[1])
     _remove([unit_path(_mount_unit(root))])

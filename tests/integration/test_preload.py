@@ -543,6 +543,15 @@ class TestRun:
                     assert looked["file"] == f"{world.root}/sga"
                     assert looked["fresh"]
 
+    def test_an_existing_regions_pages_stay_its_owners(self, world):
+        """Freed and touched anew they would be charged to the program's cgroup."""
+        with world.owned("sga", "--size", "64MiB", "--prefault"):
+            region = Path(world.root, "sga")
+            before = region.stat().st_blocks
+            assert before * 512 == 64 * MIB
+            self.run(world, "--region", "sga", "--no-prefault", "--", *PROGRAM, "anonymous")
+            assert region.stat().st_blocks == before
+
     def test_an_existing_region_takes_one_program(self, world):
         with (
             world.owned("sga", "--size", "64MiB"),

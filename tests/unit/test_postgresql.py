@@ -23,6 +23,12 @@ from mshare.units import GIB, KIB, MIB
 
 THP = Wish("thp")
 REGION = Wish("4k", backend="simulated", root="/run/msharefs", region="sga", region_bytes=GIB, require=True)
+REGIONS_UNITS = [
+    "Wants=mshare-mounts.target",
+    "After=mshare-mounts.target mshare-region@sga.service",
+    "PartOf=mshare-region@sga.service",
+    "RestartForceExitStatus=SIGSEGV SIGBUS",
+]
 SEGMENT = Segment(1, "anonymous", "inode 1", 256 * MIB, 4096, 6 * MIB, True, False, 256 * MIB)
 IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0)
 IN_POOL = replace(SEGMENT, kind="hugetlb", address=GIB, aligned_1gib=True, huge_bytes=0)
@@ -230,21 +236,22 @@ def test_files_keep_their_owner_and_mode(etc):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "units"),
+    ("wanted", "lines"),
     [
         (THP, None),
-        (Wish("4k", backend="kernel", root="/sys/fs/mshare"), "mshare-mounts.target"),
-        (REGION, "mshare-mounts.target mshare-region@sga.service"),
+        (
+            Wish("4k", backend="kernel", root="/sys/fs/mshare"),
+            ["Wants=mshare-mounts.target", "After=mshare-mounts.target"],
+        ),
+        (REGION, [*REGIONS_UNITS, "Requires=mshare-region@sga.service"]),
+        (replace(REGION, require=False), [*REGIONS_UNITS, "Wants=mshare-region@sga.service"]),
     ],
 )
-def test_the_drop_in_has_a_region_there_first(wanted, units, etc):
+def test_the_drop_in_has_a_region_there_first(wanted, lines, etc):
     cluster = made(etc)
     text = files.present(cluster, wanted, None, True)[files.drop_in_file(cluster)]
-    if units is None:
-        assert text is None
-    else:
-        assert f"After={units}\n" in text
-        assert f"Wants={units}\n" in text
+    said = None if text is None else {line for line in text.splitlines() if "=" in line}
+    assert said == (lines if lines is None else set(lines))
     assert files.present(cluster, wanted, None, False)[files.drop_in_file(cluster)] is None
 
 

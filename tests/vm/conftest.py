@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +24,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="module")
-def guest() -> Iterator[Guest]:
-    """A guest on which nothing of ours ever was."""
+@pytest.fixture(scope="session")
+def machine(pytestconfig: pytest.Config) -> Iterator[Guest]:
+    """The one guest of a run."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{text}", file=sys.stderr, flush=True)
+
     # A run that is ended ends its guest.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Not pytest's folder: the path of ssh's control socket must be short.
     with tempfile.TemporaryDirectory(prefix="mshare-vm.") as scratch:
         try:
-            with started(Path(scratch)) as one:
+            with started(Path(scratch), say) as one:
                 yield one
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def guest(machine: Guest) -> Guest:
+    """A guest on which nothing of ours is. One boot suffices, unless a story failed and left something."""
+    if machine.traces():
+        machine.renew()
+    return machine

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rig.vm.image import cache_dir, missing_tools
+from rig.debian import exclusive
+from rig.vm.image import Image, cache_dir, missing_tools
+from rig.vm.machine import Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VM = REPOSITORY / "tests" / "rig" / "vm" / "vm.py"
@@ -44,17 +45,14 @@ def _vm(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def started(scratch: Path) -> Iterator[Guest]:
+def started(scratch: Path, say: Callable[[str], object]) -> Iterator[Guest]:
     """A guest on which nothing of ours ever was; it ends with the block, whatever happens in there."""
     # Another clone's test run has a guest of the same name: one after the other.
-    with (cache_dir() / "test.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(cache_dir() / "test.lock", say):
         try:
-            # What a killed run left is no guest on which nothing was.
-            _vm("stop")
-            start = _vm("start")
-            assert start.returncode == 0, start.stderr
-            yield Guest(Path(start.stdout.strip()), scratch)
+            guest = Guest(scratch)
+            guest.renew()
+            yield guest
         finally:
             _vm("stop")
 
@@ -62,16 +60,40 @@ def started(scratch: Path) -> Iterator[Guest]:
 class Guest:
     """A machine of its own, reached by ssh."""
 
-    def __init__(self, inventory: Path, scratch: Path) -> None:
-        self._inventory = inventory
+    def __init__(self, scratch: Path) -> None:
+        self._machine = Machine(NAME, Image(cache_dir() / "image"))
         self._scratch = scratch
+        # One connection for commands and Ansible: to log in costs the guest more than most commands do.
+        self._sharing = f"-o ControlMaster=auto -o ControlPersist=600 -o ControlPath={scratch}/ssh"
+
+    # -- life
+
+    def renew(self) -> None:
+        """Start it from its image, whatever was."""
+        self._disconnect()
+        # What a killed run left is no guest on which nothing was.
+        _vm("stop")
+        start = _vm("start")
+        assert start.returncode == 0, start.stderr
+        # What plays install is in the image; indexes that count as old would be fetched.
+        self.do("touch /var/lib/apt/lists")
+
+    def reboot(self) -> None:
+        self._disconnect()
+        done = _vm("reboot")
+        assert done.returncode == 0, done.stderr
+
+    def _disconnect(self) -> None:
+        words = ["ssh", *self._sharing.split(), "-O", "exit", "any"]
+        subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     # -- commands
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a shell command."""
         return subprocess.run(
-            [sys.executable, str(VM), "ssh", "--name", NAME, command],
+            ["ssh", *self._sharing.split(), *self._machine.ssh_command(command)[1:]],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -87,10 +109,6 @@ class Guest:
 
     def write(self, path: str, text: str) -> None:
         self.do(f"cat > {path} <<'END'\n{text}END")
-
-    def reboot(self) -> None:
-        done = _vm("reboot")
-        assert done.returncode == 0, done.stderr
 
     # -- Ansible
 
@@ -121,14 +139,14 @@ class Guest:
             "ANSIBLE_LOCAL_TEMP": str(self._scratch),
             "ANSIBLE_NOCOWS": "1",
             "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._scratch),
+            "ANSIBLE_SSH_ARGS": self._sharing,
             "LC_ALL": "C.UTF-8",
         }
         log = self._scratch / "ansible.log"
         with log.open("w") as output:
             try:
                 done = subprocess.run(
-                    [str(_PROGRAMS / program), "-i", str(self._inventory), *words],
+                    [str(_PROGRAMS / program), "-i", str(self._machine.inventory), *words],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -175,5 +193,10 @@ class Guest:
         """Wait for what the guest does by itself."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{self._said()}"
             time.sleep(0.5)
+
+    def _said(self) -> str:
+        return self.do(
+            "journalctl --boot --no-pager --lines=60; tail -n 20 /var/log/postgresql/*.log || true"
+        )

@@ -61,6 +61,11 @@ def attached(guest: Guest) -> int:
     return (region["clients"] or {}).get("attached", 0)
 
 
+def settled(guest: Guest) -> None:
+    """Wait for what was started without being waited for."""
+    guest.eventually(lambda: guest.do("systemctl list-jobs --no-legend") == "", "systemd")
+
+
 def require_all_is_up(guest: Guest) -> None:
     states = {name: unit["ActiveState"] for name, unit in guest.units(quoted(*FILES)).items()}
     assert states == dict.fromkeys(FILES, "active")
@@ -79,6 +84,7 @@ def deployed(guest: Guest) -> Guest:
     guest.do("systemctl enable --now --quiet database")
     guest.playbook("deploy", **VARIABLES)
     guest.do(f"mshare mount --backend simulated --root {OTHER_ROOT}")
+    settled(guest)
     return guest
 
 

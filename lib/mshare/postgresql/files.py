@@ -104,11 +104,19 @@ def _drop_in(wish: Wish) -> str | None:
     """What has to be there before the server: only a region's msharefs, and the region itself."""
     if wish.pages != "4k":
         return None
-    units = ["mshare-mounts.target"]
-    if wish.region is not None:
-        units.append(f"mshare-region@{wish.region}.service")
-    needed = " ".join(units)
-    return f"{_HEAD}[Unit]\nWants={needed}\nAfter={needed}\n"
+    mounts = "mshare-mounts.target"
+    if wish.region is None:
+        return f"{_HEAD}[Unit]\nWants={mounts}\nAfter={mounts}\n"
+    # A region takes the server's memory along. PartOf= has the server stopped before a region that is
+    # stopped, and started again with one that systemd starts again because its owner was killed. A server
+    # that died of that is started again as well: not by Restart=, for Debian's ExecStop= fails after every
+    # end, one that somebody asked for too. With BindsTo= it would be stopped, and nothing would start it.
+    region = f"mshare-region@{wish.region}.service"
+    needs = "Requires" if wish.require else "Wants"
+    return (
+        f"{_HEAD}[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n\n"
+        "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"
+    )
 
 
 def different(wanted: Changes) -> Changes:

@@ -1,8 +1,14 @@
 #!/bin/sh
-# Run by mmdebstrap when all packages are installed: customize.sh ROOT PUBLIC_KEY
+# Run by mmdebstrap when all packages are installed: customize.sh ROOT PUBLIC_KEY PACKAGE...
+# The packages are not installed, only downloaded.
 set -eu
 root=$1
 public_key=$2
+shift 2
+
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+apt-get --quiet clean
+apt-get --quiet --yes --download-only --no-install-recommends install "$@"
 
 install -D -m 0600 "$public_key" "$root/root/.ssh/authorized_keys"
 # mmdebstrap copies the build host's name; the VM gets its own from the kernel command line.

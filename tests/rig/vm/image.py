@@ -19,8 +19,8 @@ from rig.debian import DPKG_OPTIONS, SUITE, exclusive, log, workspace
 
 HERE = Path(__file__).resolve().parent
 DISK_SIZE = "6G"
-# No python3-cffi, python3-click, ...: installing those is the work of the roles under test. A compiler
-# is here, for the guest takes minutes to unpack it.
+# Not what plays install: that is the work of the roles under test. But that is downloaded already, and what
+# it needs and takes minutes to unpack or to set up, a compiler for one, is here.
 PACKAGES = (
     "ca-certificates",
     "dbus",
@@ -28,18 +28,30 @@ PACKAGES = (
     "initramfs-tools",
     "iproute2",
     "libc6-dev",
+    "libldap-2.5-0",
+    "libllvm14",
     "libpam-systemd",
+    "libxslt1.1",
     "linux-image-cloud-amd64",  # the same kernel without drivers for real hardware
+    "locales",
     "lz4",
     "openssh-server",
+    "postgresql-client-15",
+    "postgresql-common",
     "procps",
     "python3",
     "python3-apt",
+    "python3-colorama",
+    "python3-importlib-metadata",
+    "python3-pkg-resources",
+    "python3-pycparser",
+    "python3-pygments",
     "sudo",
     "systemd",
     "systemd-sysv",
     "udev",
 )
+DOWNLOADED = ("postgresql-15", "python3-cffi", "python3-click", "python3-rich", "python3-yaml")
 
 
 def cache_dir() -> Path:
@@ -91,7 +103,7 @@ def ensure_image(mirror: str | None = None, fresh: bool = False) -> Image:
 
 
 def recipe_digest(image: Image, mirror: str | None) -> str:
-    digest = hashlib.sha256(repr((SUITE, DISK_SIZE, PACKAGES, DPKG_OPTIONS, mirror)).encode())
+    digest = hashlib.sha256(repr((SUITE, DISK_SIZE, PACKAGES, DOWNLOADED, DPKG_OPTIONS, mirror)).encode())
     laid_over = sorted(path for path in (HERE / "root").rglob("*") if path.is_file())
     for path in (HERE / "customize.sh", *laid_over, image.ssh_public_key):
         digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
@@ -113,10 +125,11 @@ def _build(image: Image, mirror: str | None) -> None:
 
 def _bootstrap(image: Image, mirror: str | None, tarball: Path) -> None:
     lay_over = 'tar -C {} --owner=0 --group=0 --mode=u=rwX,go=rX -c . | tar -C "$1" -x'
-    customize = f'sh {shlex.quote(str(HERE / "customize.sh"))} "$1" {{}}'
+    customize = f'sh {shlex.quote(str(HERE / "customize.sh"))} "$1" {{}} {" ".join(DOWNLOADED)}'
     options = [
         # Indexes stay in the image: the guest can install without an update first.
         "--skip=cleanup/apt/lists",
+        "--skip=cleanup/apt/cache",
         "--essential-hook=" + lay_over.format(shlex.quote(str(HERE / "root"))),
         "--customize-hook=" + customize.format(shlex.quote(str(image.ssh_public_key))),
     ]
