@@ -163,6 +163,9 @@ def cost(server: postgresql.Server, connections: int) -> Cost:
             pids.add(connection.info.backend_pid)
         host_growth_bytes = host_bytes() - before_bytes
         found = [each.vm_pte_bytes for each in processes.look().processes if each.pid in pids]
+    # A backend ends after its connection: the next one's growth must not be this one's end.
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        time.sleep(0.05)
     return Cost(sum(found) // len(found), sum(found), host_growth_bytes, statistics.median(taken))
 
 

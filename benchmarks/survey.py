@@ -271,7 +271,6 @@ def verdicts(case: Case, ratios: Ratios, errors: dict[str, float]) -> Iterator[t
 
 
 def transactions_per_second(server: postgresql.Server, seconds: int) -> float:
-    # One client: it leaves a core of two to the survey, so that what shows is waiting, not a lack of cores.
     words = ["-S", "-n", "-c", "1", "-M", "prepared", "-T", str(seconds), postgresql.DATABASE]
     found = re.search(r"tps = ([\d.]+) \(without", server.run("pgbench", *words))
     assert found is not None
@@ -293,17 +292,23 @@ def every_second(*words: str) -> Iterator[None]:
 def disturbance(server: postgresql.Server, rounds: int, seconds: int) -> None:
     """pgbench alone, and with a survey (or smem) that begins again a second after it ended."""
     rates: dict[str, list[float]] = {"alone": [], OURS: [], "smem": []}
+    # Server and client on one core, the survey on the others: what shows is waiting, neither a lack of cores
+    # nor whether the two happen to wake one another across cores, which alone halves the rate.
+    every, own = os.sched_getaffinity(0), {min(os.sched_getaffinity(0))}
+    others = ("taskset", "-c", ",".join(map(str, every - own or every)))
+    os.sched_setaffinity(server.pid, own)
+    os.sched_setaffinity(0, own)
     for __ in range(rounds):
         rates["alone"].append(transactions_per_second(server, seconds))
-        with every_second(sys.executable, "-c", SURVEY_EVERY_SECOND):
+        with every_second(*others, sys.executable, "-c", SURVEY_EVERY_SECOND):
             rates[OURS].append(transactions_per_second(server, seconds))
-        with every_second("sh", "-c", "while smem; do sleep 1; done"):
+        with every_second(*others, "sh", "-c", "while smem; do sleep 1; done"):
             rates["smem"].append(transactions_per_second(server, seconds))
+    os.sched_setaffinity(0, every)
     alone = statistics.median(rates["alone"])
     spread = (max(rates["alone"]) - min(rates["alone"])) / alone * 100
-    print(
-        f"\npgbench -S -c 1, {rounds} rounds of {seconds} s each in turn; alone they differ by {spread:.1f} %"
-    )
+    print(f"\npgbench -S -c 1 on one core, {rounds} rounds of {seconds} s each in turn;", end=" ")
+    print(f"alone they differ by {spread:.1f} %")
     for name, values in rates.items():
         rate = statistics.median(values)
         print(f"  {name if name == 'alone' else 'with ' + name:<24} {rate:10.0f} tps {rate / alone:8.3f}")
