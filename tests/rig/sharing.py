@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from typing import Any
 
 MIB = 1 << 20
@@ -317,6 +317,8 @@ def posix() -> None:
 
 def posix_attach(name: str) -> None:
     found = shared_memory.SharedMemory(name=name)
+    # Else Python's tracker removes the name some time after this process, which is its maker's to do.
+    resource_tracker.unregister(f"/{found.name}", "shared_memory")
     answer([found.buf[0], mapping(ctypes.addressof(ctypes.c_char.from_buffer(found.buf)))["file"]])
     found.buf[1] = 9
     os._exit(0)
