@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import client, errors, procfs, state
+from . import client, errors, first_status, procfs, state
 from .backends.connect import connect
 from .errors import InvalidRequest, MshareError
 from .notify import notify
@@ -172,6 +172,7 @@ class _Launcher:
             # Forks share what is not touched; the collector would touch every object once.
             gc.collect()
             gc.freeze()
+            self.write("starting")
             self._fit()
             self._converge()
             while self._wait():
@@ -391,17 +392,14 @@ class _Launcher:
         attach_us = [report["attach_us"] for report in reports if "attach_us" in report] or [0]
         self._store(
             {
+                **first_status.of_launcher(self._spec, self._target.backend.root),
                 "pid": os.getpid(),
                 "started_ticks": procfs.start_ticks(os.getpid()),
                 "state": phase,
-                "region": self._spec.region,
-                "root": self._target.backend.root,
                 "backend": self._target.backend.name,
                 "generation": self._target.backend.generation.id,
-                "spec": self._spec.to_dict(),
                 "reloads": self._reloads,
                 "owner_alive": self._owner_alive,
-                "requested": self._spec.count,
                 "attached": len(reports) if self._owner_alive else 0,
                 "pids": sorted(self._clients.alive),
                 "dead": self._clients.dead,
@@ -410,7 +408,6 @@ class _Launcher:
                 "mapped_bytes": self._target.mapped_bytes,
                 "span_bytes": self._span_bytes,
                 "span_fitted": self._spec.span is None and 0 < self._span_bytes < self._target.mapped_bytes,
-                "stride_bytes": self._spec.stride,
                 "attach_ms_median": statistics.median(attach_us) / 1000,
                 "attach_ms_max": max(attach_us) / 1000,
                 "vm_pte_before_bytes_sum": sum(r.get("vm_pte_before_bytes", 0) for r in reports),

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from . import errors, memory, procfs, state
+from . import errors, first_status, memory, procfs, state
 from .backends.base import Backend
 from .backends.connect import connect
 from .errors import Conflict, InvalidRequest, MshareError
@@ -98,12 +98,10 @@ def run(
         status = _Status(
             status_path,
             {
-                "region": spec.name,
-                "root": backend.root,
+                **first_status.of_owner(spec, backend.root),
                 "path": backend.path(spec.name),
                 "backend": backend.name,
                 "generation": backend.generation.id,
-                "spec": spec.to_dict(),
             },
         )
         for number in (signal.SIGTERM, signal.SIGINT):

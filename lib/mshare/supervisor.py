@@ -43,8 +43,13 @@ class Supervisor(ABC):
     survives_reboot: bool
 
     @abstractmethod
-    def start(self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress) -> Status:
-        """Start, wait until the status file says ready, and return it; raises what went wrong."""
+    def start(
+        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
+    ) -> Status:
+        """Start, wait until the status file says ready, and return it; raises what went wrong.
+
+        `first` is what the status file says until the process writes it itself.
+        """
 
     @abstractmethod
     def stop(self, role: str, name: str, root: str) -> bool:
@@ -99,6 +104,20 @@ def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: st
         time.sleep(_POLL_SECONDS)
 
 
+def settled(role: str, name: str, root: str, progress: Progress) -> Status | None:
+    """The status of a process that lives, once it is not starting any more; None when there is none."""
+    found: Status | None = None
+
+    def done() -> bool:
+        nonlocal found
+        found = status_of(role, name, root)
+        progress(found or {})
+        return found is None or found["state"] != "starting"
+
+    wait(done, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
+    return found
+
+
 def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> None:
     """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
 
@@ -144,20 +163,17 @@ class Detached(Supervisor):
     survives_reboot = False
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = no_progress
+        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
     ) -> Status:
         status_path = state.file(root, name, role)
         log_path = state.file(root, name, role, "log")
         state.require_room(root)
-        with open(log_path, "w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-            )
+
+        def announce() -> None:
+            # In the new process: should this one be killed now, what it started is listed all the same.
+            # The locks of this one, such as that of who may change the host, are held until then.
+            pid = os.getpid()
+            state.write(status_path, {**first, "pid": pid, "started_ticks": procfs.start_ticks(pid)})
 
         def seen() -> Status:
             status = state.read(status_path)
@@ -167,21 +183,41 @@ class Detached(Supervisor):
             progress(seen())
             return seen().get("state") == "ready" or process.poll() is not None
 
+        def forget() -> None:
+            # Another process may have been there first, with a status file of its own.
+            state.remove(log_path, *([status_path] if seen() else []))
+            state.remove_empty(state.directory(root))
+
+        try:
+            with open(log_path, "w", encoding="utf-8") as log:
+                process = subprocess.Popen(  # a thread, of a progress bar, has nothing that it needs
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=announce,
+                    cwd="/",
+                )
+        except OSError:
+            # It was announced, and there is no such program.
+            state.remove(log_path, status_path)
+            state.remove_empty(state.directory(root))
+            raise
+
         try:
             wait(ended, START_SECONDS, f"starting the {role} of {name}", f"see {log_path}")
         except BaseException:
             # Interrupted: nothing half-done stays behind.
             process.terminate()
             process.wait()
-            state.remove(log_path)
-            state.remove_empty(state.directory(root))
+            forget()
             raise
         if process.returncode is not None:
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 said = log.read().strip().splitlines()[-1:] or ["it said nothing"]
             status = seen()
-            state.remove(log_path, *([status_path] if status else []))
-            state.remove_empty(state.directory(root))
+            forget()
             raise _failure(
                 status,
                 f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
@@ -226,8 +262,9 @@ class Systemd(Supervisor):
     survives_reboot = True
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], progress: Progress = no_progress
+        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
     ) -> Status:
+        # Whoever ends it asks systemd, which knows what it has begun to start: `first` is not needed.
         # The unit's ExecStart runs the same program with the spec file of the same name.
         unit = UNITS[role].format(name=name)
         template = systemd.unit_path(UNITS[role].format(name=""))

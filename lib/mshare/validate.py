@@ -52,6 +52,12 @@ def validate(
             " nothing to validate; start some first (`mshare clients start`, or the role"
             " dbmem.mshare.clients)"
         )
+    if facts.get("state") == "starting":
+        raise MshareError(
+            f"the clients of region {region} are still being started, and {facts['attached']} of"
+            f" {facts['requested']} are attached yet; run this again when `mshare clients status {region}`"
+            " says all of them"
+        )
     # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
     span_bytes = span_bytes or facts["span_bytes"] or facts["mapped_bytes"]
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)

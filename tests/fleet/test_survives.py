@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -166,8 +165,6 @@ def cut(hosts: World) -> Run:
         printed = one.communicate()[0]
         assert one.returncode == 0, printed
         assert int(printed) > 0
-    # What lost its connection may still be starting a launcher, which is not listed before it is ready.
-    time.sleep(20)
     return run
 
 

@@ -291,6 +291,51 @@ class TestClients:
         assert json.loads(answer.stdout)["passed"] is False
 
 
+class TestCutOff:
+    """Whoever starts a process is killed in the same instant: what was begun is found at once."""
+
+    @pytest.fixture
+    def cut_off(self, world):
+        def run(status_file, *words):
+            with world.started(*words) as starting:
+                eventually(lambda: list(world.state.glob(f"*/{status_file}")))
+                starting.kill()
+            (found,) = world.state.glob(f"*/{status_file}")
+            return json.loads(found.read_text())["pid"]
+
+        return run
+
+    @pytest.fixture
+    def launching(self, world, cut_off):
+        """The pid of a launcher whose start was cut off."""
+        world.ok("create", "sga", "--size", "64MiB")
+        return cut_off("sga.clients.json", "clients", "start", "sga", "--count", "4")
+
+    def test_an_owner(self, world, cut_off):
+        cut_off("sga.owner.json", "create", "sga", "--size", "64MiB")
+        assert world.region()["owner"]["alive"]
+        world.ok("rm", "sga")
+        assert (world.processes(), world.files()) == ([], [])
+
+    def test_clients(self, world, launching):
+        assert world.ok("clients", "stop", "sga") == "Stopped the clients of region sga.\n"
+        world.ok("rm", "sga")
+        assert (world.processes(), world.files()) == ([], [])
+
+    def test_they_are_taken_over(self, world, launching):
+        found = world.json("clients", "start", "sga", "--count", "6")["clients"]
+        assert (found["attached"], found["launcher_pid"]) == (6, launching)
+
+    def test_they_are_looked_at(self, world, launching):
+        os.kill(launching, signal.SIGSTOP)
+        assert "of 4" in world.ok("clients", "status", "sga")
+        assert "of 4" in world.ok("list")
+        refused = world.run("validate", "sga")
+        assert refused.returncode == 1
+        assert "are still being started, and 0 of 4 are attached yet" in refused.stderr
+        os.kill(launching, signal.SIGCONT)
+
+
 class TestCommands:
     def test_a_command_finds_the_region_in_its_environment(self, world):
         out = world.directory / "out"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import backends, inventory, paths, state, supervisor
+from .. import backends, first_status, inventory, paths, state, supervisor
 from ..errors import MshareError
 from ..rules import region_name
 from ..spec import ClientsSpec
@@ -67,6 +67,9 @@ class ClientsPresent(Wish):
         spec = self.spec
         name = spec.region
         keeper = supervisor.current()
+        # One that is still starting, at boot or after a deployment that was cut off, is not asked for more.
+        if not check:
+            supervisor.settled(CLIENTS, name, root, self.progress)
         status = supervisor.status_of(CLIENTS, name, root)
         stored = status["spec"] if status else None
         spec_path = paths.spec_file("clients", name)
@@ -99,13 +102,12 @@ class ClientsPresent(Wish):
                     keeper.stop(CLIENTS, name, root)
                 if start:
                     argv = [*self.program, "clients", "run", "--spec", spec_path]
-                    keeper.start(CLIENTS, name, root, argv, self.progress)
+                    first = first_status.of_launcher(spec, root)
+                    keeper.start(CLIENTS, name, root, argv, first, self.progress)
                 elif status is not None and (resize or dead):
                     _reload(keeper, name, root, status["reloads"], self.progress)
             if boot.enabled != boot.wanted:
                 keeper.set_enabled(CLIENTS, name, boot.wanted)
-        if status is not None and not check:
-            supervisor.wait_until_ready(CLIENTS, name, root, self.progress)
         before = {"state": "present", **stored} if stored else ABSENT
         facts = inventory.clients_facts(root, name) or {}
         if self.require_all and not check:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import attached, inventory, memory, paths, probe, rules, state, supervisor, systemd
+from .. import attached, first_status, inventory, memory, paths, probe, rules, state, supervisor, systemd
 from ..backends.layout import Layout
 from ..errors import Conflict, MshareError
 from ..generations import GENERATIONS
@@ -162,7 +162,8 @@ class _Region:
     def _start(self) -> None:
         argv = [*self.wish.program, "own", "--spec", self.spec_path]
         try:
-            self.keeper.start(OWNER, self.spec.name, self.root, argv, self.wish.progress)
+            first = first_status.of_owner(self.spec, self.root)
+            self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.wish.progress)
         except BaseException:
             # An owner that is killed while it fills its region cannot take the name away, and so the memory.
             if not inventory.region_facts(self.root, self.spec.name)["owner"]["alive"]:
