@@ -57,8 +57,7 @@ molecule-kernel: venv ## the same on the hosts of MSHARE_KERNEL_INVENTORY, whose
 molecule-vm: venv ## molecule's scenario for a real systemd, with reboot, in a VM
 	@tests/run molecule_vm
 
-links: venv ## regenerate what is made of lib/mshare: plugins/module_utils, preload_sources.py
-	@PYTHONPATH=tests .venv/bin/python -m checks.preload_sources --write
+links: venv ## regenerate plugins/module_utils, which links to lib/mshare
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
 docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference

@@ -105,7 +105,7 @@ def environments() -> Iterator[Callable[[Mode], dict[str, str]]]:
     ):
         os.chmod(place, 0o755)
         library = os.path.join(place, FILE_NAME)
-        preloading.build(library)
+        preloading.build(library, preloading.own_sources())
         Layout.create(root, "2025-08")
         for folder, __, files in os.walk(root):
             for name in ("", *files):

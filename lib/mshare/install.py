@@ -31,6 +31,8 @@ IMPORTS = {
 
 # Packages of the library that only the controller uses.
 CONTROLLERS = ("report",)
+PRELOAD = "preload/"
+"""Where below the package the preload's C sources are."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ def _files(place: Place, sources: dict[str, str], units: bool) -> dict[str, str]
     return files
 
 
+def preload_sources(sources: dict[str, str]) -> dict[str, str]:
+    """Of the library's sources, path below the package -> text, the preload's: file name -> text."""
+    return {path[len(PRELOAD) :]: text for path, text in sources.items() if path.startswith(PRELOAD)}
+
+
 def digest(files: dict[str, str]) -> str:
     """One number for the names and texts of files."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
@@ -114,7 +121,7 @@ def _manifest(files: dict[str, str], sources: dict[str, str], preload: str | Non
         library=digest(sources),
         sha256=digest(files),
         # Of its sources: they decide whether it is built anew.
-        preload_sha256=preloading.digest() if preload else None,
+        preload_sha256=preloading.digest(preload_sources(sources)) if preload else None,
     )
 
 
@@ -173,14 +180,15 @@ def has_preload(place: Place) -> bool:
     return place.preload in _installed(place)
 
 
-def lacks_compiler(place: Place) -> bool:
+def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
     """Whether the preload has to be built and cannot be."""
-    return _preload_outdated(place) and not preloading.compilers()
+    return _preload_outdated(place, sources) and not preloading.compilers()
 
 
-def _preload_outdated(place: Place) -> bool:
+def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
     fields = json.loads(state.read_text(place.manifest) or "{}")
-    return fields.get("preload_sha256") != preloading.digest() or not os.path.exists(place.preload)
+    wanted = preloading.digest(preload_sources(sources))
+    return fields.get("preload_sha256") != wanted or not os.path.exists(place.preload)
 
 
 def present(
@@ -193,7 +201,7 @@ def present(
     """
     files = _files(place, sources, supervisor.current().survives_reboot)
     manifest = _manifest(files, sources, place.preload if preload else None)
-    build = preload and _preload_outdated(place)
+    build = preload and _preload_outdated(place, sources)
     outdated = sorted(path for path, text in files.items() if state.read_text(path) != text)
     left_over = sorted(set(_installed(place)) - set(files) - ({place.preload} if preload else set()))
     differs = state.read_text(place.manifest) != manifest
@@ -220,7 +228,7 @@ def present(
                 state.write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)
             if build:
-                preloading.build(place.preload)
+                preloading.build(place.preload, preload_sources(sources))
             _compile(place)
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")
@@ -276,7 +284,9 @@ def _remove(files: list[str]) -> None:
     directories = set()
     for path in files:
         state.remove(path)
-        if path.endswith(".py"):
+        if path.endswith((".c", ".h")):
+            directories.add(os.path.dirname(path))
+        elif path.endswith(".py"):
             caches = os.path.join(os.path.dirname(path), "__pycache__")
             stem = PurePosixPath(path).stem
             if os.path.isdir(caches):

@@ -17,12 +17,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from . import paths, state
 from .errors import InvalidRequest, MshareError, Unavailable
 from .preload_settings import FILE_NAME
-from .preload_sources import SOURCES
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -35,9 +35,20 @@ _IDENT_BYTES = 20  # magic, class, data, ..., type, machine
 # -- the library
 
 
-def digest() -> str:
+def own_sources() -> dict[str, str]:
+    """The C sources that lie in this package: file name -> text."""
+    directory = os.path.join(os.path.dirname(os.path.abspath(__file__)), "preload")
+    found = {}
+    for name in os.listdir(directory):
+        if name.endswith((".c", ".h")):
+            with open(os.path.join(directory, name), encoding="utf-8") as file:
+                found[name] = file.read()
+    return found
+
+
+def digest(sources: Mapping[str, str]) -> str:
     """What tells one version of the built library from another: its sources, and how they are built."""
-    told = repr((sorted(SOURCES.items()), FLAGS))
+    told = repr((sorted(sources.items()), FLAGS))
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -58,15 +69,15 @@ def compiler() -> str:
     )
 
 
-def build(path: str) -> None:
-    """Build the library at a path, in one step for whoever looks. Raises Unavailable."""
+def build(path: str, sources: Mapping[str, str]) -> None:
+    """Build the library of its sources at a path, in one step for whoever looks. Raises Unavailable."""
     program = compiler()
     with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
-        for name, text in SOURCES.items():
+        for name, text in sources.items():
             state.write_text(os.path.join(directory, name), text)
-        sources = sorted(name for name in SOURCES if name.endswith(".c"))
+        units = sorted(name for name in sources if name.endswith(".c"))
         done = subprocess.run(
-            [program, *FLAGS, "-o", FILE_NAME, *sources],
+            [program, *FLAGS, "-o", FILE_NAME, *units],
             cwd=directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -102,7 +113,7 @@ def installed() -> str | None:
     directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.path.join(directory, FILE_NAME)
     text = state.read_text(os.path.join(directory, "manifest.json"))
-    return path if text is not None and digest() in text and os.path.exists(path) else None
+    return path if text is not None and digest(own_sources()) in text and os.path.exists(path) else None
 
 
 def cached() -> list[str]:
@@ -116,12 +127,13 @@ def library() -> str:
     found = installed()
     if found is not None:
         return found
+    sources = own_sources()
     stem, __, suffix = FILE_NAME.partition(".")
-    path = os.path.join(paths.cache_dir(), f"{stem}-{digest()[:16]}.{suffix}")
+    path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")
     if not os.path.exists(path):
         compiler()
         paths.make_directory(paths.cache_dir())
-        build(path)
+        build(path, sources)
     return path
 
 

@@ -52,6 +52,11 @@ options:
       - V(false) does not ask for it. One that is there stays, for a database may be started with it, until O(state=absent).
     type: bool
     default: false
+  preload_sources:
+    description:
+      - The sources of that library, C(preload/NAME) to text. The collection sets it itself, whatever a task says.
+    type: dict
+    default: {}
 seealso:
   - module: dbmem.mshare.mshare_region
 author:
@@ -159,6 +164,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.first_status
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2024_09
@@ -193,7 +199,6 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_settings
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_sources
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
@@ -218,8 +223,8 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate
 
 
-def sources():
-    """The library as it came with this module: path below the package -> text."""
+def sources(preload):
+    """The library as it came with this module and its action plugin: path below the package -> text."""
     found = {"__init__.py": library.__loader__.get_source(library.__name__)}
     # Not pkgutil.walk_packages: that imports the packages, which a host that lacks click cannot, and leaves out
     # what is in them.
@@ -235,7 +240,7 @@ def sources():
                 found[below + entry.name + "/__init__.py"] = text
             else:
                 found[below + entry.name + ".py"] = text
-    return found
+    return {**found, **preload}
 
 
 def converge(module):
@@ -247,11 +252,12 @@ def converge(module):
     if missing and params["require_imports"] and not module.check_mode:
         raise Unavailable(install.missing_sentence(place.python, missing))
     wanted = params["preload"] or install.has_preload(place)
-    uncompiled = wanted and install.lacks_compiler(place)
+    shipped = sources(params["preload_sources"])
+    uncompiled = wanted and install.lacks_compiler(place, shipped)
     if uncompiled and params["require_imports"] and not module.check_mode:
         preloading.compiler()
     preload = wanted and (module.check_mode or not uncompiled)
-    outcome = install.present(place, sources(), preload=preload, check=module.check_mode, runs=not missing)
+    outcome = install.present(place, shipped, preload=preload, check=module.check_mode, runs=not missing)
     return missing, uncompiled, outcome
 
 
@@ -264,6 +270,8 @@ def main():
             "executable": {"type": "path", "default": "/usr/local/bin/mshare"},
             "require_imports": {"type": "bool", "default": True},
             "preload": {"type": "bool", "default": False},
+            # From the action plugin: Ansible itself ships Python only. Not for the log, for its length.
+            "preload_sources": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )

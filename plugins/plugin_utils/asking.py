@@ -114,10 +114,22 @@ def sources() -> dict[str, str]:
     """The library, as mshare_runtime brings it: path below the package -> text."""
     top = Path(library.__file__).parent
     files = {path.relative_to(top): path for path in sorted(top.rglob("*.py"))}
-    return {
+    found = {
         str(below): path.read_text(encoding="utf-8")
         for below, path in files.items()
         if below.parts[0] not in install.CONTROLLERS
+    }
+    return {**found, **preload_sources()}
+
+
+@functools.cache
+def preload_sources() -> dict[str, str]:
+    """Of the library what is not Python, and so not among the module_utils that Ansible ships."""
+    folder = Path(library.__file__).parents[3] / "lib" / "mshare" / install.PRELOAD
+    return {
+        install.PRELOAD + path.name: path.read_text(encoding="utf-8")
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".c", ".h")
     }
 
 

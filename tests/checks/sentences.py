@@ -26,8 +26,6 @@ TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 C_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*"(?:\s*"(?:[^"\\\n]|\\.)*")*')
 C_SEAM = re.compile(r'"\s*"')
 C_FORMAT = re.compile(r"%[-.0-9*]*(?:l|ll|z)?[a-z]")
-# The C sources once more, as one text each.
-GENERATED = "preload_sources.py"
 
 
 def one_line(text: str) -> str:
@@ -72,8 +70,7 @@ def sentences() -> set[str]:
     found: set[str] = set()
     for place in CODE:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            if path.name != GENERATED:
-                found.update(in_python(path))
+            found.update(in_python(path))
     for path in sorted((ROOT / "lib" / "mshare" / "preload").glob("*.c")):
         found.update(in_c(path))
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):

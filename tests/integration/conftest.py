@@ -31,5 +31,5 @@ def library() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mshare-preload-") as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / FILE_NAME
-        preloading.build(str(path))
+        preloading.build(str(path), preloading.own_sources())
         yield str(path)

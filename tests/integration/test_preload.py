@@ -618,4 +618,4 @@ class TestRun:
     def test_building_ahead_of_time(self, world, tmp_path):
         said = world.ok("preload", "--output", str(tmp_path / "out"))
         assert said == f"{tmp_path}/out/{FILE_NAME}\n"
-        assert world.json("preload")["sha256"] == preloading.digest()
+        assert world.json("preload")["sha256"] == preloading.digest(preloading.own_sources())

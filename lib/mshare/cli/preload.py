@@ -26,6 +26,6 @@ def preload_command(screen: Screen, output: str | None) -> None:
         path = preloading.library()
     else:
         path = os.path.join(os.path.abspath(output), FILE_NAME)
-        preloading.build(path)
+        preloading.build(path, preloading.own_sources())
     screen.say(path)
-    screen.answer({"path": path, "sha256": preloading.digest()})
+    screen.answer({"path": path, "sha256": preloading.digest(preloading.own_sources())})

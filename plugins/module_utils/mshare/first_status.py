@@ -1,0 +1,1 @@
+../../../lib/mshare/first_status.py
