@@ -33,6 +33,7 @@ from conformance.actors import (
 )
 from mshare import abi
 from mshare.generations import Features
+from rig import huge_pages
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 PAGE, WINDOW = abi.PAGE_BYTES, abi.X86_64_ALIGNMENT_BYTES
@@ -620,7 +621,7 @@ def __(scene: Scene) -> None:
 
 @case("mapping", "huge pages are real ones and shared", HUGE)
 def __(scene: Scene) -> None:
-    with reserved_huge_pages(2):
+    with huge_pages.reserved(2):
         owner = scene.sized()
         owner.map(size=4 * MIB, flags=ANONYMOUS | abi.MAP_HUGETLB | abi.MAP_HUGE_2MB)
         owner.attach()
@@ -635,35 +636,11 @@ def __(scene: Scene) -> None:
 
 @case("mapping", "huge pages that others reserved, though untouched: ENOMEM", HUGE)
 def __(scene: Scene) -> None:
-    with reserved_huge_pages(1):
+    with huge_pages.reserved(1):
         owner = scene.sized()
-        pages = huge_pages("free") - huge_pages("resv")
-        owner.map(size=pages * 2 * MIB, flags=ANONYMOUS | abi.MAP_HUGETLB)
+        owner.map(size=huge_pages.unused() * 2 * MIB, flags=ANONYMOUS | abi.MAP_HUGETLB)
         with refused(errno.ENOMEM):
             owner.map(offset=GIB, size=2 * MIB, flags=ANONYMOUS | abi.MAP_HUGETLB)
-
-
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
-
-
-def huge_pages(which: str) -> int:
-    return int((HUGE_PAGES / f"{which}_hugepages").read_text())
-
-
-@contextmanager
-def reserved_huge_pages(count: int) -> Iterator[None]:
-    """Some 2 MiB pages in the host's pool, for as long as the block takes."""
-    before = huge_pages("nr") if HUGE_PAGES.exists() else 0
-    try:
-        (HUGE_PAGES / "nr_hugepages").write_text(str(before + count))
-    except OSError as error:
-        pytest.skip(f"no huge pages can be reserved here ({error.strerror})")
-    try:
-        if huge_pages("free") - huge_pages("resv") < count:
-            pytest.skip("this host has no free huge pages")
-        yield
-    finally:
-        (HUGE_PAGES / "nr_hugepages").write_text(str(before))
 
 
 # --- files inside

@@ -21,6 +21,7 @@ from conformance.targets import TARGETS, Target  # noqa: E402
 from mshare import probe  # noqa: E402
 from mshare.generations import Features  # noqa: E402
 
+_CELL = "conformance case and target"
 _results: dict[tuple[str, str], str] = {}
 _skipped_because: dict[tuple[str, str], str] = {}
 
@@ -55,19 +56,26 @@ def scene(target: Target) -> Iterator[Scene]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Have the report tell which cell of the table it is: another process may print that."""
     report = (yield).get_result()
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     case, target = parameters.get("case"), parameters.get("target")
-    if not isinstance(case, Case) or not isinstance(target, Target):
-        return
-    key = (case.id, target.id)
-    if report.failed:
-        _results[key] = "FAILED"
-    elif report.skipped:
-        _results[key] = "skipped"
-        _skipped_because[key] = report.longrepr[2].removeprefix("Skipped: ")
-    elif report.when == "call":
-        _results[key] = "ok"
+    if isinstance(case, Case) and isinstance(target, Target):
+        report.user_properties.append((_CELL, [case.id, target.id]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name != _CELL:
+            continue
+        case, target = value
+        if report.failed:
+            _results[case, target] = "FAILED"
+        elif report.skipped:
+            _results[case, target] = "skipped"
+            _skipped_because[case, target] = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.when == "call":
+            _results[case, target] = "ok"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,9 +11,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-import pytest
 
 from integration.hosts import Host
 from mshare.units import GIB, MIB
@@ -22,7 +19,6 @@ VERSION = "15"
 NAME = "main"
 _FOLDERS = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql")
 _ACCOUNT = "postgres"
-_POOL = Path("/proc/sys/vm/nr_hugepages")
 _SETTINGS = {
     # Nothing here outlives the test.
     "fsync": "off",
@@ -88,19 +84,6 @@ PLACED: dict[str, Callable[[Mapped], bool]] = {
     "4k": _is_in_region,
 }
 """Whether a mapping lies where it should, by pages."""
-
-
-@contextmanager
-def huge_pages(count: int) -> Iterator[None]:
-    """So many more huge pages in the machine's pool; skips where they cannot be had."""
-    before = _POOL.read_text()
-    _POOL.write_text(str(int(before) + count))
-    try:
-        if int(_POOL.read_text()) < int(before) + count:
-            pytest.skip(f"no {count} huge pages can be reserved on this machine")
-        yield
-    finally:
-        _POOL.write_text(before)
 
 
 class Cluster:

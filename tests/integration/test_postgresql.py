@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from integration.clusters import PLACED, Cluster, Load, huge_pages, mapped, missing
+from integration.clusters import PLACED, Cluster, Load, mapped, missing
 from integration.hosts import Host, Run, Task
 from integration.test_results import ON_SUCCESS, documented, names
 from mshare.units import KIB, MIB
+from rig import huge_pages
 
 BUFFERS_BYTES = 128 * MIB
 PROBES = 5
@@ -51,7 +52,7 @@ def msharefs(cluster: Cluster) -> None:
 
 @pytest.fixture
 def pool() -> Iterator[None]:
-    with huge_pages(POOL_PAGES):
+    with huge_pages.reserved(POOL_PAGES):
         yield
 
 

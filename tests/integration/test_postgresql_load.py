@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
-from integration.clusters import PLACED, Cluster, huge_pages, mapped, missing
+from integration.clusters import PLACED, Cluster, mapped, missing
 from integration.hosts import Host, eventually
 from mshare.units import MIB
+from rig import huge_pages
 
 BUFFERS_BYTES = 160 * MIB
 POOL_PAGES = 110
@@ -73,7 +75,7 @@ def cluster(host: Host) -> Iterator[Cluster]:
 )
 def placed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Placed]:
     pages, memory = request.param
-    with huge_pages(POOL_PAGES if pages == "hugetlb" else 0):
+    with huge_pages.reserved(POOL_PAGES) if pages == "hugetlb" else nullcontext():
         # Another kind of memory is the administrator's matter, and so is the restart for it.
         cluster.set("memory.conf", shared_memory_type=memory)
         cluster.control("restart")

@@ -21,12 +21,11 @@ from mshare import preloading
 from mshare.backends.connect import connect
 from mshare.preload_settings import FILE_NAME, Settings
 from mshare.region import Region
-from rig import sharing
+from rig import huge_pages, sharing
 from rig.sharing import MIB, SIZE_BYTES
 from unit.world import NOBODY, World, new_world
 
 PROGRAM = [sys.executable, str(Path(sharing.__file__))]
-POOL = Path("/proc/sys/vm/nr_hugepages")
 HUGE_BYTES = 2 * MIB
 LEAF_KIB = SIZE_BYTES // 512 // 1024
 """What leaf tables for the segment cost a process with small pages."""
@@ -211,24 +210,11 @@ class TestThp:
         assert looked["file"].startswith(str(tmp_path))
 
 
-@contextlib.contextmanager
-def pool(pages: int) -> Iterator[None]:
-    """So many huge pages, given back afterwards."""
-    before = POOL.read_text()
-    try:
-        POOL.write_text(str(int(before) + pages))
-        if int(POOL.read_text()) < int(before) + pages:
-            pytest.skip(f"this host has no {pages} huge pages to give")
-        yield
-    finally:
-        POOL.write_text(before)
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="only root reserves huge pages")
 class TestHugetlb:
     def test_anonymous_memory(self, library):
         preloaded = Preloaded(library, Settings("hugetlb", verbose=True))
-        with pool(SIZE_BYTES // HUGE_BYTES):
+        with huge_pages.reserved(SIZE_BYTES // HUGE_BYTES):
             answers, lines = preloaded.run("anonymous")
         assert answers[0]["address"] % (1 << 30) == 0
         assert answers[0]["page_kib"] == HUGE_BYTES // 1024
@@ -241,7 +227,7 @@ class TestHugetlb:
 
     def test_a_sysv_segment(self, library):
         preloaded = Preloaded(library, Settings("hugetlb", verbose=True))
-        with pool(SIZE_BYTES // HUGE_BYTES):
+        with huge_pages.reserved(SIZE_BYTES // HUGE_BYTES):
             answers, __ = preloaded.run("sysv")
         looked = answers[0]
         assert (looked["segment_size"], looked["attached"]) == (SIZE_BYTES - 100, 1)
@@ -251,28 +237,26 @@ class TestHugetlb:
 
     def test_errnos(self, library, thp):
         wanted = subprocess.run([*PROGRAM, "sysv_errnos"], check=True, capture_output=True, text=True).stdout
-        with pool(SIZE_BYTES // HUGE_BYTES):
+        with huge_pages.reserved(SIZE_BYTES // HUGE_BYTES):
             answers, lines = Preloaded(library, Settings("hugetlb")).run("sysv_errnos")
         assert answers == [json.loads(wanted)]
         assert lines == []
         assert thp.run("sysv_errnos")[0] == answers
 
     def test_a_pool_that_is_too_small(self, library):
-        if "HugePages_Total:       0" not in Path("/proc/meminfo").read_text():
-            pytest.skip("this host has huge pages reserved")
-        answers, lines = Preloaded(library, Settings("hugetlb")).run("refused")
+        with huge_pages.none():
+            answers, lines = Preloaded(library, Settings("hugetlb")).run("refused")
+            segment, told = Preloaded(library, Settings("hugetlb")).run("sysv")
         assert answers == ["ok"]
         (line,) = lines
         assert "it needs 32 huge pages of 2 MiB and 0 are free" in line
         assert "raise vm.nr_hugepages by 32; left to the kernel" in line
-        answers, lines = Preloaded(library, Settings("hugetlb")).run("sysv")
-        assert answers[0]["page_kib"] == 4
-        assert sum("huge pages of 2 MiB" in line for line in lines) == 1
+        assert segment[0]["page_kib"] == 4
+        assert sum("huge pages of 2 MiB" in line for line in told) == 1
 
     def test_required(self, library):
-        if "HugePages_Total:       0" not in Path("/proc/meminfo").read_text():
-            pytest.skip("this host has huge pages reserved")
-        answers, (line,) = Preloaded(library, Settings("hugetlb", require=True)).run("refused")
+        with huge_pages.none():
+            answers, (line,) = Preloaded(library, Settings("hugetlb", require=True)).run("refused")
         assert answers == ["ENOMEM"]
         assert line.endswith("; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks")
 

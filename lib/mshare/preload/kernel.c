@@ -12,7 +12,6 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "preload.h"
@@ -105,15 +104,8 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
 
 static int open_region(struct region *region, struct outcome *outcome)
 {
-    struct path path = root_path(region->name);
-    struct stat found;
-    region->fd = open(path.text, O_RDWR | O_CLOEXEC);
-    if (region->fd < 0 || fstat(region->fd, &found) < 0) {
-        fail(outcome, errno, "region %s cannot be opened (%s)", path.text, strerror(errno));
+    if (store_open(region, outcome) < 0)
         return -1;
-    }
-    flock(region->fd, LOCK_SH);
-    region->window_bytes = found.st_size;
     /* The kernel tells nobody what is mapped in a region. */
     if (!region->mapped_bytes)
         region->mapped_bytes = settings()->region_bytes ? settings()->region_bytes : region->window_bytes;

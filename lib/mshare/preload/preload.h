@@ -192,6 +192,8 @@ struct store {
 
 extern struct store kernel_store, simulated_store;
 int store_prepare(struct store *store, struct outcome *outcome);
+/* Open the file of region->name, whose size is the window's. */
+int store_open(struct region *region, struct outcome *outcome);
 /* ROOT/name in a buffer. */
 struct path {
     char text[4352];

@@ -172,19 +172,12 @@ static size_t first_mapping_bytes(const char *name)
 
 static int open_region(struct region *region, struct outcome *outcome)
 {
-    struct path path = root_path(region->name);
-    struct stat found;
-    region->fd = open(path.text, O_RDWR | O_CLOEXEC);
-    if (region->fd < 0 || fstat(region->fd, &found) < 0) {
-        fail(outcome, errno, "region %s cannot be opened (%s)", path.text, strerror(errno));
+    if (store_open(region, outcome) < 0)
         return -1;
-    }
-    flock(region->fd, LOCK_SH);
-    region->window_bytes = found.st_size;
     region->mapped_bytes = first_mapping_bytes(region->name);
     if (!region->mapped_bytes) {
         fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size",
-             path.text);
+             root_path(region->name).text);
         return -1;
     }
     return 0;

@@ -1,0 +1,52 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine's pool of 2 MiB pages. There is one: whoever needs it as it is has it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rig.debian import cache_dir, exclusive
+
+_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+
+
+def _pages(which: str) -> int:
+    path = _POOL / f"{which}_hugepages"
+    return int(path.read_text()) if path.exists() else 0
+
+
+def unused() -> int:
+    """How many pages are neither taken nor promised."""
+    return _pages("free") - _pages("resv")
+
+
+@contextmanager
+def reserved(count: int) -> Iterator[None]:
+    """So many more pages in the pool, given back afterwards; skips where they cannot be had."""
+    with exclusive(cache_dir("pool") / "lock"):
+        before = _pages("nr")
+        try:
+            (_POOL / "nr_hugepages").write_text(str(before + count))
+        except OSError as error:
+            pytest.skip(f"no huge pages can be reserved on this machine ({error.strerror})")
+        try:
+            if unused() < count:
+                pytest.skip(f"this machine has no {count} huge pages to give")
+            yield
+        finally:
+            (_POOL / "nr_hugepages").write_text(str(before))
+
+
+@contextmanager
+def none() -> Iterator[None]:
+    """A pool with nothing in it; skips where somebody has reserved pages."""
+    with exclusive(cache_dir("pool") / "lock"):
+        if _pages("nr"):
+            pytest.skip("this machine has huge pages reserved")
+        yield
