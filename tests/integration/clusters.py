@@ -25,6 +25,8 @@ _SETTINGS = {
     "autovacuum": "off",
     # On a host with a pool, what is there before would be in huge pages as well.
     "huge_pages": "off",
+    # The hosts of two files of tests share the machine's ports.
+    "listen_addresses": "",
 }
 # pg_dump from 15.14 on makes a new word for each dump.
 _RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.M)
