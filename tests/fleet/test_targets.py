@@ -69,7 +69,8 @@ def deployed(hosts: World) -> Iterator[Deployed]:
     there = set(range(HOSTS)) - {number for number, python in pythons.items() if python is None}
     before = hosts.snapshots()
     looks = hosts.play(sorted(there), *({"name": tool, tool: {}} for tool in TOOLS), flags=flags, become=True)
-    first, second = (hosts.deploy(*flags, on=sorted(there)) for __ in range(2))
+    first = hosts.deploy(*flags, on=sorted(there))
+    second = hosts.deploy(*flags, on=sorted(there - {NO_NETWORK}))
     owners = {
         number: hosts.do(number, f"readlink /proc/{hosts.status(number, 'owner')['pid']}/exe")
         for number, python in pythons.items()

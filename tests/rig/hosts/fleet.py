@@ -22,13 +22,15 @@ from rig.hosts.keeper import address
 
 HERE = Path(__file__).resolve().parent
 _END_MS = 10_000
+_CONNECTION = "to-"
 # The ways of ssh that make a throw-away host quiet, and quick to reach again.
 _SSH_OPTIONS = (
     "StrictHostKeyChecking=no",
     "UserKnownHostsFile=/dev/null",
     "IdentitiesOnly=yes",
     "LogLevel=ERROR",
-    "ControlMaster=no",
+    # What is proof against the computers of tomorrow would take most of a connection's time.
+    "KexAlgorithms=curve25519-sha256",
     "ProxyUseFdpass=yes",
 )
 
@@ -99,6 +101,10 @@ class Fleet:
         return process.pid
 
     def stop(self) -> None:
+        # Of a host that is killed no word comes to who is connected with it.
+        for connection in self.folder.glob(f"{_CONNECTION}*"):
+            words = ["ssh", "-o", f"ControlPath={connection}", "-O", "exit", "any"]
+            subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         for pid in self._processes():
             _kill(pid)
         if self.folder.exists():
@@ -133,18 +139,25 @@ class Fleet:
 
     def ssh_command(self, number: int, *command: str) -> list[str]:
         """A command line that runs another one on the host of a number, counted from 0."""
-        options = self._ssh_options(int(self._pid_file.read_text()))
+        options = self._ssh_options(int(self._pid_file.read_text()), ControlMaster="no")
         return ["ssh", "-i", str(ssh_key()), *options, f"root@{address(number)}", shlex.join(command)]
 
-    def _ssh_options(self, pid: int) -> list[str]:
-        connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} {HERE / 'connect.py'} %h %p"
-        return [word for option in (*_SSH_OPTIONS, f"ProxyCommand={connect}") for word in ("-o", option)]
+    def _ssh_options(self, pid: int, **more: str) -> list[str]:
+        connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} -IS {HERE / 'connect.py'} %h %p"
+        options = [*_SSH_OPTIONS, f"ProxyCommand={connect}", *map("=".join, more.items())]
+        return [word for option in options for word in ("-o", option)]
 
     def _inventory(self, names: list[str], pid: int) -> str:
+        # As Ansible does it by default.
+        sharing = {
+            "ControlMaster": "auto",
+            "ControlPersist": "60s",
+            "ControlPath": f"{self.folder}/{_CONNECTION}%h-%r",
+        }
         variables = {
             "ansible_user": "root",
             "ansible_ssh_private_key_file": ssh_key(),
-            "ansible_ssh_args": shlex.join(self._ssh_options(pid)),
+            "ansible_ssh_args": shlex.join(self._ssh_options(pid, **sharing)),
             "ansible_python_interpreter": "/usr/bin/python3",
         }
         hosts = [f"{name} ansible_host={address(number)}" for number, name in enumerate(names)]
