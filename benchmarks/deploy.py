@@ -51,11 +51,6 @@ def hosts(count: int) -> Iterator[Path]:
     fleet = Fleet(f"benchmark-{os.getpid()}")
     fleet.start(count, kind=LIBRARY)
     try:
-        # One connection per host, as Ansible keeps it unless told otherwise.
-        text = fleet.inventory.read_text().replace(
-            "ControlMaster=no", "ControlMaster=auto -o ControlPersist=60s"
-        )
-        fleet.inventory.write_text(text)
         yield fleet.inventory
     finally:
         fleet.stop()

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import client, errors, first_status, procfs, state
+from . import client, errors, first_status, memory, procfs, state
 from .backends.connect import connect
 from .errors import InvalidRequest, MshareError
 from .notify import notify
@@ -66,7 +66,8 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
             f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
         )
     # A quarter of the room on the tmpfs and of the slice's limit: on a kernel the tables count as well.
-    rooms = [room for room in (target.backend.free_bytes(), target.memory_max_bytes) if room is not None]
+    free_bytes = memory.free_bytes(target.backend.root)
+    rooms = [room for room in (free_bytes, target.memory_max_bytes) if room is not None]
     return min([span_bytes, *(max(2 * MIB, room_bytes // 4 * 512) for room_bytes in rooms)])
 
 

@@ -1,11 +1,14 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether this host's memory allows a region."""
+"""Whether this host's memory allows a region, and the file system that it is on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import procfs, rules
+from .backends.layout import Layout
 from .errors import MshareError
 from .units import format_size
 
@@ -22,14 +25,39 @@ def check(mapped_bytes: int, *, overcommit: bool = False, prefault: bool = False
     )
 
 
-def check_together(fills_bytes: dict[str, int]) -> None:
-    """Refuse regions, by name, each of which could be prefaulted and not all of them."""
-    filled = [name for name, size_bytes in fills_bytes.items() if size_bytes]
-    total_bytes = sum(fills_bytes.values())
+def free_bytes(root: str) -> int | None:
+    """What the file system of a root may still take; None where it has no limit of its own."""
+    return Layout.read(root).free_bytes() if Layout.present(root) else None
+
+
+def check_room(region: str, size_bytes: int, root: str) -> None:
+    """Refuse to prefault more than a tmpfs has room for: it would answer with SIGBUS at a touch."""
+    room_bytes = free_bytes(root)
+    if room_bytes is not None and size_bytes > room_bytes:
+        raise MshareError(
+            f"prefaulting region {region} needs {format_size(size_bytes)} and the tmpfs at {root} has"
+            f" {format_size(room_bytes)} left; give it more room (mount with a larger size), ask for less, or"
+            " leave prefault off"
+        )
+
+
+def check_together(fills_bytes: Mapping[str | None, Mapping[str, int]]) -> None:
+    """Refuse regions, root -> name -> bytes, each of which could be prefaulted and not all of them."""
+    everywhere = {name: size for sizes in fills_bytes.values() for name, size in sizes.items()}
+    total_bytes = sum(everywhere.values())
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
-    if len(filled) > 1 and total_bytes > available_bytes:
+    if len(everywhere) > 1 and total_bytes > available_bytes:
         has = format_size(available_bytes)
         raise MshareError(
-            f"prefaulting regions {', '.join(filled)} needs {format_size(total_bytes)} of free memory in all"
-            f" and this host has {has} available; ask for less, or leave prefault off"
+            f"prefaulting regions {', '.join(everywhere)} needs {format_size(total_bytes)} of free memory in"
+            f" all and this host has {has} available; ask for less, or leave prefault off"
         )
+    for root, sizes in fills_bytes.items():
+        room_bytes = free_bytes(root) if root else None
+        root_bytes = sum(sizes.values())
+        if room_bytes is not None and root_bytes > room_bytes:
+            raise MshareError(
+                f"prefaulting regions {', '.join(sizes)} needs {format_size(root_bytes)} in all and the tmpfs"
+                f" at {root} has {format_size(room_bytes)} left; give it more room (mount with a larger size),"
+                " ask for less, or leave prefault off"
+            )

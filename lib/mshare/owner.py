@@ -125,7 +125,8 @@ def _own(
     spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool, on_ready: Progress
 ) -> None:
     memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
-    _check_room(spec, backend)
+    if spec.prefault:
+        memory.check_room(spec.name, spec.memory_bytes, backend.root)
     uid, gid = spec.ids()
     _clear_stale(spec.name, backend, replace_stale)
     status.write("starting", oom_score_adjust=_resist_oom())
@@ -183,17 +184,6 @@ def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
     backend.unlink(name)
 
 
-def _check_room(spec: RegionSpec, backend: Backend) -> None:
-    """tmpfs answers a lack of room with SIGBUS at a touch: refuse before it comes to that."""
-    free_bytes = backend.free_bytes()
-    if spec.prefault and free_bytes is not None and spec.memory_bytes > free_bytes:
-        raise MshareError(
-            f"prefaulting region {spec.name} needs {format_size(spec.memory_bytes)} and the tmpfs at"
-            f" {backend.root} has {format_size(free_bytes)} left; give it more room (mount with a larger"
-            " size), ask for less, or leave prefault off"
-        )
-
-
 def _resist_oom() -> int:
     """Lower this process's OOM score where that is allowed; returns what it is now."""
     path = "/proc/self/oom_score_adj"
@@ -238,7 +228,7 @@ def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
     free_bytes = procfs.meminfo_bytes().get("MemAvailable", GIB)
     if spec.memory_max is not None:
         free_bytes = min(free_bytes, spec.memory_max)
-    room_bytes = backend.free_bytes()
+    room_bytes = memory.free_bytes(backend.root)
     budget_bytes = min(free_bytes // _PATTERN_SHARE, free_bytes if room_bytes is None else room_bytes) // 2
     span_bytes = min(first.size_bytes, span_for_budget(budget_bytes))
     if span_bytes <= 0:

@@ -8,6 +8,7 @@ Both kinds write the same status file; what differs is who starts them, and who 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -173,7 +174,8 @@ class Detached(Supervisor):
             # In the new process: should this one be killed now, what it started is listed all the same.
             # The locks of this one, such as that of who may change the host, are held until then.
             pid = os.getpid()
-            state.write(status_path, {**first, "pid": pid, "started_ticks": procfs.start_ticks(pid)})
+            with contextlib.suppress(OSError):  # It will say so itself.
+                state.write(status_path, {**first, "pid": pid, "started_ticks": procfs.start_ticks(pid)})
 
         def seen() -> Status:
             status = state.read(status_path)

@@ -55,15 +55,21 @@ def run(host: Host) -> Run:
     host.do("truncate", "--size=8MiB", "/run/orders")
     files = [{"path": "/run/orders", "size": "8MiB"}]
     half = {"size": more_than_half(), "prefault": True}
+    all_memory = f"{procfs.meminfo_bytes()['MemTotal'] >> 20}MiB"
+    forty = {"size": "40MiB", "prefault": True}
+    tiny = {"root": "/run/tiny", "backend": "simulated"}
     ab = [{"region": "a", "count": 2}, {"region": "b"}]
     return host.play(
         [
             {"dbmem.mshare.mshare_runtime": {}},
-            {"dbmem.mshare.mshare_mount": {}},
+            {"dbmem.mshare.mshare_mount": {"size": all_memory}},
+            {"dbmem.mshare.mshare_mount": {**tiny, "size": "64MiB"}},
             regions("last is wrong", A, B, {"name": "c", "size": "300 gigs"}),
             regions("last does not fit", A, {"name": "b", "size": "100TiB"}),
             regions("twice", A, B, A),
             regions("too much in all", {"name": "a"}, {"name": "b"}, **half),
+            regions("too much for its tmpfs", {"name": "a"}, {"name": "b"}, **forty, **tiny),
+            {"dbmem.mshare.mshare_mount": {**tiny, "state": "absent"}},
             regions("no name", {"size": "64MiB"}),
             {**regions("both forms"), REGION: {"name": "a", "regions": [A]}},
             {"dbmem.mshare.mshare_info": {}, "name": "after refusals"},
@@ -103,6 +109,10 @@ REFUSED = {
     "too much in all": (
         "failed",
         "prefaulting regions a, b needs .* of free memory in all and this host has",
+    ),
+    "too much for its tmpfs": (
+        "failed",
+        "prefaulting regions a, b needs 80 MiB in all and the tmpfs at /run/tiny has .* left; give it more",
     ),
     "no name": (None, "missing required arguments: name found in regions"),
     "both forms": (None, "parameters are mutually exclusive: name|regions"),

@@ -132,9 +132,5 @@ class Backend(ABC):
     def names(self) -> list[str]:
         """The regions that have a name, sorted."""
 
-    def free_bytes(self) -> int | None:
-        """Memory the file system may still take, or None without a limit of its own."""
-        return None
-
     def path(self, name: str) -> str:
         return os.path.join(self.root, name)

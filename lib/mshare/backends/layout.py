@@ -207,6 +207,11 @@ class Layout:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def free_bytes(self) -> int | None:
+        """What the tmpfs may still take; None for one without a limit, which says that it has no blocks."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize if found.f_blocks else None
+
     @classmethod
     def present(cls, root: str) -> bool:
         return os.path.exists(cls._file(root))

@@ -517,10 +517,6 @@ class SimulatedBackend(Backend):
     def names(self) -> list[str]:
         return self._layout.names()
 
-    def free_bytes(self) -> int | None:
-        found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize
-
     def holds(self, found: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
         return found.st_dev == os.stat(self.root).st_dev and any(

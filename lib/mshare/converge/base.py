@@ -34,6 +34,8 @@ class Outcome:
     """What comes back after a reboot: managed, enabled, reason."""
     fills_bytes: int = 0
     """Memory that is taken at once, by prefaulting."""
+    fills_root: str | None = None
+    """Whose file system has to have room for that; None where what is there now makes room first."""
     warnings: list[str] = field(default_factory=list)
     """What on this host may do harm later, or is left as it is; one sentence each."""
 

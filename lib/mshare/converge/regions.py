@@ -126,9 +126,10 @@ class _Region:
         before = self._before()
         window_bytes = _window_bytes(spec, self.root) if start else self.facts["window_bytes"] or 0
         found = _preflight(spec, self.root, window_bytes)
+        # One that takes the place of another gets the room that has now: its owner sees if it is enough.
+        fills_root = self.root if start and not whose and not self.stale else None
         if start:
-            memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
-            preflight.require(found)
+            self._require_it_fits(found, fills_root)
         if actions and not check:
             if whose:
                 _end(self.keeper, name, self.root)
@@ -152,12 +153,21 @@ class _Region:
         fills_bytes = spec.memory_bytes if start and spec.prefault else 0
         left = goes_on(f"the owner of region {name}", None if whose else self.outdated, "replace_outdated")
         warnings = [*preflight.warnings(found), *left]
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, warnings)
+        return Outcome(
+            bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, fills_root, warnings
+        )
 
     def _ending(self) -> list[str]:
         """Why a region that runs is to be ended."""
         why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
         return why + ([f"owner {self.outdated}"] if self.wish.replace_outdated and self.outdated else [])
+
+    def _require_it_fits(self, found: list[preflight.Finding], fills_root: str | None) -> None:
+        spec = self.spec
+        memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+        preflight.require(found)
+        if spec.prefault and fills_root is not None:
+            memory.check_room(spec.name, spec.memory_bytes, fills_root)
 
     def _start(self) -> None:
         argv = [*self.wish.program, "own", "--spec", self.spec_path]

@@ -56,7 +56,11 @@ def fulfil_all(wishes: Sequence[Wish], *, check: bool = False) -> dict[str, Outc
     _require_distinct(wishes)
     with one_at_a_time(check):
         judged = _each(wishes, True, required=not check)
-        memory.check_together({name: outcome.fills_bytes for name, outcome in judged.items()})
+        fills_bytes: dict[str | None, dict[str, int]] = {}
+        for name, outcome in judged.items():
+            if outcome.fills_bytes:
+                fills_bytes.setdefault(outcome.fills_root, {})[name] = outcome.fills_bytes
+        memory.check_together(fills_bytes)
         return judged if check else _each(wishes, False)
 
 
