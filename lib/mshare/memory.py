@@ -58,6 +58,6 @@ def check_together(fills_bytes: Mapping[str | None, Mapping[str, int]]) -> None:
         if room_bytes is not None and root_bytes > room_bytes:
             raise MshareError(
                 f"prefaulting regions {', '.join(sizes)} needs {format_size(root_bytes)} in all and the tmpfs"
-                f" at {root} has {format_size(room_bytes)} left; give it more room (mount with a larger size),"
-                " ask for less, or leave prefault off"
+                f" at {root} has {format_size(room_bytes)} left; give it more room (mount with a larger"
+                " size), ask for less, or leave prefault off"
             )
