@@ -210,7 +210,7 @@ def others(rebooted: Guest) -> Iterator[Guest]:
     assert rebooted.traces() == before
 
 
-def test_a_region_beyond_its_tmpfs_is_refused_with_the_owners_words(others):
+def test_a_region_beyond_its_tmpfs_is_refused_beforehand(others):
     # More than the half of the memory that the tmpfs has, and less than is free.
     refused = others.module("mshare_region", name="big", size="1100MiB", prefault=True)
     assert "prefaulting region big needs 1.1 GiB and the tmpfs at /run/msharefs has" in refused["msg"]
