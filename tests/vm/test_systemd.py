@@ -212,21 +212,24 @@ def others(rebooted: Guest) -> Iterator[Guest]:
 
 def test_a_region_beyond_its_tmpfs_is_refused_beforehand(others):
     # More than the half of the memory that the tmpfs has, and less than is free.
-    refused = others.module("mshare_region", name="big", size="1100MiB", prefault=True)
-    assert "prefaulting region big needs 1.1 GiB and the tmpfs at /run/msharefs has" in refused["msg"]
+    refused = others.run("mshare create big --size 1100MiB --prefault")
+    assert refused.returncode == 1
+    assert "prefaulting region big needs 1.1 GiB and the tmpfs at /run/msharefs has" in refused.stdout
 
 
 def test_a_limit_that_cannot_hold_the_region_is_refused_beforehand(others):
-    refused = others.module("mshare_region", name="big", size="64MiB", prefault=True, memory_max="64MiB")
-    assert "and memory_max is 64 MiB; raise memory_max" in refused["msg"]
+    refused = others.run("mshare create big --size 64MiB --prefault --memory-max 64MiB")
+    assert refused.returncode == 1
+    assert "and memory_max is 64 MiB; raise memory_max" in refused.stdout
 
 
 def test_an_owner_that_reaches_its_limit_leaves_a_clear_sentence_and_nothing_else(others):
     # A limit that the spec knows nothing of.
     others.do("systemctl set-property --runtime mshare-big.slice MemoryMax=100M")
-    refused = others.module("mshare_region", name="big", size="512MiB", prefault=True)
+    refused = others.run("mshare create big --size 512MiB --prefault")
+    assert refused.returncode == 1
     others.do("systemctl revert mshare-big.slice")
-    assert "the kernel ended it because it reached the memory limit of its slice" in refused["msg"]
+    assert "the kernel ended it because it reached the memory limit of its slice" in refused.stdout
     # Neither tried again for ever, nor with an effect on others.
     assert others.units("mshare-region@big.service")["mshare-region@big.service"]["ActiveState"] == "inactive"
     assert attached(others) == COUNT
