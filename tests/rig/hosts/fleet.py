@@ -70,24 +70,27 @@ class Fleet:
 
     # -- life ------------------------------------------------------------------------------
 
-    def start(self, count: int, mirror: str | None = None, kind: Kind = BARE) -> None:
+    def start(
+        self, count: int, mirror: str | None = None, kind: Kind = BARE, outlives_us: bool = True
+    ) -> None:
         base = ensure_base(kind, mirror)
         self.stop()  # what a killed run left
         self.scratch.mkdir(parents=True)
         names = [f"host{number}" for number in range(1, count + 1)]
         try:
-            pid = self._keep(base, names)
+            pid = self._keep(base, names, outlives_us)
             self.inventory.write_text(self._inventory(names, pid))
         except BaseException:
             self.stop()
             raise
 
-    def _keep(self, base: Base, names: list[str]) -> int:
+    def _keep(self, base: Base, names: list[str], outlives_us: bool) -> int:
         namespaces = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
         keeper = [sys.executable, str(HERE / "keeper.py"), str(base.root), str(self.scratch), *names]
+        tie = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
         with self._log.open("wb") as log:
             process = subprocess.Popen(
-                ["unshare", *namespaces, "--propagation", "private", *keeper],
+                [*tie, "unshare", *namespaces, "--propagation", "private", *keeper],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -167,11 +170,15 @@ class Fleet:
 
 @contextlib.contextmanager
 def running(purpose: str, count: int, kind: Kind = BARE) -> Iterator[Fleet]:
-    """A fleet that ends with the block, also where that is ended by Ctrl-C or SIGTERM."""
+    """A fleet that ends with the block, also where that is ended by Ctrl-C or SIGTERM; at the latest it ends
+    with this process, and the next one clears up."""
+    for folder in (cache_dir() / "runs").glob(f"{purpose}-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            Fleet(folder.name).stop()
     fleet = Fleet(f"{purpose}-{os.getpid()}")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        fleet.start(count, kind=kind)
+        fleet.start(count, kind=kind, outlives_us=False)
         yield fleet
     finally:
         fleet.stop()
