@@ -9,6 +9,7 @@ ignore it.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import os
@@ -35,9 +36,14 @@ _IDENT_BYTES = 20  # magic, class, data, ..., type, machine
 # -- the library
 
 
+@functools.cache
 def own_sources() -> dict[str, str]:
     """The C sources that lie in this package: file name -> text."""
-    directory = os.path.join(os.path.dirname(os.path.abspath(__file__)), "preload")
+    return sources_in(os.path.join(os.path.dirname(os.path.abspath(__file__)), "preload"))
+
+
+def sources_in(directory: str) -> dict[str, str]:
+    """The C sources in a folder: file name -> text."""
     found = {}
     for name in os.listdir(directory):
         if name.endswith((".c", ".h")):

@@ -106,14 +106,14 @@ def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: st
 
 
 def settled(role: str, name: str, root: str, progress: Progress) -> Status | None:
-    """The status of a process that lives, once it is not starting any more; None when there is none."""
+    """The status of a process that lives, once it is ready; None where none lives, or it ends before."""
     found: Status | None = None
 
     def done() -> bool:
         nonlocal found
         found = status_of(role, name, root)
         progress(found or {})
-        return found is None or found["state"] != "starting"
+        return found is None or found["state"] == "ready"
 
     wait(done, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
     return found
@@ -121,15 +121,8 @@ def settled(role: str, name: str, root: str, progress: Progress) -> Status | Non
 
 def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> None:
     """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
-
-    def ready() -> bool:
-        status = status_of(role, name, root)
-        if status is None:
-            raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
-        progress(status)
-        return bool(status["state"] == "ready")
-
-    wait(ready, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
+    if settled(role, name, root, progress) is None:
+        raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
 
 
 def signal_process(status: Status, number: int) -> bool:
@@ -187,26 +180,25 @@ class Detached(Supervisor):
 
         def forget() -> None:
             # Another process may have been there first, with a status file of its own.
-            state.remove(log_path, *([status_path] if seen() else []))
+            alive = state.process_alive(state.read(status_path))
+            state.remove(log_path, *([] if alive else [status_path]))
             state.remove_empty(state.directory(root))
 
         try:
             with open(log_path, "w", encoding="utf-8") as log:
-                process = subprocess.Popen(  # a thread, of a progress bar, has nothing that it needs
+                process = subprocess.Popen(
                     list(argv),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=announce,
+                    preexec_fn=announce,  # It needs nothing that a thread, of a progress bar, could hold.
                     cwd="/",
                 )
         except OSError:
-            # It was announced, and there is no such program.
-            state.remove(log_path, status_path)
-            state.remove_empty(state.directory(root))
+            # It may have been announced, and there is no such program.
+            forget()
             raise
-
         try:
             wait(ended, START_SECONDS, f"starting the {role} of {name}", f"see {log_path}")
         except BaseException:

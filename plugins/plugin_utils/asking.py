@@ -20,7 +20,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install, preloading
 
 # With more than that the module is the quicker way.
 _QUESTIONS = 8
@@ -126,11 +126,7 @@ def sources() -> dict[str, str]:
 def preload_sources() -> dict[str, str]:
     """Of the library what is not Python, and so not among the module_utils that Ansible ships."""
     folder = Path(library.__file__).parents[3] / "lib" / "mshare" / install.PRELOAD
-    return {
-        install.PRELOAD + path.name: path.read_text(encoding="utf-8")
-        for path in sorted(folder.iterdir())
-        if path.suffix in (".c", ".h")
-    }
+    return {install.PRELOAD + name: text for name, text in preloading.sources_in(str(folder)).items()}
 
 
 @functools.cache

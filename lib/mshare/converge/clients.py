@@ -68,9 +68,10 @@ class ClientsPresent(Wish):
         name = spec.region
         keeper = supervisor.current()
         # One that is still starting, at boot or after a deployment that was cut off, is not asked for more.
-        if not check:
-            supervisor.settled(CLIENTS, name, root, self.progress)
-        status = supervisor.status_of(CLIENTS, name, root)
+        if check:
+            status = supervisor.status_of(CLIENTS, name, root)
+        else:
+            status = supervisor.settled(CLIENTS, name, root, self.progress)
         stored = status["spec"] if status else None
         spec_path = paths.spec_file("clients", name)
         boot = Boot.of(keeper, CLIENTS, name, self.boot)
