@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import errors, libc, procfs, spec
+from . import errors, libc, procfs, signals, spec
 from .backends.base import Backend, Mapping
 from .errors import MshareError
 from .pattern import Pattern, touch
 from .region import Attachment, Region
 from .supervisor import OWNER, status_of
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""The signals that the launcher has handlers for, and a client has not."""
 
 Report = dict[str, Any]
 """A line of JSON, short enough (PIPE_BUF, 4096 bytes) to be written to a shared pipe in one piece."""
@@ -119,6 +122,7 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
     """
     _leave_the_launcher()
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    inbox = signals.inbox()
     try:
         attachment, report = attach_and_touch(target, span_bytes, stride_bytes)
     except (MshareError, OSError) as error:
@@ -126,7 +130,7 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
         os._exit(1)
     _send(report_fd, number, report)
     while True:
-        signal.pause()
+        signals.wait(inbox)
         attachment.view(target.mappings[0].offset, 1).tobytes()
 
 
@@ -143,9 +147,7 @@ def execute(target: Target, number: int, command: Sequence[str], report_fd: int)
 
 def _leave_the_launcher() -> None:
     """Undo what a fork inherited, the launcher's handlers, and end when the launcher does."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    signals.leave(CAUGHT)
     libc.die_with_parent(signal.SIGTERM)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import client, errors, first_status, memory, procfs, state
+from . import client, errors, first_status, memory, procfs, signals, state
 from .backends.connect import connect
 from .errors import InvalidRequest, MshareError
 from .notify import notify
@@ -153,18 +153,15 @@ class _Launcher:
         self._signals = self._catch_signals()
         self._owner_pidfd = os.pidfd_open(owner["pid"])
         self._selector = selectors.DefaultSelector()
+        os.set_blocking(self._reports, False)
         for fd in (self._reports, self._signals, self._owner_pidfd):
-            os.set_blocking(fd, False)
             self._selector.register(fd, selectors.EVENT_READ)
 
     @staticmethod
     def _catch_signals() -> int:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in client.CAUGHT:
             signal.signal(number, lambda number, frame: None)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        return reader
+        return signals.inbox()
 
     # -- the loop
 
@@ -271,16 +268,18 @@ class _Launcher:
                 self._write_progress()
 
     def _start(self, number: int) -> None:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                if self._spec.command:
-                    client.execute(self._target, number, self._spec.command, self._report_fd)
-                client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
-            finally:
-                # Whatever happens in a client, it must never come back into the launcher's code.
-                os._exit(70)
-        self._clients.alive[pid] = _Client(number, pid, time.monotonic())
+        # What reached the child while it still had the launcher's handlers would be taken for the launcher's.
+        with signals.held(client.CAUGHT):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    if self._spec.command:
+                        client.execute(self._target, number, self._spec.command, self._report_fd)
+                    client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
+                finally:
+                    # Whatever happens in a client, it must never come back into the launcher's code.
+                    os._exit(70)
+            self._clients.alive[pid] = _Client(number, pid, time.monotonic())
 
     def _read_reports(self) -> None:
         """Take in the reports there are. Each was written in one piece, so lines are whole."""

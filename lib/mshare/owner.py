@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from . import errors, first_status, memory, procfs, state
+from . import errors, first_status, memory, procfs, signals, state
 from .backends.base import Backend
 from .backends.connect import connect
 from .errors import Conflict, InvalidRequest, MshareError
@@ -145,8 +145,9 @@ def _own(
             _fill(spec, created, backend, status)
         status.ready()
         on_ready(status.fields)
+        inbox = signals.inbox()
         while True:
-            signal.pause()
+            signals.wait(inbox)
 
 
 @contextlib.contextmanager

@@ -206,6 +206,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.rules
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.signals
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.state
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor

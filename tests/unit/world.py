@@ -18,9 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mshare.backends.layout import Layout
 
 PATIENCE_SECONDS = 20
+# Longer than a command's own patience (120 s for a lock): what it says in the end is to be seen.
+COMMAND_PATIENCE_SECONDS = 150
 LIBRARY = Path(__file__).parents[2] / "lib"
 COMMAND = [sys.executable, "-m", "mshare"]
 NOBODY = 65534
@@ -63,21 +67,37 @@ class World:
             "MSHARE_STATE_DIR": str(self.state),
             "MSHARE_ROOT": str(self.root),
             "TERM": "dumb",
+            # SIGABRT makes each of them say where it is: `_explained` asks with it.
+            "PYTHONFAULTHANDLER": "1",
         }
 
     # -- running
 
     def run(self, *arguments: str, command: list[str] | None = None, **options: Any) -> Done[str]:
-        return subprocess.run(
-            [*(command or COMMAND), *arguments],
-            env={**self.environment, **options.pop("env", {})},
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS * 2,
-            check=False,
-            **options,
-        )
+        words = [*(command or COMMAND), *arguments]
+        environment = {**self.environment, **options.pop("env", {})}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(words, env=environment, cwd="/", **pipes, **options) as process:
+            try:
+                said = _said(process, COMMAND_PATIENCE_SECONDS)
+                assert said is not None, self._explained(process)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(words, process.returncode, *said)
+
+    def _explained(self, process: subprocess.Popen[str]) -> str:
+        """What a command that does not end, and every process it may be waiting for, is doing; ends them."""
+        states = [f"{path}: {path.read_text()}" for path in self.state.rglob("*.json")]
+        others = sorted({*self.processes()} - {process.pid})
+        waits = [f"{pid} in {Path(f'/proc/{pid}/wchan').read_text()}" for pid in (process.pid, *others)]
+        # The command first: when another ends, it would go on.
+        for pid in (process.pid, *reversed(others)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+        said = _said(process, PATIENCE_SECONDS) or []
+        time.sleep(1)  # For the others to write their logs.
+        logs = [f"{path}: {path.read_text()}" for path in self.state.rglob("*.log")]
+        return "\n".join([f"{process.args} did not end", *said, *waits, *states, *logs])
 
     def run_as_nobody(self, *arguments: str) -> Done[str]:
         return self.run(*arguments, command=[sys.executable, "-c", _AS_NOBODY])
@@ -156,12 +176,24 @@ class World:
         eventually(lambda: not self.processes())
 
 
+# Patience is counted in looks and not by the clock: a machine that is paused meanwhile has lost nothing.
+
+
 def eventually(is_so: Callable[[], object]) -> None:
     """Wait until something is so; fail where it does not come."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
+    for _ in range(PATIENCE_SECONDS * 50):
+        if is_so():
+            return
         time.sleep(0.02)
+    pytest.fail("waited in vain")
+
+
+def _said(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:
+    """What a process has said by its end; None where it does not end."""
+    for _ in range(patience_seconds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=1)
+    return None
 
 
 @contextlib.contextmanager

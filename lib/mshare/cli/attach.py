@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator
 
 import click
 
-from .. import client
+from .. import client, signals
 from ..backends.connect import connect
 from ..errors import InvalidRequest
 from ..pagetable import STRIDE_BYTES
@@ -67,7 +66,9 @@ def attach_command(
             # From the moment it is said, Ctrl-C is an end and no interruption.
             with contextlib.suppress(KeyboardInterrupt):
                 screen.say("Ctrl-C detaches it.")
-                signal.pause()
+                inbox = signals.inbox()
+                while True:
+                    signals.wait(inbox)
 
 
 def _lines(target: client.Target, span_bytes: int, report: client.Report) -> Iterator[tuple[str, str]]:
