@@ -18,7 +18,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from . import paths, state
@@ -26,7 +27,8 @@ from .errors import InvalidRequest, MshareError, Unavailable
 from .preload_settings import FILE_NAME
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+COMPILE = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-c")
+LINK = ("-shared", "-o", FILE_NAME)
 
 _INTERPRETER_SEGMENT = 3  # PT_INTERP
 _SCRIPT_DEPTH = 4
@@ -54,7 +56,7 @@ def sources_in(directory: str) -> dict[str, str]:
 
 def digest(sources: Mapping[str, str]) -> str:
     """What tells one version of the built library from another: its sources, and how they are built."""
-    told = repr((sorted(sources.items()), FLAGS))
+    told = repr((sorted(sources.items()), COMPILE, LINK))
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -82,22 +84,24 @@ def build(path: str, sources: Mapping[str, str]) -> None:
         for name, text in sources.items():
             state.write_text(os.path.join(directory, name), text)
         units = sorted(name for name in sources if name.endswith(".c"))
-        done = subprocess.run(
-            [program, *FLAGS, "-o", FILE_NAME, *units],
-            cwd=directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            lines = done.stdout.strip().splitlines()
-            said = next((line for line in lines if "error" in line), "it says nothing")
-            raise Unavailable(
-                f"{program} cannot build {FILE_NAME} ({said}); install gcc and libc6-dev (Debian) or gcc and"
-                " glibc-devel (Fedora), or build it on a host like this one with `mshare preload`"
-            )
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda unit: _compile(directory, [program, *COMPILE, unit]), units))
+        objects = [f"{os.path.splitext(unit)[0]}.o" for unit in units]
+        _compile(directory, [program, *LINK, *objects])
         _put(os.path.join(directory, FILE_NAME), path)
+
+
+def _compile(directory: str, command: Sequence[str]) -> None:
+    done = subprocess.run(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stdout.strip().splitlines()
+        said = next((line for line in lines if "error" in line), "it says nothing")
+        raise Unavailable(
+            f"{command[0]} cannot build {FILE_NAME} ({said}); install gcc and libc6-dev (Debian) or gcc and"
+            " glibc-devel (Fedora), or build it on a host like this one with `mshare preload`"
+        )
 
 
 def _put(built: str, path: str) -> None:

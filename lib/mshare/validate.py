@@ -70,7 +70,7 @@ def validate(
 def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
     """What sharing saves in each of several regions, with the same arguments of `validate` for all.
 
-    Raises what `validate` does, with the region's name before the sentence.
+    Raises what `validate` does, of several with the region's name before the sentence.
     """
     for region in regions:
         region_name(region)
@@ -79,6 +79,8 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
         try:
             found[region] = validate(region, **how)
         except (MshareError, OSError) as error:
+            if len(regions) == 1:
+                raise
             raise errors.within(f"region {region}", error) from error
     return found
 

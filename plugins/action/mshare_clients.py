@@ -6,24 +6,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.asking import AskingAction, for_each, of_each
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import EachAction
 
 
-class ActionModule(AskingAction):
-    COMMAND = ("clients", "start")
-    SPEC = frozenset(
-        ("region", "count", "command", "touch", "span", "stride", "settle_seconds", "backend", "root")
+class ActionModule(EachAction):
+    PRESENT = Command(
+        ("clients", "start"),
+        spec=frozenset(
+            ("region", "count", "command", "touch", "span", "stride", "settle_seconds", "backend", "root")
+        ),
+        flags=("restart_dead", "restart_outdated", "require_all"),
+        switches=("boot",),
     )
-    CONSENTS = frozenset(("restart_dead", "require_all"))
-    ANEW = ("restart_outdated",)
+    ABSENT = Command(("clients", "stop"), argument="region", values=("backend", "root"))
+    NAME, LIST, FACTS = "region", "clients", "clients"
 
-    def _asked(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        return for_each("region", "clients", arguments)
-
-    def _settled(self, answer: dict[str, Any]) -> bool:
-        found = answer["clients"]
-        ready = found.get("launcher_alive") and found.get("state") == "ready"
-        return bool(ready and not found["dead"] and found["attached"] == found["requested"])
-
-    def _result(self, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
-        return of_each("region", "clients", "clients" in self._task.args, asked, answers)
+    def _settled(self, facts: dict[str, Any]) -> bool:
+        if not facts:
+            return True
+        ready = facts["launcher_alive"] and facts["state"] == "ready"
+        return bool(ready and not facts["dead"] and facts["attached"] == facts["requested"])

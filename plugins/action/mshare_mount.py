@@ -6,27 +6,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.asking import AskingAction
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import ConvergingAction
 
 
-class ActionModule(AskingAction):
-    COMMAND = ("mount",)
-    SPEC = frozenset(("backend", "root", "generation", "size", "mode", "group", "create_group"))
-    CONSENTS = frozenset()
+class ActionModule(ConvergingAction):
+    PRESENT = Command(
+        ("mount",),
+        spec=frozenset(("backend", "root", "generation", "size", "mode", "group", "create_group")),
+        switches=("boot",),
+    )
+    ABSENT = Command(("umount",), values=("backend", "root"))
 
-    def _asked(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        return [arguments]
-
-    def _settled(self, answer: dict[str, Any]) -> bool:
-        return answer["mount"].get("generation") is not None
-
-    def _result(self, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
-        (answer,) = answers
+    def _facts(self, answer: dict[str, Any]) -> dict[str, Any]:
         return {
-            "backend": answer["mount"]["backend"],
+            **{key: answer[key] for key in ("backend", "root", "mount")},
             "backend_reason": answer["reason"],
-            "root": answer["mount"]["root"],
-            "mount": answer["mount"],
-            "boot": answer["boot"],
-            "diff": {"before": answer["before"], "after": answer["after"]},
         }

@@ -6,25 +6,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.asking import AskingAction, for_each, of_each
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import EachAction
 
 
-class ActionModule(AskingAction):
-    COMMAND = ("create",)
-    SPEC = frozenset(
-        (
-            *("name", "size", "mappings", "window", "address", "mode", "owner", "group", "backend", "root"),
-            *("overcommit", "prefault", "pattern", "memory_max", "before"),
-        )
+class ActionModule(EachAction):
+    PRESENT = Command(
+        ("create",),
+        spec=frozenset(
+            (
+                *("name", "size", "mappings", "window", "address", "mode", "owner", "group", "backend"),
+                *("root", "overcommit", "prefault", "pattern", "memory_max", "before"),
+            )
+        ),
+        flags=("recreate", "replace_stale", "replace_outdated", "force"),
+        switches=("boot",),
     )
-    CONSENTS = frozenset(("recreate", "replace_stale", "force"))
-    ANEW = ("replace_outdated",)
+    ABSENT = Command(("rm",), argument="name", values=("backend", "root"), flags=("force",))
+    NAME, LIST, FACTS = "name", "regions", "region"
+    ALTERNATIVES = ("size", "mappings")
 
-    def _asked(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        return for_each("name", "regions", arguments, alternatives=("size", "mappings"))
-
-    def _settled(self, answer: dict[str, Any]) -> bool:
-        return bool(answer["region"].get("health") == "healthy")
-
-    def _result(self, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
-        return of_each("name", "region", "regions" in self._task.args, asked, answers)
+    def _settled(self, facts: dict[str, Any]) -> bool:
+        return not facts or facts["health"] == "healthy"

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.asking import preload_sources, sources
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import preload_sources, sources
 
 # The module's own options and defaults, as far as they say what should be there.
 PLACE = {
@@ -47,7 +47,9 @@ class ActionModule(ActionBase):
                 "version": library.__version__,
                 "diff": {"before": summary, "after": summary},
             }
-        arguments = {**self._task.args, "preload_sources": preload_sources()}
+        arguments = dict(self._task.args)
+        if arguments.get("state") != "absent":
+            arguments["preload_sources"] = preload_sources()
         return {**result, **self._execute_module(module_args=arguments, task_vars=task_vars)}
 
     def _place(self) -> install.Place | None:

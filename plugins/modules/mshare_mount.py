@@ -121,30 +121,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import backends
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts import (
+    choose_absent,
     mount_absent,
     mount_present,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import MountSpec
 
 SPEC_KEYS = ("generation", "size", "mode", "group", "create_group")
 
 
-def choose(params):
-    """The backend and root that are meant; also for taking away what this host may lack by now."""
-    try:
-        choice = backends.choose(params["backend"])
-    except Unavailable:
-        if params["state"] == "present":
-            raise
-        choice = backends.Choice("kernel", "/sys/fs/mshare", "it is to be absent")
-    return choice._replace(root=params["root"] or choice.root)
-
-
 def converge(module):
-    choice = choose(module.params)
+    root = module.params["root"]
     if module.params["state"] == "absent":
+        choice = choose_absent(module.params["backend"], root)
         return choice, mount_absent(choice.root, check=module.check_mode)
+    choice = backends.choose(module.params["backend"])
+    choice = choice._replace(root=root or choice.root)
     fields = _module.spec_fields(module.params, SPEC_KEYS)
     spec = MountSpec.from_dict({"backend": choice.backend, "root": choice.root, **fields})
     return choice, mount_present(spec, boot=module.params["boot"], check=module.check_mode)

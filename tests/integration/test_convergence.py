@@ -158,6 +158,8 @@ def converged(host: Host) -> Converged:
     for name, change in CHANGES.items():
         tasks += [
             change.task(f"announce {name}", check_mode=True),
+            # What has an environment of its own, the command line is not asked for.
+            change.task(f"announce {name} by module", check_mode=True, environment={"ANY": "thing"}),
             change.task(f"do {name}"),
             change.task(f"repeat {name}"),
         ]
@@ -195,14 +197,26 @@ def test_is_not_done_twice(converged: Converged, name: str) -> None:
     repeated = converged.run[f"repeat {name}"]
     assert (repeated["changed"], repeated["actions"]) == (False, [])
     assert repeated["diff"]["before"] == repeated["diff"]["after"]
-    # One command asks what is there: a module's result would have the arguments it was called with.
-    wanted = CHANGES[name].fields.get("state", "present")
-    assert ("invocation" in repeated.fields) == (wanted == "absent")
 
 
 @every_change
-def test_an_answer_has_what_the_module_returns(converged: Converged, name: str) -> None:
-    assert converged.run[f"repeat {name}"].returned == converged.run[f"do {name}"].returned
+def test_the_command_line_answers_as_the_module_does(converged: Converged, name: str) -> None:
+    by_module, announced = (converged.run[f"announce {name}{how}"] for how in (" by module", ""))
+    assert announced.returned == by_module.returned == converged.run[f"do {name}"].returned
+    for key in announced.returned | {"changed", "diff"}:
+        assert announced[key] == by_module[key]
+
+
+@every_change
+def test_no_module_is_sent_where_the_library_is(converged: Converged, name: str) -> None:
+    change, run = CHANGES[name], converged.run
+    # A module's result has the arguments it was called with.
+    modules = {how for how in ("announce", "do", "repeat") if "invocation" in run[f"{how} {name}"].fields}
+    if change.module != "runtime":
+        assert modules == set()
+    else:
+        absent = change.fields.get("state") == "absent"
+        assert modules == {"announce", "do", "repeat"} - (set() if absent else {"repeat"})
 
 
 @every_change

@@ -83,7 +83,7 @@ class TestParity:
 
 class TestSources:
     def test_no_warning(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(preloading, "FLAGS", (*preloading.FLAGS, "-Werror"))
+        monkeypatch.setattr(preloading, "COMPILE", (*preloading.COMPILE, "-Werror"))
         preloading.build(str(tmp_path / "library.so"), preloading.own_sources())
 
     def test_it_exports_the_interposed_calls_only(self, tmp_path):

@@ -36,6 +36,8 @@ from .screen import Screen
     is_flag=True,
     help="Start all anew if their launcher runs another version of the library.",
 )
+@click.option("--restart-dead", is_flag=True, help="Start the dead again; the living stay as they are.")
+@click.option("--require-all", is_flag=True, help="Fail where fewer are attached than there should be.")
 @boot_option
 @check_option
 @click.pass_obj
@@ -44,6 +46,8 @@ def start_command(
     /,
     spec_path: str | None,
     restart_outdated: bool,
+    restart_dead: bool,
+    require_all: bool,
     boot: bool | None,
     check: bool,
     **options: Any,
@@ -54,7 +58,12 @@ def start_command(
     stays. A COMMAND is run N times with the region in its environment (see `mshare clients run --help`).
     """
     spec = clients_spec(spec_path, options)
-    _start(screen, spec, boot, check, restart_outdated=restart_outdated)
+    consents = {
+        "restart_outdated": restart_outdated,
+        "restart_dead": restart_dead,
+        "require_all": require_all,
+    }
+    _start(screen, spec, boot, check, **consents)
 
 
 def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, **consents: bool) -> None:
@@ -103,4 +112,5 @@ def stop_command(screen: Screen, name: str, backend: str | None, root: str | Non
         check,
         f"Stopped the clients of region {name}.",
         f"No clients of region {name} run; nothing to do.",
+        clients=done.facts,
     )

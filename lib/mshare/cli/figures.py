@@ -82,7 +82,7 @@ def validate_command(
             min_saving_percent, max_model_error_percent, min_clients_attached, max_client_errors
         ),
     )
-    screen.answer(found.to_dict())
+    screen.answer({**found.to_dict(), "summary": found.summary_lines()})
     _savings(screen, found)
     if not found.passed:
         ctx.exit(EXIT_VERDICT_FAILED)

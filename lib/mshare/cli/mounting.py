@@ -44,8 +44,10 @@ def mount_command(
         check,
         f"The {spec.backend} msharefs is mounted at {spec.root}: {reason}.",
         f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
-        mount=done.facts,
+        backend=spec.backend,
+        root=spec.root,
         reason=reason,
+        mount=done.facts,
     )
     if told:
         screen.fields(
@@ -64,8 +66,17 @@ def mount_command(
 @click.pass_obj
 def umount_command(screen: Screen, backend: str | None, root: str | None, check: bool) -> None:
     """Unmount msharefs, unless it is in use."""
-    where = root or backends.choose(backend or "auto").root
+    choice = mounts.choose_absent(backend or "auto", root)
+    where = choice.root
     done = mounts.mount_absent(where, check=check)
     say.outcome(
-        screen, done, check, f"Unmounted {where}.", f"There is no msharefs at {where}; nothing to do."
+        screen,
+        done,
+        check,
+        f"Unmounted {where}.",
+        f"There is no msharefs at {where}; nothing to do.",
+        backend=choice.backend,
+        root=where,
+        reason=choice.reason,
+        mount=done.facts,
     )

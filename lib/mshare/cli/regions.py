@@ -100,4 +100,11 @@ def rm_command(
 ) -> None:
     """End a region and its owner; its content is gone."""
     done = fulfil(RegionAbsent(name, backend or "auto", root, force), check=check)
-    say.outcome(screen, done, check, f"Removed region {name}.", f"There is no region {name}; nothing to do.")
+    say.outcome(
+        screen,
+        done,
+        check,
+        f"Removed region {name}.",
+        f"There is no region {name}; nothing to do.",
+        region=done.facts,
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from .. import inventory, mounts, paths, state, supervisor, systemd
+from .. import backends, inventory, mounts, paths, state, supervisor, systemd
 from ..errors import MshareError, Unavailable
 from ..spec import MountSpec
 from ..units import format_size
@@ -102,6 +102,15 @@ def _seen(seen: mounts.MountSeen) -> dict[str, object]:
 def _wanted(spec: MountSpec) -> dict[str, object]:
     whole = present(spec)
     return {key: whole[key] for key in ("state", "root", "backend", "mode", "size") if key in whole}
+
+
+def choose_absent(backend: str, root: str | None) -> backends.Choice:
+    """The backend and root of what is to be absent, which this host may lack by now."""
+    try:
+        choice = backends.choose(backend)
+    except Unavailable:
+        choice = backends.Choice("kernel", paths.KERNEL_ROOT, "it is to be absent")
+    return choice._replace(root=root or choice.root)
 
 
 def mount_absent(root: str, *, check: bool = False) -> Outcome:
