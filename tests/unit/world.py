@@ -181,7 +181,7 @@ class World:
 
 def eventually(is_so: Callable[[], object]) -> None:
     """Wait until something is so; fail where it does not come."""
-    for _ in range(PATIENCE_SECONDS * 50):
+    for __ in range(PATIENCE_SECONDS * 50):
         if is_so():
             return
         time.sleep(0.02)
@@ -190,7 +190,7 @@ def eventually(is_so: Callable[[], object]) -> None:
 
 def _said(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:
     """What a process has said by its end; None where it does not end."""
-    for _ in range(patience_seconds):
+    for __ in range(patience_seconds):
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=1)
     return None
