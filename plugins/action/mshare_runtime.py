@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import preload_sources, sources
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import preload_sources, sources
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import ModuleAction
 
 # The module's own options and defaults, as far as they say what should be there.
 PLACE = {
@@ -21,36 +21,31 @@ PLACE = {
 }
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Asks with one command whether exactly this is installed, before the module is sent with the whole library.
 
     On a second run that is all there is to do.
     """
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
+    def _arguments(self) -> dict[str, Any]:
+        absent = self._task.args.get("state") == "absent"
+        return {**self._task.args, **({} if absent else {"preload_sources": preload_sources()})}
 
-    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
+    def _answer(self) -> dict[str, Any] | None:
         place = self._place()
         preload = boolean(self._task.args.get("preload", False), strict=False)
-        if place is not None and self._installed(place, preload):
-            summary = install.summary(install.manifest(place, sources(), preload=preload))
-            return {
-                **result,
-                "changed": False,
-                "actions": [],
-                "boot": {},
-                "missing_imports": [],
-                "missing_compiler": False,
-                "version": library.__version__,
-                "diff": {"before": summary, "after": summary},
-            }
-        arguments = dict(self._task.args)
-        if arguments.get("state") != "absent":
-            arguments["preload_sources"] = preload_sources()
-        return {**result, **self._execute_module(module_args=arguments, task_vars=task_vars)}
+        if place is None or not self._installed(place, preload):
+            return None
+        summary = install.summary(install.manifest(place, sources(), preload=preload))
+        return {
+            "changed": False,
+            "actions": [],
+            "boot": {},
+            "missing_imports": [],
+            "missing_compiler": False,
+            "version": library.__version__,
+            "diff": {"before": summary, "after": summary},
+        }
 
     def _place(self) -> install.Place | None:
         """Where the library should be; None where only the module can tell what the arguments mean."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 attributes:
+  async:
+    description: Supports being used with the C(async) keyword.
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
   diff_mode:
@@ -22,6 +24,8 @@ attributes:
     # A state module: tells in check mode what it would do, shows a diff, does nothing twice.
     STATE = r"""
 attributes:
+  async:
+    support: full
   check_mode:
     support: full
   diff_mode:
@@ -33,6 +37,8 @@ attributes:
     # A module that only looks.
     INFO = r"""
 attributes:
+  async:
+    support: full
   check_mode:
     support: full
     details:

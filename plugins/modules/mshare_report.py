@@ -18,6 +18,9 @@ description:
     save across the fleet. Every figure says whether it is measured, modelled or projected.
   - A host without a survey is listed as missing, with the reason.
   - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)). Needs pygal there.
+attributes:
+  async:
+    support: none
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state

@@ -9,25 +9,18 @@ the very same library is asked; whatever it cannot be told, or does not plainly 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shlex
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from ansible.plugins.action import ActionBase
-
-from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install, preloading
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import InvalidRequest
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import is_same_as
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import Fields, ModuleAction
 
 # With more than that the module is the quicker way.
 _MOST_LINES = 8
-
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,17 +62,8 @@ class Command:
         return f"printf %s {shlex.quote(json.dumps(spec))} | {shlex.join([*words, '--spec', '/dev/stdin'])}"
 
 
-class CommandLineAction(ActionBase):
-    """Has the library on the host do it, or else the module of its name."""
-
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-
-    def run(self, tmp: Any = None, task_vars: Any = None) -> Fields:
-        result: Fields = super().run(tmp, task_vars)
-        answer = self._answer()
-        return {**result, **(self._execute_module(task_vars=task_vars) if answer is None else answer)}
+class CommandLineAction(ModuleAction):
+    """Has the library on the host do it, or else the module."""
 
     @abstractmethod
     def _lines(self, executable: str, arguments: Fields) -> list[str | None]:
@@ -100,54 +84,20 @@ class CommandLineAction(ActionBase):
         return {"failed": True, "changed": False, "msg": error["message"], "error_kind": error["kind"]}
 
     def _answer(self) -> Fields | None:
-        """The module's result, if the library on the host has come to it."""
         arguments = {key: value for key, value in self._task.args.items() if value is not None}
         executable = str(arguments.pop("executable", "/usr/local/bin/mshare"))
         lines = self._lines(executable, arguments)
         # What the library starts is started by that name, too.
         by_name = executable.startswith("/") and executable.endswith("/mshare")
-        otherwise = self._task.async_val or any(self._task.environment) or not by_name
+        otherwise = any(self._task.environment) or not by_name
         if otherwise or None in lines or not 0 < len(lines) <= _MOST_LINES:
             return None
-        commands = [_same_library(executable), *(line for line in lines if line)]
+        commands = [is_same_as(executable), *(line for line in lines if line)]
         said = self._low_level_execute_command(" && ".join(commands), sudoable=True)
         answers = documents(said["stdout"])
         if said["rc"] != 0:
             return self._failure(answers[-1]) if answers else None
         return self._result(answers) if len(answers) == len(lines) else None
-
-
-def _same_library(executable: str) -> str:
-    """A shell command that succeeds where the program is of the library that this collection has."""
-    line = r"s/^sys\.path\.insert(0, '\(.*\)')$/\1/p"
-    mark = f'"library": "{_digest()}"'
-    path = shlex.quote(executable)
-    return f'grep -qsF {shlex.quote(mark)} "$(sed -n {shlex.quote(line)} {path} 2>/dev/null)/manifest.json"'
-
-
-@functools.cache
-def sources() -> dict[str, str]:
-    """The library, as mshare_runtime brings it: path below the package -> text."""
-    top = Path(library.__file__).parent
-    files = {path.relative_to(top): path for path in sorted(top.rglob("*.py"))}
-    found = {
-        str(below): path.read_text(encoding="utf-8")
-        for below, path in files.items()
-        if below.parts[0] not in install.CONTROLLERS
-    }
-    return {**found, **preload_sources()}
-
-
-@functools.cache
-def preload_sources() -> dict[str, str]:
-    """Of the library what is not Python, and so not among the module_utils that Ansible ships."""
-    folder = Path(library.__file__).parents[3] / "lib" / "mshare" / install.PRELOAD
-    return {install.PRELOAD + name: text for name, text in preloading.sources_in(str(folder)).items()}
-
-
-@functools.cache
-def _digest() -> str:
-    return install.digest(sources())
 
 
 def documents(text: str) -> list[Fields]:
