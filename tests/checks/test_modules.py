@@ -18,7 +18,7 @@ from checks.layout import COLLECTION, ROOT, load_yaml, modules
 from mshare.install import CONTROLLERS
 
 NAMES = [path.stem for path in modules()]
-ATTRIBUTES = {"check_mode", "diff_mode", "idempotent", "platform"}
+ATTRIBUTES = {"async", "check_mode", "diff_mode", "idempotent", "platform"}
 
 
 @cache
