@@ -121,8 +121,8 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
     SIGUSR1 makes it touch the region once more: that is how it finds out that its owner is gone.
     """
     _leave_the_launcher()
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)
     inbox = signals.inbox()
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
     try:
         attachment, report = attach_and_touch(target, span_bytes, stride_bytes)
     except (MshareError, OSError) as error:

@@ -159,9 +159,11 @@ class _Launcher:
 
     @staticmethod
     def _catch_signals() -> int:
+        # In this order: a handler without an inbox would swallow what comes in between.
+        inbox = signals.inbox()
         for number in client.CAUGHT:
             signal.signal(number, lambda number, frame: None)
-        return signals.inbox()
+        return inbox
 
     # -- the loop
 

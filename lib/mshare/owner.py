@@ -104,9 +104,9 @@ def run(
                 "generation": backend.generation.id,
             },
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _on_stop)
         try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _on_stop)
             _own(spec, backend, status, replace_stale, on_ready)
         except _Stop:
             state.remove(status_path)

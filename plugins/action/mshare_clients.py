@@ -6,16 +6,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
+    NUMBER,
+    SEQUENCE,
+    TEXT,
+    TRUTH,
+    Command,
+)
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import EachAction
 
 
 class ActionModule(EachAction):
     PRESENT = Command(
         ("clients", "start"),
-        spec=frozenset(
-            ("region", "count", "command", "touch", "span", "stride", "settle_seconds", "backend", "root")
-        ),
+        spec={
+            **dict.fromkeys(("region", "backend", "root"), TEXT),
+            **dict.fromkeys(("count", "span", "stride", "settle_seconds"), NUMBER),
+            "command": SEQUENCE,
+            "touch": TRUTH,
+        },
         flags=("restart_dead", "restart_outdated", "require_all"),
         switches=("boot",),
     )

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import NUMBER, TEXT, TRUTH, Command
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import ConvergingAction
 
 
 class ActionModule(ConvergingAction):
     PRESENT = Command(
         ("mount",),
-        spec=frozenset(("backend", "root", "generation", "size", "mode", "group", "create_group")),
+        spec={
+            **dict.fromkeys(("backend", "root", "generation", "mode", "group"), TEXT),
+            "size": NUMBER,
+            "create_group": TRUTH,
+        },
         switches=("boot",),
     )
     ABSENT = Command(("umount",), values=("backend", "root"))

@@ -6,19 +6,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
+    NUMBER,
+    SEQUENCE,
+    TEXT,
+    TRUTH,
+    Command,
+)
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import EachAction
 
 
 class ActionModule(EachAction):
     PRESENT = Command(
         ("create",),
-        spec=frozenset(
-            (
-                *("name", "size", "mappings", "window", "address", "mode", "owner", "group", "backend"),
-                *("root", "overcommit", "prefault", "pattern", "memory_max", "before"),
-            )
-        ),
+        spec={
+            **dict.fromkeys(("name", "backend", "root", "mode", "owner", "group"), TEXT),
+            **dict.fromkeys(("size", "window", "address", "memory_max"), NUMBER),
+            **dict.fromkeys(("mappings", "before"), SEQUENCE),
+            **dict.fromkeys(("overcommit", "prefault", "pattern"), TRUTH),
+        },
         flags=("recreate", "replace_stale", "replace_outdated", "force"),
         switches=("boot",),
     )

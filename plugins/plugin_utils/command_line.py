@@ -13,11 +13,18 @@ import json
 import re
 import shlex
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import InvalidRequest
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import is_same_as
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import Fields, ModuleAction
+
+# Values of other types a module makes texts and numbers of in a way of its own: 1777 is the mode "1777".
+TEXT = (str,)
+NUMBER = (int, str)
+SEQUENCE = (list,)
+TRUTH = (bool,)
 
 # With more than that the module is the quicker way.
 _MOST_LINES = 8
@@ -28,8 +35,8 @@ class Command:
     """A command of the library, and how the options of a module are said to it."""
 
     words: tuple[str, ...]
-    spec: frozenset[str] = frozenset()
-    """The options that a spec has under the same name."""
+    spec: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    """The options that a spec has under the same name, and the types that mean the same in both."""
     argument: str | None = None
     """The option that is the command's argument."""
     values: tuple[str, ...] = ()
@@ -44,9 +51,12 @@ class Command:
         words = [executable, "--json", *self.words, *more]
         spec = {}
         given = {name: value for name, value in arguments.items() if value not in (None, [])}
+        # In paths a module replaces variables of the host's environment.
+        if "$" in str(given):
+            return None
         for name, value in given.items():
             option = name.replace("_", "-")
-            if name in self.spec:
+            if _is_one_of(self.spec.get(name, ()), value):
                 spec[name] = value
             elif name == self.argument:
                 words.append(str(value))
@@ -60,6 +70,10 @@ class Command:
         if not self.spec:
             return shlex.join(words)
         return f"printf %s {shlex.quote(json.dumps(spec))} | {shlex.join([*words, '--spec', '/dev/stdin'])}"
+
+
+def _is_one_of(types: tuple[type, ...], value: object) -> bool:
+    return isinstance(value, bool) == (types == TRUTH) and isinstance(value, types)
 
 
 class CommandLineAction(ModuleAction):

@@ -14,9 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command, documents
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
+    NUMBER,
+    SEQUENCE,
+    TEXT,
+    TRUTH,
+    Command,
+    documents,
+)
 
-CREATE = Command(("create",), spec=frozenset(("name", "size")), flags=("force",), switches=("boot",))
+CREATE = Command(
+    ("create",),
+    spec={"name": TEXT, "size": NUMBER, "before": SEQUENCE, "pattern": TRUTH},
+    flags=("force",),
+    switches=("boot",),
+)
 REMOVE = Command(("rm",), argument="name", values=("backend", "memory_max"), flags=("force",))
 
 # Says how it was called.
@@ -42,10 +54,11 @@ def called(line: str | None) -> tuple[list[str], str | None]:
 
 
 def test_a_spec_flags_and_switches(executable):
-    arguments = {"name": "sga", "size": "64MiB", "force": True, "boot": False}
+    spec_of = {"name": "sga", "size": 1 << 26, "before": ["db.service"], "pattern": False}
+    arguments = {**spec_of, "force": True, "boot": False}
     words, spec = called(CREATE.line(executable, arguments, "--check"))
     assert words == ["--json", "create", "--check", "--force", "--no-boot", "--spec", "/dev/stdin"]
-    assert json.loads(spec) == {"name": "sga", "size": "64MiB"}
+    assert json.loads(spec) == spec_of
 
 
 def test_an_argument_and_values(executable):
@@ -59,16 +72,21 @@ def test_what_says_nothing_is_left_out(executable, nothing):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"nonsense": 1}, {"force": "yes"}, {"force": 1}, {"boot": "no"}, {"mode": "0600"}]
+    "arguments",
+    [
+        *({"nonsense": 1}, {"force": "yes"}, {"force": 1}, {"boot": "no"}, {"mode": "0600"}),
+        *({"name": "$HOME"}, {"before": ["$HOME"]}),
+        *({"name": 1777}, {"size": 1.5}, {"size": True}, {"before": "db"}, {"pattern": 1}, {"pattern": "no"}),
+    ],
 )
 def test_what_cannot_be_said_is_left_to_the_module(arguments):
     assert CREATE.line("/usr/local/bin/mshare", {"name": "sga", **arguments}) is None
 
 
-text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0$"), min_size=1, max_size=20)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(name=text, value=text)
 def test_a_shell_changes_nothing(executable, name, value):
     words, __ = called(REMOVE.line(executable, {"name": name, "backend": value}))
