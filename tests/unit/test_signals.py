@@ -91,3 +91,21 @@ def test_what_was_held_comes_afterwards():
             print("over")
             """
     ).split() == ["held", "SIGTERM", "over"]
+
+
+def test_a_launcher_hears_what_comes_as_soon_as_it_has_a_handler():
+    assert (
+        says(
+            """
+            from mshare import client, launcher
+
+            def install(number, handler, real=signal.signal):
+                real(number, handler)
+                signal.raise_signal(number)
+
+            signal.signal = install
+            print(set(os.read(launcher._Launcher._catch_signals(), 99)) == set(client.CAUGHT))
+            """
+        )
+        == "True"
+    )
