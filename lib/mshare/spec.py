@@ -59,9 +59,14 @@ def parse_number(value: Any, what: str) -> int:
 
 
 def file_mode(value: Any, what: str = "mode") -> int:
-    """0o660 from "0660", "660" or a number."""
+    """0o660 from "0660" or "660"."""
+    if isinstance(value, int):
+        raise InvalidRequest(
+            f"{what} {value!r} is no text, and YAML makes other digits of some numbers; write it in quotes,"
+            " like '0660'"
+        )
     try:
-        mode = int(value, 8) if isinstance(value, str) else int(value)
+        mode = int(value, 8)
     except (TypeError, ValueError):
         mode = -1
     if not 0 <= mode <= 0o7777:

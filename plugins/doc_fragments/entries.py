@@ -59,7 +59,7 @@ _REGION = r"""
   mode:
     description:
       - The mode of the region's file, as an octal number in quotes. Who may open a region may in practice write to it.
-    type: str
+    type: raw
     default: '0600'
   owner:
     description:

@@ -38,7 +38,7 @@ options:
   mode:
     description:
       - The mode of the root, as an octal number in quotes.
-    type: str
+    type: raw
     default: '1770'
   group:
     description:
@@ -152,7 +152,7 @@ def main():
                 "choices": ["2022-06", "2024-09", "2025-01", "2025-04", "2025-08"],
             },
             "size": {"type": "str"},
-            "mode": {"type": "str", "default": "1770"},
+            "mode": {"type": "raw", "default": "1770"},
             "group": {"type": "str"},
             "create_group": {"type": "bool", "default": False},
             "boot": {"type": "bool"},

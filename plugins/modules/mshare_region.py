@@ -119,7 +119,7 @@ SPEC_OPTIONS = {
     },
     "window": {"type": "str"},
     "address": {"type": "str"},
-    "mode": {"type": "str", "default": "0600"},
+    "mode": {"type": "raw", "default": "0600"},
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "overcommit": {"type": "bool", "default": False},

@@ -20,14 +20,15 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import is_same_as
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import Fields, ModuleAction
 
-# Values of other types a module makes texts and numbers of in a way of its own: 1777 is the mode "1777".
+# What a spec takes as a module does; of other values a module makes texts and numbers in its own way.
 TEXT = (str,)
 NUMBER = (int, str)
 SEQUENCE = (list,)
 TRUTH = (bool,)
 
-# With more than that the module is the quicker way.
+# With more than that the module is the quicker way, or the only one: a shell is told it in one argument.
 _MOST_LINES = 8
+_MOST_CHARACTERS = 16384
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ class CommandLineAction(ModuleAction):
         otherwise = any(self._task.environment) or not by_name
         if otherwise or None in lines or not 0 < len(lines) <= _MOST_LINES:
             return None
-        commands = [is_same_as(executable), *(line for line in lines if line)]
-        said = self._low_level_execute_command(" && ".join(commands), sudoable=True)
+        command = " && ".join([is_same_as(executable), *(line for line in lines if line)])
+        if len(command) > _MOST_CHARACTERS:
+            return None
+        said = self._low_level_execute_command(command, sudoable=True)
         answers = documents(said["stdout"])
         if said["rc"] != 0:
             return self._failure(answers[-1]) if answers else None

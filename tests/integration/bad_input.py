@@ -80,6 +80,7 @@ NEVER_PROVISIONED = {
         "mount", INVALID, "group 'nosuch', which does not exist", group="nosuch"
     ),
     "mount with a wrong mode": case("mount", INVALID, "'rwx' is not a file mode", mode="rwx"),
+    "mount with a number for a mode": case("mount", INVALID, "mode 1777 is no text, and YAML", mode=1777),
     "mount with a wrong size": case("mount", INVALID, "size '300 gigs' is not a size", size="300 gigs"),
     "mount that is to survive": case("mount", UNAVAILABLE, "systemd does not run on this host", boot=True),
     "mount with an unknown key": case("mount", ANSIBLE, "Unsupported parameters.*colour", colour="red"),
@@ -161,6 +162,7 @@ PROVISIONED = {
         "/no/such/file: No such file", {"size": "2MiB", "path": "/no/such/file"}, kind=FAILED
     ),
     "region with a wrong mode": region(INVALID, "'999' is not a file mode", mode="999"),
+    "region with a number for a mode": region(INVALID, "mode 432 is no text, and YAML", mode=0o660),
     "region of an unknown group": region(INVALID, "this host has no group 'nosuch'", group="nosuch"),
     "region of an unknown user": region(INVALID, "this host has no user 'nosuch'", owner="nosuch"),
     "region on the kernel where there is none": region(

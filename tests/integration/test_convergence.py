@@ -238,19 +238,3 @@ def test_facts_after_each_change(converged: Converged) -> None:
         name: run[f"do {name}"]["clients"]["attached"] for name in ("attach", "more", "fewer", "program")
     }
     assert attached == {"attach": 2, "more": 5, "fewer": 1, "program": 2}
-
-
-def test_what_a_module_makes_of_a_value_is_left_to_it(host: Host) -> None:
-    """1777 without quotes is a number, and its octal digits are not those of the mode that is meant."""
-    mount = {"dbmem.mshare.mshare_mount": {"mode": 1777}}
-    tasks = [
-        {"dbmem.mshare.mshare_runtime": {}},
-        *({**mount, "name": name} for name in ("mount", "again")),
-        *(
-            {f"dbmem.mshare.mshare_{module}": ABSENT, "name": f"no {module}"}
-            for module in ("mount", "runtime")
-        ),
-    ]
-    run = host.play(tasks).succeeded()
-    assert [run[name]["mount"]["mode"] for name in ("mount", "again")] == ["1777", "1777"]
-    assert run["again"]["changed"] is False
