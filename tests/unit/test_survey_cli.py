@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from click.testing import CliRunner
@@ -62,16 +64,21 @@ def test_metrics():
 def test_watching_says_what_changed_until_it_is_interrupted():
     command = [sys.executable, "-m", "mshare", "survey", "--threshold", "4KiB", "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        # Should a line never come, the wait for it ends.
+        patience = threading.Timer(60, watching.kill)
+        patience.start()
         lines = iter(watching.stdout.readline, "")
         heads = [next(line for line in lines if line.startswith("Instance") and "Of host" in line)]
-        with running(lambda number: touch(map_shared(-1, SIZE), SIZE)):
+        with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
             heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
             heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
-        gone = next(line for line in lines if " is gone (-" in line)
+        # Other tests have processes that come and go meanwhile.
+        gone = next(line for line in lines if f" (process {pids[0]}) is gone (-" in line)
+        patience.cancel()
         watching.send_signal(signal.SIGINT)
         __, errors = watching.communicate(timeout=30)
     assert [head.rstrip().endswith("Change") for head in heads] == [False, True, True]
-    assert "KiB)" in gone
+    assert re.search(r"\(-[0-9.]+ KiB\)$", gone.rstrip())
     assert "Traceback" not in errors
 
 

@@ -271,7 +271,33 @@ def test_changes_between_two_surveys(segment):
     assert change["processes"] == 1
     assert change["page_tables_bytes"] >= 64 * 4096
     (gone,) = changes(after, {**after, "instances": []})
-    assert gone["processes"] == -3
+    assert (gone["processes"], gone["gone"], gone["oldest_pid"]) == (-3, True, min(pids))
+
+
+def instance(name, *pids, tables_bytes=0):
+    sums = {"sum_bytes": tables_bytes}
+    return {"name": name, "pids": list(pids), "processes": len(pids), "page_tables": sums}
+
+
+def test_an_instance_keeps_its_change_when_its_number_moves_up():
+    before = [
+        instance("python #1", 11),
+        instance("python #2", 12),
+        instance("python #3", 13, tables_bytes=500),
+    ]
+    after = [instance("python #1", 11), instance("python #2", 13, 14, tables_bytes=700)]
+    found = changes({"instances": before}, {"instances": after})
+    assert [(one["name"], one["gone"], one["oldest_pid"], one["page_tables_bytes"]) for one in found] == [
+        ("python #1", False, 11, 0),
+        ("python #2", False, 13, 200),
+        ("python #2", True, 12, 0),
+    ]
+
+
+def test_a_server_that_was_restarted_is_the_same():
+    before, after = instance("postgresql 5432", 11, 12), instance("postgresql 5432", 21, tables_bytes=300)
+    (change,) = changes({"instances": [before]}, {"instances": [after]})
+    assert (change["gone"], change["processes"], change["page_tables_bytes"]) == (False, -1, 300)
 
 
 def test_prometheus_text(segment):

@@ -89,7 +89,8 @@ def _show(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) 
 def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) -> None:
     heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Largest", "Segments", "Remainder"]
     heads.append("Of host")
-    changed = {} if before is None else {one["name"]: one for one in changes(before, found)}
+    changed = [] if before is None else changes(before, found)
+    change_of = {one["oldest_pid"]: one for one in changed if not one["gone"]}
     rows = []
     for one in found["instances"]:
         tables, maximum = one["page_tables"], one["processes_maximum"]
@@ -102,14 +103,16 @@ def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | N
             f"{one['share_of_host_percent']:.1f} %",
         ]
         if before is not None:
-            change = changed[one["name"]]["page_tables_bytes"]
+            change = change_of[min(one["pids"])]["page_tables_bytes"]
             row.append(f"{'+' if change > 0 else ''}{format_size(change)}")
         rows.append(row)
     if before is not None:
         heads.append("Change")
     screen.table(heads, rows, right=heads[1:])
-    for gone in sorted(changed.keys() - {one["name"] for one in found["instances"]}):
-        screen.say(f"  {gone} is gone ({format_size(changed[gone]['page_tables_bytes'])})")
+    for one in changed:
+        if one["gone"]:
+            left = format_size(one["page_tables_bytes"])
+            screen.say(f"  {one['name']} (process {one['oldest_pid']}) is gone ({left})")
 
 
 def _known(size_bytes: int | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -265,22 +266,39 @@ def _merge(
 
 
 def changes(before: Survey, after: Survey) -> list[Survey]:
-    """Per instance, what two surveys differ by; one that came or went counts from or to nothing."""
-    old = {one["name"]: one for one in before["instances"]}
-    new = {one["name"]: one for one in after["instances"]}
+    """Per instance, what two surveys differ by; one that came or went counts from or to nothing.
+
+    An instance is the same as long as one of its processes is left; where all are others, as after a
+    restart, by its name, unless that has a number: those move up when an instance ends.
+    """
     return [
         {
-            "name": name,
-            "processes": _of(new, name, "processes") - _of(old, name, "processes"),
-            "page_tables_bytes": _tables(new, name) - _tables(old, name),
+            "name": (new or old)["name"],
+            "gone": not new,
+            "oldest_pid": min((new or old)["pids"]),
+            "processes": _difference(old, new, lambda one: one["processes"]),
+            "page_tables_bytes": _difference(old, new, lambda one: one["page_tables"]["sum_bytes"]),
         }
-        for name in sorted(old.keys() | new.keys())
+        for old, new in _pairs(list(before["instances"]), list(after["instances"]))
     ]
 
 
-def _of(instances: dict[str, Survey], name: str, key: str) -> int:
-    return int(instances[name][key]) if name in instances else 0
+def _pairs(olds: list[Survey], news: list[Survey]) -> list[tuple[Survey, Survey]]:
+    """Each instance as it was and as it is; empty where it was not, or is not any more."""
+    pairs = []
+    alike: tuple[Callable[[Survey, Survey], bool], ...] = (
+        lambda old, new: not set(old["pids"]).isdisjoint(new["pids"]),
+        lambda old, new: bool(old["name"] == new["name"]) and " #" not in new["name"],
+    )
+    for are_the_same in alike:
+        for new in list(news):
+            old = next((one for one in olds if are_the_same(one, new)), None)
+            if old is not None:
+                pairs.append((old, new))
+                olds.remove(old)
+                news.remove(new)
+    return [*pairs, *((old, {}) for old in olds), *(({}, new) for new in news)]
 
 
-def _tables(instances: dict[str, Survey], name: str) -> int:
-    return int(instances[name]["page_tables"]["sum_bytes"]) if name in instances else 0
+def _difference(old: Survey, new: Survey, figure: Callable[[Survey], Any]) -> int:
+    return int((figure(new) if new else 0) - (figure(old) if old else 0))
