@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from . import client, errors, first_status, memory, procfs, signals, state
 from .backends.connect import connect
@@ -274,14 +274,17 @@ class _Launcher:
         with signals.held(client.CAUGHT):
             pid = os.fork()
             if pid == 0:
-                try:
-                    if self._spec.command:
-                        client.execute(self._target, number, self._spec.command, self._report_fd)
-                    client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
-                finally:
-                    # Whatever happens in a client, it must never come back into the launcher's code.
-                    os._exit(70)
+                self._be_client(number)
             self._clients.alive[pid] = _Client(number, pid, time.monotonic())
+
+    def _be_client(self, number: int) -> NoReturn:
+        try:
+            if self._spec.command:
+                client.execute(self._target, number, self._spec.command, self._report_fd)
+            client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
+        finally:
+            # Whatever happens in a client, it must never come back into the launcher's code.
+            os._exit(70)
 
     def _read_reports(self) -> None:
         """Take in the reports there are. Each was written in one piece, so lines are whole."""

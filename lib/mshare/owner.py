@@ -145,9 +145,7 @@ def _own(
             _fill(spec, created, backend, status)
         status.ready()
         on_ready(status.fields)
-        inbox = signals.inbox()
-        while True:
-            signals.wait(inbox)
+        signals.wait_for_ever()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 
 def inbox() -> int:
@@ -32,6 +33,13 @@ def wait(inbox_fd: int) -> bytes:
     """Sleep until there are signals; their numbers. Handlers that raise do so from here."""
     select.select([inbox_fd], [], [])
     return os.read(inbox_fd, 4096)
+
+
+def wait_for_ever() -> NoReturn:
+    """Sleep until a handler raises, which SIGINT's does by default; others are heard and slept on."""
+    fd = inbox()
+    while True:
+        wait(fd)
 
 
 @contextlib.contextmanager

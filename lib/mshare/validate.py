@@ -8,7 +8,7 @@ Needs nothing but the standard library, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import backends, baseline, errors, procfs
@@ -83,6 +83,11 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
                 raise
             raise errors.within(f"region {region}", error) from error
     return found
+
+
+def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
+    """The sentence for thresholds that were missed."""
+    return f"the validation of region {', '.join(regions)} failed: {'; '.join(reasons)}"
 
 
 def _notes(choice: backends.Choice, facts: Facts) -> tuple[str, ...]:

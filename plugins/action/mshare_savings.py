@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import failure
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command, CommandLineAction
 
 
@@ -30,10 +31,9 @@ class ActionModule(CommandLineAction):
     def _failure(self, answer: dict[str, Any]) -> dict[str, Any] | None:
         if "passed" not in answer:
             return super()._failure(answer)
-        reasons = "; ".join(answer["reasons"])
         return {
             "failed": True,
-            "msg": f"the validation of region {self._task.args['region']} failed: {reasons}",
+            "msg": failure([self._task.args["region"]], answer["reasons"]),
             "error_kind": "verdict_failed",
             "changed": False,
             **answer,

@@ -55,10 +55,11 @@ def entries(
     """
     if params[many] is None:
         return [params]
-    return [_merged(params, entry, alternatives) for entry in params[many]]
+    return [merged(params, entry, alternatives) for entry in params[many]]
 
 
-def _merged(params: dict[str, Any], entry: dict[str, Any], alternatives: tuple[str, ...]) -> dict[str, Any]:
+def merged(params: dict[str, Any], entry: dict[str, Any], alternatives: tuple[str, ...]) -> dict[str, Any]:
+    """What is wanted of one region of a list; see `entries`."""
     given = {key: value for key, value in entry.items() if value is not None}
     others = dict.fromkeys(alternatives) if given.keys() & set(alternatives) else {}
     return {**params, **others, **given}
@@ -79,17 +80,28 @@ def converge(module: AnsibleModule, name: str, facts: str, wishes: Callable[[], 
         module.fail_json(msg=str(halted), error_kind=halted.kind, **_joined(name, facts, halted.done))
     except (MshareError, OSError) as error:
         fail(module, error)
-    for sentence in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+    for sentence in warnings(outcomes):
         module.warn(sentence)
-    results = _joined(name, facts, outcomes)
-    if module.params[name] is not None:
-        outcome = next(iter(outcomes.values()))
-        results.update(
-            {facts: outcome.facts},
-            boot=outcome.boot,
-            diff={"before": outcome.before, "after": outcome.after},
-        )
-    module.exit_json(**results)
+    module.exit_json(**results(name, facts, outcomes, many=module.params[name] is None))
+
+
+def warnings(outcomes: dict[str, Outcome]) -> list[str]:
+    """What is to be warned of, each sentence once."""
+    return list(dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings))
+
+
+def results(name: str, facts: str, outcomes: dict[str, Outcome], *, many: bool) -> dict[str, Any]:
+    """What is returned of one region, or of several."""
+    joined = _joined(name, facts, outcomes)
+    if many:
+        return joined
+    (outcome,) = outcomes.values()
+    return {
+        **joined,
+        facts: outcome.facts,
+        "boot": outcome.boot,
+        "diff": {"before": outcome.before, "after": outcome.after},
+    }
 
 
 def _joined(name: str, facts: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings import
     Thresholds,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import validate_each
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import failure, validate_each
 
 THRESHOLDS = (
     "min_saving_percent",
@@ -232,7 +232,7 @@ def main():
     results = results_of(*found.values()) if module.params["regions"] is None else joined(found)
     if not results["passed"]:
         module.fail_json(
-            msg=f"the validation of region {', '.join(found)} failed: " + "; ".join(results["reasons"]),
+            msg=failure(found, results["reasons"]),
             error_kind="verdict_failed",
             changed=False,
             **results,

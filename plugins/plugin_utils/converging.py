@@ -9,6 +9,8 @@ all of them before it changes the first.
 
 from __future__ import annotations
 
+from ansible_collections.dbmem.mshare.plugins.module_utils import _each
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base import Outcome
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
     Command,
     CommandLineAction,
@@ -34,9 +36,7 @@ class ConvergingAction(CommandLineAction):
         return [self._line(executable, arguments, self._task.check_mode)]
 
     def _result(self, answers: list[Fields]) -> Fields | None:
-        return self._of_one(*answers)
-
-    def _of_one(self, answer: Fields) -> Fields:
+        (answer,) = answers
         return {
             **{key: answer[key] for key in ("changed", "actions", "warnings", "boot")},
             "diff": {side: answer[side] for side in ("before", "after")},
@@ -72,12 +72,9 @@ class EachAction(ConvergingAction):
         known = isinstance(entries, list) and all(isinstance(one, dict) for one in entries)
         if not known or self.NAME in common:
             return []
-        return [self._line(executable, self._merged(common, entry), True) for entry in entries]
-
-    def _merged(self, common: Fields, entry: Fields) -> Fields:
-        given = {key: value for key, value in entry.items() if value is not None}
-        others = dict.fromkeys(self.ALTERNATIVES) if given.keys() & set(self.ALTERNATIVES) else {}
-        return {**common, **others, **given}
+        return [
+            self._line(executable, _each.merged(common, entry, self.ALTERNATIVES), True) for entry in entries
+        ]
 
     @property
     def _entries(self) -> list[Fields] | None:
@@ -88,28 +85,17 @@ class EachAction(ConvergingAction):
         return super()._failure(answer) if self._entries is None else None
 
     def _result(self, answers: list[Fields]) -> Fields | None:
-        if self._entries is None:
-            result, entries = self._of_one(*answers), [self._task.args]
-        elif all(not answer["changed"] and self._settled(answer[self.FACTS]) for answer in answers):
-            result, entries = self._of_unchanged(answers), self._entries
-        else:
+        many = self._entries is not None
+        if many and any(answer["changed"] or not self._settled(answer[self.FACTS]) for answer in answers):
             return None
-        result["regions"] = [
-            {
-                self.NAME: entry[self.NAME],
-                **{key: answer[key] for key in ("changed", "actions", self.FACTS, "boot")},
-            }
-            for entry, answer in zip(entries, answers)
-        ]
-        return result
-
-    def _of_unchanged(self, answers: list[Fields]) -> Fields:
-        sides = {
-            side: {entry[self.NAME]: answer[side] for entry, answer in zip(self._entries or [], answers)}
-            for side in ("before", "after")
+        outcomes = {
+            entry[self.NAME]: self._outcome(answer)
+            for entry, answer in zip(self._entries or [self._task.args], answers)
         }
-        warnings = [text for answer in answers for text in answer["warnings"]]
-        return {"changed": False, "actions": [], "warnings": warnings, "diff": sides}
+        results = _each.results(self.NAME, self.FACTS, outcomes, many=many)
+        return {**results, "warnings": _each.warnings(outcomes)}
 
-    def _facts(self, answer: Fields) -> Fields:
-        return {self.FACTS: answer[self.FACTS]}
+    def _outcome(self, answer: Fields) -> Outcome:
+        """What the command said, as the library has it."""
+        said = ("changed", "actions", "before", "after", "boot", "warnings")
+        return Outcome(**{key: answer[key] for key in said}, facts=answer[self.FACTS])

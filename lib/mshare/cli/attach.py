@@ -66,9 +66,7 @@ def attach_command(
             # From the moment it is said, Ctrl-C is an end and no interruption.
             with contextlib.suppress(KeyboardInterrupt):
                 screen.say("Ctrl-C detaches it.")
-                inbox = signals.inbox()
-                while True:
-                    signals.wait(inbox)
+                signals.wait_for_ever()
 
 
 def _lines(target: client.Target, span_bytes: int, report: client.Report) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,25 +279,21 @@ def changes(before: Survey, after: Survey) -> list[Survey]:
             "processes": _difference(old, new, lambda one: one["processes"]),
             "page_tables_bytes": _difference(old, new, lambda one: one["page_tables"]["sum_bytes"]),
         }
-        for old, new in _pairs(list(before["instances"]), list(after["instances"]))
+        for old, new in _pairs(before["instances"], after["instances"])
     ]
 
 
 def _pairs(olds: list[Survey], news: list[Survey]) -> list[tuple[Survey, Survey]]:
     """Each instance as it was and as it is; empty where it was not, or is not any more."""
-    pairs = []
-    alike: tuple[Callable[[Survey, Survey], bool], ...] = (
-        lambda old, new: not set(old["pids"]).isdisjoint(new["pids"]),
-        lambda old, new: bool(old["name"] == new["name"]) and " #" not in new["name"],
-    )
-    for are_the_same in alike:
-        for new in list(news):
-            old = next((one for one in olds if are_the_same(one, new)), None)
-            if old is not None:
-                pairs.append((old, new))
-                olds.remove(old)
-                news.remove(new)
-    return [*pairs, *((old, {}) for old in olds), *(({}, new) for new in news)]
+    left = {old["name"]: old for old in olds}
+    by_pid = {pid: old["name"] for old in olds for pid in old["pids"]}
+
+    def claim(names: Iterable[str | None]) -> Survey:
+        return left.pop(next((name for name in names if name in left), ""), {})
+
+    by_process = [claim(by_pid.get(pid) for pid in new["pids"]) for new in news]
+    found = [old or claim([] if " #" in new["name"] else [new["name"]]) for old, new in zip(by_process, news)]
+    return [*zip(found, news), *((old, {}) for old in left.values())]
 
 
 def _difference(old: Survey, new: Survey, figure: Callable[[Survey], Any]) -> int:
