@@ -31,7 +31,7 @@ IMPORTS = {
 
 # Packages of the library that only the controller uses.
 CONTROLLERS = ("report",)
-PRELOAD = "preload/"
+PRELOAD = "preload/src/"
 """Where below the package the preload's C sources are."""
 
 

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the preload is told, by the environment of a program; preload/settings.c reads it."""
+"""What the preload is told, by the environment of a program; preload/src/settings.c reads it."""
 
 from __future__ import annotations
 

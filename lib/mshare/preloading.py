@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
 
-Its sources are in preload/. Here: where it is, how it is built, and for which programs the loader would
+Its sources are in preload/src. Here: where it is, how it is built, and for which programs the loader would
 ignore it.
 """
 
@@ -41,7 +41,7 @@ _IDENT_BYTES = 20  # magic, class, data, ..., type, machine
 @functools.cache
 def own_sources() -> dict[str, str]:
     """The C sources that lie in this package: file name -> text."""
-    return sources_in(os.path.join(os.path.dirname(os.path.abspath(__file__)), "preload"))
+    return sources_in(os.path.join(os.path.dirname(os.path.abspath(__file__)), "preload", "src"))
 
 
 def sources_in(directory: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ options:
     default: false
   preload_sources:
     description:
-      - The sources of that library, C(preload/NAME) to text. The collection sets it itself, whatever a task says.
+      - The sources of that library, C(preload/src/NAME) to text. The collection sets it itself, whatever a task says.
     type: dict
     default: {}
 seealso:

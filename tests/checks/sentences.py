@@ -71,7 +71,7 @@ def sentences() -> set[str]:
     for place in CODE:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             found.update(in_python(path))
-    for path in sorted((ROOT / "lib" / "mshare" / "preload").glob("*.c")):
+    for path in sorted((ROOT / "lib" / "mshare" / "preload" / "src").glob("*.c")):
         found.update(in_c(path))
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
         found.update(in_tasks(path))
