@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <time.h>
 
 #include "preload.h"
@@ -27,6 +28,18 @@ void *reserve(size_t size, size_t alignment, size_t offset)
     if (alignment - before)
         kernel_munmap(start + before + size, alignment - before);
     return start + before;
+}
+
+void *place(const struct request *request, void *at, size_t size, int more_flags, int fd)
+{
+    if (request->kind == SYSV)
+        return kernel_shmat(request->shmid, at, request->flags | SHM_REMAP);
+    int flags = request->flags | MAP_FIXED | more_flags;
+    if (request->kind == POSIX)
+        return kernel_mmap(at, request->size, request->prot, flags, request->fd, request->offset);
+    if (fd >= 0)
+        flags &= ~MAP_ANONYMOUS;
+    return kernel_mmap(at, size, request->prot, flags, fd, 0);
 }
 
 void touch(char *address, size_t size, size_t step, bool writable)

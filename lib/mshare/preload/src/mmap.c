@@ -68,21 +68,4 @@ EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off
 
 EXPORTED void *mmap64(void *, size_t, int, int, int, off_t) __attribute__((alias("mmap")));
 
-EXPORTED int munmap(void *address, size_t size)
-{
-    struct segment *segment = segment_at(address);
-    if (!segment)
-        return kernel_munmap(address, size);
-    bool all = round_up(size, PAGE_BYTES) >= round_up(segment->size, PAGE_BYTES);
-    if (segment->region) {
-        if (all)
-            return region_release(segment);
-        /* A window goes as a whole only, and the simulated one must not do what a kernel's cannot. */
-        errno = EINVAL;
-        return -1;
-    }
-    size_t whole = all ? segment->whole : size;
-    if (all)
-        segment_clear(segment);
-    return kernel_munmap(address, whole);
-}
+EXPORTED int munmap(void *address, size_t size) { return unmap(address, size); }

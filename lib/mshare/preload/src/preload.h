@@ -2,13 +2,14 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * What the parts of the preload know of each other. The path of a call:
+ * What the files know of each other. The path of a call, downwards only:
  *
- *   mmap.c sysv.c        the interposed calls: is this a segment for us?
- *   take.c               which way, and what happens when it fails
- *   thp.c hugetlb.c      a stock kernel: the same memory, at a better address, in huge pages
- *   region.c own.c existing.c   regions on msharefs, by one of two stores:
- *   root.c kernel.c simulated.c
+ *   mmap.c sysv.c               the interposed calls: is this a segment for us?
+ *   take.c                      which way, and what happens when it fails
+ *   thp.c hugetlb.c             a stock kernel: the same memory, at a better address, in huge pages
+ *   own.c existing.c region.c   regions on msharefs, by one of two stores:
+ *   kernel.c simulated.c root.c
+ *   segments.c memory.c outcome.c calls.c settings.c say.c
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -60,21 +61,7 @@ int kernel_shmdt(const void *address);
 struct shmid_ds;
 int kernel_shmctl(int id, int command, struct shmid_ds *buffer);
 
-/* memory.c: addresses and pages. */
-
-size_t round_up(size_t value, size_t multiple);
-/* Address space of a size, nothing in it yet, at an address congruent to `offset`; NULL: none left. */
-void *reserve(size_t size, size_t alignment, size_t offset);
-/* A write that changes nothing to a byte in each `step`, so that others may work there meanwhile. */
-void touch(char *address, size_t size, size_t step, bool writable);
-/* How much of the mapping that begins at an address is mapped by huge entries, by smaps. */
-size_t huge_bytes(const void *address);
-/* Whether so much can be prefaulted without the OOM killer; false after fail(). */
-struct outcome;
-bool can_prefault(size_t size, struct outcome *outcome);
-double now_seconds(void);
-
-/* take.c */
+/* outcome.c: what is asked for, and what came of it. */
 
 enum kind { ANONYMOUS, SYSV, POSIX };
 
@@ -101,10 +88,26 @@ struct outcome {
 /* Always NULL, after writing down why and errno. */
 void *fail(struct outcome *outcome, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
-void *take(const struct request *request);
+
+/* memory.c: addresses and pages. */
+
+size_t round_up(size_t value, size_t multiple);
+/* Address space of a size, nothing in it yet, at an address congruent to `offset`; NULL: none left. */
+void *reserve(size_t size, size_t alignment, size_t offset);
+/* A write that changes nothing to a byte in each `step`, so that others may work there meanwhile. */
+void touch(char *address, size_t size, size_t step, bool writable);
+/* How much of the mapping that begins at an address is mapped by huge entries, by smaps. */
+size_t huge_bytes(const void *address);
+/* Whether so much can be prefaulted without the OOM killer; false after fail(). */
+bool can_prefault(size_t size, struct outcome *outcome);
+double now_seconds(void);
 /* The object itself (not a region) at an address that was reserved; MAP_FAILED with errno. */
 void *place(const struct request *request, void *at, size_t size, int more_flags, int fd);
+
+/* take.c */
+
+/* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
+void *take(const struct request *request);
 
 /* segments.c: what was taken over, by address. */
 
@@ -154,7 +157,6 @@ struct region {
 
 extern struct region regions[REGIONS];
 
-void region_take(const struct request *request, struct outcome *outcome);
 struct store *region_store(void);
 struct region *region_new(const struct request *request);
 void region_drop(struct region *region);
@@ -164,6 +166,8 @@ void region_hand_over(const struct request *request, struct region *region, size
                       struct outcome *outcome);
 /* The program is done with a segment: 0, or -1 with errno as munmap. */
 int region_release(struct segment *segment);
+/* munmap, of a segment and of anything else. */
+int unmap(void *address, size_t size);
 /* Let go of regions whose SysV segment or POSIX file is gone. */
 void region_sweep(void);
 

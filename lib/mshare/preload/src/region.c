@@ -95,6 +95,25 @@ int region_release(struct segment *segment)
     return result;
 }
 
+int unmap(void *address, size_t size)
+{
+    struct segment *segment = segment_at(address);
+    if (!segment)
+        return kernel_munmap(address, size);
+    bool all = round_up(size, PAGE_BYTES) >= round_up(segment->size, PAGE_BYTES);
+    if (segment->region) {
+        if (all)
+            return region_release(segment);
+        /* A window goes as a whole only, and the simulated one must not do what a kernel's cannot. */
+        errno = EINVAL;
+        return -1;
+    }
+    size_t whole = all ? segment->whole : size;
+    if (all)
+        segment_clear(segment);
+    return kernel_munmap(address, whole);
+}
+
 /* The flags of mmap that say which pages a mapping inside the region has. */
 int region_page_flags(const struct request *request)
 {
@@ -116,42 +135,4 @@ void region_hand_over(const struct request *request, struct region *region, size
     snprintf(outcome->note, sizeof outcome->note, "in region %.120s", region->name);
     region->segments++;
     segment_add(outcome->address, request->size, 0, region, shadow);
-}
-
-/* Why memory that exists already must stay where it is; NULL: nobody has used it yet. */
-static const char *used_before(const struct request *request)
-{
-    struct shmid_ds segment;
-    struct stat file;
-    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 &&
-        segment.shm_atime)
-        return "it was attached before, without a region or with one whose owner is gone";
-    if (request->kind == POSIX && fstat(request->fd, &file) == 0 && file.st_blocks)
-        return "its file holds data already";
-    return NULL;
-}
-
-void region_take(const struct request *request, struct outcome *outcome)
-{
-    if (store_prepare(region_store(), outcome) < 0)
-        return;
-    if (request->hint) {
-        fail(outcome, ENOMEM, "the program wants it at %p, and a region lies where the kernel puts it",
-             request->hint);
-        return;
-    }
-    /* Before the shadow is attached, which counts as a use. */
-    const char *used = used_before(request);
-    void *shadow = NULL;
-    if (request->kind == SYSV) {
-        shadow = kernel_shmat(request->shmid, NULL, request->flags);
-        if (shadow == MAP_FAILED)
-            return; /* the original call says why */
-    }
-    if (settings()->region[0])
-        region_take_existing(request, used, shadow, outcome);
-    else
-        region_take_own(request, used, shadow, outcome);
-    if (shadow && !outcome->address)
-        kernel_shmdt(shadow);
 }

@@ -7,10 +7,9 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 
 #include "preload.h"
 
@@ -18,26 +17,42 @@ static const char *const kind_names[] = {"anonymous shared memory", "a SysV segm
                                          "POSIX shared memory"};
 static const char *const pages_names[] = {"4 KiB pages", "thp", "hugetlb pages"};
 
-void *fail(struct outcome *outcome, int code, const char *format, ...)
+/* Why memory that exists already must stay where it is; NULL: nobody has used it yet. */
+static const char *used_before(const struct request *request)
 {
-    va_list values;
-    va_start(values, format);
-    vsnprintf(outcome->why, sizeof outcome->why, format, values);
-    va_end(values);
-    outcome->code = code;
+    struct shmid_ds segment;
+    struct stat file;
+    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 &&
+        segment.shm_atime)
+        return "it was attached before, without a region or with one whose owner is gone";
+    if (request->kind == POSIX && fstat(request->fd, &file) == 0 && file.st_blocks)
+        return "its file holds data already";
     return NULL;
 }
 
-void *place(const struct request *request, void *at, size_t size, int more_flags, int fd)
+static void region_take(const struct request *request, struct outcome *outcome)
 {
-    if (request->kind == SYSV)
-        return kernel_shmat(request->shmid, at, request->flags | SHM_REMAP);
-    int flags = request->flags | MAP_FIXED | more_flags;
-    if (request->kind == POSIX)
-        return kernel_mmap(at, request->size, request->prot, flags, request->fd, request->offset);
-    if (fd >= 0)
-        flags &= ~MAP_ANONYMOUS;
-    return kernel_mmap(at, size, request->prot, flags, fd, 0);
+    if (store_prepare(region_store(), outcome) < 0)
+        return;
+    if (request->hint) {
+        fail(outcome, ENOMEM, "the program wants it at %p, and a region lies where the kernel puts it",
+             request->hint);
+        return;
+    }
+    /* Before the shadow is attached, which counts as a use. */
+    const char *used = used_before(request);
+    void *shadow = NULL;
+    if (request->kind == SYSV) {
+        shadow = kernel_shmat(request->shmid, NULL, request->flags);
+        if (shadow == MAP_FAILED)
+            return; /* the original call says why */
+    }
+    if (settings()->region[0])
+        region_take_existing(request, used, shadow, outcome);
+    else
+        region_take_own(request, used, shadow, outcome);
+    if (shadow && !outcome->address)
+        kernel_shmdt(shadow);
 }
 
 static void choose(const struct request *request, struct outcome *outcome)
@@ -60,7 +75,7 @@ static void *refuse(const struct request *request, struct outcome *outcome, cons
     if (outcome->address && request->kind == SYSV)
         kernel_shmdt(outcome->address);
     else if (outcome->address)
-        munmap(outcome->address, request->size);
+        unmap(outcome->address, request->size);
     errno = outcome->code;
     return MAP_FAILED;
 }
