@@ -23,9 +23,9 @@ from typing import NamedTuple
 LIBRARY = Path(__file__).resolve().parents[1] / "lib"
 sys.path.insert(0, str(LIBRARY))
 
-from mshare import procfs  # noqa: E402
-from mshare.backends.layout import Layout  # noqa: E402
-from mshare.units import format_size  # noqa: E402
+from mshare.backends.simulated.layout import Layout
+from mshare.host import procfs
+from mshare.units import format_size
 
 CLIENT = """
 import mshare, os, sys

@@ -24,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from rig.hosts.base import LIBRARY  # noqa: E402
-from rig.hosts.fleet import Fleet, missing  # noqa: E402
+from rig.hosts.base import LIBRARY
+from rig.hosts.fleet import Fleet, missing
 
 MIB = 1 << 20
 CLIENTS, REGION_BYTES = 10, 256 * MIB

@@ -25,12 +25,23 @@ from typing import Any, NamedTuple
 CLONE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 
-from mshare import preloading, procfs  # noqa: E402
-from mshare.backends.layout import Layout  # noqa: E402
-from mshare.preload_settings import FILE_NAME, Settings  # noqa: E402
-from mshare.survey import processes  # noqa: E402
-from mshare.units import KIB, MIB, format_size, parse_size  # noqa: E402
-from rig import postgresql  # noqa: E402
+from mshare.backends.simulated.layout import Layout
+from mshare.host import (
+    processes,
+    procfs,
+)
+from mshare.preload import library as preload_library
+from mshare.preload.settings import (
+    FILE_NAME,
+    Settings,
+)
+from mshare.units import (
+    KIB,
+    MIB,
+    format_size,
+    parse_size,
+)
+from rig import postgresql
 
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 HUGE_PAGE_BYTES = 2 * MIB
@@ -105,7 +116,7 @@ def environments() -> Iterator[Callable[[Mode], dict[str, str]]]:
     ):
         os.chmod(place, 0o755)
         library = os.path.join(place, FILE_NAME)
-        preloading.build(library, preloading.own_sources())
+        preload_library.build(library, preload_library.own_sources())
         Layout.create(root, "2025-08")
         for folder, __, files in os.walk(root):
             for name in ("", *files):

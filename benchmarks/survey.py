@@ -32,8 +32,12 @@ LIBRARY = CLONE / "lib"
 FLOOR_SOURCE = Path(__file__).with_name("status_floor.c")
 sys.path[:0] = [str(LIBRARY), str(CLONE / "tests")]
 
-from mshare.units import KIB, MIB, format_size  # noqa: E402
-from rig import postgresql  # noqa: E402
+from mshare.units import (
+    KIB,
+    MIB,
+    format_size,
+)
+from rig import postgresql
 
 SEGMENT_BYTES = 256 * MIB
 PROCESSES = (300, 1000, 2000)

@@ -19,13 +19,14 @@ __version__ = "0.1.0"
 
 # Module -> its public names. `__init__.pyi` says the same to type checkers.
 _PUBLIC = {
-    "backends": ("choose", "locate"),
-    "backends.base": ("Backend", "Mapping"),
+    "backends.choose": ("choose", "locate"),
+    "backends.base": ("Backend",),
     "backends.connect": ("connect",),
-    "calls": ("mcreate", "mshare", "mshare_unlink"),
+    "backends.mapping": ("Mapping",),
     "errors": ("Conflict", "InvalidRequest", "MshareError", "Unavailable"),
     "pagetable": ("PageTables", "page_tables", "totals"),
-    "region": ("Attachment", "Region", "RegionStat", "list_regions", "unlink"),
+    "region.mailing_list": ("mcreate", "mshare", "mshare_unlink"),
+    "region.region": ("Attachment", "Region", "RegionStat", "list_regions", "unlink"),
     "units": ("format_size", "parse_size"),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -43,10 +43,8 @@ class Conflict(MshareError):
 
 
 _KINDS = (InvalidRequest, Unavailable, Conflict)
-
 EXIT_VERDICT_FAILED = 3
 """A validation that ran to its end and missed a threshold."""
-
 # Next steps for what a kernel, or the simulator in its place, refuses. The errno is the kernel's own
 # (see the tables of the posted series); the sentence is what a DBA can do about it.
 _NEXT_STEPS = {

@@ -20,7 +20,6 @@ from .units import GIB, KIB, MIB, format_size
 TABLE_BYTES = 4 * KIB
 BASE_PAGE_BYTES = 4 * KIB
 PAGE_SIZES_BYTES = (4 * KIB, 2 * MIB, GIB)
-
 _LEAF_SPAN_BYTES = 2 * MIB
 STRIDE_BYTES = _LEAF_SPAN_BYTES
 """One page touched per leaf table: the cheapest touch that costs every page table."""

@@ -14,9 +14,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
-
 Size = Union[int, str]
-
 # A bare letter is binary, as in systemd units, sysctl and Oracle parameter files.
 _FACTORS = {
     "": 1,

@@ -9,7 +9,7 @@ from typing import Any
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import manifest
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import preload_sources, sources
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import ModuleAction
 
@@ -36,7 +36,7 @@ class ActionModule(ModuleAction):
         preload = boolean(self._task.args.get("preload", False), strict=False)
         if place is None or not self._installed(place, preload):
             return None
-        summary = install.summary(install.manifest(place, sources(), preload=preload))
+        summary = manifest.summary(manifest.manifest(place, sources(), preload=preload))
         return {
             "changed": False,
             "actions": [],
@@ -47,7 +47,7 @@ class ActionModule(ModuleAction):
             "diff": {"before": summary, "after": summary},
         }
 
-    def _place(self) -> install.Place | None:
+    def _place(self) -> manifest.Place | None:
         """Where the library should be; None where only the module can tell what the arguments mean."""
         arguments = dict(self._task.args)
         for name in ("require_imports", "preload"):
@@ -56,9 +56,9 @@ class ActionModule(ModuleAction):
             return None
         paths = {**PLACE, **{key: str(value) for key, value in arguments.items()}}
         plain = all(path.startswith("/") and "$" not in path for path in paths.values())
-        return install.Place(**paths) if plain else None
+        return manifest.Place(**paths) if plain else None
 
-    def _installed(self, place: install.Place, preload: bool) -> bool:
-        command = install.check_command(place, sources(), preload)
+    def _installed(self, place: manifest.Place, preload: bool) -> bool:
+        command = manifest.check_command(place, sources(), preload)
         answer = self._low_level_execute_command(command, sudoable=True)
         return bool(answer["rc"] == 0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import failure
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.validate import failure
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import Command, CommandLineAction
 
 

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible_collections.dbmem.mshare.plugins.module_utils._module import fail
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.request import (
     Halted,
-    Wish,
-    fulfil,
-    fulfil_all,
+    Request,
+    apply,
+    apply_all,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import MshareError
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base import Outcome
+    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 
 
 def one_or_many(name: str, many: str, each: dict[str, Any]) -> dict[str, Any]:
@@ -65,17 +65,17 @@ def merged(params: dict[str, Any], entry: dict[str, Any], alternatives: tuple[st
     return {**params, **others, **given}
 
 
-def converge(module: AnsibleModule, name: str, facts: str, wishes: Callable[[], list[Wish]]) -> NoReturn:
+def converge(module: AnsibleModule, name: str, facts: str, requests: Callable[[], list[Request]]) -> NoReturn:
     """Bring about what is wanted of one region (`name` is given) or of several, and end the module.
 
     `name` and `facts` are what a region's name and its facts are called in the results.
     """
     try:
         if module.params[name] is None:
-            outcomes = fulfil_all(wishes(), check=module.check_mode)
+            outcomes = apply_all(requests(), check=module.check_mode)
         else:
-            (wish,) = wishes()
-            outcomes = {wish.region: fulfil(wish, check=module.check_mode)}
+            (request,) = requests()
+            outcomes = {request.region: apply(request, check=module.check_mode)}
     except Halted as halted:
         module.fail_json(msg=str(halted), error_kind=halted.kind, **_joined(name, facts, halted.done))
     except (MshareError, OSError) as error:

@@ -19,7 +19,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base import Outcome
+    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 
 MSHAREFS_OPTIONS = {
     "backend": {"type": "str", "choices": ["auto", "kernel", "simulated"], "default": "auto"},

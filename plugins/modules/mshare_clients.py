@@ -120,11 +120,11 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.converge import (
     ClientsAbsent,
     ClientsPresent,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import ClientsSpec
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.spec import ClientsSpec
 
 # The options that the spec of clients is made of, besides their region.
 SPEC_OPTIONS = {

@@ -99,7 +99,7 @@ memory:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import inventory
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info import inventory
 
 
 def main():

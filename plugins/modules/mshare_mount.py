@@ -119,13 +119,13 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import backends
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends import choose
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge import (
     choose_absent,
     mount_absent,
     mount_present,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import MountSpec
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.spec import MountSpec
 
 SPEC_KEYS = ("generation", "size", "mode", "group", "create_group")
 
@@ -135,7 +135,7 @@ def converge(module):
     if module.params["state"] == "absent":
         choice = choose_absent(module.params["backend"], root)
         return choice, mount_absent(choice.root, check=module.check_mode)
-    choice = backends.choose(module.params["backend"])
+    choice = choose.choose(module.params["backend"])
     choice = choice._replace(root=root or choice.root)
     fields = _module.spec_fields(module.params, SPEC_KEYS)
     spec = MountSpec.from_dict({"backend": choice.backend, "root": choice.root, **fields})

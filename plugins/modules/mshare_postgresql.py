@@ -199,11 +199,11 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge import (
     postgresql_absent,
     postgresql_present,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish import Wish
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.spec import ClusterSpec
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
@@ -218,7 +218,7 @@ def converge(module):
     }
     if params["state"] == "absent":
         return postgresql_absent(**how)
-    wish = Wish(
+    spec = ClusterSpec(
         params["pages"],
         library=params["library"],
         backend=params["backend"],
@@ -228,7 +228,7 @@ def converge(module):
         prefault=params["prefault"],
         require=params["require"],
     )
-    return postgresql_present(wish, **how)
+    return postgresql_present(spec, **how)
 
 
 def main():

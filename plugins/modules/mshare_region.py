@@ -96,11 +96,11 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.converge import (
     RegionAbsent,
     RegionPresent,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec import RegionSpec
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.spec import RegionSpec
 
 # The options that a region's spec is made of, besides its name.
 SPEC_OPTIONS = {

@@ -118,33 +118,33 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install, preloading
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import library as preload_library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import install, manifest
 
 
 def _shipped():
     """Never called: Ansible sends to the host what a module's source imports, here the whole library."""
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare._libc
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.abi
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.attached
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.base
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.choose
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.layout
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.watch
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.baseline
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.calls
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.mapping
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.backend
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.layout
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.watch
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.window
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.attach
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_look
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_run
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_start
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.clients_status
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.completion
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.figures
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.look
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mappings
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mounting
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.display
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.info
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.map
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.model
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.mount
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.options
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.own
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.plan
@@ -153,35 +153,49 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.progress
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.regions
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.run
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.say
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.screen
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.survey
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.client
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.clients
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.mounts
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.postgresql
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.regions
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.wishes
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.cli.validate
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.client
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.converge
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.launcher
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.span
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.spec
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.status
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.memory
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.request
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.first_status
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.base
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2022_06
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2024_09
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_01
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_04
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.generations.v2025_08
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.install
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.inventory
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.launcher
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.libc
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.memory
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mounts
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.notify
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.owner
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.huge_pages
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.limits
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.mounts
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.pagemap
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.processes
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.procfs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.procmap
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.segments
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info.attached
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info.inventory
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel._libc
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.abi
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.base
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.v2022_06
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.v2024_09
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.v2025_01
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.v2025_04
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.generations.v2025_08
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.probe
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.syscalls
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.labels
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.msharefs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.preflight
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.spec
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.units
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pagetable
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.paths
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.pattern
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.facts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.paste
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan
@@ -190,38 +204,49 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.account
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.clusters
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.configuration
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.files
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.placement
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.server
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.wish
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.host
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.mount
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preflight.region
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload_settings
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preloading
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.probe
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.procfs
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.programs
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.rules
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.signals
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.spec
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.state
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.supervisor
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.spec
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.library
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.loader
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.settings
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.converge
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.mailing_list
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.owner
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.pattern
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.preflight
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.region
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.rules
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.spec
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.status
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.units
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime.install
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime.manifest
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.assess
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.baseline
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.clients_seen
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.figure
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.programs
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.table
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.validate
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.verdict
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.choose
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.detached
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.lock
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.notify
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.signals
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.status_file
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.supervisor
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.services.systemd
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.attribution
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.databases
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.host
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.pagemap
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.processes
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.procmap
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.prometheus
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.segments
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.systemd
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units
-    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate
 
 
 def sources(preload):
@@ -246,7 +271,7 @@ def sources(preload):
 
 def converge(module):
     params = module.params
-    place = install.Place(params["directory"], params["executable"], params["python"])
+    place = manifest.Place(params["directory"], params["executable"], params["python"])
     if params["state"] == "absent":
         return [], False, install.absent(place, check=module.check_mode)
     missing = install.missing_imports(place.python)
@@ -256,7 +281,7 @@ def converge(module):
     shipped = sources(params["preload_sources"])
     uncompiled = wanted and install.lacks_compiler(place, shipped)
     if uncompiled and params["require_imports"] and not module.check_mode:
-        preloading.compiler()
+        preload_library.compiler()
     preload = wanted and (module.check_mode or not uncompiled)
     outcome = install.present(place, shipped, preload=preload, check=module.check_mode, runs=not missing)
     return missing, uncompiled, outcome

@@ -160,13 +160,16 @@ error_kind:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings import (
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.assess import (
     SCHEMA_VERSION,
     Projection,
-    Thresholds,
 )
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.validate import (
+    failure,
+    validate_each,
+)
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.verdict import Thresholds
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.validate import failure, validate_each
 
 THRESHOLDS = (
     "min_saving_percent",

@@ -10,7 +10,7 @@ all of them before it changes the first.
 from __future__ import annotations
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _each
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.base import Outcome
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
     Command,
     CommandLineAction,

@@ -10,7 +10,8 @@ import shlex
 from pathlib import Path
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import install, preloading
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import library as preload_library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import install, manifest
 
 
 def is_same_as(executable: str) -> str:
@@ -37,10 +38,10 @@ def sources() -> dict[str, str]:
 @functools.cache
 def preload_sources() -> dict[str, str]:
     """Of the library what is not Python, and so not among the module_utils that Ansible ships."""
-    folder = Path(library.__file__).parents[3] / "lib" / "mshare" / install.PRELOAD
-    return {install.PRELOAD + name: text for name, text in preloading.sources_in(str(folder)).items()}
+    folder = Path(library.__file__).parents[3] / "lib" / "mshare" / manifest.PRELOAD
+    return {manifest.PRELOAD + name: text for name, text in preload_library.sources_in(str(folder)).items()}
 
 
 @functools.cache
 def _digest() -> str:
-    return install.digest(sources())
+    return manifest.digest(sources())

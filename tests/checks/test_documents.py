@@ -19,7 +19,7 @@ import pytest
 from checks.layout import ROOT, folders, load_yaml
 from checks.sentences import one_line, sentences
 from mshare.cli import mshare
-from mshare.generations import GENERATIONS
+from mshare.kernel.generations import GENERATIONS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from checks.layout import COLLECTION, ROOT, load_yaml, modules
-from mshare.install import CONTROLLERS
+from mshare.runtime.install import CONTROLLERS
 
 NAMES = [path.stem for path in modules()]
 ATTRIBUTES = {"async", "check_mode", "diff_mode", "idempotent", "platform"}

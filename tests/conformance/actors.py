@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Callable, NoReturn
 
-from mshare import abi, libc
 from mshare.backends.base import Backend, RegionFile, Window
 from mshare.backends.kernel import KernelBackend
-from mshare.backends.simulated import SimulatedBackend
+from mshare.backends.simulated.backend import SimulatedBackend
+from mshare.kernel import abi, syscalls
 
 PATIENCE_SECONDS = 10
 _PR_SET_CHILD_SUBREAPER = 36
@@ -153,7 +153,7 @@ class Worker:
         self.windows[index].detach()
 
     def view(self, offset: int, size: int, index: int = -1) -> memoryview:
-        return libc.memory(self.windows[index].address + offset, size)
+        return syscalls.memory(self.windows[index].address + offset, size)
 
     def read(self, offset: int = 0, size: int = 5, index: int = -1) -> bytes:
         return bytes(self.view(offset, size, index))
@@ -176,7 +176,7 @@ class Worker:
 
     def occupy(self, address: int) -> int:
         flags = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_FIXED_NOREPLACE
-        return libc.mmap(address, abi.PAGE_BYTES, READ_WRITE, flags, -1)
+        return syscalls.mmap(address, abi.PAGE_BYTES, READ_WRITE, flags, -1)
 
     # -- the window's memory as a buffer of system calls
 

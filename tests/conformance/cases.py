@@ -31,8 +31,8 @@ from conformance.actors import (
     Stage,
     eventually,
 )
-from mshare import abi
-from mshare.generations import Features
+from mshare.kernel import abi
+from mshare.kernel.generations import Features
 from rig import huge_pages
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40

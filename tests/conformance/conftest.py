@@ -18,8 +18,8 @@ pytest.register_assert_rewrite("conformance.cases")
 from conformance.actors import stage  # noqa: E402
 from conformance.cases import CASES, Case, Scene  # noqa: E402
 from conformance.targets import TARGETS, Target  # noqa: E402
-from mshare import probe  # noqa: E402
-from mshare.generations import Features  # noqa: E402
+from mshare.kernel import probe  # noqa: E402
+from mshare.kernel.generations import Features  # noqa: E402
 
 _CELL = "conformance case and target"
 _results: dict[tuple[str, str], str] = {}

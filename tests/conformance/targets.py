@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mshare import probe
-from mshare.backends import kernel_has_msharefs
-from mshare.backends.layout import Layout
-from mshare.generations import GENERATIONS, Features
+from mshare.backends.choose import kernel_has_msharefs
+from mshare.backends.simulated.layout import Layout
+from mshare.kernel import probe
+from mshare.kernel.generations import GENERATIONS, Features
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 from conformance.cases import Case, Scene
 from conformance.targets import KERNEL, Target
-from mshare.backends import kernel_has_msharefs
+from mshare.backends.choose import kernel_has_msharefs
 
 
 def test_case(case: Case, target: Target, scene: Scene) -> None:

@@ -17,7 +17,7 @@ import pytest
 from conformance.actors import ADDRESS, ANONYMOUS, NEW, Actor, Worker, crowd
 from conformance.cases import GIB, MIB, NOBODY, Scene, killed, refused
 from conformance.targets import TARGETS, Target
-from mshare.backends.layout import Layout
+from mshare.backends.simulated.layout import Layout
 
 NEWEST = [
     pytest.param(target, id=target.id)

@@ -17,7 +17,7 @@ import pytest
 from fleet.world import MOUNT, RUNTIME, SMALL, World, clients, region
 from integration.hosts import REPOSITORY
 from mshare import __version__
-from mshare.state import SCHEMA_VERSION
+from mshare.services.status_file import SCHEMA_VERSION
 
 HOSTS = 2
 OTHER = "7.8.9"
@@ -38,7 +38,7 @@ def variant(folder: Path, schema: int) -> Path:
     for name, pattern, text in (
         ("galaxy.yml", r"^version: .*", f"version: {OTHER}"),
         ("lib/mshare/__init__.py", r'^__version__ = ".*"', f'__version__ = "{OTHER}"'),
-        ("lib/mshare/state.py", r"^SCHEMA_VERSION = .*", f"SCHEMA_VERSION = {schema}"),
+        ("lib/mshare/services/status_file.py", r"^SCHEMA_VERSION = .*", f"SCHEMA_VERSION = {schema}"),
     ):
         changed, count = re.subn(pattern, text, (tree / name).read_text(), flags=re.MULTILINE)
         assert count == 1, name

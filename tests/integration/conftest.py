@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from integration import hosts
-from mshare import preloading
-from mshare.preload_settings import FILE_NAME
+from mshare.preload import library as preload_library
+from mshare.preload.settings import FILE_NAME
 
 
 @pytest.fixture(scope="module")
@@ -31,5 +31,5 @@ def library() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mshare-preload-") as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / FILE_NAME
-        preloading.build(str(path), preloading.own_sources())
+        preload_library.build(str(path), preload_library.own_sources())
         yield str(path)

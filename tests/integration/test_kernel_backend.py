@@ -19,8 +19,8 @@ import pytest
 
 from conformance.actors import ADDRESS, ANONYMOUS, READ_WRITE, Stage, stage
 from conformance.cases import CASES, GIB, MIB, WINDOW, Case, Scene, refused
-from mshare import abi
-from mshare.generations import GENERATIONS
+from mshare.kernel import abi
+from mshare.kernel.generations import GENERATIONS
 from rig.test_fuse_msharefs import Mount, can_mount_fuse
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")

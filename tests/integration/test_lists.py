@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from integration.hosts import Host, Result, Run, Task
-from mshare import procfs
+from mshare.host import procfs
 
 MIB = 1 << 20
 REGION = "dbmem.mshare.mshare_region"

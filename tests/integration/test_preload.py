@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from mshare import preloading
 from mshare.backends.connect import connect
-from mshare.preload_settings import FILE_NAME, Settings
-from mshare.region import Region
+from mshare.preload import library as preload_library
+from mshare.preload.settings import FILE_NAME, Settings
+from mshare.region.region import Region
 from rig import huge_pages, sharing
 from rig.sharing import MIB, SIZE_BYTES
-from unit.world import NOBODY, World, new_world
+from rig.world import NOBODY, World, new_world
 
 PROGRAM = [sys.executable, str(Path(sharing.__file__))]
 HUGE_BYTES = 2 * MIB
@@ -440,7 +440,10 @@ class TestSimulated:
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a tmpfs")
     def test_a_full_tmpfs_is_no_sigbus(self, library, tmp_path):
-        make = "import sys; from mshare.backends.layout import Layout; Layout.create(sys.argv[1], '2025-08')"
+        make = (
+            "import sys; from mshare.backends.simulated.layout import Layout;"
+            " Layout.create(sys.argv[1], '2025-08')"
+        )
         script = (
             f'mount -t tmpfs -o size=8m mshare {tmp_path} && {sys.executable} -c "{make}" {tmp_path} &&'
             ' exec env "$@"'
@@ -449,7 +452,7 @@ class TestSimulated:
         told = [f"{name}={value}" for name, value in settings.items()]
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", *told, *PROGRAM, "refused"],
-            env={**os.environ, "PYTHONPATH": str(Path(preloading.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(preload_library.__file__).parents[1])},
             capture_output=True,
             text=True,
             check=True,
@@ -604,4 +607,4 @@ class TestRun:
     def test_building_ahead_of_time(self, world, tmp_path):
         said = world.ok("preload", "--output", str(tmp_path / "out"))
         assert said == f"{tmp_path}/out/{FILE_NAME}\n"
-        assert world.json("preload")["sha256"] == preloading.digest(preloading.own_sources())
+        assert world.json("preload")["sha256"] == preload_library.digest(preload_library.own_sources())

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from mshare import preloading
+from mshare.preload import library
 
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Each source compiled by itself."""
     directory = tmp_path_factory.mktemp("objects")
-    for name, text in preloading.own_sources().items():
+    for name, text in library.own_sources().items():
         (directory / name).write_text(text)
     sources = [path.name for path in directory.glob("*.c")]
-    subprocess.run([preloading.compiler(), *preloading.COMPILE, *sources], cwd=directory, check=True)
+    subprocess.run([library.compiler(), *library.COMPILE, *sources], cwd=directory, check=True)
     return sorted(directory.glob("*.o"))
 
 

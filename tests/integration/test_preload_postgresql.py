@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare.preload_settings import Settings
+from mshare.preload.settings import Settings
 from mshare.units import MIB
 from rig import postgresql
-from unit.world import eventually, new_world
+from rig.world import eventually, new_world
 
 BUFFERS_BYTES = 256 * MIB
 BACKENDS = 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from integration.hosts import Host, Run, Task
-from mshare.preload_settings import FILE_NAME
+from mshare.preload.settings import FILE_NAME
 
 DIRECTORY = "/usr/local/lib/mshare"
 LIBRARY = f"{DIRECTORY}/{FILE_NAME}"

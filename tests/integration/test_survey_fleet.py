@@ -23,10 +23,9 @@ from integration.hosts import COLLECTIONS
 from mshare.pagetable import page_tables
 from mshare.report import files
 from mshare.units import MIB
-from rig import browser
+from rig import browser, surveys
 from rig.hosts.fleet import HERE as RIG
 from rig.hosts.fleet import Fleet, missing, running
-from unit import surveys
 
 HOSTS, PROCESSES = 3, 6
 # What each of the hosts shares; so much that the order of the hosts is known.

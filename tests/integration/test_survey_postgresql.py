@@ -16,7 +16,7 @@ import pytest
 
 from mshare.units import GIB, KIB, MIB
 from rig import postgresql
-from unit.world import World
+from rig.world import World
 
 BUFFERS_BYTES = 512 * MIB
 SCALE = 3

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mshare import systemd
-from mshare.spec import MountSpec, RegionSpec
+from mshare.mount import units as mount_units
+from mshare.mount.spec import MountSpec
+from mshare.region import units as region_units
+from mshare.region.spec import RegionSpec
+from mshare.services import systemd
 
 REGION = RegionSpec("sga", (), memory_max=310 << 30, before=("postgresql.service",))
 MOUNTS = {
@@ -33,9 +36,9 @@ def units(tmp_path: Path) -> Path:
     """All units of a host with one region, in a folder of their own; the program they start stands in."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    files = {**systemd.templates("/bin/true"), **systemd.region_files(REGION)}
+    files = {**systemd.templates("/bin/true"), **region_units.region_files(REGION)}
     for spec in MOUNTS.values():
-        files.update(systemd.mount_file(spec))
+        files.update(mount_units.mount_file(spec))
     for path, text in files.items():
         place = tmp_path / Path(path).relative_to(systemd.UNIT_DIRECTORY)
         place.parent.mkdir(exist_ok=True)
@@ -67,7 +70,7 @@ def test_units_are_sound(units: Path) -> None:
 
 @pytest.mark.parametrize("spec", MOUNTS.values(), ids=MOUNTS)
 def test_mount_units_are_sound(units: Path, spec: MountSpec) -> None:
-    (path,) = systemd.mount_file(spec)
+    (path,) = mount_units.mount_file(spec)
     name = Path(path).name
     # systemd refuses a mount unit whose name is not its escaped path.
     assert verify(units, name, f"mshare-msharefs@{name.removesuffix('.mount')}.service") == ""

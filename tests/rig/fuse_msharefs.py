@@ -41,13 +41,7 @@ from msharefs_rules import (
     Region,
     refuse,
 )
-from proc_facts import (
-    Task,
-    commit_limit_bytes,
-    device_of_mount,
-    open_client_file,
-    shared_mapping,
-)
+from proc_facts import Task, commit_limit_bytes, device_of_mount, open_client_file, shared_mapping
 
 INFO_PATH = "/mshare_info"
 HIDDEN_PREFIX = ".fuse_hidden"

@@ -27,9 +27,9 @@ PAGES = [
 # A process of its own for each page: regions belong to threads, and mshare() stays attached.
 PRELUDE = """\
 import sys
-from mshare import backends
-backends.kernel_has_msharefs = lambda: False
-backends.paths.simulated_root = lambda: sys.argv[1]
+from mshare.backends import choose
+choose.kernel_has_msharefs = lambda: False
+choose.paths.simulated_root = lambda: sys.argv[1]
 """
 
 

@@ -73,12 +73,13 @@ def test_without_cffi_an_import_works_and_the_first_use_says_what_is_missing():
         WITHOUT_CFFI
         + """
 import mshare
-from mshare import calls, probe, libc
-from mshare.backends import choose
+from mshare.kernel import probe, syscalls
+from mshare.region import mailing_list
+from mshare.backends.choose import choose
 assert mshare.parse_size("1GiB") == 1 << 30
 assert choose("simulated").backend == "simulated"
 try:
-    libc.require()
+    syscalls.require()
 except mshare.Unavailable as error:
     print(error)
 """,
@@ -90,7 +91,7 @@ except mshare.Unavailable as error:
 
 @pytest.mark.parametrize("backend", ["SimulatedBackend", "KernelBackend"])
 def test_without_cffi_no_backend_is_half_opened(backend, tmp_path):
-    module = backend.replace("Backend", "").lower()
+    module = {"SimulatedBackend": "simulated.backend", "KernelBackend": "kernel"}[backend]
     done = run(
         sys.executable,
         WITHOUT_CFFI + f"from mshare.backends.{module} import {backend}\n{backend}({str(tmp_path)!r})",
@@ -101,16 +102,17 @@ def test_without_cffi_no_backend_is_half_opened(backend, tmp_path):
 
 def test_a_look_at_a_host_needs_nothing_but_the_standard_library():
     """What modules that only look carry to a host: no package of it is one that has to be installed."""
-    code = (
-        "import sys; sys.path.remove(''); import mshare.backends, mshare.probe, mshare.state, mshare.rules\n"
-    )
+    imports = "mshare.backends.choose, mshare.kernel.probe, mshare.services.status_file, mshare.region.rules"
+    code = f"import sys; sys.path.remove(''); import {imports}\n"
     code += "print(*{name.partition('.')[0] for name in sys.modules} & {'cffi', 'yaml', 'click', 'rich'})"
     done = run(sys.executable, code)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_the_public_names_are_found_lazily_and_no_others():
-    code = "import sys, mshare; assert 'mshare.region' not in sys.modules; mshare.Region; mshare.nonsense"
+    code = (
+        "import sys, mshare; assert 'mshare.region.region' not in sys.modules; mshare.Region; mshare.nonsense"
+    )
     done = run(sys.executable, code)
     assert "AttributeError: module 'mshare' has no attribute 'nonsense'" in done.stderr
 

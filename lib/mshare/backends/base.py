@@ -13,27 +13,10 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from .. import abi
-from ..generations import Generation
-from ..generations.base import Geometry
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """An object inside a region."""
-
-    offset: int
-    size_bytes: int
-    kind: str = "anonymous"
-    """"anonymous", "hugetlb" or "file"."""
-    prot: int = abi.PROT_READ | abi.PROT_WRITE
-    path: str | None = None
-    """The file, for kind "file"."""
-    object_offset: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.size_bytes
+from ..kernel import abi
+from ..kernel.generations import Generation
+from ..kernel.generations.base import Geometry
+from .mapping import Mapping
 
 
 @dataclass(frozen=True)

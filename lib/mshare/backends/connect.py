@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from . import locate
 from .base import Backend
+from .choose import locate
 from .kernel import KernelBackend
-from .simulated import SimulatedBackend
+from .simulated.backend import SimulatedBackend
 
 _BACKENDS = {"kernel": KernelBackend, "simulated": SimulatedBackend}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from .. import abi, libc, probe
-from ..generations import Generation
-from ..generations.base import Geometry
+from ..kernel import abi, probe, syscalls
+from ..kernel.generations import Generation
+from ..kernel.generations.base import Geometry
 from .base import Backend, RegionFile, Window
 
 
@@ -21,7 +21,7 @@ class KernelWindow(Window):
 
     def detach(self) -> None:
         if self._attached:
-            libc.munmap(self.address, self.size_bytes)
+            syscalls.munmap(self.address, self.size_bytes)
             self._attached = False
 
 
@@ -58,7 +58,7 @@ class KernelRegionFile(RegionFile):
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
     ) -> Window:
-        return KernelWindow(libc.mmap(address, length, prot, flags, self.fd), length)
+        return KernelWindow(syscalls.mmap(address, length, prot, flags, self.fd), length)
 
 
 class KernelBackend(Backend):
@@ -67,7 +67,7 @@ class KernelBackend(Backend):
     name = "kernel"
 
     def __init__(self, root: str) -> None:
-        libc.require()
+        syscalls.require()
         self.root = root
         self.alignment_bytes = probe.alignment_bytes(root)
         self.generation = probe.generation(root)

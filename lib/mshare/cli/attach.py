@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import click
 
-from .. import client, signals
 from ..backends.connect import connect
+from ..clients import client
+from ..converge.spec import parse_number
 from ..errors import InvalidRequest
 from ..pagetable import STRIDE_BYTES
-from ..rules import region_name
-from ..spec import parse_number
+from ..region.rules import region_name
+from ..services import signals
 from ..units import format_size, parse_size
 from .options import region_argument, where_options
 from .screen import Screen

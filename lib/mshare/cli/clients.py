@@ -11,8 +11,8 @@ from .program import LazyGroup
 
 _COMMANDS = {
     "start": "clients_start",
-    "status": "clients_look",
-    "count": "clients_look",
+    "status": "clients_status",
+    "count": "clients_status",
     "restart": "clients_start",
     "stop": "clients_start",
     "run": "clients_run",

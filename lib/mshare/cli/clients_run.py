@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from .. import launcher
-from ..spec import ClientsSpec
+from ..clients import launcher
+from ..clients.spec import ClientsSpec
 from .options import clients_options, clients_spec
 from .screen import Screen
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from .. import backends
-from ..converge.clients import ClientsAbsent, ClientsPresent
-from ..converge.wishes import fulfil
+from ..backends.choose import locate
+from ..clients.converge import ClientsAbsent, ClientsPresent
+from ..clients.spec import ClientsSpec
+from ..converge.request import apply
 from ..errors import MshareError
-from ..rules import region_name
-from ..spec import ClientsSpec
-from ..supervisor import CLIENTS, status_of
-from . import say
+from ..region.rules import region_name
+from ..services.supervisor import CLIENTS, status_of
+from . import display
 from .options import (
     boot_option,
     check_option,
@@ -68,9 +68,9 @@ def start_command(
 
 def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, **consents: bool) -> None:
     with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
-        wish = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
-        done = fulfil(wish, check=check)
-    told = say.outcome(
+        request = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
+        done = apply(request, check=check)
+    told = display.outcome(
         screen,
         done,
         check,
@@ -79,7 +79,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         clients=done.facts,
     )
     if told:
-        say.clients(screen, done.facts)
+        display.clients(screen, done.facts)
 
 
 @click.command("restart")
@@ -89,7 +89,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
 @click.pass_obj
 def restart_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
     """Start the dead again; the living stay as they are."""
-    where = backends.locate(backend or "auto", root).root
+    where = locate(backend or "auto", root).root
     status = status_of(CLIENTS, region_name(name), where)
     if status is None:
         raise MshareError(
@@ -105,8 +105,8 @@ def restart_command(screen: Screen, name: str, backend: str | None, root: str | 
 @click.pass_obj
 def stop_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
     """End the clients of a region; the region stays."""
-    done = fulfil(ClientsAbsent(name, backend or "auto", root), check=check)
-    say.outcome(
+    done = apply(ClientsAbsent(name, backend or "auto", root), check=check)
+    display.outcome(
         screen,
         done,
         check,

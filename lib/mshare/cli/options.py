@@ -17,15 +17,16 @@ from typing import Any, TypeVar
 
 import click
 
-from ..backends import BACKENDS
+from ..backends.choose import BACKENDS
+from ..clients.spec import ClientsSpec
+from ..converge.spec import load
 from ..errors import InvalidRequest
-from ..spec import ClientsSpec, MountSpec, RegionSpec, load
+from ..mount.spec import MountSpec
+from ..region.spec import RegionSpec
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Options = dict[str, Any]
-
 _ROOT_VARIABLE = "MSHARE_ROOT"
-
 # A comma in a path is a comma; one before a key begins the next key.
 _BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
 
@@ -51,7 +52,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function
 
 
 def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from .. import inventory
+    from ..info import inventory
 
     root = ctx.params.get("root")
     roots = inventory.mount_roots() if root is None else [root]
@@ -85,7 +86,6 @@ _spec_option = click.option(
     type=click.Path(exists=True, dir_okay=False),
     help="Take everything from a file, YAML or JSON, whose keys are the options' names.",
 )
-
 region_options = _together(
     _name_argument(required=False),
     _spec_option,
@@ -112,7 +112,6 @@ region_options = _together(
     ),
     where_options,
 )
-
 clients_options = _together(
     _name_argument(required=False),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]"),
@@ -126,7 +125,6 @@ clients_options = _together(
     ),
     where_options,
 )
-
 mount_options = _together(
     _spec_option,
     where_options,

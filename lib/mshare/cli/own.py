@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .. import owner
+from ..region import owner
 from ..units import format_size
 from .options import region_options, region_spec
 from .screen import Screen

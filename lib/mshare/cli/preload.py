@@ -9,8 +9,8 @@ import os
 
 import click
 
-from .. import preloading
-from ..preload_settings import FILE_NAME
+from ..preload import library
+from ..preload.settings import FILE_NAME
 from .screen import Screen
 
 
@@ -23,9 +23,9 @@ def preload_command(screen: Screen, output: str | None) -> None:
     It is built if it is not there, and its path is printed.
     """
     if output is None:
-        path = preloading.library()
+        path = library.library()
     else:
         path = os.path.join(os.path.abspath(output), FILE_NAME)
-        preloading.build(path, preloading.own_sources())
+        library.build(path, library.own_sources())
     screen.say(path)
-    screen.answer({"path": path, "sha256": preloading.digest(preloading.own_sources())})
+    screen.answer({"path": path, "sha256": library.digest(library.own_sources())})

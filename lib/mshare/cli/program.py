@@ -17,7 +17,6 @@ from ..errors import MshareError
 from .screen import Screen
 
 _INTERRUPTED = 130
-
 # \b keeps click from filling the lines.
 _EXIT_CODES = """\b
 Exit codes:
@@ -29,24 +28,23 @@ Exit codes:
     5  what exists is not what was asked for, or is in use
   130  interrupted
 """
-
 _COMMANDS = {
-    "info": "look",
-    "mount": "mounting",
-    "umount": "mounting",
+    "info": "info",
+    "mount": "mount",
+    "umount": "mount",
     "create": "regions",
     "rm": "regions",
     "own": "own",
-    "list": "look",
-    "stat": "look",
+    "list": "info",
+    "stat": "info",
     "attach": "attach",
-    "map": "mappings",
-    "unmap": "mappings",
+    "map": "map",
+    "unmap": "map",
     "clients": "clients",
     "run": "run",
     "preload": "preload",
-    "validate": "figures",
-    "model": "figures",
+    "validate": "validate",
+    "model": "model",
     "survey": "survey",
     "plan": "plan",
     "completion": "completion",

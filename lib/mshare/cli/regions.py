@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from .. import backends
-from ..converge.regions import RegionAbsent, RegionPresent
-from ..converge.wishes import fulfil
-from . import say
+from ..backends.choose import choose, locate
+from ..converge.request import apply
+from ..region.converge import RegionAbsent, RegionPresent
+from . import display
 from .options import (
     boot_option,
     check_option,
@@ -63,12 +63,12 @@ def create_command(
     """
     spec = region_spec(spec_path, options)
     with screen.waiting(f"Creating region {spec.name}") as progress:
-        wish = RegionPresent(
+        request = RegionPresent(
             spec, program(), recreate, replace_stale, replace_outdated, force, boot, progress
         )
-        done = fulfil(wish, check=check)
-    backend = backends.choose(spec.backend) if check else backends.locate(spec.backend, spec.root)
-    told = say.outcome(
+        done = apply(request, check=check)
+    backend = choose(spec.backend) if check else locate(spec.backend, spec.root)
+    told = display.outcome(
         screen,
         done,
         check,
@@ -82,9 +82,9 @@ def create_command(
         screen.fields(
             [
                 ("path", done.facts["path"]),
-                *say.sizes(done.facts),
+                *display.sizes(done.facts),
                 ("backend", f"{backend.backend}: {backend.reason}"),
-                ("owner", f"process {done.facts['owner']['pid']}, {say.reboot(done.boot)}"),
+                ("owner", f"process {done.facts['owner']['pid']}, {display.reboot(done.boot)}"),
             ]
         )
 
@@ -99,8 +99,8 @@ def rm_command(
     screen: Screen, name: str, backend: str | None, root: str | None, force: bool, check: bool
 ) -> None:
     """End a region and its owner; its content is gone."""
-    done = fulfil(RegionAbsent(name, backend or "auto", root, force), check=check)
-    say.outcome(
+    done = apply(RegionAbsent(name, backend or "auto", root, force), check=check)
+    display.outcome(
         screen,
         done,
         check,

@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 
 import click
 
-from .. import procfs
-from ..backends import kernel_has_msharefs, locate
+from ..backends.choose import kernel_has_msharefs, locate
 from ..errors import InvalidRequest, Unavailable
-from ..preload_settings import PAGES, Settings
-from ..preloading import library, program
-from ..rules import region_name
+from ..host import huge_pages
+from ..kernel.abi import HUGE_PAGE_BYTES
+from ..preload.library import library
+from ..preload.loader import program
+from ..preload.settings import PAGES, Settings
+from ..region.rules import region_name
 from ..units import format_size, parse_size
 from .options import where_options
 from .screen import Screen
@@ -102,7 +104,7 @@ def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
     if name is None:
         return {}
     from ..backends.connect import connect
-    from ..client import Target
+    from ..clients.client import Target
 
     found = Target.find(region_name(name), connect(where["backend"], where["root"]))
     return {"region": name, "region_bytes": found.mapped_bytes or None}
@@ -128,7 +130,7 @@ def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]
     from dataclasses import replace
 
     from ..backends.connect import connect
-    from ..region import Region
+    from ..region.region import Region
 
     if settings.pages == "hugetlb":
         _check_pool(size_bytes)
@@ -142,14 +144,15 @@ def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]
 
 
 def _check_pool(size_bytes: int) -> None:
-    memory = procfs.meminfo_bytes()
-    page_bytes = memory.get("Hugepagesize", 0)
-    free = memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0)
-    needed = -(-size_bytes // page_bytes) if page_bytes else 0
-    if not page_bytes or free < needed:
+    """Unavailable where the pool of 2 MiB pages, of which regions are made, has too few."""
+    pool = huge_pages.pool(HUGE_PAGE_BYTES)
+    available = pool.available if pool else 0
+    needed = -(-size_bytes // HUGE_PAGE_BYTES)
+    if available < needed:
         raise Unavailable(
-            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of {format_size(page_bytes)}"
-            f" and {free} are free; raise vm.nr_hugepages, or use pages 4k"
+            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of"
+            f" {format_size(HUGE_PAGE_BYTES)} and {available} are free; raise vm.nr_hugepages by"
+            f" {needed - available}, or use pages 4k"
         )
 
 

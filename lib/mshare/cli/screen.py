@@ -17,12 +17,11 @@ from typing import Any
 
 import click
 
-from ..state import SCHEMA_VERSION
+from ..services.status_file import SCHEMA_VERSION
 from .progress import Bar
 
 # Wide enough for anything we say: a row is never cut, and a narrow terminal folds it by itself.
 _COLUMNS = 10_000
-
 _STYLES = {
     "healthy": "green",
     "starting": "yellow",

@@ -14,7 +14,7 @@ from ..errors import InvalidRequest
 from ..survey import prometheus
 from ..survey.survey import THRESHOLD_BYTES, changes, survey
 from ..units import KIB, format_size, parse_size
-from . import say
+from . import display
 from .screen import Screen
 
 _MISSING_SHOWN = 5
@@ -98,7 +98,7 @@ def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | N
             one["name"],
             f"{one['processes']:,}",
             f"{maximum['value']:,}" if maximum else "-",
-            *(say.size(tables[f"{key}_bytes"]) for key in ("sum", "average", "maximum")),
+            *(display.size(tables[f"{key}_bytes"]) for key in ("sum", "average", "maximum")),
             *(_known(tables[f"{key}_bytes"]) for key in ("segments", "remainder")),
             f"{one['share_of_host_percent']:.1f} %",
         ]
@@ -116,7 +116,7 @@ def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | N
 
 
 def _known(size_bytes: int | None) -> str:
-    return "unknown" if size_bytes is None else say.size(size_bytes)
+    return "unknown" if size_bytes is None else display.size(size_bytes)
 
 
 def _databases(screen: Screen, instances: list[dict[str, Any]]) -> None:

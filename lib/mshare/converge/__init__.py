@@ -7,3 +7,5 @@ Deciding is the same whether or not anything is done about it, so a check run an
 what changes. What runs now and what comes back after a reboot are two outcomes. Nothing here needs
 more than the standard library: what maps memory are the programs that are started.
 """
+
+from __future__ import annotations

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..clients.spec import CLIENTS_MAXIMUM
 from ..errors import InvalidRequest
 from ..pagetable import BASE_PAGE_BYTES
-from ..rules import CLIENTS_MAXIMUM
 from ..units import MIB
 
 SURVEY_SCHEMA_VERSION = 1
-
 # Below it a segment has one leaf table per process: nothing to plan. What it costs stays in the remainder.
 _SMALLEST_BYTES = 2 * MIB
 

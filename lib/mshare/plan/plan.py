@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import abi
 from ..errors import InvalidRequest
+from ..kernel import abi
+from ..labels import KINDS, Kind
 from ..pagetable import BASE_PAGE_BYTES, PageTables, page_tables
-from ..savings import KINDS, Kind
 from ..units import format_size, round_up
 from .facts import Facts, Host, Instance
 from .paste import Paste, paste
 from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 
 SCHEMA_VERSION = 1
-
 _MOST_OF_IT = 0.9
 _POOL_SHARE = 10
 """Without a wish, a pool of a tenth of the clients is reckoned with."""

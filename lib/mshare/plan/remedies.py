@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..generations import GENERATIONS, Features
+from ..kernel.generations import GENERATIONS, Features
+from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, PageTables, page_tables
-from ..savings import Kind
 from ..units import GIB, MIB, format_size, round_up
 from .facts import Host, Instance, Segment
 
@@ -79,9 +79,6 @@ class Cost:
     faults_once: int
     """First-touch faults that one client, or the owner, takes for all."""
     formula: str
-
-
-# -- the arithmetic
 
 
 def cost(remedy: Remedy, case: Case) -> Cost:
@@ -163,9 +160,6 @@ def _pages(segment: Segment, memory_bytes: int, page_bytes: int) -> int:
     if page_bytes == BASE_PAGE_BYTES:
         huge_bytes = min(segment.huge_bytes, memory_bytes) // (2 * MIB) * (2 * MIB)
     return -(-(memory_bytes - huge_bytes) // page_bytes) + huge_bytes // (2 * MIB)
-
-
-# -- what speaks against a remedy
 
 
 def _one_process(case: Case, remedy: Remedy) -> str | None:
@@ -294,9 +288,6 @@ def _region_takes(case: Case, remedy: Remedy) -> str | None:
     return f"generation {remedy.generation} takes {', '.join(takes)} and the segment is of kind {wanted}"
 
 
-# -- the table
-
-
 def _region(features: Features) -> str:
     """What sets the regions of a generation apart."""
     where = "at any address" if features.any_address else "at one address for all"
@@ -306,10 +297,8 @@ def _region(features: Features) -> str:
 
 
 NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
-
 _HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits)
 _HUGETLB_BACK = "huge pages off in the database, restart, smaller pool"
-
 REMEDIES: tuple[Remedy, ...] = (
     NOTHING,
     Remedy(

@@ -3,3 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """PostgreSQL on a region: the cluster, what is written for it, where its segment lies. Standard library"
 " only."""
+
+from __future__ import annotations

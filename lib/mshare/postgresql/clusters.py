@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 
-from .. import state
+from .. import files
 from ..errors import Conflict, Unavailable
 from . import configuration
 
@@ -67,7 +67,7 @@ class OnHost:
         self._planned = planned or {}
 
     def content(self, path: str) -> str | None:
-        return self._planned[path] if path in self._planned else state.read_text(path)
+        return self._planned[path] if path in self._planned else files.read_text(path)
 
     def place(self, path: str) -> str:
         return path

@@ -12,7 +12,6 @@ from typing import Protocol
 
 Settings = dict[str, tuple[str, str]]
 """Name -> value, and where it stands."""
-
 _SETTING = re.compile(r"^\s*([A-Za-z_.]+)\s*(?:=|\s)\s*('(?:[^']|'')*'|[^\s#]+)")
 _INCLUDES = ("include", "include_if_exists", "include_dir")
 _INCLUDE_DEPTH = 5

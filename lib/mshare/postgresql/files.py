@@ -13,16 +13,17 @@ import json
 import os
 import re
 
-from .. import paths, state, supervisor, systemd
+from .. import files, paths
+from ..services import systemd
+from ..services.choose import systemd_runs
 from .clusters import COMMON, Cluster
-from .wish import START_SECONDS, Wish
+from .spec import START_SECONDS, ClusterSpec
 
 _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
 # The empty line is ours as well: what ends without a newline is given back like that.
 _BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
 _PRELOAD = re.compile(r"^\s*LD_PRELOAD\s*(?:=|\s)\s*'?([^'#\n]*)", re.MULTILINE)
-
 Changes = dict[str, "str | None"]
 """Path -> what it is to hold; None for a file that is not to be there."""
 
@@ -45,20 +46,20 @@ def record_file(cluster: Cluster) -> str:
     return paths.spec_file("postgresql", cluster.id)
 
 
-def present(cluster: Cluster, wish: Wish, group_added: str | None, under_systemd: bool) -> Changes:
-    """What the files are to hold for a wish."""
-    record = {**wish.to_dict(), "group_added": group_added}
+def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_systemd: bool) -> Changes:
+    """What the files are to hold for a spec."""
+    record = {**spec.to_dict(), "group_added": group_added}
     return {
-        environment_file(cluster): _with_block(_without_block(_environment(cluster)), wish),
+        environment_file(cluster): _with_block(_without_block(_environment(cluster)), spec),
         configuration_file(cluster): _configuration(),
-        drop_in_file(cluster): _drop_in(wish) if under_systemd else None,
+        drop_in_file(cluster): _drop_in(spec) if under_systemd else None,
         record_file(cluster): json.dumps(record, indent=2, sort_keys=True) + "\n",
     }
 
 
 def absent(cluster: Cluster) -> Changes:
     """What the files were before."""
-    own = state.read_text(environment_file(cluster))
+    own = files.read_text(environment_file(cluster))
     text = None if own is None else _without_block(own)
     if own != text and text == (_common() or ""):
         text = None
@@ -72,22 +73,22 @@ def absent(cluster: Cluster) -> Changes:
 
 def _environment(cluster: Cluster) -> str:
     # The cluster's file, once it is there, hides the one for all clusters.
-    return state.read_text(environment_file(cluster)) or _common() or ""
+    return files.read_text(environment_file(cluster)) or _common() or ""
 
 
 def _common() -> str | None:
-    return state.read_text(os.path.join(COMMON, "environment"))
+    return files.read_text(os.path.join(COMMON, "environment"))
 
 
 def _without_block(text: str) -> str:
     return _BLOCK.sub("", text)
 
 
-def _with_block(text: str, wish: Wish) -> str:
+def _with_block(text: str, spec: ClusterSpec) -> str:
     others = _PRELOAD.findall(text)
     variables = {
-        "LD_PRELOAD": " ".join([wish.library, *(others[-1].split() if others else [])]),
-        **wish.environment(),
+        "LD_PRELOAD": " ".join([spec.library, *(others[-1].split() if others else [])]),
+        **spec.environment(),
         "PGCTLTIMEOUT": str(START_SECONDS),
     }
     lines = [f"{name} = '{value}'" for name, value in variables.items()]
@@ -100,19 +101,19 @@ def _configuration() -> str:
     )
 
 
-def _drop_in(wish: Wish) -> str | None:
+def _drop_in(spec: ClusterSpec) -> str | None:
     """What has to be there before the server: only a region's msharefs, and the region itself."""
-    if wish.pages != "4k":
+    if spec.pages != "4k":
         return None
     mounts = "mshare-mounts.target"
-    if wish.region is None:
+    if spec.region is None:
         return f"{_HEAD}[Unit]\nWants={mounts}\nAfter={mounts}\n"
     # A region takes the server's memory along. PartOf= has the server stopped before a region that is
     # stopped, and started again with one that systemd starts again because its owner was killed. A server
     # that died of that is started again as well: not by Restart=, for Debian's ExecStop= fails after every
     # end, one that somebody asked for too. With BindsTo= it would be stopped, and nothing would start it.
-    region = f"mshare-region@{wish.region}.service"
-    needs = "Requires" if wish.require else "Wants"
+    region = f"mshare-region@{spec.region}.service"
+    needs = "Requires" if spec.require else "Wants"
     return (
         f"{_HEAD}[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n\n"
         "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"
@@ -121,19 +122,19 @@ def _drop_in(wish: Wish) -> str | None:
 
 def different(wanted: Changes) -> Changes:
     """Those that do not hold what they should."""
-    return {path: text for path, text in wanted.items() if state.read_text(path) != text}
+    return {path: text for path, text in wanted.items() if files.read_text(path) != text}
 
 
 def write(changes: Changes, cluster: Cluster) -> None:
     """Write and remove files; what was there keeps its owner and mode, what is new is the cluster's."""
     for path, text in changes.items():
         if text is None:
-            state.remove(path)
+            files.remove(path)
         else:
             _replace(path, text, cluster)
     folders = {os.path.dirname(path) for path in (drop_in_file(cluster), record_file(cluster))}
-    state.remove_empty(*sorted(folders), paths.config_dir())
-    if drop_in_file(cluster) in changes and supervisor.systemd_runs():
+    files.remove_empty(*sorted(folders), paths.config_dir())
+    if drop_in_file(cluster) in changes and systemd_runs():
         systemd.systemctl("daemon-reload")
 
 
@@ -144,7 +145,7 @@ def _replace(path: str, text: str, cluster: Cluster) -> None:
     if os.path.exists(path):
         found = os.stat(path)
         mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
-    state.write_text(path, text, mode)
+    files.write_text(path, text, mode)
     os.chown(path, uid, gid)
 
 
@@ -159,6 +160,6 @@ def recorded() -> list[str]:
 
 def record(cluster: Cluster) -> dict[str, object]:
     """What the last run wished; empty if there was none."""
-    text = state.read_text(record_file(cluster))
+    text = files.read_text(record_file(cluster))
     found: dict[str, object] = {} if text is None else json.loads(text)
     return found

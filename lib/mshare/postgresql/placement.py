@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..abi import HUGE_PAGE_BYTES
-from ..survey import segments
-from ..survey.processes import Process
+from ..host import segments
+from ..host.processes import Process
+from ..kernel.abi import HUGE_PAGE_BYTES
 from ..units import format_size
-from .wish import Wish
+from .spec import ClusterSpec
 
 _PMD_MAPPED = re.compile(
     rb"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB", re.M
@@ -92,21 +92,21 @@ def _huge_bytes(pid: int, address: int) -> int:
     return sum(int(size) << 10 for size in _PMD_MAPPED.findall(fields))
 
 
-def wrong(wish: Wish, found: Segment | None, touched_bytes: int) -> Iterator[str]:
+def wrong(spec: ClusterSpec, found: Segment | None, touched_bytes: int) -> Iterator[str]:
     """What is not as it was wished in a process that touched so much of its segment, one clause each."""
     if found is None:
         yield "it has no shared segment at all"
         return
     where = found.text
     enough_bytes = _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
-    if wish.pages == "4k":
-        root = wish.root or ""
+    if spec.pages == "4k":
+        root = spec.root or ""
         if found.kind != "msharefs" or not found.name.startswith(root):
             yield f"{where} is not on the msharefs at {root}"
-        elif wish.region is not None and found.region != wish.region:
-            yield f"{where} is not region {wish.region}"
+        elif spec.region is not None and found.region != spec.region:
+            yield f"{where} is not region {spec.region}"
         return
-    if wish.pages == "hugetlb":
+    if spec.pages == "hugetlb":
         if found.kind != "hugetlb" and found.huge_bytes < enough_bytes:
             yield f"{where} has no pages of a huge page pool"
         elif not found.aligned_1gib:

@@ -10,9 +10,10 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import baseline, procfs
 from ..errors import MshareError
+from ..host import procfs
 from ..pagetable import STRIDE_BYTES
+from ..savings import baseline
 from ..units import format_size
 from .placement import Segment
 from .server import Connection

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from .. import procfs, state, supervisor
+from .. import files
 from ..errors import MshareError
-from ..survey.processes import Process
+from ..host import procfs
+from ..host.processes import Process
+from ..services.choose import systemd_runs
 from .clusters import CONTROL, Cluster
 
 _DATABASE = "postgres"
@@ -48,7 +50,7 @@ class Server:
 
 def running(cluster: Cluster) -> Server | None:
     """The postmaster of a cluster, by the file it leaves in its data directory."""
-    lines = (state.read_text(os.path.join(cluster.data_directory, "postmaster.pid")) or "").split("\n")
+    lines = (files.read_text(os.path.join(cluster.data_directory, "postmaster.pid")) or "").split("\n")
     if not lines[0].strip().isdigit():
         return None
     pid = int(lines[0])
@@ -83,7 +85,7 @@ def start(cluster: Cluster) -> Server:
 def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
     position = log_position(cluster)
     words = [CONTROL, cluster.version, cluster.name, what]
-    if supervisor.systemd_runs():
+    if systemd_runs():
         # The unit ignores a failure of the start, so what came of it has to be looked at anyway.
         words = ["systemctl", what, cluster.unit]
     done = subprocess.run(

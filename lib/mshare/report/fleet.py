@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..savings import Kind
+from ..labels import Kind
 from ..units import format_size
 from .remedies import HUGE, MSHARE, REMEDIES, Saving, add, savings_of
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..generations import GENERATIONS
+from ..kernel.generations import GENERATIONS
+from ..labels import KINDS, Kind
 from ..plan.facts import Facts, from_survey
 from ..plan.plan import InstancePlan, plan
-from ..savings import KINDS, Kind
 
 _MSHARE = f"mshare_{list(GENERATIONS)[-1]}"
 REMEDIES = {

@@ -2,3 +2,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What page tables cost on a host today, per database. Only reads, needs nothing but Python and /proc."""
+
+from __future__ import annotations

@@ -16,16 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from . import pagemap
-from .processes import Missing, Process, Vanished, missing
-from .segments import Mappings
+from ..host import pagemap
+from ..host.processes import Missing, Process, Vanished, missing
+from ..host.segments import Mappings
 
 SAMPLES = 3
 _SAMPLES_MAXIMUM = 16
 # Of all tables: what one gap between two samples may be off, a fifth of what the survey as a whole may.
 _TOLERANCE = 0.002
 _ATTEMPTS = 4
-
 Identity = tuple[bytes, int]
 
 

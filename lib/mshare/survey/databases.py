@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..host.processes import Missing, Process, Vanished, missing, read
 from ..postgresql import configuration
-from .processes import Missing, Process, Vanished, missing, read
 
 _POSTGRESQL = ("postgres", "postmaster")
 _ORACLE_PREFIXES = ("ora_", "oracle", "asm_")

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..postgresql import wish as preload
-from . import attribution, databases, host, processes, segments
+from ..host import processes, segments
+from ..host.processes import Missing, Process, Vanished, missing, unit
+from ..host.segments import Kind, Mapping, Mappings
+from ..preload import settings
+from . import attribution, databases, host
 from .attribution import Attribution, Identity
-from .processes import Missing, Process, Vanished, missing, unit
-from .segments import Kind, Mapping, Mappings
 
 SCHEMA_VERSION = 1
 THRESHOLD_BYTES = 256 << 10
 """Processes with smaller page tables are not looked into, unless they belong to something that was."""
-
 Survey = dict[str, Any]
 
 
@@ -216,7 +216,7 @@ class _Looking:
             },
             "share_of_host_percent": round(100 * total / host_bytes, 2) if host_bytes else 0.0,
             "huge_pages_requested": database.huge_pages_requested,
-            "preload": preload.asked(first.environment()),
+            "preload": settings.asked(first.environment()),
         }
 
     def _segments(self, group: _Group, exact: bool) -> tuple[Attribution, list[Survey]]:

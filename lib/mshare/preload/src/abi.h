@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The kernel's numbers, as in lib/mshare/abi.py; a unit test compiles this header and compares.
+ * The kernel's numbers, as in lib/mshare/kernel/abi.py; a unit test compiles this header and compares.
  */
 #ifndef MSHARE_ABI_H
 #define MSHARE_ABI_H

@@ -25,7 +25,7 @@ static int create_mapping(int fd, size_t offset, size_t size, int prot, int flag
     return ioctl(fd, CREATE_MAPPING_BY_OFFSET, &wanted);
 }
 
-/* The table of lib/mshare/probe.py, asked of a scratch file without a size. */
+/* The table of lib/mshare/kernel/probe.py, asked of a scratch file without a size. */
 static int ask(struct store *store, int fd, struct outcome *outcome)
 {
     char bytes[sizeof(struct mshare_info)] = "";

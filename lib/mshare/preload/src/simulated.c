@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The store "simulated": msharefs as lib/mshare/backends/simulated.py plays it, with the files that
+ * The store "simulated": msharefs as lib/mshare/backends/simulated/backend.py plays it, with the files that
  * layout.py there describes, so that every tool sees the region. What differs: this process does not
  * follow changes that others make, nor the end of an owner.
  */

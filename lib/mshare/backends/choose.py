@@ -1,0 +1,92 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choosing a backend, and saying why."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from .. import paths
+from ..errors import InvalidRequest, Unavailable
+from ..host import mounts, procfs
+from ..kernel import abi
+from .simulated.layout import Layout
+
+BACKENDS = ("auto", "kernel", "simulated")
+
+
+class Choice(NamedTuple):
+    """Which backend, at which root, and the sentence that says why."""
+
+    backend: str
+    root: str
+    reason: str
+
+
+def kernel_has_msharefs() -> bool:
+    """Whether this kernel knows the file system at all (step 1 of the probe)."""
+    return abi.FILESYSTEM in procfs.filesystems()
+
+
+def kernel_root() -> str | None:
+    """Where msharefs is mounted: at its conventional place, else at the first that is found."""
+    found = [mount.path for mount in mounts.mounts() if mount.filesystem == abi.FILESYSTEM]
+    return paths.KERNEL_ROOT if paths.KERNEL_ROOT in found else (found[0] if found else None)
+
+
+def choose(backend: str = "auto") -> Choice:
+    """Which backend this host can have, mounted or not yet.
+
+    "auto" takes the kernel's where the kernel has it and else the simulated one; asking for "kernel"
+    on a host without it raises Unavailable, never a fallback.
+    """
+    if backend not in BACKENDS:
+        raise InvalidRequest(f"backend {backend!r} is unknown; write one of " + ", ".join(BACKENDS))
+    if backend == "simulated":
+        return Choice("simulated", paths.simulated_root(), "the simulated backend was asked for")
+    if kernel_has_msharefs():
+        root = kernel_root() or paths.KERNEL_ROOT
+        return Choice("kernel", root, "this kernel has msharefs in /proc/filesystems")
+    missing = f"kernel {os.uname().release} has no msharefs in /proc/filesystems"
+    if backend == "kernel":
+        raise Unavailable(
+            f"backend kernel was asked for and {missing}; boot a kernel with the mshare series, or use"
+            " backend simulated"
+        )
+    return Choice("simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used")
+
+
+def require_entry(root: str, mount: mounts.Mount | None) -> None:
+    """Unavailable for a user who may not look into a simulated root: nothing can be told of it then."""
+    if (
+        mount is not None
+        and mount.source == paths.SIMULATED_SOURCE
+        and not os.access(root, os.R_OK | os.X_OK)
+    ):
+        raise Unavailable(
+            f"{root} holds a simulated msharefs into which uid {os.geteuid()} may not look; run as root"
+            " (become: true), or as a member of its group"
+        )
+
+
+def locate(backend: str = "auto", root: str | None = None) -> Choice:
+    """The backend of a root that is mounted already; Unavailable, with the next step, if none is."""
+    if root is not None:
+        mount = mounts.mount_at(root)
+        if mount is not None and mount.filesystem == abi.FILESYSTEM and backend != "simulated":
+            return Choice("kernel", root, f"msharefs is mounted at {root}")
+        require_entry(root, mount)
+        if Layout.present(root) and backend != "kernel":
+            return Choice("simulated", root, f"{root} holds a simulated msharefs")
+        wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
+        raise Unavailable(f"{root} holds no {wanted}; mount it with `mshare mount --root {root}`")
+    choice = choose(backend)
+    mounted = kernel_root() is not None if choice.backend == "kernel" else Layout.present(choice.root)
+    if not mounted:
+        raise Unavailable(
+            f"no msharefs is mounted ({choice.reason}; looked at {choice.root}); run `mshare mount"
+            f" --backend {choice.backend}` or the role dbmem.mshare.msharefs"
+        )
+    return choice

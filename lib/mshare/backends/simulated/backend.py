@@ -1,0 +1,354 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""msharefs played by the library on tmpfs, with a kernel's rules and errnos, for any user.
+
+Memory is real and shared by real processes. What differs from a kernel is the page tables (each
+process has its own, so savings are modelled), that other processes follow a change of the region or
+the end of its owner within milliseconds instead of at once, and that who may only read a region's
+file really cannot write to it. A process that maps the region's file by itself, without this library,
+sees the memory too; it gets SIGBUS instead of SIGSEGV once the owner is gone, and no SIGSEGV in holes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from dataclasses import replace
+
+from ...host import procfs
+from ...kernel import abi, syscalls
+from ...kernel.generations import generation
+from ...kernel.generations.base import Geometry, not_supported
+from ...units import round_up
+from ..base import Backend, RegionFile, Task, Window
+from ..mapping import Mapping
+from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, without
+from .watch import WATCHER
+from .window import HELD, UNMAPPED, SimulatedWindow, access_mode, bury, refusal, reopened
+
+
+def _this_task() -> Task:
+    pid, thread = os.getpid(), threading.get_native_id()
+    return Task(pid, thread, procfs.start_ticks(pid, thread) or 0)
+
+
+class SimulatedRegionFile(RegionFile):
+    def __init__(self, backend: SimulatedBackend, name: str, fd: int, sidecar: Sidecar) -> None:
+        self.name = name
+        self.fd = fd
+        self._backend = backend
+        self._features = backend.generation.features
+        self._sidecar = sidecar
+        self._path = backend.path(name)
+
+    # -- size
+
+    def set_size(self, window_bytes: int, address: int | None = None) -> None:
+        fixed = not self._features.any_address
+        with self._sidecar.change() as change:
+            record = change.record
+            if record.size_used:
+                raise refusal(errno.EINVAL, self._path)
+            if window_bytes % self._backend.alignment_bytes or window_bytes < 0:
+                raise refusal(errno.EINVAL, self._path)
+            # ftruncate takes a size of 0, which uses up the only chance; the other calls do not.
+            if fixed and (not window_bytes or not address or address % self._backend.alignment_bytes):
+                raise refusal(errno.EINVAL, self._path)
+            os.ftruncate(self.fd, window_bytes)
+            whole = Mapping(0, window_bytes)
+            change.record = replace(
+                record,
+                size_used=True,
+                window_bytes=window_bytes,
+                address=address if fixed else None,
+                placed=[] if self._features.explicit_mappings else [Placed(whole, 0)],
+            )
+
+    def geometry(self) -> Geometry:
+        record = self._sidecar.read()
+        return Geometry(record.address, record.window_bytes)
+
+    # -- mappings inside
+
+    def create_mapping(
+        self,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int = -1,
+        object_offset: int = 0,
+    ) -> None:
+        if not self._features.explicit_mappings:
+            raise not_supported("objects cannot be mapped one by one", self._backend.generation)
+        with self._sidecar.change() as change:
+            record = change.record
+            end = self._end(record, offset, size, abi.huge_page_bytes(flags) or abi.PAGE_BYTES)
+            kind = self._kind(flags, object_fd, prot, object_offset)
+            if flags & abi.MAP_FIXED_NOREPLACE and without(record.placed, offset, end) != record.placed:
+                raise refusal(errno.EEXIST, self._path)
+            entry = Placed(
+                Mapping(offset, end - offset, kind, prot, object_offset=object_offset), record.next_serial
+            )
+            if kind == "anonymous":
+                self._check_commit(end - offset, flags)
+            else:
+                entry = self._held_open(entry, record.inode, object_fd, flags)
+            self._free(offset, end)
+            change.record = replace(
+                record,
+                placed=[*without(record.placed, offset, end), entry],
+                next_serial=record.next_serial + 1,
+            )
+            self._let_go(record, change.record)
+        WATCHER.refresh()
+
+    @staticmethod
+    def _held_open(entry: Placed, region_inode: int, object_fd: int, flags: int) -> Placed:
+        """Keep an object open as long as this process lives and the object is mapped."""
+        mapping = entry.mapping
+        if mapping.kind == "hugetlb":
+            fd = _huge_memory(mapping.size_bytes, flags)
+        else:
+            mapping = replace(mapping, path=os.readlink(f"/proc/self/fd/{object_fd}"))
+            fd = os.dup(object_fd)
+        HELD[region_inode, entry.serial] = fd
+        found = os.fstat(fd)
+        return Placed(mapping, entry.serial, found.st_dev, found.st_ino, os.getpid(), fd)
+
+    def _free(self, offset: int, end: int) -> None:
+        """Give anonymous memory in a range back; it is zeroes when it is mapped again."""
+        fd = reopened(self.fd)
+        try:
+            if access_mode(fd) == os.O_RDONLY:
+                raise refusal(errno.EACCES, self._path)
+            syscalls.punch_hole(fd, offset, end - offset)
+        finally:
+            os.close(fd)
+
+    def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> str:
+        """The kind of object the arguments ask for, refused as mmap inside a kernel refuses them."""
+        kinds = self._features.mapping_kinds
+        if not flags & abi.MAP_FIXED or not flags & abi.MAP_SHARED or flags & abi.MAP_PRIVATE:
+            raise refusal(errno.EINVAL, self._path)
+        if prot & ~abi.PROT_ALL or object_offset % abi.PAGE_BYTES:
+            raise refusal(errno.EINVAL, self._path)
+        if flags & abi.MAP_ANONYMOUS:
+            kind = "hugetlb" if flags & abi.MAP_HUGETLB else "anonymous"
+            if kind not in kinds:
+                raise refusal(errno.EINVAL, self._path)
+            return kind
+        if "file" not in kinds:
+            raise refusal(errno.EINVAL, self._path)
+        try:
+            found = os.fstat(object_fd)
+        except OSError:
+            raise refusal(errno.EBADF, self._path) from None
+        itself = os.path.samestat(found, os.fstat(self.fd))
+        if flags & abi.MAP_HUGETLB or itself or self._backend.holds(found):
+            raise refusal(errno.EINVAL, self._path)
+        access = access_mode(object_fd)
+        unreadable = access == os.O_WRONLY or (prot & abi.PROT_WRITE and access != os.O_RDWR)
+        if not stat.S_ISREG(found.st_mode) or unreadable:
+            raise refusal(errno.EACCES, self._path)
+        return "file"
+
+    def _end(self, record: Record, offset: int, size: int, page_bytes: int = abi.PAGE_BYTES) -> int:
+        """Where a range inside the region ends; EINVAL for one that is not inside, or unaligned."""
+        inside = 0 <= offset < record.window_bytes and 0 < size <= record.window_bytes - offset
+        if not inside or offset % page_bytes:
+            raise refusal(errno.EINVAL, self._path)
+        end = offset + round_up(size, abi.PAGE_BYTES)
+        huge = [entry.mapping for entry in record.placed if entry.mapping.kind == "hugetlb"]
+        for edge in (offset, end):
+            if edge % abi.HUGE_PAGE_BYTES and any(page.offset < edge < page.end for page in huge):
+                raise refusal(errno.EINVAL, self._path)
+        return end
+
+    def _check_commit(self, size: int, flags: int) -> None:
+        """ENOMEM where a kernel's overcommit accounting would refuse shared anonymous memory."""
+        mode = procfs.sysctl("vm.overcommit_memory")
+        memory = procfs.meminfo_bytes()
+        if mode == "2":
+            refused = size > memory.get("CommitLimit", 0) - memory.get("Committed_AS", 0)
+        else:
+            total = memory.get("MemTotal", 0) + memory.get("SwapTotal", 0)
+            refused = mode == "0" and not flags & abi.MAP_NORESERVE and size > total
+        if refused:
+            raise refusal(errno.ENOMEM, self._path)
+
+    def unmap(self, offset: int, size: int) -> None:
+        if not self._features.unmap:
+            raise not_supported("objects cannot be unmapped", self._backend.generation)
+        with self._sidecar.change() as change:
+            record = change.record
+            end = self._end(record, offset, size)
+            self._free(offset, end)
+            change.record = replace(record, placed=without(record.placed, offset, end))
+            self._let_go(record, change.record)
+        WATCHER.refresh()
+
+    @staticmethod
+    def _let_go(before: Record, after: Record) -> None:
+        """Close what this process held for mappings that are gone."""
+        still = {entry.serial for entry in after.placed}
+        for entry in before.placed:
+            held = None if entry.serial in still else HELD.pop((before.inode, entry.serial), None)
+            if held is not None:
+                os.close(held)
+
+    def mappings(self) -> list[Mapping] | None:
+        return sorted((e.mapping for e in self._sidecar.read().placed), key=lambda m: m.offset)
+
+    # -- the window
+
+    def attach(
+        self,
+        length: int,
+        prot: int = abi.PROT_READ | abi.PROT_WRITE,
+        flags: int = abi.MAP_SHARED,
+        address: int | None = None,
+    ) -> Window:
+        record = self._sidecar.read()
+        if record.dead:
+            bury(self.fd)
+            raise refusal(errno.EINVAL, self._path)
+        alignment = self._backend.alignment_bytes
+        wrong_flags = not flags & abi.MAP_SHARED or flags & (abi.MAP_PRIVATE | abi.MAP_HUGETLB)
+        if not record.window_bytes or length != record.window_bytes or wrong_flags:
+            raise refusal(errno.EINVAL, self._path)
+        access = access_mode(self.fd)
+        if access == os.O_WRONLY or (access == os.O_RDONLY and prot & abi.PROT_WRITE):
+            raise refusal(errno.EACCES, self._path)
+        if record.address is not None and address != record.address:
+            raise refusal(errno.EINVAL, self._path)
+        fixed = flags & (abi.MAP_FIXED | abi.MAP_FIXED_NOREPLACE)
+        if fixed and (address or 0) % alignment:
+            raise refusal(errno.EINVAL, self._path)
+        where = _reserve(address, length, fixed, alignment)
+        if record.address is not None and where != record.address:
+            syscalls.munmap(where, length)
+            raise refusal(errno.EINVAL, self._path)
+        window = SimulatedWindow(where, length, self.fd, self._sidecar.dup())
+        try:
+            WATCHER.add(window)
+            if not window.refresh():
+                raise refusal(errno.EINVAL, self._path)
+        except BaseException:
+            window.detach()
+            raise
+        return window
+
+    # -- the file
+
+    def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
+        super().set_access(mode, uid, gid)
+        self._sidecar.set_access(mode, uid, gid)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self._sidecar.close()
+        super().close()
+
+
+def _huge_memory(size: int, flags: int) -> int:
+    """Real huge pages for a region, as a memfd; ENOMEM where the pool has too few, as on a kernel."""
+    code = abi.huge_page_bytes(flags).bit_length() - 1
+    try:
+        fd = os.memfd_create("mshare-hugetlb", os.MFD_CLOEXEC | os.MFD_HUGETLB | code << abi.MAP_HUGE_SHIFT)
+    except OSError as error:
+        raise OSError(errno.EINVAL, f"no huge pages of this size ({error.strerror})") from None
+    try:
+        os.ftruncate(fd, size)
+        # The first mapping reserves the pages, and they stay the file's.
+        syscalls.munmap(syscalls.mmap(None, size, abi.PROT_READ, abi.MAP_SHARED, fd), size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _reserve(address: int | None, length: int, fixed: int, alignment: int) -> int:
+    """Take an aligned address range in which nothing is mapped yet; returns its address."""
+    if address is not None:
+        where = round_up(address, alignment)
+        try:
+            flags = UNMAPPED | (fixed or abi.MAP_FIXED_NOREPLACE)
+            return syscalls.mmap(where, length, abi.PROT_NONE, flags, -1)
+        except OSError as error:
+            if fixed or error.errno != errno.EEXIST:
+                raise
+    # A hint that is taken is only a hint: find any aligned place, then give back what sticks out.
+    start = syscalls.mmap(None, length + alignment, abi.PROT_NONE, UNMAPPED, -1)
+    where = round_up(start, alignment)
+    if where > start:
+        syscalls.munmap(start, where - start)
+    if where + length < start + length + alignment:
+        syscalls.munmap(where + length, start + alignment - where)
+    return where
+
+
+class SimulatedBackend(Backend):
+    """A root laid out by `Layout.create`. Raises Unavailable where there is none, or no cffi."""
+
+    name = "simulated"
+
+    def __init__(self, root: str) -> None:
+        syscalls.require()
+        self._layout = Layout.read(root)
+        self.root = root
+        self.alignment_bytes = self._layout.alignment_bytes
+        self.generation = generation(self._layout.generation_id)
+
+    def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
+        path = self.path(name)
+        if name in (abi.INFO_FILE, DIRECTORY):
+            raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
+        with self._layout.names_locked(changing=bool(flags & os.O_CREAT)):
+            exists = os.path.exists(path)
+            # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
+            fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
+            try:
+                sidecar = self._layout.sidecar(name) if exists else self._new_sidecar(name, fd)
+                region = SimulatedRegionFile(self, name, fd, sidecar)
+                if exists and flags & os.O_TRUNC:
+                    region.set_size(0)
+            except BaseException:
+                os.close(fd)
+                raise
+        return region
+
+    def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
+        found = os.fstat(region_fd)
+        owner = _this_task() if self.generation.features.owner_bound else None
+        return self._layout.create_sidecar(name, Record(found.st_ino, owner), stat.S_IMODE(found.st_mode))
+
+    def unlink(self, name: str) -> None:
+        if name in (abi.INFO_FILE, DIRECTORY):
+            raise refusal(errno.EPERM, self.path(name))
+        with self._layout.names_locked(changing=True):
+            record = self._layout.record(name)
+            if record is not None and record.dead:
+                self.bury(name)
+            os.unlink(self.path(name))
+            self._layout.unlink(name)
+
+    def bury(self, name: str) -> None:
+        # Who may unlink a region need not be allowed to open it.
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+            bury(fd)
+            os.close(fd)
+
+    def names(self) -> list[str]:
+        return self._layout.names()
+
+    def holds(self, found: os.stat_result) -> bool:
+        """Whether a file is a region of this root: an msharefs file never goes into a region."""
+        return found.st_dev == os.stat(self.root).st_dev and any(
+            entry.inode() == found.st_ino for entry in os.scandir(self.root)
+        )

@@ -1,0 +1,188 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A region's address range in a process, on the simulated backend."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+
+from ...kernel import abi, syscalls
+from ..base import Window
+from .layout import Placed, Record, Sidecar, subtract
+from .watch import WATCHER
+
+UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE
+# Objects this process mapped into regions, by (region inode, serial): they stay open as long as the
+# process lives, for other processes reach them through it.
+HELD: dict[tuple[int, int], int] = {}
+
+
+def refusal(code: int, path: str) -> OSError:
+    return OSError(code, os.strerror(code), path)
+
+
+def bury(fd: int) -> None:
+    """Free a dead region's memory, as a kernel does when the owner ends, if nobody has it mapped.
+
+    Each window holds a shared lock on the file, so the last to leave finds it free. Memory taken away
+    earlier would be SIGBUS to a late one, where a kernel sends SIGSEGV. Readers can't, and needn't.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def reopened(fd: int) -> int:
+    """An open file of one's own, with locks of its own: writable if at all possible, for protection
+    inside a region is the inner mapping's alone, however the file was opened."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
+class SimulatedWindow(Window):
+    def __init__(self, address: int, size_bytes: int, region_fd: int, sidecar: Sidecar) -> None:
+        self.address = address
+        self.size_bytes = size_bytes
+        self._region_fd = self._hold(region_fd)
+        self._sidecar = sidecar
+        self._mapped: list[Placed] = []
+        self._lock = threading.Lock()
+        self._attached = True
+
+    @staticmethod
+    def _hold(region_fd: int) -> int:
+        fd = reopened(region_fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+    def bell(self) -> int:
+        return os.dup(self._sidecar.bell_fd)
+
+    def owner_pidfd(self) -> int | None:
+        owner = self._sidecar.read().owner
+        if owner is None or owner.thread != owner.pid:
+            return None
+        try:
+            return os.pidfd_open(owner.pid)
+        except OSError:
+            return None
+
+    def after_fork(self) -> None:
+        """The thread that held the lock, and may have been half-way, is not in this process."""
+        self._lock = threading.Lock()
+        # The parent's open file has the parent's lock.
+        inherited, self._region_fd = self._region_fd, self._hold(self._region_fd)
+        os.close(inherited)
+
+    def refresh(self) -> bool:
+        """Follow the sidecar; returns whether the region can still change."""
+        with self._lock:
+            if not self._attached:
+                return False
+            record = self._sidecar.read()
+            if record.dead:
+                self._blank(0, self.size_bytes)
+                self._mapped = []
+                return False
+            self._follow(record)
+            return True
+
+    def _follow(self, record: Record) -> None:
+        """Map what is new and blank what is gone. What this process may not open becomes a hole; the
+        rest is mapped before the refusal is raised."""
+        known, wanted = set(self._mapped), set(record.placed)
+        ranges = [(entry.mapping.offset, entry.mapping.end) for entry in record.placed]
+        for entry in known - wanted:
+            for start, end in subtract((entry.mapping.offset, entry.mapping.end), ranges):
+                self._blank(start, end)
+        self._mapped = [entry for entry in record.placed if entry in known]
+        refused = None
+        for entry in record.placed:
+            if entry not in known:
+                try:
+                    self._map(entry, record.inode)
+                    self._mapped.append(entry)
+                except OSError as error:
+                    self._blank(entry.mapping.offset, entry.mapping.end)
+                    refused = error
+        if refused is not None:
+            raise refused
+
+    def ended(self) -> None:
+        with self._lock:
+            if self._attached:
+                bury(self._region_fd)
+
+    def detach(self) -> None:
+        with self._lock:
+            if not self._attached:
+                return
+            self._attached = False
+            syscalls.munmap(self.address, self.size_bytes)
+        WATCHER.remove(self)
+        os.close(self._region_fd)
+        self._sidecar.close()
+
+    def _blank(self, start: int, end: int) -> None:
+        # PROT_NONE: a touch here is SIGSEGV, as in a hole of a region.
+        flags = UNMAPPED | abi.MAP_FIXED
+        syscalls.mmap(self.address + start, end - start, abi.PROT_NONE, flags, -1)
+
+    def _map(self, entry: Placed, region_inode: int) -> None:
+        mapping = entry.mapping
+        if mapping.kind == "anonymous":
+            fd, offset, own = self._region_fd, mapping.offset, False
+        else:
+            fd, offset, own = _open_object(entry, region_inode), mapping.object_offset, True
+        try:
+            syscalls.mmap(
+                self.address + mapping.offset,
+                mapping.size_bytes,
+                mapping.prot & _allowed(fd),
+                abi.MAP_SHARED | abi.MAP_FIXED,
+                fd,
+                offset,
+            )
+        finally:
+            if own:
+                os.close(fd)
+
+
+def _allowed(fd: int) -> int:
+    """The protection bits that a file descriptor can carry."""
+    return abi.PROT_ALL if access_mode(fd) == os.O_RDWR else abi.PROT_READ | abi.PROT_EXEC
+
+
+def access_mode(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+
+
+def _open_object(entry: Placed, region_inode: int) -> int:
+    """Open what a mapping shows: by this process's own descriptor, its path, or its holder's."""
+    held = HELD.get((region_inode, entry.serial))
+    if held is not None:
+        return os.dup(held)
+    writes = entry.mapping.prot & abi.PROT_WRITE
+    flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC
+    refused = refusal(errno.EACCES, entry.mapping.path or "object")
+    for path in (entry.mapping.path, f"/proc/{entry.holder_pid}/fd/{entry.holder_fd}"):
+        if path is None:
+            continue
+        try:
+            fd = os.open(path, flags)
+        except OSError as error:
+            refused = error
+            continue
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == (entry.device, entry.inode):
+            return fd
+        os.close(fd)
+    raise refused

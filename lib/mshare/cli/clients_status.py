@@ -1,0 +1,51 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare clients status, count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..backends.choose import locate
+from ..errors import MshareError
+from ..info import inventory
+from ..region.rules import region_name
+from . import display
+from .options import region_argument, where_options
+from .screen import Screen
+
+
+@click.command("status")
+@region_argument
+@where_options
+@click.pass_obj
+def status_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
+    """Show how the clients are."""
+    facts = _facts(name, backend, root)
+    if facts is None:
+        raise MshareError(
+            f"no clients of region {name} were started; start some with"
+            f" `mshare clients start {name} --count N`"
+        )
+    screen.answer({"clients": facts})
+    screen.say(f"Clients of region {name}: {facts['state'] if facts['launcher_alive'] else 'gone'}")
+    display.clients(screen, facts)
+
+
+@click.command("count")
+@region_argument
+@where_options
+@click.pass_obj
+def count_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
+    """Say how many clients are attached."""
+    facts = _facts(name, backend, root) or {"attached": 0, "requested": 0, "dead": []}
+    screen.answer({key: facts[key] for key in ("attached", "requested", "dead")})
+    screen.say(str(facts["attached"]))
+
+
+def _facts(name: str, backend: str | None, root: str | None) -> dict[str, Any] | None:
+    where = locate(backend or "auto", root)
+    return inventory.clients_facts(where.root, region_name(name))

@@ -1,0 +1,126 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How things are called on the screen, wherever they are shown."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from typing import Any
+
+from ..converge.outcome import Outcome
+from ..units import format_size
+from .screen import Screen
+
+
+def size(size_bytes: int | None) -> str:
+    """A size, or a dash for one that is not known."""
+    return "-" if size_bytes is None else format_size(size_bytes)
+
+
+def access(facts: dict[str, Any]) -> str:
+    """Mode, user and group of a file, as ls shows them."""
+    if facts.get("mode") is None:
+        return "-"
+    return f"{facts['mode']} {_name(pwd.getpwuid, facts['uid'])}:{_name(grp.getgrgid, facts['gid'])}"
+
+
+def _name(look_up: Any, number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def sizes(facts: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """A region's two sizes: they are never one figure."""
+    return [
+        ("window", f"{size(facts['window_bytes'])} of address space"),
+        ("mapped", f"{size(facts['mapped_bytes'])} of memory"),
+    ]
+
+
+def outcome(screen: Screen, done: Outcome, check: bool, changed: str, unchanged: str, **facts: Any) -> bool:
+    """Say what was done, or what would be; returns whether there is something new to describe."""
+    screen.answer(
+        {
+            "changed": done.changed,
+            "check": check,
+            "actions": done.actions,
+            "before": done.before,
+            "after": done.after,
+            "boot": done.boot,
+            "warnings": done.warnings,
+            **facts,
+        }
+    )
+    for warning in done.warnings:
+        screen.warn(warning)
+    if not done.changed:
+        screen.say(unchanged)
+    elif check:
+        for action in done.actions:
+            screen.say(f"Would {action}.")
+    else:
+        screen.say(changed)
+    return not check
+
+
+def reboot(boot: dict[str, Any]) -> str:
+    """Whether it comes back after a reboot, and why not."""
+    if boot.get("enabled"):
+        return "comes back after a reboot"
+    reason = boot.get("reason")
+    return "does not survive a reboot" + (f": {reason}" if reason else "")
+
+
+def mappings(screen: Screen, inside: list[dict[str, Any]]) -> None:
+    """A table of what is mapped inside a region."""
+    rows = [
+        (
+            f"{entry['offset']:#x}",
+            size(entry["size"]),
+            entry["kind"],
+            entry["protection"],
+            entry.get("path", ""),
+        )
+        for entry in inside
+    ]
+    screen.table(("Offset", "Size", "Kind", "Protection", "Path"), rows, right=("Offset", "Size"))
+
+
+def clients(screen: Screen, facts: dict[str, Any]) -> None:
+    """What a launcher reports of its clients."""
+    if facts["attached"] is None:
+        screen.say(facts["errors"][0])
+        return
+    touched = "nothing"
+    if facts["span_bytes"]:
+        touched = f"a page in every {size(facts['stride_bytes'])} of {size(facts['span_bytes'])}, each"
+    alive = "" if facts["launcher_alive"] else " (gone)"
+    screen.fields(
+        [
+            ("attached", f"{facts['attached']} of {facts['requested']}"),
+            ("touched", touched),
+            ("attaching", _attaching(facts)),
+            ("page tables", _page_tables(facts)),
+            ("launcher", f"process {facts['launcher_pid']}{alive}"),
+        ]
+    )
+    for dead in facts["dead"]:
+        screen.say(f"  client {dead['number']} (process {dead['pid']}) {dead['reason']}")
+    for error in facts["errors"]:
+        screen.say(f"  error: {error}")
+
+
+def _attaching(facts: dict[str, Any]) -> str | None:
+    if not facts["attach_ms_max"]:
+        return None
+    return f"{facts['attach_ms_median']:.1f} ms median, {facts['attach_ms_max']:.1f} ms slowest"
+
+
+def _page_tables(facts: dict[str, Any]) -> str:
+    before, after = facts["vm_pte_before_bytes_sum"], facts["vm_pte_after_bytes_sum"]
+    grown = f", {size(before)} of them before attaching" if before else ""
+    return f"{size(after)} in all clients{grown} (measured: VmPTE)"

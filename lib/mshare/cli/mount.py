@@ -1,0 +1,82 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare mount, umount."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..backends.choose import choose
+from ..mount import converge
+from . import display
+from .options import boot_option, check_option, mount_options, mount_spec, where_options
+from .screen import Screen
+
+
+@click.command("mount")
+@mount_options
+@boot_option
+@check_option
+@click.pass_obj
+def mount_command(
+    screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
+) -> None:
+    """Mount msharefs, the kernel's or a simulated one.
+
+    An ordinary user can have the simulated one, as a directory on a tmpfs.
+    """
+    reason = ""
+
+    def fill(given: dict[str, Any]) -> dict[str, Any]:
+        nonlocal reason
+        choice = choose(given.get("backend", "auto"))
+        reason = choice.reason
+        return {"root": choice.root, **given, "backend": choice.backend}
+
+    spec = mount_spec(spec_path, options, fill)
+    done = converge.mount_present(spec, boot=boot, check=check)
+    told = display.outcome(
+        screen,
+        done,
+        check,
+        f"The {spec.backend} msharefs is mounted at {spec.root}: {reason}.",
+        f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
+        backend=spec.backend,
+        root=spec.root,
+        reason=reason,
+        mount=done.facts,
+    )
+    if told:
+        screen.fields(
+            [
+                ("generation", done.facts.get("generation")),
+                ("alignment", display.size(done.facts.get("alignment_bytes"))),
+                ("access", display.access(done.facts)),
+                ("reboot", display.reboot(done.boot)),
+            ]
+        )
+
+
+@click.command("umount")
+@where_options
+@check_option
+@click.pass_obj
+def umount_command(screen: Screen, backend: str | None, root: str | None, check: bool) -> None:
+    """Unmount msharefs, unless it is in use."""
+    choice = converge.choose_absent(backend or "auto", root)
+    where = choice.root
+    done = converge.mount_absent(where, check=check)
+    display.outcome(
+        screen,
+        done,
+        check,
+        f"Unmounted {where}.",
+        f"There is no msharefs at {where}; nothing to do.",
+        backend=choice.backend,
+        root=where,
+        reason=choice.reason,
+        mount=done.facts,
+    )

@@ -1,0 +1,99 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare validate, model: what sharing page tables saves, measured and by arithmetic."""
+
+from __future__ import annotations
+
+import click
+
+from ..errors import EXIT_VERDICT_FAILED
+from ..savings.assess import Projection, Savings
+from ..savings.validate import validate
+from ..savings.verdict import Thresholds
+from ..units import parse_size
+from .options import region_argument, where_options
+from .screen import Screen
+
+
+@click.command("validate")
+@region_argument
+@click.option("--min-saving-percent", type=float, help="Default: 90 % of what that many clients can save.")
+@click.option(
+    "--max-model-error-percent",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="How far measured page tables may be from the model.",
+)
+@click.option(
+    "--min-clients-attached", type=int, help="How many must be attached. Default: all that were asked for."
+)
+@click.option(
+    "--max-client-errors",
+    type=int,
+    default=0,
+    show_default=True,
+    help="How many errors the clients may report.",
+)
+@click.option("--span", metavar="SIZE", help="What the probe touches. Default: the same as the clients.")
+@click.option("--probes", type=int, default=2, show_default=True, help="Processes of the probe.")
+@click.option(
+    "--project-size",
+    metavar="SIZE",
+    default="300GiB",
+    show_default=True,
+    help="Scale the figures to a region of this size ...",
+)
+@click.option(
+    "--project-clients", type=int, default=1500, show_default=True, help="... and to so many clients."
+)
+@where_options
+@click.pass_context
+def validate_command(
+    ctx: click.Context,
+    name: str,
+    min_saving_percent: float | None,
+    max_model_error_percent: float,
+    min_clients_attached: int | None,
+    max_client_errors: int,
+    span: str | None,
+    probes: int,
+    project_size: str,
+    project_clients: int,
+    backend: str | None,
+    root: str | None,
+) -> None:
+    """Measure what a region's clients save; pass or fail.
+
+    A probe maps plain shared memory in processes of its own, as a database without mshare would; its
+    page tables are compared with those of the clients. Exit code 3 when the verdict is "failed".
+    """
+    screen: Screen = ctx.obj
+    screen.note("Measuring page tables without sharing ...")
+    found = validate(
+        name,
+        backend=backend or "auto",
+        root=root,
+        span_bytes=None if span is None else parse_size(span, "span"),
+        probes=probes,
+        projection=Projection(parse_size(project_size, "project-size"), project_clients),
+        thresholds=Thresholds(
+            min_saving_percent, max_model_error_percent, min_clients_attached, max_client_errors
+        ),
+    )
+    screen.answer({**found.to_dict(), "summary": found.summary_lines()})
+    _savings(screen, found)
+    if not found.passed:
+        ctx.exit(EXIT_VERDICT_FAILED)
+
+
+def _savings(screen: Screen, found: Savings) -> None:
+    for line in (found.title, *found.notes, ""):
+        screen.say(line)
+    rows = [(row.label, row.per_client, row.in_all, row.kind) for row in found.rows()]
+    screen.table(("", "Per client", "In all", "Figures are"), rows, right=("Per client", "In all"))
+    screen.say("")
+    screen.say(found.verdict)
+    for reason in found.reasons:
+        screen.say(f"  {reason}")

@@ -1,0 +1,161 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One client: a process that attaches a region by itself, touches and verifies it, and stays.
+
+It runs in a process forked by the launcher, so it opens, looks up and maps everything anew: an
+inherited mapping would prove nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .. import errors
+from ..backends.base import Backend
+from ..backends.mapping import Mapping
+from ..errors import MshareError
+from ..host import procfs
+from ..kernel import syscalls
+from ..region import spec
+from ..region.pattern import Pattern, touch
+from ..region.region import Attachment, Region
+from ..services import signals
+from ..services.supervisor import OWNER, status_of
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""The signals that the launcher has handlers for, and a client has not."""
+Report = dict[str, Any]
+"""A line of JSON, short enough (PIPE_BUF, 4096 bytes) to be written to a shared pipe in one piece."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a client is to attach."""
+
+    name: str
+    backend: Backend
+    path: str
+    mappings: tuple[Mapping, ...]
+    pattern: Pattern | None
+    window_bytes: int
+    mapped_bytes: int
+    address: int | None
+    memory_max_bytes: int | None
+    """The limit of the slice that pays for the region."""
+
+    @classmethod
+    def find(cls, name: str, backend: Backend) -> Target:
+        """The region as it is now; what is mapped in a kernel's region is known from its owner only."""
+        with Region.open(name, read_only=True, backend=backend) as region:
+            found = region.stat()
+        status = status_of(OWNER, name, backend.root) or {}
+        mappings = found.mappings
+        if mappings is None:
+            mappings = [spec.mapping_from_dict(entry) for entry in status.get("mappings", ())]
+        return cls(
+            name=name,
+            backend=backend,
+            path=found.path,
+            mappings=tuple(mappings),
+            pattern=Pattern(**status["pattern"]) if "pattern" in status else None,
+            window_bytes=found.window_bytes,
+            mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
+            address=found.address,
+            memory_max_bytes=status.get("spec", {}).get("memory_max"),
+        )
+
+    def environment(self, number: int) -> dict[str, str]:
+        """What a client's own program is told."""
+        return {
+            "MSHARE_REGION": self.name,
+            "MSHARE_PATH": self.path,
+            "MSHARE_BACKEND": self.backend.name,
+            "MSHARE_GENERATION": self.backend.generation.id,
+            "MSHARE_ADDRESS": "" if self.address is None else hex(self.address),
+            "MSHARE_WINDOW_BYTES": str(self.window_bytes),
+            "MSHARE_MAPPED_BYTES": str(self.mapped_bytes),
+            "MSHARE_CLIENT_NUMBER": str(number),
+        }
+
+
+def attach_and_touch(
+    target: Target, span_bytes: int, stride_bytes: int, address: int | None = None
+) -> tuple[Attachment, Report]:
+    """Attach, touch `span_bytes` and verify what the owner wrote; returns the attachment and a report.
+
+    The report: attach_us (open, look up and map), touch_us, vm_pte_before_bytes and
+    vm_pte_after_bytes (this process's VmPTE), verified_pages, wrong_pages.
+    """
+    before_bytes = procfs.vm_pte_bytes()
+    started = time.perf_counter_ns()
+    with Region.open(target.name, backend=target.backend) as region:
+        attachment = region.attach(address)
+    attached = time.perf_counter_ns()
+    memory, pattern = attachment.memory, target.pattern
+    wrong_pages = verified_pages = 0
+    left_bytes = span_bytes
+    for mapping in target.mappings:
+        take_bytes = min(left_bytes, mapping.size_bytes)
+        left_bytes -= take_bytes
+        if pattern is not None and pattern.offset == mapping.offset:
+            wrong_pages = pattern.verify(memory, take_bytes)
+            verified_pages = pattern.pages(take_bytes)
+        touch(memory, mapping.offset, take_bytes, stride_bytes)
+    touched = time.perf_counter_ns()
+    return attachment, {
+        "attach_us": (attached - started) // 1000,
+        "touch_us": (touched - attached) // 1000,
+        "vm_pte_before_bytes": before_bytes,
+        "vm_pte_after_bytes": procfs.vm_pte_bytes(),
+        "verified_pages": verified_pages,
+        "wrong_pages": wrong_pages,
+    }
+
+
+def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:
+    """The life of a client of ours, in a forked process: never returns.
+
+    SIGUSR1 makes it touch the region once more: that is how it finds out that its owner is gone.
+    """
+    _leave_the_launcher()
+    inbox = signals.inbox()
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        attachment, report = attach_and_touch(target, span_bytes, stride_bytes)
+    except (MshareError, OSError) as error:
+        _send(report_fd, number, {"error": errors.sentence(error)})
+        os._exit(1)
+    _send(report_fd, number, report)
+    while True:
+        signals.wait(inbox)
+        attachment.view(target.mappings[0].offset, 1).tobytes()
+
+
+def execute(target: Target, number: int, command: Sequence[str], report_fd: int) -> NoReturn:
+    """Become the user's program; reports only if that fails. Never returns."""
+    _leave_the_launcher()
+    os.setpgid(0, 0)
+    try:
+        os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
+    except OSError as error:
+        _send(report_fd, number, {"error": f"{command[0]} cannot be started: {error.strerror}"})
+    os._exit(127)
+
+
+def _leave_the_launcher() -> None:
+    """Undo what a fork inherited, the launcher's handlers, and end when the launcher does."""
+    signals.leave(CAUGHT)
+    syscalls.die_with_parent(signal.SIGTERM)
+
+
+def _send(fd: int, number: int, report: Report) -> None:
+    if "error" in report:
+        report = {"error": report["error"][:1000]}
+    os.write(fd, json.dumps({"number": number, **report}).encode() + b"\n")

@@ -1,0 +1,197 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clients that should run, or should not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import files, paths
+from ..backends import choose
+from ..converge.outcome import (
+    ABSENT,
+    Boot,
+    Outcome,
+    chosen,
+    differing_keys,
+    goes_on,
+    locate,
+    locate_leftovers,
+    other_version,
+    present,
+    remove_spec,
+    spec_written,
+)
+from ..converge.request import Request
+from ..errors import MshareError
+from ..info import inventory
+from ..region.rules import region_name
+from ..services import status_file, supervisor
+from ..services.choose import current
+from ..services.supervisor import CLIENTS, Progress, Supervisor, no_progress
+from .spec import ClientsSpec
+from .status import of_launcher
+
+
+@dataclass(frozen=True)
+class ClientsPresent(Request):
+    """That the clients of a region run, as many and of the kind specified.
+
+    Another number is started or ended among those that run; anything else that differs starts them
+    anew. The dead are started again only with `restart_dead`; otherwise they are in the facts.
+    Those of another version of the library go on, unless `restart_outdated`.
+    """
+
+    spec: ClientsSpec
+    program: Sequence[str]
+    restart_dead: bool = False
+    restart_outdated: bool = False
+    boot: bool | None = None
+    progress: Progress = no_progress
+    require_all: bool = False
+    """Whether clients that died are an error."""
+
+    @property
+    def region(self) -> str:
+        return self.spec.region
+
+    def require(self) -> None:
+        supervisor.require_owner(self.region, choose.locate(self.spec.backend, self.spec.root).root)
+
+    def converge(self, check: bool) -> Outcome:
+        root = locate(self.spec.backend, self.spec.root, check)
+        if root is None:
+            action = f"start {self.spec.count} clients of region {self.spec.region}"
+            return Outcome(True, [action], ABSENT, present(self.spec))
+        return self._converge(root, check)
+
+    def _converge(self, root: str, check: bool) -> Outcome:
+        spec = self.spec
+        name = spec.region
+        keeper = current()
+        # One that is still starting, at boot or after a deployment that was cut off, is not asked for more.
+        if check:
+            status = supervisor.status_of(CLIENTS, name, root)
+        else:
+            status = supervisor.settled(CLIENTS, name, root, self.progress)
+        stored = status["spec"] if status else None
+        spec_path = paths.spec_file("clients", name)
+        boot = Boot.of(keeper, CLIENTS, name, self.boot)
+        different = differing_keys(spec, stored)
+        # Clients whose owner has ended live, if at all, attached to nothing.
+        orphaned = status is not None and not status["owner_alive"]
+        outdated = other_version(status["version"]) if status else None
+        replace = outdated is not None and self.restart_outdated
+        anew = status is not None and (orphaned or replace or different not in ([], ["count"]))
+        dead = len(status["dead"]) if status and self.restart_dead and not anew else 0
+        resize = different == ["count"] and not anew
+        start = status is None or anew
+        write = files.read_text(spec_path) != spec.to_json()
+        why = f"launcher {outdated}" if replace else f"{', '.join(different)} differ"
+        why = "owner has ended" if orphaned else why
+        actions = chosen(
+            (
+                (anew, f"stop the clients of region {name}, whose {why}"),
+                (start, f"start {spec.count} clients of region {name}"),
+                (resize, f"have {spec.count} clients of region {name}"),
+                (dead > 0, f"start {dead} dead clients of region {name} again"),
+                (write, f"write {spec_path}"),
+                boot.step(f"the clients of region {name}"),
+            )
+        )
+        if actions and not check:
+            with spec_written(spec_path, spec):
+                if anew:
+                    keeper.stop(CLIENTS, name, root)
+                if start:
+                    argv = [*self.program, "clients", "run", "--spec", spec_path]
+                    first = of_launcher(spec, root)
+                    keeper.start(CLIENTS, name, root, argv, first, self.progress)
+                elif status is not None and (resize or dead):
+                    _reload(keeper, name, root, status["reloads"], self.progress)
+            if boot.enabled != boot.wanted:
+                keeper.set_enabled(CLIENTS, name, boot.wanted)
+        before = {"state": "present", **stored} if stored else ABSENT
+        facts = inventory.clients_facts(root, name) or {}
+        if self.require_all and not check:
+            _require_attached(facts)
+        after = present(spec) if actions else before
+        left = goes_on(f"the launcher of region {name}", None if anew else outdated, "restart_outdated")
+        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=left)
+
+
+def _require_attached(facts: inventory.Facts) -> None:
+    """MshareError, with the first reasons, where fewer clients are attached than there should be."""
+    if facts["attached"] == facts["requested"]:
+        return
+    reasons = [*facts["errors"], *(one["reason"] for one in facts["dead"])][:3]
+    raise MshareError(
+        f"{facts['attached']} of {facts['requested']} clients are attached to region {facts['region']};"
+        f" {len(facts['dead'])} died, and this was said first: {', '.join(reasons) or 'nothing'}; start the"
+        " dead again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
+    )
+
+
+def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Progress) -> None:
+    keeper.reload(CLIENTS, name, root)
+
+    def done() -> bool:
+        status = supervisor.status_of(CLIENTS, name, root)
+        if status is None:
+            raise MshareError(
+                f"the launcher of region {name} ended while it changed its clients; start it again"
+            )
+        progress(status)
+        if status["reloads"] == reloads or status["state"] != "ready":
+            return False
+        if status["errors"]:
+            raise MshareError(f"changing the clients of region {name} failed: {status['errors'][0]}")
+        return True
+
+    what = f"changing the clients of region {name}"
+    supervisor.wait(done, supervisor.START_SECONDS, what, "see `mshare clients status`")
+
+
+@dataclass(frozen=True)
+class ClientsAbsent(Request):
+    """That no clients of a region run and none come back."""
+
+    name: str
+    backend: str = "auto"
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        region_name(self.name)
+
+    @property
+    def region(self) -> str:
+        return self.name
+
+    def converge(self, check: bool) -> Outcome:
+        region = self.name
+        spec_path = paths.spec_file("clients", region)
+        found = locate_leftovers("clients", CLIENTS, region, self.backend, self.root)
+        if found is None:
+            return Outcome(False, [], ABSENT, ABSENT)
+        keeper = current()
+        status = status_file.read(status_file.file(found, region, CLIENTS))
+        enabled = keeper.enabled(CLIENTS, region)
+        alive = status_file.process_alive(status)
+        actions = chosen(
+            (
+                (alive, f"stop the clients of region {region}"),
+                (status is not None and not alive, f"forget the clients of region {region}, which ended"),
+                (os.path.exists(spec_path), f"remove {spec_path}"),
+                (enabled, f"disable the clients of region {region} at boot"),
+            )
+        )
+        if actions and not check:
+            if enabled:
+                keeper.set_enabled(CLIENTS, region, False)
+            keeper.stop(CLIENTS, region, found)
+            remove_spec(spec_path)
+        before = {"state": "present", **status["spec"]} if status and alive else ABSENT
+        return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})

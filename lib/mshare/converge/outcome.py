@@ -1,0 +1,161 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the three kinds of converging have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import __version__, files, paths
+from ..backends import choose
+from ..errors import Unavailable
+from ..services import status_file
+from ..services.lock import locked
+from ..services.supervisor import Supervisor
+from .spec import Spec
+
+# How long a second deploy on the same host waits for the first.
+_LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was, or in a check run would be, done."""
+
+    changed: bool
+    actions: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is there now, as in the inventory."""
+    boot: dict[str, Any] = field(default_factory=dict)
+    """What comes back after a reboot: managed, enabled, reason."""
+    fills_bytes: int = 0
+    """Memory that is taken at once, by prefaulting."""
+    fills_root: str | None = None
+    """Whose file system has to have room for that; None where what is there now makes room first."""
+    warnings: list[str] = field(default_factory=list)
+    """What on this host may do harm later, or is left as it is; one sentence each."""
+
+
+ABSENT: dict[str, Any] = {"state": "absent"}
+
+
+def present(spec: Spec) -> dict[str, Any]:
+    """The side of a diff on which a spec holds."""
+    return {"state": "present", **spec.to_dict()}
+
+
+@contextlib.contextmanager
+def one_at_a_time(check: bool) -> Iterator[None]:
+    """One converging process per host; a check run changes nothing and needs no turn."""
+    if check:
+        yield
+        return
+    lock = os.path.join(paths.state_dir(), "converge.lock")
+    with locked(lock, "changing this host's regions", _LOCK_SECONDS):
+        try:
+            yield
+        finally:
+            # Where nothing is deployed, or any more, nothing of ours stays: not even this.
+            files.remove(lock)
+            files.remove_empty(paths.state_dir())
+
+
+def other_version(version: str | None) -> str | None:
+    """In which versions what runs and the library differ, as part of a sentence; None if they do not."""
+    if version in (None, __version__):
+        return None
+    return f"runs version {version} of the library, and {__version__} is installed"
+
+
+def goes_on(what: str, outdated: str | None, option: str) -> list[str]:
+    """The warning for something that runs another version and is left alone."""
+    return [f"{what} {outdated}; it goes on with that until {option}: true"] if outdated else []
+
+
+def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:
+    """The sentences of the steps that are to be taken."""
+    return [text for wanted, text in steps if wanted]
+
+
+def differing_keys(wanted: Spec, stored: dict[str, Any] | None) -> list[str]:
+    """The keys in which a spec differs from the one that something was made with."""
+    if stored is None:
+        return []
+    mine = wanted.to_dict()
+    return sorted(key for key in {*mine, *stored} if mine.get(key) != stored.get(key))
+
+
+def locate(backend: str, root: str | None, check: bool) -> str | None:
+    """The root to work on. None in a check run on a host that was never provisioned."""
+    try:
+        return choose.locate(backend, root).root
+    except Unavailable:
+        if not check:
+            raise
+        choose.choose(backend)
+        return None
+
+
+def locate_leftovers(kind: str, role: str, name: str, backend: str, root: str | None) -> str | None:
+    """The root on which something is to be absent, even where the msharefs is gone already."""
+    try:
+        return choose.locate(backend, root).root
+    except Unavailable:
+        try:
+            where = root or choose.choose(backend).root
+        except Unavailable:
+            where = paths.KERNEL_ROOT
+        left = os.path.exists(paths.spec_file(kind, name)) or name in status_file.names(where, role)
+        return where if left else None
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What comes back after a reboot: what is, and what should be."""
+
+    enabled: bool
+    wanted: bool
+    managed: bool
+
+    @classmethod
+    def of(cls, keeper: Supervisor, role: str, name: str, wanted: bool | None) -> Boot:
+        """None wants whatever this host can do; Unavailable for a request it cannot apply."""
+        if wanted and not keeper.survives_reboot:
+            keeper.set_enabled(role, name, True)
+        should = keeper.survives_reboot if wanted is None else wanted
+        return cls(keeper.enabled(role, name), should, keeper.survives_reboot)
+
+    def step(self, what: str) -> tuple[bool, str]:
+        return self.enabled != self.wanted, f"{'enable' if self.wanted else 'disable'} {what} at boot"
+
+    def facts(self) -> dict[str, Any]:
+        reason = None if self.managed else "systemd does not run on this host"
+        return {"managed": self.managed, "enabled": self.wanted, "reason": reason}
+
+
+@contextlib.contextmanager
+def spec_written(path: str, spec: Spec) -> Iterator[None]:
+    """Write a spec file; put back what was there if the block fails."""
+    old_text = files.read_text(path)
+    files.write_text(path, spec.to_json())
+    try:
+        yield
+    except BaseException:
+        if old_text is None:
+            remove_spec(path)
+        else:
+            files.write_text(path, old_text)
+        raise
+
+
+def remove_spec(path: str) -> None:
+    """Remove a spec file, and its directories if nothing else is in them."""
+    files.remove(path)
+    files.remove_empty(os.path.dirname(path), paths.config_dir())

@@ -1,0 +1,92 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One request or many of a kind: all are looked at before the first of them changes anything."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ..errors import InvalidRequest, MshareError, exit_code, kind, sentence
+from . import memory
+from .outcome import Outcome, one_at_a_time
+
+
+class Request(ABC):
+    """Something that should be so on this host, for one region."""
+
+    @property
+    @abstractmethod
+    def region(self) -> str:
+        """The name of the region."""
+
+    @abstractmethod
+    def converge(self, check: bool) -> Outcome:
+        """Look, decide, and, but for a check run, act. Who calls this has the turn (`one_at_a_time`)."""
+
+    def require(self) -> None:
+        """Raise for what is missing to act on this. A check run may come before the steps that provide it."""
+        return
+
+
+class Halted(MshareError):
+    """One request of many that could not be applied; of the kind of its cause."""
+
+    def __init__(self, message: str, cause: BaseException, done: dict[str, Outcome]) -> None:
+        super().__init__(message)
+        self.kind = kind(cause)
+        self.exit_code = exit_code(cause)
+        self.done = done
+        """What had been done by then, by region."""
+
+
+def apply(request: Request, *, check: bool = False) -> Outcome:
+    """See to it that one request is applied; raises what is in its way."""
+    with one_at_a_time(check):
+        return request.converge(check)
+
+
+def apply_all(requests: Sequence[Request], *, check: bool = False) -> dict[str, Outcome]:
+    """See to it that all are applied, in their order; what each came to, by region.
+
+    Every request is judged before the first is acted upon, so that what is refused is refused with nothing
+    changed. Raises Halted, which says where it stopped and what was done.
+    """
+    _require_distinct(requests)
+    with one_at_a_time(check):
+        judged = _each(requests, True, required=not check)
+        fills_bytes: dict[str | None, dict[str, int]] = {}
+        for name, outcome in judged.items():
+            if outcome.fills_bytes:
+                fills_bytes.setdefault(outcome.fills_root, {})[name] = outcome.fills_bytes
+        memory.check_together(fills_bytes)
+        return judged if check else _each(requests, False)
+
+
+def _each(requests: Sequence[Request], check: bool, required: bool = False) -> dict[str, Outcome]:
+    done: dict[str, Outcome] = {}
+    for number, request in enumerate(requests, 1):
+        try:
+            if required:
+                request.require()
+            done[request.region] = request.converge(check)
+        except (MshareError, OSError) as error:
+            so_far = {} if check else done
+            where = f"region {request.region} ({number} of {len(requests)})"
+            raise Halted(f"{where}: {sentence(error)}; {_told(so_far)}", error, so_far) from error
+    return done
+
+
+def _told(done: dict[str, Outcome]) -> str:
+    actions = [action for outcome in done.values() for action in outcome.actions]
+    return "done before that: " + ", ".join(actions) if actions else "nothing was changed"
+
+
+def _require_distinct(requests: Sequence[Request]) -> None:
+    names = [request.region for request in requests]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidRequest(
+            f"region {', '.join(twice)} is in the list more than once; say all of a region in one entry"
+        )

@@ -1,0 +1,96 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's pools of huge pages, as /sys shows them (Documentation/admin-guide/mm/hugetlbpage.rst).
+
+The one place that reads them: /proc/meminfo knows the default size only, and as counts among sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from ..units import KIB
+from .procfs import read_line
+
+_POOLS = "/sys/kernel/mm/hugepages"
+_NODES = "/sys/devices/system/node"
+_POOL_NAME = re.compile(r"hugepages-([0-9]+)kB\Z")
+_NODE_NAME = re.compile(r"node([0-9]+)\Z")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of huge pages of one size: counts of pages; None for what the kernel does not show there."""
+
+    page_bytes: int
+    node: int | None
+    """A NUMA node, or None for the host as a whole."""
+    total: int | None
+    free: int | None
+    reserved: int | None
+    """Promised to who has mapped them and not touched them yet; kept for the host as a whole only."""
+    surplus: int | None
+    overcommit: int | None
+    """How many more the kernel may take from ordinary memory; kept for the host as a whole only."""
+
+    @property
+    def available(self) -> int:
+        """Pages that a new mapping can have: free and not reserved, and what overcommit still allows."""
+        spare = (self.overcommit or 0) - (self.surplus or 0)
+        return (self.free or 0) - (self.reserved or 0) + max(0, spare)
+
+
+def sizes_bytes(root: str = "/") -> list[int]:
+    """The huge page sizes for which this kernel has pools, smallest first."""
+    return sorted(size for size, __ in _folders(os.path.join(root, _POOLS[1:])))
+
+
+def pool(page_bytes: int, root: str = "/") -> Pool | None:
+    """The host's pool of one page size; None where the kernel has none of that size.
+
+    `root` is where the host's file system is seen; tests have one of their own.
+    """
+    return next(
+        (found for found in pools(root) if found.page_bytes == page_bytes and found.node is None), None
+    )
+
+
+def pools(root: str = "/") -> list[Pool]:
+    """Every pool: per page size for the whole host (node None), then per NUMA node."""
+    places: list[tuple[int | None, str]] = [(None, os.path.join(root, _POOLS[1:]))]
+    nodes = os.path.join(root, _NODES[1:])
+    places += sorted(
+        (int(name[1]), os.path.join(nodes, name[0], "hugepages"))
+        for name in map(_NODE_NAME.match, _names(nodes))
+        if name
+    )
+    return [_pool(folder, size, node) for node, place in places for size, folder in _folders(place)]
+
+
+def _pool(folder: str, page_bytes: int, node: int | None) -> Pool:
+    counts = (
+        _number(os.path.join(folder, f"{name}_hugepages"))
+        for name in ("nr", "free", "resv", "surplus", "nr_overcommit")
+    )
+    return Pool(page_bytes, node, *counts)
+
+
+def _folders(place: str) -> list[tuple[int, str]]:
+    """(page size in bytes, folder) of each pool below a place."""
+    matches = sorted((int(name[1]), name[0]) for name in map(_POOL_NAME.match, _names(place)) if name)
+    return [(size_kib * KIB, os.path.join(place, name)) for size_kib, name in matches]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _number(path: str) -> int | None:
+    line = read_line(path)
+    return int(line) if line and line.isdigit() else None

@@ -1,0 +1,49 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is mounted in this process's mount namespace."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from .procfs import lines, read
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    path: str
+    filesystem: str
+    source: str
+    options: str
+    super_options: str
+
+
+def _unescape(field: str) -> str:
+    # mountinfo writes white space, backslash and, in sources, '#' as octal.
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), field)
+
+
+def mounts() -> list[Mount]:
+    """What is mounted in this process's mount namespace, in mount order."""
+    return parse_mounts(read("/proc/self/mountinfo"))
+
+
+def parse_mounts(mountinfo: str | None) -> list[Mount]:
+    """The lines of a mountinfo file."""
+    found = []
+    for line in lines(mountinfo):
+        fields = line.split(" ")
+        rest = fields[fields.index("-") + 1 :]
+        found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))
+    return found
+
+
+def mount_at(path: str) -> Mount | None:
+    """The mount one sees at a path (the last of a stack), or None."""
+    wanted = os.path.normpath(path)
+    return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)

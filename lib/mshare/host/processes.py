@@ -1,0 +1,193 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One pass over /proc: what every process pays for page tables, and who it is.
+
+VmPTE in /proc/PID/status costs some 20 µs and is world-readable, so it is read of every process;
+everything else is read only of those that matter.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..units import KIB
+
+_CHUNK_BYTES = 1 << 16
+Missing = dict[str, Any]
+
+
+class Vanished(Exception):
+    """The process is gone: an answer, not an error."""
+
+
+def opened(path: str) -> int:
+    """A file of /proc, open for reading; Vanished for a process that is gone."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError) as error:
+        raise Vanished from error
+
+
+def read(path: str) -> bytes:
+    """A file of /proc, whole; Vanished for a process that is gone, PermissionError as it is."""
+    fd = opened(path)
+    try:
+        first = os.read(fd, _CHUNK_BYTES)
+        if not first:
+            return first
+        parts = [first]
+        while True:
+            part = os.read(fd, _CHUNK_BYTES)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    except ProcessLookupError as error:
+        raise Vanished from error
+    finally:
+        os.close(fd)
+
+
+def text(path: str) -> str:
+    """As `read`, decoded as file names are."""
+    return os.fsdecode(read(path))
+
+
+class Process:
+    """A process with memory of its own, by its /proc/PID/status; fields are looked for when asked."""
+
+    __slots__ = ("_name", "_parent", "_status", "pid", "vm_pte_bytes")
+
+    def __init__(self, pid: int, status: bytes, vm_pte_bytes: int) -> None:
+        self.pid = pid
+        self.vm_pte_bytes = vm_pte_bytes
+        self._status = status
+        self._name = ""
+        self._parent = -1
+
+    def _field(self, name: bytes) -> bytes:
+        start = self._status.find(b"\n" + name + b":\t") + len(name) + 3
+        return self._status[start : self._status.index(b"\n", start)]
+
+    @property
+    def name(self) -> str:
+        """The command name, cut by the kernel to 15 bytes."""
+        if not self._name:
+            self._name = os.fsdecode(self._status[6 : self._status.index(b"\n")])
+        return self._name
+
+    @property
+    def parent(self) -> int:
+        if self._parent < 0:
+            self._parent = int(self._field(b"PPid"))
+        return self._parent
+
+    @property
+    def uid(self) -> int:
+        return int(self._field(b"Uid").split()[0])
+
+    @property
+    def threads(self) -> int:
+        return int(self._field(b"Threads"))
+
+    def path(self, name: str) -> str:
+        return f"/proc/{self.pid}/{name}"
+
+    def link(self, name: str) -> str | None:
+        """Where a link of /proc/PID leads; None if it may not be read or the process is gone."""
+        try:
+            return os.readlink(self.path(name))
+        except OSError:
+            return None
+
+    @property
+    def executable(self) -> str | None:
+        return self.link("exe")
+
+    def arguments(self) -> list[str]:
+        """The command line, as far as it can be read."""
+        try:
+            return text(self.path("cmdline")).rstrip("\0").split("\0")
+        except (Vanished, PermissionError):
+            return []
+
+    def environment(self) -> dict[str, str]:
+        """What it was started with, as far as it can be read and the program left it there."""
+        try:
+            pairs = text(self.path("environ")).split("\0")
+        except (Vanished, PermissionError):
+            return {}
+        return {name: value for name, __, value in (pair.partition("=") for pair in pairs if pair)}
+
+    def cgroup(self) -> str | None:
+        """The path in the unified hierarchy, or else in systemd's."""
+        try:
+            lines = text(self.path("cgroup")).split("\n")
+        except (Vanished, PermissionError):
+            return None
+        paths = {}
+        for line in lines:
+            __, separator, rest = line.partition(":")
+            if separator:
+                controllers, __, path = rest.partition(":")
+                paths[controllers] = path
+        unified = paths.get("")
+        return paths.get("name=systemd", unified) if unified in (None, "/") else unified
+
+    def setuid(self) -> bool:
+        """Whether its program runs with the rights of another user."""
+        try:
+            return bool(os.stat(self.path("exe")).st_mode & 0o6000)
+        except OSError:
+            return False
+
+
+@dataclass
+class Pass:
+    """What one look at all processes found."""
+
+    processes: list[Process] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    vanished: int = 0
+
+
+def look() -> Pass:
+    """VmPTE of every process; kernel threads and zombies have none and are left out."""
+    found = Pass()
+    processes = found.processes
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            fd = os.open(f"/proc/{name}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            found.vanished += 1
+            continue
+        except PermissionError:
+            found.missing.append(missing(int(name), "status"))
+            continue
+        try:
+            status = os.read(fd, _CHUNK_BYTES)
+        except ProcessLookupError:
+            found.vanished += 1
+            continue
+        finally:
+            os.close(fd)
+        start = status.find(b"\nVmPTE:")
+        if start >= 0:
+            size_bytes = int(status[start + 7 : status.index(b" kB", start)]) * KIB
+            processes.append(Process(int(name), status, size_bytes))
+    return found
+
+
+def missing(pid: int | None, what: str, reason: str = "permission denied; run as root") -> Missing:
+    """What could not be read, in the survey's words."""
+    return {"pid": pid, "what": what, "reason": reason}
+
+
+def unit(cgroup: str | None) -> str | None:
+    """The systemd unit that a cgroup belongs to."""
+    parts = (cgroup or "").split("/")
+    return next((part for part in reversed(parts) if part.endswith((".service", ".scope"))), None)

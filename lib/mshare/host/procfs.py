@@ -1,0 +1,125 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading /proc, with nothing but the standard library: what a mere look at a host needs.
+
+Fields are documented in proc(5). A process that vanishes between two reads is an answer (None), not
+an error.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..units import KIB
+
+
+def read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        return None
+
+
+def lines(text: str | None) -> list[str]:
+    # Not splitlines(): names of processes and mount points may hold what that takes for a line's end.
+    return [line for line in (text or "").split("\n") if line]
+
+
+def _kib_fields(text: str) -> dict[str, int]:
+    """`Name:   123 kB` lines as bytes."""
+    fields = {}
+    for line in lines(text):
+        name, __, value = line.partition(":")
+        number, __, unit = value.strip().partition(" ")
+        if unit == "kB" and number.isdigit():
+            fields[name] = int(number) * KIB
+    return fields
+
+
+def meminfo_bytes() -> dict[str, int]:
+    """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out)."""
+    return _kib_fields(read("/proc/meminfo") or "")
+
+
+def status_bytes(pid: int | str = "self") -> dict[str, int] | None:
+    """The sizes in /proc/PID/status in bytes, or None for a process that is gone."""
+    text = read(f"/proc/{pid}/status")
+    return None if text is None else _kib_fields(text)
+
+
+def vm_pte_bytes(pid: int | str = "self") -> int | None:
+    """Page tables of a process in bytes (VmPTE: all levels below the PGD)."""
+    fields = status_bytes(pid)
+    return None if fields is None else fields.get("VmPTE", 0)
+
+
+def pids() -> list[int]:
+    """The processes there are, as far as this one may see them."""
+    return sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def maps(pid: int) -> str:
+    """/proc/PID/maps; empty for a process that is gone or that this user may not look into."""
+    try:
+        return read(f"/proc/{pid}/maps") or ""
+    except PermissionError:
+        return ""
+
+
+def command(pid: int) -> str:
+    """A process's command line, or its name in brackets where it has none."""
+    line = (read(f"/proc/{pid}/cmdline") or "").rstrip("\0").replace("\0", " ")
+    return line or f"[{(read(f'/proc/{pid}/comm') or 'gone').strip()}]"
+
+
+def unit(pid: int) -> str | None:
+    """The systemd unit that a process belongs to, else its cgroup; None in the root."""
+    paths = [line.split(":", 2)[2] for line in lines(read(f"/proc/{pid}/cgroup"))]
+    names = [part for path in paths for part in reversed(path.split("/"))]
+    units = [part for part in names if part.endswith((".service", ".scope"))]
+    return next(iter(units or [path for path in paths if path != "/"]), None)
+
+
+def start_ticks(pid: int, thread: int | None = None) -> int | None:
+    """When a process (or one of its threads) started, in clock ticks since boot; None if it is gone.
+
+    A zombie counts as gone: it has no memory any more.
+    """
+    task = f"/proc/{pid}" if thread is None else f"/proc/{pid}/task/{thread}"
+    text = read(f"{task}/stat")
+    if text is None:
+        return None
+    # The command name may hold spaces and brackets; the fields after it are counted from its end.
+    fields = text[text.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, started_ticks: int, thread: int | None = None) -> bool:
+    """Whether the very process (pid and start time, for pids are reused) still runs."""
+    return start_ticks(pid, thread) == started_ticks
+
+
+def filesystems() -> list[str]:
+    """The file system types this kernel knows (/proc/filesystems)."""
+    return [line.split()[-1] for line in lines(read("/proc/filesystems"))]
+
+
+def sysctl(name: str) -> str | None:
+    """A kernel setting by its dotted name, or None where there is none."""
+    text = read("/proc/sys/" + name.replace(".", "/"))
+    return None if text is None else text.strip()
+
+
+def boot_id() -> str:
+    """Names this boot; records from an earlier one describe nothing that still runs."""
+    return sysctl("kernel.random.boot_id") or ""
+
+
+def read_line(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None

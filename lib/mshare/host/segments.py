@@ -1,0 +1,254 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""/proc/PID/maps -> the shared segments of a process, with an identity that all their users see."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .. import paths
+from ..kernel import abi
+from ..pagetable import BASE_PAGE_BYTES
+from ..units import GIB, MIB, parse_size
+from . import huge_pages, processes, procmap
+
+MINIMUM_BYTES = MIB
+"""Smaller ones cost no leaf table of their own that would be worth a row."""
+_DELETED = b" (deleted)"
+# What shared mappings of maps look like between address and offset; the fourth letter says shared.
+_SHARED = (b"-s ", b"xs ")
+_HUGE_MASK_SHIFT = 26
+
+
+class Mapping(NamedTuple):
+    """A shared mapping: one line of maps."""
+
+    start: int
+    end: int
+    offset: int
+    writable: bool
+    device: bytes
+    inode: int
+    path: bytes
+
+    @property
+    def identity(self) -> tuple[bytes, int]:
+        """The same for everybody who has it mapped, wherever and under whatever name."""
+        return self.device, self.inode
+
+
+Mappings = tuple[Mapping, ...]
+
+
+class Reader:
+    """Reads the shared mappings of processes: by asking for them where the kernel can, else from maps.
+
+    Mappings are the same in all children of one parent, so each is taken apart once.
+    """
+
+    def __init__(self, querying: bool = True) -> None:
+        self._querying = querying
+        self._known: dict[object, Mapping | None] = {}
+        self._sets: dict[tuple[object, ...], Mappings] = {}
+
+    def shared(self, process: processes.Process) -> Mappings:
+        """The shared mappings in order of address, without segments that are too small."""
+        if self._querying:
+            try:
+                return self._query(process.path("maps"))
+            except OSError as error:
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+                self._querying = False
+        return self.parse(processes.read(process.path("maps")))
+
+    def _query(self, path: str) -> Mappings:
+        keys = []
+        fd = processes.opened(path)
+        try:
+            address = 0
+            while True:
+                fields = procmap.query(fd, address)
+                if fields is None:
+                    break
+                if fields not in self._known:
+                    self._known[fields] = _queried(fd, fields)
+                keys.append(fields)
+                address = fields[1]
+        finally:
+            os.close(fd)
+        return self._set(tuple(keys))
+
+    def parse(self, content: bytes) -> Mappings:
+        """The same from the text of maps."""
+        keys = []
+        for pattern in _SHARED:
+            position = content.find(pattern)
+            while position >= 0:
+                start = content.rfind(b"\n", 0, position) + 1
+                end = content.find(b"\n", position)
+                line = content[start:end] if end >= 0 else content[start:]
+                # Not a path with these letters in it.
+                if line.find(b" ") + 3 == position - start:
+                    keys.append(line)
+                    if line not in self._known:
+                        self._known[line] = _parse(line)
+                position = content.find(pattern, len(content) if end < 0 else end)
+        return self._set(tuple(keys))
+
+    def _set(self, keys: tuple[object, ...]) -> Mappings:
+        if keys not in self._sets:
+            found = [mapping for mapping in map(self._known.__getitem__, keys) if mapping is not None]
+            sizes: dict[tuple[bytes, int], int] = {}
+            for mapping in found:
+                sizes[mapping.identity] = sizes.get(mapping.identity, 0) + mapping.end - mapping.start
+            large = sorted(one for one in found if sizes[one.identity] >= MINIMUM_BYTES)
+            self._sets[keys] = tuple(large)
+        return self._sets[keys]
+
+
+def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
+    start, end, flags, offset, inode, device = fields
+    path = procmap.name(fd, start)
+    if not _of_interest(path):
+        return None
+    return Mapping(start, end, offset, bool(flags & procmap.WRITABLE), procmap.device(device), inode, path)
+
+
+def _of_interest(path: bytes) -> bool:
+    # A device's memory or a ring of the kernel's is no segment that anybody could place elsewhere.
+    of_device = path.startswith(b"/dev/") and not path.startswith((b"/dev/shm/", b"/dev/zero", b"/dev/huge"))
+    return path.startswith(b"/") and not of_device
+
+
+def _parse(line: bytes) -> Mapping | None:
+    addresses, access, offset, device, inode, *rest = line.split(None, 5)
+    path = rest[0] if rest else b""
+    if not _of_interest(path):
+        return None
+    start, __, end = addresses.partition(b"-")
+    return Mapping(
+        int(start, 16), int(end, 16), int(offset, 16), access[1:2] == b"w", device, int(inode), path
+    )
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """What lies behind a device number of maps."""
+
+    type: str
+    source: str = ""
+    page_bytes: int = BASE_PAGE_BYTES
+    internal: bool = False
+
+
+class Devices:
+    """Device numbers -> file systems, of this mount namespace and of those that processes live in."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Filesystem] = {}
+        self._seen: set[str] = set()
+        self._learn("/proc/self/mountinfo")
+        self._internal()
+
+    def _internal(self) -> None:
+        # The kernel's own mounts for memory without a file are in nobody's mountinfo, but an empty
+        # memfd lies on the same ones: it costs nothing, not even a huge page.
+        flags = [(0, BASE_PAGE_BYTES)]
+        flags += [
+            (4 | (size.bit_length() - 1) << _HUGE_MASK_SHIFT, size) for size in huge_pages.sizes_bytes()
+        ]
+        for flag, page_bytes in flags:
+            with contextlib.suppress(OSError, AttributeError):
+                fd = os.memfd_create("mshare-survey", 1 | flag)
+                device = os.fstat(fd).st_dev
+                os.close(fd)
+                name = f"{os.major(device):02x}:{os.minor(device):02x}".encode()
+                kind = "tmpfs" if page_bytes == BASE_PAGE_BYTES else "hugetlbfs"
+                self._known[name] = Filesystem(kind, page_bytes=page_bytes, internal=True)
+
+    def _learn(self, path: str) -> None:
+        with contextlib.suppress(processes.Vanished, PermissionError, OSError):
+            for line in processes.text(path).split("\n"):
+                fields = line.split(" ")
+                if len(fields) < 9:
+                    continue
+                major, __, minor = fields[2].partition(":")
+                rest = fields[fields.index("-") + 1 :]
+                name = f"{int(major):02x}:{int(minor):02x}".encode()
+                page_bytes = _page_bytes(rest[2]) if rest[0] == "hugetlbfs" else BASE_PAGE_BYTES
+                self._known.setdefault(name, Filesystem(rest[0], rest[1], page_bytes))
+
+    def of(self, mapping: Mapping, pid: int) -> Filesystem:
+        """The file system of a mapping in a process, which may live in a container."""
+        if mapping.device not in self._known:
+            namespace = ""
+            with contextlib.suppress(OSError):
+                namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in self._seen:
+                self._seen.add(namespace)
+                self._learn(f"/proc/{pid}/mountinfo")
+        return self._known.get(mapping.device, Filesystem("unknown"))
+
+
+def _page_bytes(options: str) -> int:
+    for option in options.split(","):
+        if option.startswith("pagesize="):
+            return parse_size(option[9:])
+    return 2 * MIB
+
+
+class Kind(NamedTuple):
+    """A segment as people call it."""
+
+    kind: str
+    name: str
+    key: int | None
+    page_bytes: int
+
+
+def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
+    """What sort of segment a mapping belongs to."""
+    path = mapping.path[: -len(_DELETED)] if mapping.path.endswith(_DELETED) else mapping.path
+    name = os.fsdecode(path)
+    sysv = path.startswith(b"/SYSV") and len(path) == 13
+    key = int(path[5:], 16) if sysv else None
+    if filesystem.type == abi.FILESYSTEM or filesystem.source == paths.SIMULATED_SOURCE:
+        return Kind("msharefs", name, None, filesystem.page_bytes)
+    if name.startswith("/dev/shm/msharefs-"):
+        return Kind("msharefs", name, None, filesystem.page_bytes)
+    word = _word(path, sysv, filesystem)
+    if sysv:
+        name = f"key 0x{key:08x}, id {mapping.inode}"
+    elif filesystem.internal:
+        name = name[7:] if path.startswith(b"/memfd:") else f"inode {mapping.inode}"
+    return Kind(word, name, key, filesystem.page_bytes)
+
+
+def _word(path: bytes, sysv: bool, filesystem: Filesystem) -> str:
+    if filesystem.type == "hugetlbfs":
+        return "hugetlb"
+    if filesystem.internal or filesystem.type == "unknown":
+        if sysv:
+            return "sysv"
+        if path.startswith(b"/memfd:"):
+            return "memfd"
+        return "anonymous" if path.startswith(b"/dev/zero") else "file"
+    if filesystem.type == "tmpfs":
+        return "posix" if path.startswith(b"/dev/shm/") else "tmpfs"
+    return "file"
+
+
+def congruent(mapping: Mapping) -> bool:
+    """Whether huge pages of 2 MiB can be mapped where it lies."""
+    return (mapping.start - mapping.offset) % (2 * MIB) == 0
+
+
+def aligned_1gib(mapping: Mapping) -> bool:
+    """Whether the mapping begins at 1 GiB: what sharing of PMD tables wants."""
+    return mapping.start % GIB == 0 and mapping.offset % GIB == 0

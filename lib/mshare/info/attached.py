@@ -1,0 +1,82 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who has a region mapped, whoever started them: for a refusal that names them.
+
+Found by the region's file in /proc/PID/maps, which shows it by device and inode whatever the path is in
+that process's mount namespace. Reading maps of every process takes a while: only where something would end.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..host import procfs
+from ..services import status_file
+
+_SHOWN = 10
+_COMMAND_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that is attached, as far as it could be looked at."""
+
+    pid: int
+    command: str
+    user: str
+    unit: str | None
+    """Its systemd unit, or else its cgroup, where it is not in the root."""
+
+    def __str__(self) -> str:
+        where = f", {self.unit}" if self.unit else ""
+        return f"{self.pid} {self.command} (user {self.user}{where})"
+
+
+def processes(root: str, name: str) -> list[Process]:
+    """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
+    # A mere look: of what another version of the library writes, the pids of its own processes.
+    launcher, owner = (
+        status_file.look(status_file.file(root, name, role)) or {} for role in ("clients", "owner")
+    )
+    started = launcher.get("pids", []) if status_file.process_alive(launcher) else []
+    pids = {*started, *_mapping(os.path.join(root, name))} - {owner.get("pid"), launcher.get("pid")}
+    return [found for found in map(_process, sorted(pids)) if found is not None]
+
+
+def told(found: Iterable[Process]) -> str:
+    """The first ten by name, and how many more there are."""
+    listed = list(found)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(map(str, listed[:_SHOWN])) + more
+
+
+def _mapping(path: str) -> list[int]:
+    try:
+        file = os.stat(path)
+    except OSError:
+        return []
+    identity = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} "
+    return [pid for pid in procfs.pids() if identity in procfs.maps(pid)]
+
+
+def _process(pid: int) -> Process | None:
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        return None
+    program, *arguments = procfs.command(pid).split(" ")
+    # On one line, whatever is in its arguments.
+    command = " ".join(" ".join([os.path.basename(program), *arguments]).split())
+    shown = command if len(command) <= _COMMAND_CHARACTERS else command[: _COMMAND_CHARACTERS - 1] + "…"
+    return Process(pid, shown, _user(uid), procfs.unit(pid))
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

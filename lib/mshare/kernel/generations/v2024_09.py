@@ -1,0 +1,60 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""2024-09 (RFC v3, Anthony Yznaga): ioctls for size and mappings, by address; nothing can be unmapped."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from .. import abi, syscalls
+from .base import Features, Generation, Geometry
+
+
+class V2024_09(Generation):
+    id = "2024-09"
+    posted = "RFC v3, September 2024, Anthony Yznaga"
+    features = Features(
+        size_set_by="ioctl",
+        mapping_kinds=("anonymous",),
+        explicit_mappings=True,
+        unmap=False,
+        any_address=False,
+        owner_bound=False,
+    )
+
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
+        syscalls.set_size(fd, address or 0, window_bytes)
+
+    def geometry(self, fd: int) -> Geometry:
+        info = syscalls.get_size(fd)
+        return Geometry(int(info.start) if info.size else None, int(info.size))
+
+    def address_of(self, fd: int, offset: int) -> int:
+        """The address an offset has in every process: these generations know no offsets."""
+        start = self.geometry(fd).address
+        if start is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the region has no size yet")
+        return start + offset
+
+    def create_mapping(
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int,
+        object_offset: int,
+    ) -> None:
+        syscalls.create_mapping(
+            fd,
+            abi.CREATE_MAPPING_BY_ADDRESS,
+            self.address_of(fd, offset),
+            size,
+            object_offset,
+            prot,
+            flags,
+            object_fd,
+        )

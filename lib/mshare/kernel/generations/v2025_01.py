@@ -1,0 +1,20 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""2025-01 (v1): as 2024-09, and mappings can be taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import abi, syscalls
+from .v2024_09 import V2024_09
+
+
+class V2025_01(V2024_09):
+    id = "2025-01"
+    posted = "v1, January 2025, Anthony Yznaga"
+    features = replace(V2024_09.features, unmap=True)
+
+    def unmap(self, fd: int, offset: int, size: int) -> None:
+        syscalls.unmap(fd, abi.UNMAP_BY_ADDRESS, self.address_of(fd, offset), size)

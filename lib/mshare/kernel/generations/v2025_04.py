@@ -1,0 +1,47 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""2025-04 (v2): an ordinary file's size is the window, mappings go by offset, any address will do."""
+
+from __future__ import annotations
+
+import os
+
+from .. import abi, syscalls
+from .base import Features, Generation, Geometry
+
+
+class V2025_04(Generation):
+    id = "2025-04"
+    posted = "v2, April 2025, Anthony Yznaga"
+    features = Features(
+        size_set_by="ftruncate",
+        mapping_kinds=("anonymous",),
+        explicit_mappings=True,
+        unmap=True,
+        any_address=True,
+        owner_bound=False,
+    )
+
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
+        os.ftruncate(fd, window_bytes)
+
+    def geometry(self, fd: int) -> Geometry:
+        return Geometry(None, os.fstat(fd).st_size)
+
+    def create_mapping(
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int,
+        object_offset: int,
+    ) -> None:
+        syscalls.create_mapping(
+            fd, abi.CREATE_MAPPING_BY_OFFSET, offset, size, object_offset, prot, flags, object_fd
+        )
+
+    def unmap(self, fd: int, offset: int, size: int) -> None:
+        syscalls.unmap(fd, abi.UNMAP_BY_OFFSET, offset, size)

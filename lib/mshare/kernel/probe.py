@@ -1,0 +1,108 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which generation a mounted msharefs speaks, found by asking a scratch file, never by kernel version.
+
+Each question is harmless on a file without a size. `0x40107801` means SET_SIZE to the old generations
+and UNMAP to the new ones, so it is not among them. Needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import uuid
+from typing import Callable
+
+from ..errors import Unavailable
+from . import abi
+from .generations import GENERATIONS, Generation
+
+_OK = 0
+_MAP_WITHOUT_OBJECT = abi.MAP_SHARED | abi.MAP_FIXED
+_UNUSED_FD = 0x7FFFFFFF
+
+
+def _answer(question: Callable[[], object]) -> int:
+    try:
+        question()
+    except OSError as error:
+        return error.errno or -1
+    return _OK
+
+
+def _read(fd: int) -> int:
+    return _answer(lambda: os.read(fd, abi.INFO_STRUCT_BYTES))
+
+
+def _ioctl(fd: int, request: int) -> int:
+    return _answer(lambda: fcntl.ioctl(fd, request, bytearray(abi.INFO_STRUCT_BYTES)))
+
+
+def _create_without_object(fd: int) -> int:
+    # Neither MAP_ANONYMOUS nor a file: the generation with files looks the descriptor up, the one
+    # without refuses the flags.
+    fields = struct.pack("=QQQIIIxxxx", 0, abi.PAGE_BYTES, 0, abi.PROT_READ, _MAP_WITHOUT_OBJECT, _UNUSED_FD)
+    return _answer(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
+
+
+# (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> the generation that answers so.
+_ANSWERS: dict[tuple[int, ...], str] = {
+    (_OK, errno.ENOTTY, errno.ENOTTY): "2022-06",
+    (errno.EINVAL, _OK, errno.ENOTTY): "2024-09",
+    (errno.EINVAL, _OK, errno.EINVAL): "2025-01",
+    (errno.EINVAL, errno.ENOTTY, errno.ENOTTY): "2025-04",
+    (errno.EINVAL, errno.EINVAL, errno.EINVAL): "2025-08",
+}
+# Asked once the scratch file has a size, where it can have one by ftruncate.
+_OBJECT_ANSWERS = {errno.EBADF: "2025-08", errno.EINVAL: "2025-04"}
+
+
+def alignment_bytes(root: str) -> int:
+    """The alignment that mshare_info holds: decimal text, too large for a C int.
+
+    Raises Unavailable where the file is missing: the syscall generations of 2022 had none.
+    """
+    path = os.path.join(root, abi.INFO_FILE)
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        raise Unavailable(
+            f"{path} is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose system"
+            " calls nobody can make safely on today's kernels; boot a kernel with a later series"
+        ) from None
+    except ValueError as error:
+        raise Unavailable(f"{path} holds no alignment ({error}); is this msharefs?") from None
+
+
+def generation(root: str) -> Generation:
+    """Find the generation by the probe table, on a scratch file that is unlinked before it is asked.
+
+    Raises Unavailable, naming the answers, when they fit no known generation.
+    """
+    alignment = alignment_bytes(root)
+    path = os.path.join(root, f"probe-{uuid.uuid4().hex}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.unlink(path)
+        answers = [_read(fd), _ioctl(fd, abi.GET_SIZE), _ioctl(fd, abi.UNMAP_BY_ADDRESS)]
+        found = _ANSWERS.get(tuple(answers))
+        if found in _OBJECT_ANSWERS.values():
+            os.ftruncate(fd, alignment)
+            answers.append(_create_without_object(fd))
+            found = _OBJECT_ANSWERS.get(answers[-1])
+    finally:
+        os.close(fd)
+    if found is None:
+        said = ", ".join(
+            errno.errorcode.get(answer, "ok" if answer == _OK else str(answer)) for answer in answers
+        )
+        raise Unavailable(
+            f"msharefs at {root} answered the probe with ({said}), which fits none of "
+            + ", ".join(GENERATIONS)
+            + "; please report it with the kernel's origin"
+        )
+    return GENERATIONS[found]

@@ -1,0 +1,121 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The system calls that Python's standard library has no door to: mmap at an address, and mshare's ioctls.
+
+Every function raises OSError with the kernel's errno. Addresses and sizes are integers of bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import Unavailable
+from . import abi
+
+_CFFI_ERROR: ImportError | None = None
+try:
+    from ._libc import ffi  # type: ignore[attr-defined,unused-ignore]
+except ImportError as error:  # pragma: no cover - tested in a process of its own without cffi
+    ffi = None
+    _CFFI_ERROR = error
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+_PR_SET_PDEATHSIG = 1
+_library: Any = None
+
+
+def _c() -> Any:
+    """The C library, opened at the first call so that a mere import needs no cffi."""
+    global _library
+    if _library is None:
+        if ffi is None:
+            raise Unavailable(
+                f"mapping memory at an address needs cffi, and this Python has none ({_CFFI_ERROR});"
+                " install the package python3-cffi, or `pip install cffi`"
+            )
+        _library = ffi.dlopen(None)
+    return _library
+
+
+def require() -> None:
+    """Raise Unavailable now, with the next step, where cffi is missing."""
+    _c()
+
+
+def _check(result: int, path: str | None = None) -> int:
+    if result == -1:
+        raise OSError(ffi.errno, os.strerror(ffi.errno), path)
+    return result
+
+
+def mmap(address: int | None, length: int, prot: int, flags: int, fd: int, offset: int = 0) -> int:
+    """mmap(2); returns the address."""
+    library = _c()
+    where = ffi.cast("void *", address or 0)
+    result = library.mmap(where, length, prot, flags, fd, offset)
+    mapped = int(ffi.cast("uintptr_t", result))
+    _check(-1 if mapped == (1 << 64) - 1 else 0)
+    return mapped
+
+
+def munmap(address: int, length: int) -> None:
+    """munmap(2)."""
+    _check(_c().munmap(ffi.cast("void *", address), length))
+
+
+def memory(address: int, length: int) -> memoryview:
+    """The bytes at an address as a writable view; valid until they are unmapped."""
+    _c()
+    return memoryview(ffi.buffer(ffi.cast("char *", address), length)).cast("B")
+
+
+def _ioctl(fd: int, request: int, struct: Any) -> None:
+    # A variadic argument must be cdata: cffi cannot guess the C type of a Python value.
+    _check(_c().ioctl(fd, ffi.cast("unsigned long", request), struct))
+
+
+def get_size(fd: int) -> Any:
+    """MSHAREFS_GET_SIZE (2024-09, 2025-01): struct mshare_info with start and size."""
+    _c()
+    info = ffi.new("struct mshare_info *")
+    _ioctl(fd, abi.GET_SIZE, info)
+    return info
+
+
+def set_size(fd: int, start: int, size: int) -> None:
+    """MSHAREFS_SET_SIZE (2024-09, 2025-01)."""
+    _c()
+    _ioctl(fd, abi.SET_SIZE, ffi.new("struct mshare_info *", {"start": start, "size": size}))
+
+
+def create_mapping(
+    fd: int, request: int, where: int, size: int, offset: int, prot: int, flags: int, object_fd: int
+) -> None:
+    """MSHAREFS_CREATE_MAPPING under the number of the generation; `where` is an address or an offset."""
+    _c()
+    fields = {
+        "where": where,
+        "size": size,
+        "offset": offset,
+        "prot": prot,
+        "flags": flags,
+        "fd": object_fd & 0xFFFFFFFF,
+    }
+    _ioctl(fd, request, ffi.new("struct mshare_create *", fields))
+
+
+def unmap(fd: int, request: int, where: int, size: int) -> None:
+    """MSHAREFS_UNMAP under the number of the generation."""
+    _c()
+    _ioctl(fd, request, ffi.new("struct mshare_unmap *", {"where": where, "size": size}))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give a range of a file back to the system; it reads as zeroes afterwards."""
+    _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length))
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process a signal when the thread that forked it ends."""
+    _check(_c().prctl(_PR_SET_PDEATHSIG, ffi.cast("unsigned long", signal_number)))

@@ -1,0 +1,145 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An msharefs that should be mounted, or should not."""
+
+from __future__ import annotations
+
+import os
+
+from .. import files, paths
+from ..backends.choose import Choice, choose
+from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present
+from ..errors import MshareError, Unavailable
+from ..info import inventory
+from ..services.choose import current
+from ..units import format_size
+from . import msharefs, units
+from .spec import MountSpec
+
+
+def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = False) -> Outcome:
+    """See to it that msharefs is mounted with the access specified, now and (systemd) after a reboot."""
+    spec = msharefs.complete(spec)
+    mount = _Mount(spec, boot)
+    if mount.actions and not check:
+        # Where nothing is to be done no turn is waited for: a region that is started has systemd run this
+        # first, while the process that starts it has the turn.
+        with one_at_a_time(check):
+            mount = _Mount(spec, boot)
+            mount.converge()
+    return mount.outcome()
+
+
+class _Mount:
+    """One msharefs: what is there, against what should be."""
+
+    def __init__(self, spec: MountSpec, boot_wanted: bool | None) -> None:
+        self.spec = spec
+        self.managed = current().survives_reboot
+        if boot_wanted and not self.managed:
+            raise Unavailable(
+                f"the mount at {spec.root} cannot be made to survive a reboot: systemd does not run on this"
+                " host; run `mshare mount` from this host's own init, or set boot: false"
+            )
+        self.boot = self.managed if boot_wanted is None else boot_wanted
+        self.enabled = self.managed and units.mount_enabled(spec.root)
+        self.seen = msharefs.observe(spec.root)
+        self.steps = msharefs.differences(spec, self.seen)
+        msharefs.require_access(spec, self.seen)
+        self.unit = self.boot and units.mount_unit_differs(spec)
+        record = paths.spec_file("mounts", paths.escape(spec.root))
+        self.actions = chosen(
+            (
+                (msharefs.group_missing(spec), f"create group {spec.group}"),
+                ("mount" in self.steps, f"mount the {spec.backend} msharefs at {spec.root}"),
+                (
+                    "size" in self.steps,
+                    f"give the tmpfs at {spec.root} room for {format_size(spec.size or 0)}",
+                ),
+                ("layout" in self.steps, f"lay out the simulated msharefs at {spec.root}"),
+                ("access" in self.steps, f"set mode and group of {spec.root}"),
+                (files.read_text(record) != spec.to_json(), f"write {record}"),
+                (self.unit, f"write the mount unit of {spec.root}"),
+                (
+                    self.enabled != self.boot,
+                    f"{'enable' if self.boot else 'disable'} the mount of {spec.root} at boot",
+                ),
+            )
+        )
+
+    def converge(self) -> None:
+        msharefs.mount(self.spec)
+        if self.boot and ("mount" in self.steps or self.unit or not self.enabled):
+            units.enable_mount(self.spec)
+        elif self.enabled and not self.boot:
+            units.disable_mount(self.spec.root)
+        left = msharefs.differences(self.spec, msharefs.observe(self.spec.root))
+        if left:
+            raise MshareError(
+                f"{self.spec.root} was brought to what is wanted and still differs in {', '.join(left)};"
+                " somebody else may be changing it: run this again"
+            )
+
+    def outcome(self) -> Outcome:
+        root = self.spec.root
+        reason = None if self.managed else "systemd does not run on this host"
+        before = _seen(self.seen)
+        if self.spec.size is not None and self.seen.size_bytes is not None:
+            before = {**before, "size": self.seen.size_bytes}
+        return Outcome(
+            bool(self.actions),
+            self.actions,
+            before,
+            _wanted(self.spec) if self.actions else before,
+            inventory.mount_facts(root) if os.path.isdir(root) else {},
+            {"managed": self.managed, "enabled": self.boot, "reason": reason},
+        )
+
+
+def _seen(seen: msharefs.MountSeen) -> dict[str, object]:
+    if seen.backend is None:
+        return ABSENT
+    return {"state": "present", "root": seen.root, "backend": seen.backend, "mode": f"{seen.mode or 0:04o}"}
+
+
+def _wanted(spec: MountSpec) -> dict[str, object]:
+    whole = present(spec)
+    return {key: whole[key] for key in ("state", "root", "backend", "mode", "size") if key in whole}
+
+
+def choose_absent(backend: str, root: str | None) -> Choice:
+    """The backend and root of what is to be absent, which this host may lack by now."""
+    try:
+        choice = choose(backend)
+    except Unavailable:
+        choice = Choice("kernel", paths.KERNEL_ROOT, "it is to be absent")
+    return choice._replace(root=root or choice.root)
+
+
+def mount_absent(root: str, *, check: bool = False) -> Outcome:
+    """See to it that no msharefs of ours is at a root, now and after a reboot.
+
+    Raises Conflict, naming who, while owners or clients live on it.
+    """
+    root = os.path.normpath(root)
+    with one_at_a_time(check):
+        seen = msharefs.observe(root)
+        record = paths.spec_file("mounts", paths.escape(root))
+        managed = current().survives_reboot
+        unit = managed and units.mount_unit_exists(root)
+        actions = chosen(
+            (
+                (msharefs.is_ours(seen), f"unmount {root}"),
+                (os.path.exists(record), f"remove {record}"),
+                (unit, f"remove the mount unit of {root}"),
+            )
+        )
+        if msharefs.is_ours(seen):
+            msharefs.refuse_in_use(root)
+        if actions and not check:
+            # In this order: what cannot be unmounted keeps its units.
+            msharefs.umount(root)
+            if unit:
+                units.remove_mount_unit(root)
+    return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})

@@ -1,0 +1,348 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mounting msharefs: the kernel's, or the simulator's tmpfs in its place; and taking it away again.
+
+What is mounted is compared by identity (type and source in mountinfo), never by option strings. A
+mount has a record from before it is made until after it is gone.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+import subprocess
+from dataclasses import dataclass, replace
+
+from .. import files, paths
+from ..backends.choose import choose, require_entry
+from ..backends.simulated.layout import Layout
+from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
+from ..host import mounts
+from ..info.inventory import living_roles
+from ..kernel import abi
+from ..kernel.generations import NEWEST
+from ..pagetable import BASE_PAGE_BYTES
+from ..services import status_file
+from ..units import format_size, round_up
+from . import preflight
+from .spec import MountSpec
+
+# As `MountSeen.source` says it.
+_TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
+
+
+@dataclass(frozen=True)
+class MountSeen:
+    """What is at a root now."""
+
+    root: str
+    kind: str
+    """ "missing", "file", "symlink", "directory" or "mount" """
+    backend: str | None
+    """Whose msharefs it is; None for anything else."""
+    source: str | None
+    generation: str | None
+    """Of a simulated root; a kernel's is found by probing."""
+    mode: int | None
+    gid: int | None
+    empty: bool
+    size_bytes: int | None = None
+    """Of a simulated root's tmpfs: the most memory it may take."""
+    used_bytes: int = 0
+    """How much of that it takes."""
+
+
+def needs_mount(spec: MountSpec) -> bool:
+    """Whether this takes mount(2): an ordinary user's simulated root is a directory on a tmpfs."""
+    return spec.backend == "kernel" or paths.is_root()
+
+
+def observe(root: str) -> MountSeen:
+    """Look at a root, changing nothing; Unavailable where this user may not."""
+    try:
+        found = os.lstat(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return MountSeen(root, "missing", None, None, None, None, None, True)
+    kind = "directory" if stat.S_ISDIR(found.st_mode) else "file"
+    if stat.S_ISLNK(found.st_mode):
+        kind = "symlink"
+    mount = mounts.mount_at(root)
+    require_entry(root, mount)
+    source = f"{mount.filesystem}:{mount.source}" if mount else None
+    backend = generation = None
+    if mount is not None and mount.filesystem == abi.FILESYSTEM:
+        backend = "kernel"
+    elif kind == "directory" and Layout.present(root):
+        backend, generation = "simulated", Layout.read(root).generation_id
+    try:
+        empty = kind == "directory" and not os.listdir(root)
+    except PermissionError:
+        empty = False
+    size_bytes, used_bytes = _room(root) if source == _TMPFS else (None, 0)
+    return MountSeen(
+        root,
+        "mount" if mount else kind,
+        backend,
+        source,
+        generation,
+        stat.S_IMODE(found.st_mode),
+        found.st_gid,
+        empty,
+        size_bytes,
+        used_bytes,
+    )
+
+
+def _room(root: str) -> tuple[int, int]:
+    """How much a tmpfs may take, and how much it does."""
+    found = os.statvfs(root)
+    return found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def group_id(spec: MountSpec) -> int:
+    """The gid the root should have, -1 for whatever it has; InvalidRequest for an unknown group."""
+    if spec.group is None:
+        return -1
+    try:
+        return grp.getgrnam(spec.group).gr_gid
+    except KeyError:
+        raise InvalidRequest(
+            f"{spec.root} should belong to group {spec.group!r}, which does not exist; create it first"
+        ) from None
+
+
+def group_missing(spec: MountSpec) -> bool:
+    """Whether the group is to be made."""
+    return spec.create_group and spec.group not in {group.gr_name for group in grp.getgrall()}
+
+
+def _group_record(root: str) -> str:
+    """A file with the name of the group that was made for a root: that group, and no other, is removed."""
+    return os.path.join(os.path.dirname(_record(root)), f"{paths.escape(root)}.group")
+
+
+def _make_group(spec: MountSpec) -> None:
+    assert spec.group is not None
+    files.write_text(_group_record(spec.root), f"{spec.group}\n")
+    try:
+        _run("groupadd", "--system", spec.group)
+    except BaseException:
+        files.remove(_group_record(spec.root))
+        raise
+
+
+def _remove_group(root: str) -> None:
+    name = (files.read_text(_group_record(root)) or "").strip()
+    if name and name in {group.gr_name for group in grp.getgrall()}:
+        _run("groupdel", name)
+    files.remove(_group_record(root))
+
+
+def complete(spec: MountSpec) -> MountSpec:
+    """A spec with its defaults for this host, checked against it; Unavailable as `backends.choose`."""
+    if spec.backend == "kernel":
+        choose("kernel")
+    root = os.path.normpath(spec.root)
+    generation = (spec.generation or NEWEST) if spec.backend == "simulated" else None
+    return replace(spec, root=root, generation=generation)
+
+
+def _record(root: str) -> str:
+    return paths.spec_file("mounts", paths.escape(root))
+
+
+def is_ours(seen: MountSeen) -> bool:
+    """Whether there is an msharefs, or a simulator's tmpfs that is not laid out (yet, after a boot)."""
+    return seen.backend is not None or _bare(seen)
+
+
+def _bare(seen: MountSeen) -> bool:
+    return seen.source == _TMPFS and seen.empty
+
+
+def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
+    """What has to be done: among "mount", "size", "layout", "access"; refuses with a sentence what cannot be.
+
+    Pure: `spec` is complete, and nothing is looked at but `seen`.
+    """
+    if seen.kind in ("file", "symlink"):
+        raise Conflict(
+            f"{spec.root} is a {seen.kind}, and msharefs needs a directory of its own; remove it, or choose"
+            " another mount point"
+        )
+    free = seen.kind == "missing" or (seen.kind == "directory" and seen.empty)
+    bare = _bare(seen) and spec.backend == "simulated"
+    if seen.backend is None and not free and not bare:
+        what = f"has {seen.source} mounted on it" if seen.kind == "mount" else "is not empty"
+        raise Conflict(f"{spec.root} is in use: it {what}; choose another mount point")
+    if seen.backend is not None and seen.backend != spec.backend:
+        raise Conflict(
+            f"{spec.root} holds the {seen.backend} msharefs and the {spec.backend} one is wanted; unmount it"
+            " first (`mshare umount`), when its regions are no longer needed"
+        )
+    if seen.backend == "simulated" and seen.generation != spec.generation:
+        raise Conflict(
+            f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it"
+            " first (`mshare umount`), when its regions are no longer needed"
+        )
+    steps = [] if is_ours(seen) else ["mount"]
+    if _size_differs(spec, seen):
+        steps.append("size")
+    if seen.backend is None and spec.backend == "simulated":
+        steps.append("layout")
+    return [*steps, "access"] if _access_differs(spec, seen) else steps
+
+
+def _size_differs(spec: MountSpec, seen: MountSeen) -> bool:
+    """Whether a tmpfs is to be given another size; Conflict for one that is less than what is in it."""
+    if spec.size is None or seen.size_bytes is None:
+        return False
+    if spec.size < seen.used_bytes:
+        raise Conflict(
+            f"the tmpfs at {spec.root} should have {format_size(spec.size)} and"
+            f" {format_size(seen.used_bytes)} of it are in use; ask for more than that, or end regions first"
+            " (`mshare rm`)"
+        )
+    return round_up(spec.size, BASE_PAGE_BYTES) != seen.size_bytes
+
+
+def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
+    if seen.backend is None or seen.mode != spec.mode:
+        return True
+    return spec.group is not None and (group_missing(spec) or seen.gid != group_id(spec))
+
+
+def require_access(spec: MountSpec, seen: MountSeen) -> None:
+    """Unavailable for a process that may not mount, where that is needed."""
+    if not is_ours(seen) and needs_mount(spec):
+        preflight.require(spec.root)
+
+
+def mount(spec: MountSpec) -> list[str]:
+    """Bring a root to what a complete spec says; returns the steps that were taken.
+
+    What fails half-way is undone: no mount without its record, no record without its mount.
+    """
+    seen = observe(spec.root)
+    steps = differences(spec, seen)
+    record = _record(spec.root)
+    require_access(spec, seen)
+    if group_missing(spec):
+        _make_group(spec)
+    gid = group_id(spec)
+    if seen.backend is None:
+        files.write_text(record, spec.to_json())
+        try:
+            _make(spec, seen)
+        except BaseException:
+            files.remove(record)
+            _remove_group(spec.root)
+            files.remove_empty(os.path.dirname(record))
+            raise
+    elif files.read_text(record) != spec.to_json():
+        files.write_text(record, spec.to_json())
+    if "size" in steps:
+        _run("mount", "-o", f"remount,size={spec.size}", spec.root)
+    if "access" in steps:
+        _set_access(spec, gid)
+    return steps
+
+
+def _make(spec: MountSpec, seen: MountSeen) -> None:
+    mounted = seen.kind == "mount"
+    if seen.kind == "missing":
+        paths.make_directory(spec.root, 0o700)
+    try:
+        if spec.backend == "kernel":
+            _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
+            return
+        if mounted:
+            pass
+        elif needs_mount(spec):
+            _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
+        else:
+            _require_tmpfs(spec.root)
+        try:
+            Layout.create(spec.root, spec.generation or NEWEST)
+        except BaseException:
+            if needs_mount(spec) and not mounted:
+                _run("umount", spec.root)
+            raise
+    except BaseException:
+        if seen.kind == "missing":
+            files.remove_empty(spec.root)
+        raise
+
+
+def _require_tmpfs(root: str) -> None:
+    covering = max(
+        (mount for mount in mounts.mounts() if (root + "/").startswith(mount.path.rstrip("/") + "/")),
+        key=lambda mount: len(mount.path),
+    )
+    if covering.filesystem != "tmpfs":
+        raise Unavailable(
+            f"{root} lies on {covering.filesystem}, and a simulated msharefs is memory: choose a directory on"
+            " a tmpfs, like /dev/shm, or run as root to have one mounted"
+        )
+
+
+def _set_access(spec: MountSpec, gid: int) -> None:
+    if spec.backend == "simulated":
+        Layout.read(spec.root).set_access(spec.mode, gid)
+        return
+    os.chown(spec.root, -1, gid)
+    os.chmod(spec.root, spec.mode)
+
+
+def umount(root: str) -> bool:
+    """Take an msharefs of ours away; False if there was none. Conflict, naming who, while it is used."""
+    root = os.path.normpath(root)
+    seen = observe(root)
+    record = _record(root)
+    if is_ours(seen):
+        refuse_in_use(root)
+        if seen.kind == "mount":
+            if not paths.is_root():
+                raise Unavailable(f"unmounting {root} needs root; run as root (become: true)")
+            _run("umount", root)
+        else:
+            _remove_directory(root)
+    had_record = os.path.exists(record)
+    if is_ours(seen) and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
+        files.remove_empty(root)
+    _remove_group(root)
+    files.remove(record)
+    files.remove_empty(
+        os.path.dirname(record), paths.config_dir(), status_file.directory(root), paths.state_dir()
+    )
+    return is_ours(seen) or had_record
+
+
+def _remove_directory(root: str) -> None:
+    """An ordinary user's simulated root: the names a killed owner left behind, then the layout."""
+    layout = Layout.read(root)
+    for name in layout.names():
+        layout.unlink(name)
+    layout.remove()
+
+
+def refuse_in_use(root: str) -> None:
+    """Raise Conflict with a list of the owners and clients that live on a root."""
+    living = living_roles(root)
+    if living:
+        raise Conflict(
+            f"{root} is in use by "
+            + ", ".join(living)
+            + "; stop them first (`mshare clients stop`, `mshare rm`)"
+        )
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stdout.strip() or f"exit code {done.returncode}"
+        raise MshareError(
+            f"`{' '.join(command)}` failed: {said}; see who uses it with `fuser -vm {command[-1]}`"
+        )

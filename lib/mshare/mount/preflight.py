@@ -1,0 +1,31 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether this process may mount at all."""
+
+from __future__ import annotations
+
+import os
+
+from .. import paths
+from ..errors import Unavailable
+from ..host.limits import Host
+
+
+def require(root: str, host: Host | None = None) -> None:
+    """Raise Unavailable, with who is in the way, for a process that may not mount at a root."""
+    looked_at = host or Host()
+    if not paths.is_root():
+        raise Unavailable(
+            f"mounting msharefs at {root} needs root (CAP_SYS_ADMIN) and this is uid"
+            f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
+            " ordinary user a directory of his own"
+        )
+    if not looked_at.may_mount():
+        kind = looked_at.container()
+        where = f"this container ({kind})" if kind else "whoever started this"
+        raise Unavailable(
+            f"mounting msharefs at {root} needs the capability CAP_SYS_ADMIN, which {where} does not give"
+            " root; add it (podman and docker: --cap-add SYS_ADMIN), or run as an ordinary user with backend"
+            " simulated, which needs no mount"
+        )

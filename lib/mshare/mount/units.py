@@ -1,0 +1,70 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The systemd units of a mount."""
+
+from __future__ import annotations
+
+import os
+
+from .. import paths
+from ..kernel import abi
+from ..services.systemd import HEAD, ask, files_differ, remove_files, systemctl, unit_path, write_files
+from .spec import MountSpec
+
+
+def _mount_unit(root: str) -> str:
+    return f"{paths.escape(root)}.mount"
+
+
+def _mount_services(root: str) -> tuple[str, str]:
+    return _mount_unit(root), f"mshare-msharefs@{paths.escape(root)}.service"
+
+
+def mount_file(spec: MountSpec) -> dict[str, str]:
+    """The mount unit of a root. Nothing at boot waits for it but regions: it cannot stop a boot."""
+    kernel = spec.backend == "kernel"
+    what, kind = (abi.FILESYSTEM, abi.FILESYSTEM) if kernel else (paths.SIMULATED_SOURCE, "tmpfs")
+    options = "" if kernel else f"Options={spec.tmpfs_options}\n"
+    text = (
+        f"{HEAD}[Unit]\nDescription=msharefs ({spec.backend}) at"
+        f" {spec.root}\nBefore=mshare-mounts.target\n\n"
+        f"[Mount]\nWhat={what}\nWhere={spec.root}\nType={kind}\n{options}\n"
+        "[Install]\nWantedBy=mshare-mounts.target\n"
+    )
+    return {unit_path(_mount_unit(spec.root)): text}
+
+
+def mount_unit_differs(spec: MountSpec) -> bool:
+    return files_differ(mount_file(spec))
+
+
+def mount_unit_exists(root: str) -> bool:
+    return os.path.exists(unit_path(_mount_unit(root)))
+
+
+def mount_enabled(root: str) -> bool:
+    return ask("is-enabled", *_mount_services(root)).split() == ["enabled", "enabled"]
+
+
+def disable_mount(root: str) -> None:
+    systemctl("disable", *_mount_services(root))
+
+
+def enable_mount(spec: MountSpec) -> None:
+    """Write and enable the units of a root that is mounted, and have them active, as after a reboot."""
+    mount_unit, service = _mount_services(spec.root)
+    # With the reload systemd learns of the mount: it must not be made a second time.
+    write_files(mount_file(spec))
+    systemctl("enable", mount_unit, service)
+    # At boot it is the service itself that asks for this, so it cannot be waited for.
+    systemctl("--no-block", "start", service, "mshare-mounts.target")
+
+
+def remove_mount_unit(root: str) -> None:
+    """Disable, end and remove the units of a root that is not mounted any more."""
+    disable_mount(root)
+    # It may still be on its way since the mount was made, and fail because that is gone.
+    ask("stop", _mount_services(root)[1])
+    ask("reset-failed", _mount_services(root)[1])
+    remove_files([unit_path(_mount_unit(root))])

@@ -1,0 +1,364 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A PostgreSQL cluster that should run on a region or on huge pages, or on ordinary memory again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import paths
+from ..backends.choose import choose, locate
+from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
+from ..errors import Conflict, MshareError, Unavailable
+from ..files import read_text
+from ..host import huge_pages
+from ..info import inventory
+from ..preload import settings
+from ..services.choose import systemd_runs
+from ..units import format_size
+from . import account, clusters, files, placement, probe, server, spec
+from .clusters import Cluster
+from .files import Changes
+from .placement import Segment
+from .server import Server
+from .spec import ClusterSpec
+
+PROBES = 10
+
+
+@dataclass
+class _Move:
+    """A cluster on its way: what differs, and what came of it."""
+
+    cluster: Cluster
+    spec: ClusterSpec | None
+    """None: back to ordinary memory."""
+    changes: Changes
+    add_to: str | None = None
+    """A group that the cluster's owner is to join."""
+    leave: str | None = None
+    server: Server | None = None
+    why_restart: str | None = None
+    """Why the server has to be started again; None if it need not."""
+    restarted: bool = False
+    segment: Segment | None = None
+    backend: Segment | None = None
+    costs: dict[str, Any] = field(default_factory=lambda: {"before": None, "after": None})
+
+    @property
+    def id(self) -> str:
+        return self.cluster.id
+
+    def facts(self) -> dict[str, Any]:
+        running = self.server
+        pid, port = (running.pid, running.port) if running is not None else (None, None)
+        return {
+            "cluster": {
+                "version": self.cluster.version,
+                "name": self.cluster.name,
+                "data_directory": self.cluster.data_directory,
+                "running": running is not None,
+                "pid": pid,
+                "port": port,
+            },
+            "restart_required": self.why_restart is not None and not self.restarted,
+            "restart_reason": None if self.restarted else self.why_restart,
+            "restarted": self.restarted,
+            "segment": None if self.segment is None else self.segment.to_dict(),
+            "backend_segment": None if self.backend is None else self.backend.to_dict(),
+            "page_tables": self.costs,
+            "summary": list(self._summary()),
+        }
+
+    def _summary(self) -> Iterator[str]:
+        """What people read."""
+        if self.server is None or self.segment is None:
+            yield f"PostgreSQL cluster {self.id} does not run."
+            return
+        yield f"PostgreSQL cluster {self.id}, postmaster {self.server.pid}: {self.segment.text}"
+        if self.why_restart is not None and not self.restarted:
+            yield f"It has to be restarted: {self.why_restart}."
+        for when, cost in self.costs.items():
+            if cost is not None:
+                yield (
+                    f"Page tables of {cost['connections']} connections {when}:"
+                    f" {format_size(cost['sum_bytes'])}, {format_size(cost['average_bytes'])} each"
+                    f" ({cost['kind']}: {cost['how']})"
+                )
+        if self.restarted and self.spec is not None and self.spec.backend == "simulated":
+            yield (
+                "Simulated: each connection has page tables of its own. What sharing them would save:"
+                f" `mshare validate {self.segment.region}`."
+            )
+
+
+def postgresql_present(
+    wanted: ClusterSpec,
+    *,
+    version: str | None = None,
+    name: str | None = None,
+    restart: bool = False,
+    probes: int = PROBES,
+    check: bool = False,
+) -> Outcome:
+    """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
+
+    Afterwards the segment is where it should be, or all is as it was and MshareError says why.
+    """
+    cluster = clusters.find(version, name)
+    _require_root(cluster)
+    with one_at_a_time(check):
+        wanted = _placed(wanted, check)
+        if not check and not os.path.exists(wanted.library):
+            raise Unavailable(
+                f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
+                " install it with the role dbmem.mshare.postgresql, or mshare_runtime with preload: true"
+            )
+        record = files.record(cluster)
+        joined = record.get("group_added")
+        group = account.group_needed(cluster.owner, wanted.root) if wanted.root else None
+        keeps = str(joined) if joined and wanted.root else None
+        change_all = files.present(cluster, wanted, group or keeps, systemd_runs())
+        _require_effect(cluster, change_all)
+        move = _Move(cluster, wanted, files.different(change_all), add_to=group)
+        if joined and not wanted.root:
+            move.leave = str(joined)
+        _look(move)
+        if move.why_restart is not None and wanted.pages == "hugetlb":
+            _require_pool(move)
+        return _go(move, restart, probes, check)
+
+
+def postgresql_absent(
+    *,
+    version: str | None = None,
+    name: str | None = None,
+    restart: bool = False,
+    probes: int = PROBES,
+    check: bool = False,
+) -> Outcome:
+    """See to it that nothing of ours is in a cluster's files and, if it may be restarted, in its server."""
+    cluster = clusters.find(version, name)
+    _require_root(cluster)
+    with one_at_a_time(check):
+        joined = files.record(cluster).get("group_added")
+        move = _Move(
+            cluster, None, files.different(files.absent(cluster)), leave=str(joined) if joined else None
+        )
+        _look(move)
+        return _go(move, restart, probes, check)
+
+
+def _require_root(cluster: Cluster) -> None:
+    if not paths.is_root():
+        raise Unavailable(
+            f"PostgreSQL cluster {cluster.id} can be looked at and changed by root only, and this is uid"
+            f" {os.geteuid()}; run as root (become: true)"
+        )
+
+
+def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
+    """With the msharefs that pages of 4k need."""
+    if wanted.pages != "4k":
+        return dataclasses.replace(wanted, backend=None, root=None)
+    try:
+        choice = locate(wanted.backend or "auto", wanted.root)
+    except Unavailable:
+        if not check:
+            raise
+        # It would be mounted before this.
+        choice = choose(wanted.backend or "auto")
+    root = wanted.root or choice.root
+    wanted = dataclasses.replace(wanted, backend=choice.backend, root=root)
+    if wanted.region is None:
+        return wanted
+    region = inventory.region_facts(root, wanted.region)
+    if not check and region["health"] != "healthy":
+        raise Unavailable(
+            f"region {wanted.region} on the msharefs at {root} is {region['health']}; make it first (role"
+            " dbmem.mshare.region), or leave the region out, and the server makes its own"
+        )
+    return dataclasses.replace(wanted, region_bytes=region["mapped_bytes"])
+
+
+def _require_effect(cluster: Cluster, wanted: Changes) -> None:
+    """Conflict where PostgreSQL would ask for huge pages all the same."""
+    planned = {path: text for path, text in wanted.items() if text is not None}
+    value, source = clusters.settings(cluster, planned).get("huge_pages", ("try", "nothing else"))
+    if value.lower() not in ("off", "false", "no", "0"):
+        raise Conflict(
+            f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
+            f" {files.configuration_file(cluster)} says, because of {source}; take it out there (ALTER"
+            " SYSTEM RESET huge_pages, or include_dir = 'conf.d' at the end of postgresql.conf)"
+        )
+
+
+def _require_pool(move: _Move) -> None:
+    """Unavailable where the pool of huge pages is too small for a segment of today's size."""
+    if move.segment is None:
+        return
+    page_bytes = min(huge_pages.sizes_bytes(), default=0)
+    if not page_bytes:
+        raise Unavailable(
+            "this kernel has no pools of huge pages (/sys/kernel/mm/hugepages is empty); set pages to thp"
+        )
+    size_bytes = move.segment.size_bytes
+    # What others have reserved counts as free until they touch it.
+    pool = huge_pages.pool(page_bytes)
+    needed, free = -(-size_bytes // page_bytes), pool.available if pool else 0
+    if move.segment.kind == "hugetlb":
+        # Its own pages come free when it stops.
+        free += needed
+    if free < needed:
+        raise Unavailable(
+            f"the segment of PostgreSQL cluster {move.id} is {format_size(size_bytes)}, which needs"
+            f" {needed} huge pages of {format_size(page_bytes)}, and {free} are free on this host; raise"
+            f" vm.nr_hugepages by {needed - free}, or set pages to thp, which needs no pool"
+        )
+
+
+def _look(move: _Move) -> None:
+    """What runs, and whether it was started as it should be."""
+    move.server = server.running(move.cluster)
+    if move.server is None:
+        return
+    move.segment = placement.of(move.server.pid)
+    environment = move.server.environment()
+    if move.spec is None:
+        if settings.has_ours(environment):
+            move.why_restart = "the server still runs with the library it was started with"
+    elif not spec.started_with(environment, move.spec):
+        move.why_restart = "the server was started with another environment"
+    else:
+        clauses = list(placement.wrong(move.spec, move.segment, _mapped_huge(move)))
+        if clauses:
+            move.why_restart = clauses[0]
+
+
+def _mapped_huge(move: _Move) -> int:
+    """What a postmaster should have in huge pages that nobody made touch anything."""
+    if move.segment is None or move.spec is None or move.spec.prefault is False:
+        return 0
+    return move.segment.size_bytes if move.spec.pages == "thp" else 0
+
+
+def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome:
+    restarting = restart and move.why_restart is not None
+    back = move.spec is None
+    actions = chosen(
+        [
+            *(
+                (True, f"{'remove' if text is None else 'write'} {path}")
+                for path, text in sorted(move.changes.items())
+            ),
+            (move.add_to is not None, f"add {move.cluster.owner} to group {move.add_to}"),
+            (move.leave is not None, f"take {move.cluster.owner} out of group {move.leave}"),
+            (restarting, f"restart PostgreSQL cluster {move.id}, because {move.why_restart}"),
+        ]
+    )
+    before = {path: read_text(path) for path in move.changes}
+    if not check:
+        if restarting:
+            _restart(move, before, probes)
+        else:
+            _write(move)
+    return Outcome(
+        bool(actions), actions, _side(before), _side(move.changes) or (ABSENT if back else {}), move.facts()
+    )
+
+
+def _side(texts: Changes) -> dict[str, Any]:
+    """A side of the diff: the lines of each file that changes."""
+    return {path: ABSENT if text is None else text.split("\n") for path, text in sorted(texts.items())}
+
+
+def _write(move: _Move) -> None:
+    if move.add_to is not None:
+        account.join(move.cluster.owner, move.add_to)
+    files.write(move.changes, move.cluster)
+    if move.leave is not None:
+        account.leave(move.cluster.owner, move.leave)
+
+
+def _restart(move: _Move, before: Changes, probes: int) -> None:
+    """Write the files, start the server again, look; put everything back if it isn't as it should be."""
+    assert move.server is not None
+    old_server, position = move.server, server.log_position(move.cluster)
+    with _probed(move, probes) as opened:
+        move.costs["before"] = _cost(move, opened)
+    _write(move)
+    try:
+        move.server = server.restart(move.cluster, old_server)
+        _verify(move, probes, position)
+    except (MshareError, OSError) as error:
+        if move.spec is None:
+            raise
+        raise MshareError(f"{error}; {_undo(move, before)}") from None
+    move.restarted = True
+
+
+def _verify(move: _Move, probes: int, position: int) -> None:
+    """MshareError unless postmaster and backend have the segment where it should be."""
+    assert move.server is not None
+    move.segment = placement.of(move.server.pid)
+    with _probed(move, probes) as opened:
+        move.costs["after"] = _cost(move, opened)
+        pid = opened[0].pid if opened else next(iter(move.server.children()), None)
+        touched_bytes = move.costs["after"]["span_bytes"] if opened else 0
+        move.backend = placement.of(pid) if pid is not None else None
+    if move.spec is None:
+        return
+    checked = [
+        ("the postmaster", move.segment, _mapped_huge(move)),
+        ("a backend", move.backend, touched_bytes),
+    ]
+    for who, segment, size_bytes in checked:
+        for clause in placement.wrong(move.spec, segment, size_bytes):
+            said = server.said_since(move.cluster, position, "mshare")
+            raise MshareError(
+                f"PostgreSQL cluster {move.id} was started with pages {move.spec.pages}, and in {who}"
+                f" {clause}" + (f"; its log says: {said}" if said else "")
+            )
+
+
+@contextmanager
+def _probed(move: _Move, probes: int) -> Iterator[list[server.Connection]]:
+    with ExitStack() as opened:
+        found = []
+        if probes and move.server is not None:
+            found = opened.enter_context(server.connections(move.cluster, move.server, probes))
+        yield found
+
+
+def _cost(move: _Move, opened: list[server.Connection]) -> dict[str, Any] | None:
+    if not opened or move.segment is None:
+        return None
+    size_bytes = probe.segment_bytes(opened[0])
+    earlier = move.costs["before"]
+    span_bytes = earlier["span_bytes"] if earlier else probe.span_bytes(size_bytes, len(opened))
+    return probe.cost(opened, move.segment, span_bytes).to_dict()
+
+
+def _undo(move: _Move, before: Changes) -> str:
+    """Put files, group and server back; a clause that says how that went."""
+    files.write(before, move.cluster)
+    with suppress(MshareError):
+        if move.add_to is not None:
+            account.leave(move.cluster.owner, move.add_to)
+        if move.leave is not None:
+            account.join(move.cluster.owner, move.leave)
+    running = server.running(move.cluster)
+    try:
+        if running is None:
+            server.start(move.cluster)
+        else:
+            server.restart(move.cluster, running)
+    except MshareError as error:
+        return f"its files are as they were, but it does not start with them either: {error}"
+    return "its files are as they were and it runs with them again"

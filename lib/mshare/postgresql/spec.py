@@ -1,0 +1,73 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wanted of a cluster, and the environment that a server started with it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..preload.settings import LIBRARY, PAGES, PREFIX, Settings, preloaded
+from ..units import MIB
+
+THRESHOLD_BYTES = 16 * MIB
+# pg_ctl gives a start 60 s; huge pages for 300 GiB take a quarter of an hour.
+START_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Where a cluster's memory should lie."""
+
+    pages: str
+    library: str = LIBRARY
+    backend: str | None = None
+    """kernel or simulated; for pages 4k only, as are root and region."""
+    root: str | None = None
+    region: str | None = None
+    """An existing region; None for one of the server's own."""
+    region_bytes: int | None = None
+    """How much memory that has, which a kernel does not tell the library."""
+    threshold_bytes: int = THRESHOLD_BYTES
+    prefault: bool | None = None
+    """None leaves it to the library: yes, but for hugetlb."""
+    require: bool = False
+    """Whether the server refuses to start without; else it starts on ordinary memory and says so."""
+
+    def __post_init__(self) -> None:
+        if self.pages not in PAGES:
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
+        if self.region is not None and self.pages != "4k":
+            raise InvalidRequest(
+                f"region {self.region} with pages {self.pages} is no choice: a region has the pages it was"
+                " made with; set pages to 4k, or leave the region out"
+            )
+
+    def environment(self) -> dict[str, str]:
+        """What the library reads, without LD_PRELOAD."""
+        settings = Settings(
+            pages=self.pages,
+            backend=self.backend,
+            root=self.root,
+            region=self.region,
+            region_bytes=self.region_bytes,
+            threshold_bytes=self.threshold_bytes,
+            prefault=self.prefault,
+            require=self.require,
+            verbose=True,
+        )
+        said = settings.environment(self.library)
+        return {name: value for name, value in said.items() if name.startswith(PREFIX)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What there is to say about it, for diffs and files."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def started_with(environment: dict[str, str], spec: ClusterSpec) -> bool:
+    """Whether a server with an environment was started with a spec."""
+    ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    return spec.library in preloaded(environment) and ours == spec.environment()

@@ -1,4 +1,0 @@
-# Copyright: dbmem.mshare contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-"""What on this host would stop a region, or harm it later, named before anything is done."""

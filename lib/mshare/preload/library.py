@@ -1,0 +1,137 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
+
+Its sources are in preload/src. Here: where it is, how it is built, and for which programs the loader would
+ignore it.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from .. import files, paths
+from ..errors import Unavailable
+from .settings import FILE_NAME
+
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-c")
+LINK = ("-shared", "-o", FILE_NAME)
+
+
+@functools.cache
+def own_sources() -> dict[str, str]:
+    """The C sources that lie in this package: file name -> text."""
+    return sources_in(os.path.join(os.path.dirname(os.path.abspath(__file__)), "src"))
+
+
+def sources_in(directory: str) -> dict[str, str]:
+    """The C sources in a folder: file name -> text."""
+    found = {}
+    for name in os.listdir(directory):
+        if name.endswith((".c", ".h")):
+            with open(os.path.join(directory, name), encoding="utf-8") as file:
+                found[name] = file.read()
+    return found
+
+
+def digest(sources: Mapping[str, str]) -> str:
+    """What tells one version of the built library from another: its sources, and how they are built."""
+    told = repr((sorted(sources.items()), COMPILE, LINK))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def compilers() -> list[str]:
+    """The C compilers of this host, the one to use first."""
+    found = (shutil.which(name) for name in COMPILERS)
+    return [path for path in found if path is not None]
+
+
+def compiler() -> str:
+    """The host's C compiler; Unavailable, naming the packages, where there is none."""
+    found = compilers()
+    if found:
+        return found[0]
+    raise Unavailable(
+        f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install"
+        " gcc and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
+    )
+
+
+def build(path: str, sources: Mapping[str, str]) -> None:
+    """Build the library of its sources at a path, in one step for whoever looks. Raises Unavailable."""
+    program = compiler()
+    with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
+        for name, text in sources.items():
+            files.write_text(os.path.join(directory, name), text)
+        units = sorted(name for name in sources if name.endswith(".c"))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda unit: _compile(directory, [program, *COMPILE, unit]), units))
+        objects = [f"{os.path.splitext(unit)[0]}.o" for unit in units]
+        _compile(directory, [program, *LINK, *objects])
+        _put(os.path.join(directory, FILE_NAME), path)
+
+
+def _compile(directory: str, command: Sequence[str]) -> None:
+    done = subprocess.run(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stdout.strip().splitlines()
+        said = next((line for line in lines if "error" in line), "it says nothing")
+        raise Unavailable(
+            f"{command[0]} cannot build {FILE_NAME} ({said}); install gcc and libc6-dev (Debian) or gcc and"
+            " glibc-devel (Fedora), or build it on a host like this one with `mshare preload`"
+        )
+
+
+def _put(built: str, path: str) -> None:
+    """Copy beside the target, then rename: a program that has the old library loaded keeps it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    os.close(fd)
+    try:
+        shutil.copyfile(built, beside)
+        os.chmod(beside, 0o755)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def installed() -> str | None:
+    """The library that the module mshare_runtime built beside this package, if it is of this version."""
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.path.join(directory, FILE_NAME)
+    text = files.read_text(os.path.join(directory, "manifest.json"))
+    return path if text is not None and digest(own_sources()) in text and os.path.exists(path) else None
+
+
+def cached() -> list[str]:
+    """The libraries in the cache, of whatever version."""
+    stem = FILE_NAME.partition(".")[0]
+    return glob.glob(os.path.join(glob.escape(paths.cache_dir()), f"{stem}-*.so"))
+
+
+def library() -> str:
+    """The library: the one that is installed, else one in the cache, built there when it is missing."""
+    found = installed()
+    if found is not None:
+        return found
+    sources = own_sources()
+    stem, __, suffix = FILE_NAME.partition(".")
+    path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")
+    if not os.path.exists(path):
+        compiler()
+        paths.make_directory(paths.cache_dir())
+        build(path, sources)
+    return path

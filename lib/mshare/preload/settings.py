@@ -1,0 +1,83 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the preload is told, by the environment of a program; preload/src/settings.c reads it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..errors import InvalidRequest
+
+PAGES = ("4k", "thp", "hugetlb")
+FILE_NAME = "libmshare-preload.so"
+PREFIX = "MSHARE_PRELOAD_"
+LIBRARY = f"/usr/local/lib/mshare/{FILE_NAME}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the library is told; None leaves it at its default."""
+
+    pages: str
+    backend: str | None = None
+    """"kernel" or "simulated"; None on a stock kernel, without a region."""
+    root: str | None = None
+    region: str | None = None
+    region_bytes: int | None = None
+    """How much of the region may be used, where the library cannot find out (a kernel tells nobody)."""
+    huge_directory: str | None = None
+    threshold_bytes: int | None = None
+    prefault: bool | None = None
+    require: bool | None = None
+    verbose: bool | None = None
+
+    def check(self) -> Settings:
+        """Itself; InvalidRequest for what does not go together."""
+        if self.pages not in PAGES:
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
+        if self.backend is None and (self.pages == "4k" or self.region is not None):
+            raise InvalidRequest(
+                "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
+            )
+        if self.backend is not None and self.pages == "thp":
+            raise InvalidRequest(
+                "pages thp need no region and go into none; leave the region away, or use pages 4k or hugetlb"
+            )
+        return self
+
+    def environment(self, library: str) -> dict[str, str]:
+        """The variables for a program that shall have the library, whose other preloads it keeps."""
+        self.check()
+        given: dict[str, object] = {
+            "PAGES": self.pages,
+            "BACKEND": self.backend,
+            "ROOT": self.root,
+            "REGION": self.region,
+            "REGION_BYTES": self.region_bytes,
+            "HUGE_DIRECTORY": self.huge_directory,
+            "THRESHOLD": self.threshold_bytes,
+            "PREFAULT": None if self.prefault is None else int(self.prefault),
+            "REQUIRE": None if self.require is None else int(self.require),
+            "VERBOSE": None if self.verbose is None else int(self.verbose),
+        }
+        return {
+            "LD_PRELOAD": library,
+            **{PREFIX + name: str(value) for name, value in given.items() if value is not None},
+        }
+
+
+def preloaded(environment: dict[str, str]) -> list[str]:
+    """The libraries that an environment preloads."""
+    return environment.get("LD_PRELOAD", "").replace(":", " ").split()
+
+
+def has_ours(environment: dict[str, str]) -> bool:
+    """Whether our library is among them, wherever it is installed."""
+    return os.path.basename(LIBRARY) in map(os.path.basename, preloaded(environment))
+
+
+def asked(environment: dict[str, str]) -> str | None:
+    """Which pages an environment asks the library for; None where it is not preloaded."""
+    return environment.get(f"{PREFIX}PAGES") if has_ours(environment) else None

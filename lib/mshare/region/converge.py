@@ -1,0 +1,384 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Regions that should be there, or should not."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import files, paths
+from ..backends.simulated.layout import Layout
+from ..converge import memory
+from ..converge.outcome import (
+    ABSENT,
+    Boot,
+    Outcome,
+    chosen,
+    differing_keys,
+    goes_on,
+    locate,
+    locate_leftovers,
+    other_version,
+    present,
+    remove_spec,
+    spec_written,
+)
+from ..converge.request import Request
+from ..errors import Conflict, MshareError
+from ..info import attached, inventory
+from ..kernel import probe
+from ..kernel.generations import GENERATIONS
+from ..services import status_file, supervisor
+from ..services.choose import current
+from ..services.supervisor import CLIENTS, OWNER, Progress, Supervisor, no_progress
+from ..units import format_size
+from . import preflight, rules
+from .spec import RegionSpec
+from .status import of_owner
+from .units import address_space_limit, region_files_differ, region_files_written, remove_region_files
+
+# What a running region can take over; what matters only while one is being made, or to systemd.
+_LIVE_KEYS = ("mode", "owner", "group")
+_BIRTH_KEYS = ("overcommit", "prefault", "pattern", "backend", "root", "memory_max", "before")
+
+
+@dataclass(frozen=True)
+class RegionPresent(Request):
+    """That a region exists as specified and that its owner runs.
+
+    `program` starts the command line of this library where systemd does not. Conflict for a region that
+    differs in what cannot be changed, unless `recreate`; with clients attached, unless `force` as well.
+    A name that a killed owner left is replaced only with `replace_stale` (or `recreate`). An owner of
+    another version of the library goes on, unless `replace_outdated`.
+    """
+
+    spec: RegionSpec
+    program: Sequence[str]
+    recreate: bool = False
+    replace_stale: bool = False
+    replace_outdated: bool = False
+    force: bool = False
+    boot: bool | None = None
+    progress: Progress = no_progress
+
+    @property
+    def region(self) -> str:
+        return self.spec.name
+
+    def converge(self, check: bool) -> Outcome:
+        spec = self.spec
+        root = locate(spec.backend, spec.root, check)
+        if root is None:
+            memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+            fills_bytes = spec.memory_bytes if spec.prefault else 0
+            found = _preflight(spec, None, spec.window or spec.mapped_bytes)
+            preflight.require(found)
+            return Outcome(
+                True,
+                [f"create region {spec.name}"],
+                ABSENT,
+                present(spec),
+                fills_bytes=fills_bytes,
+                warnings=preflight.warnings(found),
+            )
+        return _Region(self, root).converge(check)
+
+
+class _Region:
+    """One region: what is there, against what should be."""
+
+    def __init__(self, request: RegionPresent, root: str) -> None:
+        self.request = request
+        self.spec = spec = request.spec
+        self.root = root
+        self.spec_path = paths.spec_file("regions", spec.name)
+        self.keeper = current()
+        self.facts = inventory.region_facts(root, spec.name)
+        self.running: bool = self.facts["owner"]["alive"]
+        status = status_file.read(status_file.file(root, spec.name, OWNER))
+        # The owner's status holds the spec that the region was made with.
+        self.stored = status["spec"] if status and self.running else None
+        different = differing_keys(spec, self.stored)
+        self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
+        self.stale = self.facts["exists"] and not self.running
+        self.outdated = other_version(self.facts["owner"]["version"]) if self.running else None
+
+    def converge(self, check: bool) -> Outcome:
+        whose = self._ending()
+        self._refuse(ending=bool(whose))
+        spec, name = self.spec, self.spec.name
+        boot = Boot.of(self.keeper, OWNER, name, self.request.boot)
+        start = not self.running or bool(whose)
+        live = not start and self._access_differs()
+        write = files.read_text(self.spec_path) != spec.to_json()
+        units = self.keeper.survives_reboot and region_files_differ(spec)
+        actions = chosen(
+            (
+                (bool(whose), f"end region {name}, whose {' and whose '.join(whose)}"),
+                (self.stale, f"remove the name that a killed owner of region {name} left behind"),
+                (start, f"create region {name} of {format_size(spec.mapped_bytes)} at {self.root}"),
+                (live, f"set mode, owner or group of region {name}"),
+                (write, f"write {self.spec_path}"),
+                (units, f"write the systemd settings of region {name}"),
+                boot.step(f"region {name}"),
+            )
+        )
+        before = self._before()
+        window_bytes = _window_bytes(spec, self.root) if start else self.facts["window_bytes"] or 0
+        found = _preflight(spec, self.root, window_bytes)
+        # One that takes the place of another gets the room that has now: its owner sees if it is enough.
+        fills_root = self.root if start and not whose and not self.stale else None
+        if start:
+            self._require_it_fits(found, fills_root)
+        if actions and not check:
+            if whose:
+                _end(self.keeper, name, self.root)
+            if self.stale:
+                _unlink(self.root, name)
+            with contextlib.ExitStack() as undone:
+                undone.enter_context(spec_written(self.spec_path, spec))
+                if units:
+                    undone.enter_context(region_files_written(spec))
+                if start:
+                    self._start()
+            if live:
+                self._set_access()
+            if boot.enabled != boot.wanted:
+                self.keeper.set_enabled(OWNER, name, boot.wanted)
+        if self.running and not check:
+            supervisor.wait_until_ready(OWNER, name, self.root, self.request.progress)
+        facts = inventory.region_facts(self.root, name)
+        _require_healthy(facts, check)
+        after = present(spec) if actions else before
+        fills_bytes = spec.memory_bytes if start and spec.prefault else 0
+        left = goes_on(f"the owner of region {name}", None if whose else self.outdated, "replace_outdated")
+        warnings = [*preflight.warnings(found), *left]
+        return Outcome(
+            bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, fills_root, warnings
+        )
+
+    def _ending(self) -> list[str]:
+        """Why a region that runs is to be ended."""
+        why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
+        return why + ([f"owner {self.outdated}"] if self.request.replace_outdated and self.outdated else [])
+
+    def _require_it_fits(self, found: list[preflight.Finding], fills_root: str | None) -> None:
+        spec = self.spec
+        memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+        preflight.require(found)
+        if spec.prefault and fills_root is not None:
+            memory.check_room(spec.name, spec.memory_bytes, fills_root)
+
+    def _start(self) -> None:
+        argv = [*self.request.program, "own", "--spec", self.spec_path]
+        try:
+            first = of_owner(self.spec, self.root)
+            self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.request.progress)
+        except BaseException:
+            # An owner that is killed while it fills its region cannot take the name away, and so the memory.
+            if not inventory.region_facts(self.root, self.spec.name)["owner"]["alive"]:
+                _unlink(self.root, self.spec.name)
+            raise
+
+    def _before(self) -> dict[str, Any]:
+        if self.stored is None:
+            return {"state": "stale"} if self.stale else ABSENT
+        return {"state": "present", **self.stored, **self._access()}
+
+    def _access(self) -> dict[str, Any]:
+        """Mode, and owner and group where a spec names them: as they are now, whatever it was made with."""
+        if self.facts["mode"] is None:
+            return {}
+        found = {
+            "mode": self.facts["mode"],
+            "owner": _name_of(pwd.getpwuid, self.facts["uid"]),
+            "group": _name_of(grp.getgrgid, self.facts["gid"]),
+        }
+        named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
+        return {key: value for key, value in found.items() if key in named}
+
+    def _refuse(self, ending: bool) -> None:
+        name, facts = self.spec.name, self.facts
+        if self.running and self.stored is None:
+            raise Conflict(_foreign(name, self.root, facts))
+        if self.rebuild and not self.request.recreate:
+            raise Conflict(
+                f"region {name} exists with {format_size(facts['mapped_bytes'] or 0)} mapped in a window of"
+                f" {format_size(facts['window_bytes'] or 0)}, and its {', '.join(self.rebuild)} should differ"
+                f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
+                " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
+            )
+        if ending:
+            _refuse_attached(name, self.root, f"recreating region {name}", self.request.force)
+        if self.stale and not (self.request.replace_stale or self.request.recreate):
+            raise Conflict(
+                f"{facts['path']} exists and its owner does not live any more, so nobody can attach it; have"
+                " it replaced with replace_stale: true (--replace-stale), or remove it (state: absent or"
+                " `mshare rm`)"
+            )
+
+    def _access_differs(self) -> bool:
+        uid, gid = self.spec.ids()
+        return self.facts["mode"] is not None and (
+            int(self.facts["mode"], 8) != self.spec.mode
+            or uid not in (-1, self.facts["uid"])
+            or gid not in (-1, self.facts["gid"])
+        )
+
+    def _set_access(self) -> None:
+        uid, gid = self.spec.ids()
+        if Layout.present(self.root):
+            Layout.read(self.root).set_region_access(self.spec.name, self.spec.mode, uid, gid)
+            return
+        os.chown(self.facts["path"], uid, gid)
+        os.chmod(self.facts["path"], self.spec.mode)
+
+
+def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
+    """What this host has to say about a region."""
+    supervised = current().survives_reboot
+    uid = spec.ids()[0] if root is not None else -1
+    return preflight.findings(
+        preflight.Wanted(
+            spec.name,
+            window_bytes,
+            spec.memory_bytes,
+            sum(mapping.size_bytes for mapping in spec.mappings if mapping.kind == "hugetlb"),
+            overcommit=spec.overcommit,
+            prefault=spec.prefault,
+            attaches=spec.prefault or spec.pattern,
+            memory_max_bytes=spec.memory_max,
+            units=spec.before,
+            uid=os.geteuid() if uid < 0 else uid,
+            simulated=root is not None and Layout.present(root),
+            address_space_limit=address_space_limit(spec.name) if supervised else None,
+            supervised=supervised,
+        )
+    )
+
+
+def _window_bytes(spec: RegionSpec, root: str) -> int:
+    """How large the window is. Refuses what no owner could make on this msharefs; the owner would, but a
+    check run starts none."""
+    alignment_bytes = probe.alignment_bytes(root)
+    if Layout.present(root):
+        generation = GENERATIONS[Layout.read(root).generation_id]
+    else:
+        generation = probe.generation(root)
+    window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
+    rules.address(spec.address, alignment_bytes)
+    return window_bytes
+
+
+def _require_healthy(facts: inventory.Facts, check: bool) -> None:
+    if not check and facts["health"] != "healthy":
+        raise MshareError(
+            f"region {facts['name']} at {facts['root']} was made and is {facts['health']}; see `mshare list`,"
+            " and its owner's log"
+        )
+
+
+def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
+    """A user's or group's name, or the number where this host has none for it."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
+    return (
+        f"region {name} at {root} belongs to process {facts['owner']['pid']}, which is no owner of ours;"
+        " choose another name, or end that process first"
+    )
+
+
+def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
+    if force:
+        return
+    found = attached.processes(root, name)
+    if found:
+        raise Conflict(
+            f"{doing} would kill {len(found)} attached clients: {attached.told(found)}; stop them first"
+            " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
+            " or say force: true (--force)"
+        )
+
+
+def _unlink(root: str, name: str) -> None:
+    """Remove the region's name."""
+    if Layout.present(root):
+        Layout.read(root).unlink(name)
+    else:
+        files.remove(os.path.join(root, name))
+
+
+def _end(keeper: Supervisor, name: str, root: str) -> None:
+    keeper.stop(CLIENTS, name, root)
+    keeper.stop(OWNER, name, root)
+    _unlink(root, name)
+
+
+@dataclass(frozen=True)
+class RegionAbsent(Request):
+    """That there is no region of that name, no owner, and no trace of either.
+
+    Conflict while clients are attached, unless `force`.
+    """
+
+    name: str
+    backend: str = "auto"
+    root: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        rules.region_name(self.name)
+
+    @property
+    def region(self) -> str:
+        return self.name
+
+    def converge(self, check: bool) -> Outcome:
+        name = self.name
+        found = locate_leftovers("regions", OWNER, name, self.backend, self.root)
+        if found is None:
+            return Outcome(False, [], ABSENT, ABSENT)
+        keeper = current()
+        facts = inventory.region_facts(found, name)
+        # Also of the clients: what another version writes is refused before anything is changed.
+        known = [
+            role
+            for role in (OWNER, CLIENTS)
+            if status_file.read(status_file.file(found, name, role)) is not None
+        ]
+        spec_path = paths.spec_file("regions", name)
+        enabled = keeper.enabled(OWNER, name)
+        if facts["owner"]["state"] == "unmanaged":
+            raise Conflict(_foreign(name, found, facts))
+        _refuse_attached(name, found, f"removing region {name}", self.force)
+        actions = chosen(
+            (
+                (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
+                (OWNER in known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
+                (os.path.exists(spec_path), f"remove {spec_path}"),
+                (enabled, f"disable region {name} at boot"),
+            )
+        )
+        if actions and not check:
+            if enabled:
+                keeper.set_enabled(OWNER, name, False)
+            _end(keeper, name, found)
+            if keeper.survives_reboot:
+                remove_region_files(name)
+            # Clients that were ended by force must not be started by anybody for a region that is gone.
+            remove_spec(paths.spec_file("clients", name))
+            remove_spec(spec_path)
+        before = {"state": "present"} if actions else ABSENT
+        return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})

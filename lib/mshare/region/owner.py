@@ -1,0 +1,245 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The owner: the long-lived process that a region lives and dies with.
+
+On the newest generation a region belongs to the *task* that created its file, so the owner creates it
+from its main thread and then stays. It tells when the region is ready (systemd, and a status file),
+and on SIGTERM takes the region's name away before it ends. What fails half-way is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from .. import errors, files
+from ..backends.base import Backend
+from ..backends.connect import connect
+from ..backends.mapping import mapping_to_dict
+from ..converge import memory
+from ..errors import Conflict, InvalidRequest, MshareError
+from ..host import procfs
+from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, page_tables, span_for_budget
+from ..services import signals, status_file
+from ..services.lock import locked
+from ..services.notify import notify
+from ..services.supervisor import OWNER, Progress
+from ..units import GIB, MIB, format_size
+from .pattern import Pattern, touch
+from .region import Region
+from .spec import RegionSpec
+from .status import of_owner
+
+OOM_SCORE_ADJUST = -900
+"""Its death takes the database with it: it should be the last that the kernel ends."""
+# The pattern may take this part of the free memory (a page and a leaf table for each 2 MiB).
+_PATTERN_SHARE = 8
+_PREFAULT_STEP_BYTES = 256 * MIB
+_PROGRESS_SECONDS = 0.5
+
+
+class _Stop(BaseException):
+    """SIGTERM or SIGINT: the way out, through every `finally`."""
+
+
+def _on_stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+class _Status:
+    """The owner's status file, its message to systemd, and the log line for both."""
+
+    def __init__(self, path: str, fields: dict[str, Any]) -> None:
+        self._path = path
+        self.fields = {"pid": os.getpid(), "started_ticks": procfs.start_ticks(os.getpid()), **fields}
+
+    def write(self, phase: str, **fields: Any) -> None:
+        self.fields.update(fields, state=phase)
+        status_file.write(self._path, self.fields)
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        self.write("prefaulting", prefault={"done_bytes": done_bytes, "total_bytes": total_bytes})
+        said = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
+        # Minutes of work must not look like a service that hangs.
+        notify(STATUS=said, EXTEND_TIMEOUT_USEC=str(60_000_000))
+
+    def ready(self) -> None:
+        self.write("ready")
+        notify(READY="1", STATUS=f"region {self.fields['region']} is ready")
+
+    def failed(self, error: BaseException) -> None:
+        self.write("failed", error=errors.to_dict(error))
+
+
+def run(
+    spec: RegionSpec,
+    *,
+    replace_stale: bool = False,
+    supervised: bool = True,
+    on_ready: Progress = lambda status: None,
+) -> None:
+    """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
+
+    `on_ready` is called with the fields of the status file once the region can be attached. When it is
+    `supervised`, the reason of a failure stays in the status file for whoever started it.
+
+    Raises Conflict when the region has an owner, or when a killed owner left its name behind and
+    `replace_stale` is not set.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise InvalidRequest("a region is owned by the thread that creates it; use the main thread")
+    backend = connect(spec.backend, spec.root)
+    status_path = status_file.file(backend.root, spec.name, OWNER)
+    lock = status_file.file(backend.root, spec.name, OWNER, "lock")
+    with locked(lock, f"the ownership of region {spec.name}"):
+        status = _Status(
+            status_path,
+            {
+                **of_owner(spec, backend.root),
+                "path": backend.path(spec.name),
+                "backend": backend.name,
+                "generation": backend.generation.id,
+            },
+        )
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _on_stop)
+            _own(spec, backend, status, replace_stale, on_ready)
+        except _Stop:
+            files.remove(status_path)
+        except (MshareError, OSError) as error:
+            if supervised:
+                status.failed(error)
+            else:
+                status_file.remove_own(status_path)
+            raise
+        finally:
+            # Still held: who comes now makes a lock file of its own, and there is no region any more.
+            files.remove(lock)
+
+
+def _own(
+    spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool, on_ready: Progress
+) -> None:
+    memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
+    if spec.prefault:
+        memory.check_room(spec.name, spec.memory_bytes, backend.root)
+    uid, gid = spec.ids()
+    _clear_stale(spec.name, backend, replace_stale)
+    status.write("starting", oom_score_adjust=_resist_oom())
+    with _created(spec, backend) as created:
+        created.set_access(spec.mode, uid, gid)
+        found = created.stat()
+        geometry = {
+            "address": found.address,
+            "window_bytes": found.window_bytes,
+            # A generation without explicit mappings fills the whole window.
+            "mapped_bytes": found.mapped_bytes if found.mapped_bytes is not None else spec.mapped_bytes,
+            "mappings": [mapping_to_dict(mapping) for mapping in found.mappings or spec.mappings],
+        }
+        status.write("starting", **geometry)
+        if spec.prefault or spec.pattern:
+            _fill(spec, created, backend, status)
+        status.ready()
+        on_ready(status.fields)
+        signals.wait_for_ever()
+
+
+@contextlib.contextmanager
+def _created(spec: RegionSpec, backend: Backend) -> Iterator[Region]:
+    """The region, whose name goes when the block is left, whatever the reason."""
+    created = Region.create(
+        spec.name,
+        mappings=spec.mappings,
+        window=spec.window,
+        address=spec.address,
+        mode=0o600,
+        overcommit=spec.overcommit,
+        backend=backend,
+    )
+    try:
+        yield created
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(FileNotFoundError):
+            created.unlink()
+        created.close()
+
+
+def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
+    """Deal with a name that exists already: nobody owns it, for the lock is ours."""
+    if name not in backend.names():
+        return
+    if not replace_stale:
+        raise Conflict(
+            f"{backend.path(name)} exists and no owner of ours runs: it was left behind by an owner that"
+            " was killed, or made by another program; run `mshare rm` on it, or start the owner with"
+            " --replace-stale"
+        )
+    backend.unlink(name)
+
+
+def _resist_oom() -> int:
+    """Lower this process's OOM score where that is allowed; returns what it is now."""
+    path = "/proc/self/oom_score_adj"
+    with contextlib.suppress(PermissionError), open(path, "w", encoding="ascii") as file:
+        file.write(str(OOM_SCORE_ADJUST))
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) -> None:
+    """Prefault and write the pattern through an attachment of the owner's own, given up afterwards."""
+    with created.attach() as attachment:
+        if spec.prefault:
+            _prefault(spec, attachment.memory, status)
+        if spec.pattern:
+            pattern = _pattern(spec, backend)
+            pattern.write(attachment.memory)
+            status.fields["pattern"] = pattern.__dict__
+
+
+def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
+    """Touch every page: a kernel refuses MADV_POPULATE and MAP_POPULATE inside a region."""
+    total_bytes = spec.mapped_bytes
+    done_bytes = 0
+    told = 0.0
+    for mapping in spec.mappings:
+        for offset in range(mapping.offset, mapping.end, _PREFAULT_STEP_BYTES):
+            step_bytes = min(_PREFAULT_STEP_BYTES, mapping.end - offset)
+            if time.monotonic() - told > _PROGRESS_SECONDS:
+                status.progress(done_bytes, total_bytes)
+                told = time.monotonic()
+            touch(memory, offset, step_bytes, BASE_PAGE_BYTES)
+            done_bytes += step_bytes
+    status.progress(done_bytes, total_bytes)
+
+
+def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
+    """A pattern over the first anonymous mapping, as far as the host's memory easily allows."""
+    first = next((mapping for mapping in spec.mappings if mapping.kind == "anonymous"), None)
+    if first is None:
+        raise InvalidRequest(f"region {spec.name} has no anonymous mapping that could hold a pattern")
+    free_bytes = procfs.meminfo_bytes().get("MemAvailable", GIB)
+    if spec.memory_max is not None:
+        free_bytes = min(free_bytes, spec.memory_max)
+    room_bytes = memory.free_bytes(backend.root)
+    budget_bytes = min(free_bytes // _PATTERN_SHARE, free_bytes if room_bytes is None else room_bytes) // 2
+    span_bytes = min(first.size_bytes, span_for_budget(budget_bytes))
+    if span_bytes <= 0:
+        raise MshareError(
+            f"a pattern in region {spec.name} needs at least {format_size(page_tables(1).total_bytes)} of"
+            f" free memory for each 2 MiB and {format_size(budget_bytes)} may be used; free some memory,"
+            " or leave pattern off"
+        )
+    # One byte per page is written, so the memory of others is never overwritten by accident.
+    return Pattern(random.randrange(1, 251), first.offset, span_bytes, STRIDE_BYTES)

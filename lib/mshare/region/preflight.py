@@ -1,0 +1,200 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table of checks of a host before a region is made there, and what each says.
+
+A failure is what would certainly stop the region or end its owner; whatever depends on what is done
+with the region later is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import MshareError
+from ..host import huge_pages
+from ..host.limits import CgroupLimit, Host
+from ..kernel.abi import HUGE_PAGE_BYTES
+from ..pagetable import page_tables
+from ..units import format_size
+from .rules import OWNER_BYTES
+
+# The last uid that is a system's user, whose shared memory logind leaves alone.
+_SYSTEM_UIDS = 999
+_MEMORY_FILES = ("memory", "memory.limit_in_bytes", "memory.max")
+_HUGETLB_FILES = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a region asks of its host."""
+
+    name: str
+    window_bytes: int
+    memory_bytes: int
+    """Of anonymous and huge pages, not of files."""
+    hugetlb_bytes: int = 0
+    overcommit: bool = False
+    """Whether somebody said that only a part will be touched."""
+    prefault: bool = False
+    attaches: bool = False
+    """Whether its owner maps it itself, to fill it."""
+    memory_max_bytes: int | None = None
+    units: Sequence[str] = ()
+    """Of systemd, that are to start after it."""
+    uid: int = 0
+    """To whom its file belongs."""
+    simulated: bool = False
+    address_space_limit: tuple[int, str] | None = None
+    """What processes started by systemd may have, and where that is set; None where systemd does not run."""
+    supervised: bool = False
+    """Whether systemd keeps it, in mshare.slice."""
+
+    @property
+    def filled_bytes(self) -> int:
+        """What it takes when all of it is touched, with page tables and owner."""
+        return self.memory_bytes + page_tables(self.memory_bytes).total_bytes + OWNER_BYTES
+
+
+@dataclass(frozen=True)
+class Finding:
+    fatal: bool
+    sentence: str
+
+
+Check = Callable[[Wanted, Host], Iterator[Finding]]
+
+
+def _address_space(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    own = host.address_space_bytes()
+    limit = wanted.address_space_limit if wanted.supervised else (own, _who_limits(host)) if own else None
+    if limit is not None and limit[0] is not None and limit[0] < wanted.window_bytes:
+        yield Finding(
+            wanted.attaches,
+            f"region {wanted.name} needs {format_size(wanted.window_bytes)} of address space in each process"
+            f" that attaches, and those started here may have {format_size(limit[0])} (RLIMIT_AS,"
+            f" {limit[1]}); lift that limit",
+        )
+
+
+def _who_limits(host: Host) -> str:
+    """Where this process's RLIMIT_AS comes from, as far as files tell."""
+    for file in ["/etc/security/limits.conf", *host.files("/etc/security/limits.d/*.conf")]:
+        for line in (host.read(file) or "").splitlines():
+            words = line.split("#")[0].split()
+            if len(words) == 4 and words[2] == "as":
+                return f"see {file}"
+    return "set with ulimit -v in the shell or the service that runs this"
+
+
+def _commit_limit(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    if host.number("/proc/sys/vm/overcommit_memory") != 2:
+        return
+    free_bytes = host.memory_bytes("CommitLimit") - host.memory_bytes("Committed_AS")
+    # The simulator's tmpfs is accounted page by page when they are touched, a kernel's memory when mapped.
+    fatal = wanted.prefault or not wanted.simulated
+    if wanted.memory_bytes > free_bytes and (fatal or not wanted.overcommit):
+        yield Finding(
+            fatal,
+            f"region {wanted.name} takes {format_size(wanted.memory_bytes)} and this host, whose"
+            f" vm.overcommit_memory is 2, has {format_size(max(0, free_bytes))} left to promise (CommitLimit"
+            " less Committed_AS); raise vm.overcommit_ratio, or set vm.overcommit_memory to 0",
+        )
+
+
+def _memory_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    for limit in host.cgroup_limits(*_MEMORY_FILES, below=_slice(wanted)):
+        if limit.limit_bytes < wanted.filled_bytes and (wanted.prefault or not wanted.overcommit):
+            yield Finding(
+                wanted.prefault,
+                f"region {wanted.name} takes {format_size(wanted.filled_bytes)} when all of it is touched,"
+                f" with its page tables and its owner, and {_may_take(limit, host)}; raise that limit, or ask"
+                " for less",
+            )
+        if wanted.memory_max_bytes is not None and limit.limit_bytes < wanted.memory_max_bytes:
+            yield Finding(
+                False,
+                f"memory_max of region {wanted.name} is {format_size(wanted.memory_max_bytes)}, and"
+                f" {_may_take(limit, host)}, which counts first; raise that limit, or lower memory_max",
+            )
+
+
+def _slice(wanted: Wanted) -> str | None:
+    """The cgroup above the region's own, whose limit is the region's memory_max."""
+    return "/mshare.slice" if wanted.supervised else None
+
+
+def _may_take(limit: CgroupLimit, host: Host) -> str:
+    kind = host.container()
+    where = f", in a container ({kind})," if kind else ""
+    return f"its cgroup{where} may take {format_size(limit.limit_bytes)} ({limit.path})"
+
+
+def _huge_pages(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    pages = -(-wanted.hugetlb_bytes // HUGE_PAGE_BYTES)
+    pool = huge_pages.pool(HUGE_PAGE_BYTES, host.root)
+    available = pool.available if pool else 0
+    if pages > available:
+        yield Finding(
+            True,
+            f"region {wanted.name} needs {pages} huge pages of 2 MiB and this host has"
+            f" {(pool.total if pool else 0) or 0}, of which {available} are free; raise vm.nr_hugepages by"
+            f" {pages - available}",
+        )
+
+
+def _hugetlb_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    for limit in host.cgroup_limits(*_HUGETLB_FILES, below=_slice(wanted)):
+        if limit.limit_bytes < wanted.hugetlb_bytes:
+            yield Finding(
+                True,
+                f"region {wanted.name} needs {format_size(wanted.hugetlb_bytes)} in huge pages, and"
+                f" {_may_take(limit, host)}: touching more is a bus error; raise that limit",
+            )
+
+
+def _removed_at_logout(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    said = host.setting("logind", "RemoveIPC") if host.runs_systemd() else None
+    if wanted.uid > _SYSTEM_UIDS and said is not None and said[0].lower() in ("yes", "true", "1", "on"):
+        yield Finding(
+            False,
+            f"region {wanted.name} is for uid {wanted.uid}, who is not a system user, and logind removes such"
+            f" a user's shared memory at logout (RemoveIPC={said[0]}, {said[1]}), under a database that runs"
+            " as well; set RemoveIPC=no, or run the database as a system user",
+        )
+
+
+def _without_systemd(wanted: Wanted, host: Host) -> Iterator[Finding]:
+    given = {"memory_max": wanted.memory_max_bytes, "before": wanted.units}
+    for option, value in given.items():
+        if value and not wanted.supervised:
+            yield Finding(False, f"{option} has no effect on this host: systemd does not run here")
+
+
+CHECKS: tuple[Check, ...] = (
+    _address_space,  # RLIMIT_AS
+    _commit_limit,  # vm.overcommit_memory=2
+    _memory_cgroups,  # memory.max of the slice, of the container
+    _huge_pages,  # the pool
+    _hugetlb_cgroups,
+    _removed_at_logout,  # RemoveIPC
+    _without_systemd,
+)
+
+
+def findings(wanted: Wanted, host: Host | None = None) -> list[Finding]:
+    """What stands in the way of a region on this host, and what will."""
+    looked_at = host or Host()
+    return [finding for check in CHECKS for finding in check(wanted, looked_at)]
+
+
+def require(found: Sequence[Finding]) -> None:
+    """Raise MshareError for the failures among the findings, all of them in one."""
+    fatal = [finding.sentence for finding in found if finding.fatal]
+    if fatal:
+        raise MshareError(". ".join(fatal))
+
+
+def warnings(found: Sequence[Finding]) -> list[str]:
+    return [finding.sentence for finding in found if not finding.fatal]

@@ -1,0 +1,286 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Regions as a program uses them: create, open, map objects into, attach, unlink."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+
+from ..backends.base import Backend, RegionFile, Window
+from ..backends.connect import connect
+from ..backends.mapping import Mapping
+from ..errors import InvalidRequest
+from ..kernel import abi, syscalls
+from ..units import GIB, Size, format_size, parse_size, round_up
+from . import rules
+
+# Where a region lies in the generations that want one address for all; far from what a 64-bit
+# process maps by itself.
+FIXED_ADDRESS = 2048 * GIB
+
+
+@dataclass(frozen=True)
+class RegionStat:
+    """A region at one moment. Address space (window) and memory (mapped) are two figures."""
+
+    name: str
+    path: str
+    backend: str
+    generation: str
+    address: int | None
+    """Where every process must attach, or None where each may choose."""
+    window_bytes: int
+    mapped_bytes: int | None
+    """None where the backend cannot tell what is mapped inside (a kernel does not list it)."""
+    mappings: list[Mapping] | None
+    mode: int
+    uid: int
+    gid: int
+
+
+class Attachment:
+    """A region in this process's address space; a context manager, true while attached."""
+
+    def __init__(self, window: Window) -> None:
+        self._window: Window | None = window
+        self.address = window.address
+        self.window_bytes = window.size_bytes
+
+    @property
+    def memory(self) -> memoryview:
+        """The whole window as a writable buffer. A touch outside every mapping is SIGSEGV."""
+        return self.view(0, self.window_bytes)
+
+    def view(self, offset: int, size_bytes: int) -> memoryview:
+        """A part of the window as a writable buffer; not to be used after `detach`."""
+        if self._window is None:
+            raise InvalidRequest("the region is detached; attach it again to use its memory")
+        if offset < 0 or size_bytes < 0 or offset + size_bytes > self.window_bytes:
+            raise InvalidRequest(
+                f"{size_bytes} bytes at offset {offset} lie outside the window of"
+                f" {format_size(self.window_bytes)}"
+            )
+        return syscalls.memory(self.address + offset, size_bytes)
+
+    def detach(self) -> None:
+        """Unmap the window; twice is fine."""
+        if self._window is not None:
+            self._window.detach()
+            self._window = None
+
+    def __bool__(self) -> bool:
+        return self._window is not None
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+
+class Region:
+    """An open region; a context manager, true while open.
+
+    Kernel refusals are OSError with the kernel's errno; a request that makes no sense is
+    InvalidRequest before the kernel is asked.
+    """
+
+    def __init__(self, backend: Backend, file: RegionFile) -> None:
+        self._backend = backend
+        self._file = file
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        size: Size | None = None,
+        *,
+        mappings: Iterable[Mapping] = (),
+        window: Size | None = None,
+        address: int | None = None,
+        mode: int = 0o600,
+        overcommit: bool = False,
+        backend: Backend | None = None,
+    ) -> Region:
+        """Create a region with `size` of anonymous memory, or with the objects in `mappings`, or empty
+        with a `window` alone.
+
+        On the newest generation the region lives and dies with the calling *thread*. `address` is
+        used only by the generations that want one for all. What fails half-way is unlinked again.
+        """
+        rules.region_name(name)
+        backend = backend or connect()
+        generation = backend.generation
+        wanted = [*mappings]
+        if size is not None:
+            mapped = round_up(parse_size(size), abi.PAGE_BYTES)
+            wanted.insert(0, Mapping(0, mapped))
+        if not wanted and window is None:
+            raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
+        wish = None if window is None else parse_size(window, "window")
+        wanted, window_bytes = rules.place(wanted, wish, backend.alignment_bytes, generation)
+        if not generation.features.any_address:
+            address = address or FIXED_ADDRESS
+        address = rules.address(address, backend.alignment_bytes)
+        file = backend.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        region = cls(backend, file)
+        try:
+            file.set_size(window_bytes, address)
+            if generation.features.explicit_mappings:
+                for mapping in wanted:
+                    region.map(mapping, overcommit=overcommit)
+        except BaseException:
+            region.close()
+            backend.unlink(name)
+            raise
+        return region
+
+    @classmethod
+    def open(cls, name: str, *, read_only: bool = False, backend: Backend | None = None) -> Region:
+        """Open a region that exists. Whoever may open it may in practice write to it."""
+        rules.region_name(name)
+        backend = backend or connect()
+        return cls(backend, backend.open(name, os.O_RDONLY if read_only else os.O_RDWR))
+
+    @property
+    def name(self) -> str:
+        return self._file.name
+
+    @property
+    def path(self) -> str:
+        return self._backend.path(self.name)
+
+    def map(self, mapping: Mapping, *, overcommit: bool = False, replace: bool = False) -> None:
+        """Map an object into the region, for everybody. What is there already is replaced only if told."""
+        flags = abi.MAP_SHARED | abi.MAP_FIXED
+        flags |= 0 if replace else abi.MAP_FIXED_NOREPLACE
+        if mapping.kind == "file":
+            if mapping.path is None:
+                raise InvalidRequest(f"mapping at offset {mapping.offset} is a file without a path")
+            access = os.O_RDWR if mapping.prot & abi.PROT_WRITE else os.O_RDONLY
+            fd = os.open(mapping.path, access | os.O_CLOEXEC)
+            try:
+                self._create(mapping, flags, fd)
+            finally:
+                os.close(fd)
+            return
+        flags |= abi.MAP_ANONYMOUS
+        flags |= abi.MAP_HUGETLB | abi.MAP_HUGE_2MB if mapping.kind == "hugetlb" else 0
+        flags |= abi.MAP_NORESERVE if overcommit else 0
+        self._create(mapping, flags, -1)
+
+    def _create(self, mapping: Mapping, flags: int, fd: int) -> None:
+        self._file.create_mapping(
+            mapping.offset, mapping.size_bytes, mapping.prot, flags, fd, mapping.object_offset
+        )
+
+    def map_anonymous(self, offset: int, size: Size, *, overcommit: bool = False) -> Mapping:
+        """Map fresh zeroed memory at an offset."""
+        mapping = Mapping(offset, round_up(parse_size(size), abi.PAGE_BYTES))
+        self.map(mapping, overcommit=overcommit)
+        return mapping
+
+    def map_huge(self, offset: int, size: Size) -> Mapping:
+        """Map memory in 2 MiB pages from the host's pool (ENOMEM if it is too small)."""
+        mapping = Mapping(offset, round_up(parse_size(size), abi.HUGE_PAGE_BYTES), "hugetlb")
+        self.map(mapping)
+        return mapping
+
+    def map_file(
+        self,
+        path: str,
+        offset: int,
+        size: Size | None = None,
+        *,
+        file_offset: int = 0,
+        writable: bool = False,
+    ) -> Mapping:
+        """Map a file, whole from `file_offset` unless a size is given."""
+        if size is None:
+            size = os.stat(path).st_size - file_offset
+        prot = abi.PROT_READ | (abi.PROT_WRITE if writable else 0)
+        size_bytes = round_up(parse_size(size), abi.PAGE_BYTES)
+        mapping = Mapping(offset, size_bytes, "file", prot, os.path.abspath(path), file_offset)
+        self.map(mapping)
+        return mapping
+
+    def unmap(self, offset: int, size: Size) -> None:
+        """Unmap a range for everybody; anonymous memory in it is freed."""
+        self._file.unmap(offset, parse_size(size))
+
+    def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
+        """Map the region into this process, at any aligned address unless one is given or fixed.
+
+        `read_only` is needed for a region opened read-only, and no protection: on a kernel a store
+        goes through wherever the inner mapping is writable.
+        """
+        geometry = self._file.geometry()
+        rules.address(address, self._backend.alignment_bytes)
+        where = geometry.address if geometry.address is not None else address
+        flags = abi.MAP_SHARED | (abi.MAP_FIXED_NOREPLACE if where is not None else 0)
+        prot = abi.PROT_READ | (0 if read_only else abi.PROT_WRITE)
+        return Attachment(self._file.attach(geometry.window_bytes, prot, flags, where))
+
+    def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
+        """chmod and chown; -1 leaves the user or the group as it is."""
+        self._file.set_access(mode, uid, gid)
+
+    def stat(self) -> RegionStat:
+        """What the region is now."""
+        geometry = self._file.geometry()
+        found = os.fstat(self._file.fd)
+        inside = self._file.mappings()
+        return RegionStat(
+            name=self.name,
+            path=self.path,
+            backend=self._backend.name,
+            generation=self._backend.generation.id,
+            address=geometry.address,
+            window_bytes=geometry.window_bytes,
+            mapped_bytes=None if inside is None else sum(m.size_bytes for m in inside),
+            mappings=inside,
+            mode=found.st_mode & 0o7777,
+            uid=found.st_uid,
+            gid=found.st_gid,
+        )
+
+    def unlink(self) -> None:
+        """Remove the name; the region lives on while it is open or mapped anywhere."""
+        self._backend.unlink(self.name)
+
+    def close(self) -> None:
+        """Close the file; attachments stay. Twice is fine."""
+        self._file.close()
+
+    def __bool__(self) -> bool:
+        return self._file.fd >= 0
+
+    def __enter__(self) -> Region:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def unlink(name: str, backend: Backend | None = None) -> None:
+    """Remove a region's name."""
+    (backend or connect()).unlink(rules.region_name(name))
+
+
+def list_regions(backend: Backend | None = None) -> list[str]:
+    """The names of the regions there are."""
+    return (backend or connect()).names()

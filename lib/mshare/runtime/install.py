@@ -1,0 +1,212 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Installing the library on a host: files that are listed, so that exactly they can be removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import PurePosixPath
+
+from .. import __version__, paths
+from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
+from ..errors import Conflict, MshareError, Unavailable
+from ..files import read_text, remove, remove_empty, write_text
+from ..postgresql.files import recorded
+from ..preload import library
+from ..services import systemd
+from ..services.choose import current
+from .manifest import (
+    IMPORTS,
+    Place,
+    listed_files,
+    manifest_of,
+    manifest_text,
+    missing_imports_code,
+    preload_sources,
+    summary,
+    wanted_files,
+)
+
+# Packages of the library that only the controller uses.
+CONTROLLERS = ("report",)
+
+
+def missing_imports(python: str) -> list[str]:
+    """Which of IMPORTS an interpreter lacks; Unavailable where there is no interpreter."""
+    try:
+        asked = subprocess.run(
+            [python, "-I", "-c", missing_imports_code()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise Unavailable(
+            f"{python} cannot be run ({error.strerror}); install Python 3.9 or newer, or name another"
+            " interpreter"
+        ) from None
+    if asked.returncode != 0:
+        raise Unavailable(f"{python} does not work: {asked.stdout.strip()}; name another interpreter")
+    return asked.stdout.split()
+
+
+def missing_sentence(python: str, missing: list[str]) -> str:
+    """What to do about missing imports."""
+    packages = ", ".join(IMPORTS[name] for name in missing)
+    return f"{python} lacks {', '.join(missing)}, which the library needs; install {packages}"
+
+
+def has_preload(place: Place) -> bool:
+    """Whether the preload is among what is installed."""
+    return place.preload in listed_files(place)
+
+
+def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
+    """Whether the preload has to be built and cannot be."""
+    return _preload_outdated(place, sources) and not library.compilers()
+
+
+def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
+    fields = json.loads(read_text(place.manifest) or "{}")
+    wanted = library.digest(preload_sources(sources))
+    return fields.get("preload_sha256") != wanted or not os.path.exists(place.preload)
+
+
+def present(
+    place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False, runs: bool = True
+) -> Outcome:
+    """See to it that the library, given as path -> text, is installed; what runs is not touched.
+
+    It has to run then, unless what it imports is still to be installed. `preload` builds the library of
+    `mshare run` as well; Unavailable where no compiler is.
+    """
+    files = wanted_files(place, sources, current().survives_reboot)
+    manifest = manifest_of(files, sources, place.preload if preload else None)
+    build = preload and _preload_outdated(place, sources)
+    outdated = sorted(path for path, text in files.items() if read_text(path) != text)
+    left_over = sorted(set(listed_files(place)) - set(files) - ({place.preload} if preload else set()))
+    differs = read_text(place.manifest) != manifest
+    actions = chosen(
+        (
+            (
+                bool(outdated) or (differs and not build and not left_over),
+                f"install version {__version__} of the library into {place.directory}",
+            ),
+            (build, f"build {place.preload}"),
+            (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
+        )
+    )
+    before = summary(read_text(place.manifest))
+    if actions and not check:
+        _require_access(place)
+        if build:
+            library.compiler()
+        with one_at_a_time(False):
+            # The manifest first: whatever happens, it lists what there may be to remove.
+            begun = manifest_text({*files, *left_over, *([place.preload] if preload else [])})
+            write_text(place.manifest, begun)
+            for path in outdated:
+                write_text(path, files[path], 0o755 if path == place.executable else 0o644)
+            _remove(left_over)
+            if build:
+                library.build(place.preload, preload_sources(sources))
+            _compile(place)
+            if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
+                systemd.systemctl("daemon-reload")
+            write_text(place.manifest, manifest)
+            if runs:
+                _require_runs(place)
+    return Outcome(bool(actions), actions, before, summary(manifest))
+
+
+def _require_runs(place: Place) -> None:
+    """MshareError for a command line that is installed and does not run, with what it said."""
+    asked = subprocess.run(
+        [place.executable, "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if asked.returncode != 0 or __version__ not in asked.stdout:
+        said = (asked.stdout.strip().splitlines() or ["nothing"])[-1]
+        raise MshareError(
+            f"`{place.executable} --version` should say {__version__} and said {said}; run it by hand with"
+            f" {place.python}, and look what that interpreter lacks"
+        )
+
+
+def _require_access(place: Place) -> None:
+    """Unavailable, before anything is written, for a user who may not change both places."""
+    for path in (place.directory, os.path.dirname(place.executable)):
+        existing = os.path.abspath(path)
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        if not os.access(existing, os.W_OK):
+            raise Unavailable(
+                f"the library in {place.directory} with {place.executable} cannot be changed by uid"
+                f" {os.geteuid()}, who may not write to {existing}; run as root (become: true), or choose"
+                " other places"
+            )
+
+
+def _compile(place: Place) -> None:
+    """Byte code for faster starts, made now: later a root's run would leave it behind unlisted."""
+    subprocess.run(
+        [place.python, "-I", "-m", "compileall", "-q", os.path.join(place.directory, "mshare")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def _remove(files: list[str]) -> None:
+    """Remove files, the byte code of each, and directories that nothing is left in."""
+    directories = set()
+    for path in files:
+        remove(path)
+        if path.endswith((".c", ".h")):
+            directories.add(os.path.dirname(path))
+        elif path.endswith(".py"):
+            caches = os.path.join(os.path.dirname(path), "__pycache__")
+            stem = PurePosixPath(path).stem
+            if os.path.isdir(caches):
+                remove(
+                    *(
+                        os.path.join(caches, name)
+                        for name in os.listdir(caches)
+                        if name.startswith(f"{stem}.")
+                    )
+                )
+            directories |= {caches, os.path.dirname(path)}
+    remove_empty(*sorted(directories, key=len, reverse=True))
+
+
+def absent(place: Place, *, check: bool = False) -> Outcome:
+    """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
+    files = [*listed_files(place), *library.cached()]
+    if not files:
+        return Outcome(False, [], ABSENT, ABSENT)
+    users = recorded()
+    if users:
+        raise Conflict(
+            f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
+            " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+        )
+    actions = [f"remove the library from {place.directory}"]
+    before = summary(read_text(place.manifest))
+    if not check:
+        _require_access(place)
+        units = any(path.startswith(systemd.UNIT_DIRECTORY) for path in files)
+        if units:
+            systemd.stop_target()
+        _remove(files)
+        remove(place.manifest)
+        remove_empty(place.directory, paths.cache_dir())
+        if units:
+            systemd.systemctl("daemon-reload")
+    return Outcome(True, actions, before, ABSENT)

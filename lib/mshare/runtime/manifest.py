@@ -1,0 +1,144 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What belongs on a host: the files of an installation and the list of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .. import __version__
+from ..converge.outcome import ABSENT
+from ..files import read_text
+from ..preload import library
+from ..preload.settings import FILE_NAME
+from ..services import systemd
+
+# What the library imports -> what Debian and Fedora call the package.
+IMPORTS = {
+    "cffi": "python3-cffi",
+    "click": "python3-click",
+    "rich": "python3-rich",
+    "yaml": "python3-yaml (python3-pyyaml)",
+}
+PRELOAD = "preload/src/"
+"""Where below the package the preload's C sources are."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the library goes, and which Python runs it."""
+
+    directory: str
+    executable: str
+    python: str
+
+    @property
+    def manifest(self) -> str:
+        return os.path.join(self.directory, "manifest.json")
+
+    @property
+    def preload(self) -> str:
+        return os.path.join(self.directory, FILE_NAME)
+
+    def program(self) -> str:
+        """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
+        return (
+            f"#!{self.python} -I\n"
+            "# Managed by dbmem.mshare; changes made here are overwritten.\n"
+            "import sys\n\n"
+            f"sys.path.insert(0, {self.directory!r})\n"
+            "from mshare.cli import main\n\n"
+            "main()\n"
+        )
+
+
+def missing_imports_code() -> str:
+    return (
+        "import importlib.util;"
+        f"print(*[name for name in {list(IMPORTS)!r} if not importlib.util.find_spec(name)])"
+    )
+
+
+def wanted_files(place: Place, sources: dict[str, str], units: bool) -> dict[str, str]:
+    files = {os.path.join(place.directory, "mshare", path): text for path, text in sources.items()}
+    files[place.executable] = place.program()
+    if units:
+        files.update(systemd.templates(place.executable))
+    return files
+
+
+def preload_sources(sources: dict[str, str]) -> dict[str, str]:
+    """Of the library's sources, path below the package -> text, the preload's: file name -> text."""
+    return {path[len(PRELOAD) :]: text for path, text in sources.items() if path.startswith(PRELOAD)}
+
+
+def digest(files: dict[str, str]) -> str:
+    """One number for the names and texts of files."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_of(files: dict[str, str], sources: dict[str, str], preload: str | None) -> str:
+    """What is installed; `preload` is the path of the preload's library, built here: it has no text."""
+    return manifest_text(
+        [*files, preload] if preload else files,
+        library=digest(sources),
+        sha256=digest(files),
+        # Of its sources: they decide whether it is built anew.
+        preload_sha256=library.digest(preload_sources(sources)) if preload else None,
+    )
+
+
+def manifest_text(files: Iterable[str], **digests: str | None) -> str:
+    """A manifest. Without digests it is of an installation under way: one that was killed is done again."""
+    fields: dict[str, object] = {"version": __version__, "library": None, "sha256": None}
+    return json.dumps({**fields, "files": sorted(files), "preload_sha256": None, **digests}, indent=2) + "\n"
+
+
+def manifest(place: Place, sources: dict[str, str], *, units: bool = False, preload: bool = False) -> str:
+    """The text of the manifest of what belongs on a host, with systemd's units and the preload or without."""
+    return manifest_of(wanted_files(place, sources, units), sources, place.preload if preload else None)
+
+
+def check_command(place: Place, sources: dict[str, str], preload: bool = False) -> str:
+    """A shell command that succeeds where exactly this is installed, and the interpreter lacks nothing."""
+    sums = {units: _sums(place, sources, units, preload) for units in (False, True)}
+    # By an answer of Python's, not by its exit code: it prints what is missing.
+    lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(missing_imports_code())}"
+    built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
+    return (
+        f"if [ -d /run/systemd/system ]; then sums={shlex.quote(sums[True])}; else"
+        f" sums={shlex.quote(sums[False])}; fi;{built}"
+        ' printf %s "$sums" | sha256sum --status -c - 2>/dev/null &&'
+        f' lacks=$({lacks}) && [ -z "$lacks" ]'
+    )
+
+
+def _sums(place: Place, sources: dict[str, str], units: bool, preload: bool) -> str:
+    """What sha256sum takes to check every file, and the manifest."""
+    own = manifest(place, sources, units=units, preload=preload)
+    files = {**wanted_files(place, sources, units), place.manifest: own}
+    return "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in files.items())
+
+
+def listed_files(place: Place) -> list[str]:
+    text = read_text(place.manifest)
+    return [] if text is None else list(json.loads(text)["files"])
+
+
+def summary(manifest: str | None) -> dict[str, object]:
+    """A side of the diff: what is installed, not what is in every file."""
+    if manifest is None:
+        return ABSENT
+    fields = json.loads(manifest)
+    return {
+        "state": "present",
+        "version": fields["version"],
+        "sha256": fields["sha256"],
+        "preload_sha256": fields.get("preload_sha256"),
+    }

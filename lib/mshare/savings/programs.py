@@ -1,0 +1,72 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs that have a region mapped and are no clients of a launcher's: backends of a database, for one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ..host import pagemap, processes, segments
+from ..host.processes import Process, Vanished
+from ..host.segments import Mapping
+from ..info import inventory
+from ..pagetable import BASE_PAGE_BYTES
+
+
+def attached_facts(root: str, region: str, backend: str) -> dict[str, Any] | None:
+    """Who has a region mapped, in the words of a launcher's status; None if nobody has but its owner.
+
+    Page tables are those of the region's mappings alone, from a scan of each process. A kernel's shared
+    tables are nobody's own: there, nothing is said of them.
+    """
+    facts = inventory.region_facts(root, region)
+    found = [(one, own) for one, own in _attached(facts["path"]) if one.pid != facts["owner"]["pid"]]
+    if not found:
+        return None
+    seen: dict[str, Any] = {
+        "region": region,
+        "backend": backend,
+        "requested": len(found),
+        "attached": len(found),
+        "window_bytes": facts["window_bytes"],
+        "mapped_bytes": facts["mapped_bytes"],
+        "span_bytes": None,
+        "programs": dict(Counter(one.name for one, __ in found)),
+    }
+    if backend == "simulated":
+        after = sum(one.vm_pte_bytes for one, __ in found)
+        seen["vm_pte_after_bytes_sum"] = after
+        seen["vm_pte_before_bytes_sum"] = after - sum(_tables_bytes(one, own) for one, own in found)
+        seen["grown_how"] = "page tables of the region's mapping, by a scan of each process"
+    return seen
+
+
+def _attached(path: str) -> Iterator[tuple[Process, list[Mapping]]]:
+    """Processes that have a file mapped, and where."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}".encode()
+    reader = segments.Reader()
+    for process in processes.look().processes:
+        try:
+            mappings = reader.shared(process)
+        except (Vanished, ProcessLookupError, PermissionError):
+            continue
+        own = [one for one in mappings if one.identity == (device, file.st_ino)]
+        if own:
+            yield process, own
+
+
+def _tables_bytes(process: Process, own: list[Mapping]) -> int:
+    try:
+        with pagemap.Pagemap(process.pid) as opened:
+            tables = pagemap.tables(opened, [(one, BASE_PAGE_BYTES) for one in own])
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
+    return sum(one.bytes for one in tables.values())

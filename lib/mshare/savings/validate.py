@@ -1,0 +1,112 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The validation of a deployment: what its clients report, against a probe without sharing.
+
+Needs nothing but the standard library, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .. import errors
+from ..backends.choose import Choice, locate
+from ..errors import MshareError
+from ..host import procfs
+from ..info.inventory import Facts, clients_facts
+from ..pagetable import STRIDE_BYTES
+from ..region.rules import region_name
+from ..units import format_size
+from . import baseline
+from .assess import Projection, Savings, assess
+from .clients_seen import ClientsSeen
+from .programs import attached_facts
+from .verdict import Thresholds
+
+# The probe may take this part of the free memory.
+_MEMORY_SHARE = 4
+
+
+def validate(
+    region: str,
+    *,
+    backend: str = "auto",
+    root: str | None = None,
+    span_bytes: int | None = None,
+    probes: int = 2,
+    projection: Projection | None = None,
+    thresholds: Thresholds | None = None,
+) -> Savings:
+    """Measure a baseline over what the clients of a region touch, and judge what sharing saves.
+
+    `span_bytes` has the probe touch another span than the clients did. Without clients of a launcher's,
+    the clients are the programs that have the region mapped, such as the backends of a database. Raises
+    MshareError where there are none of either: there is nothing to validate then.
+    """
+    region_name(region)
+    choice = locate(backend, root)
+    where = choice.root
+    facts = clients_facts(where, region)
+    if facts is None or not facts["launcher_alive"]:
+        facts = attached_facts(where, region, choice.backend)
+    if facts is None:
+        raise MshareError(
+            f"no clients of region {region} at {where} run and no other program has it mapped, so there is"
+            " nothing to validate; start some first (`mshare clients start`, or the role"
+            " dbmem.mshare.clients)"
+        )
+    if facts.get("state") == "starting":
+        raise MshareError(
+            f"the clients of region {region} are still being started, and {facts['attached']} of"
+            f" {facts['requested']} are attached yet; run this again when `mshare clients status {region}`"
+            " says all of them"
+        )
+    # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
+    span_bytes = span_bytes or facts["span_bytes"] or facts["mapped_bytes"]
+    available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
+    fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
+    measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
+    notes = _notes(choice, facts)
+    return assess(measured, ClientsSeen.from_status(facts), projection, thresholds, notes)
+
+
+def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
+    """What sharing saves in each of several regions, with the same arguments of `validate` for all.
+
+    Raises what `validate` does, of several with the region's name before the sentence.
+    """
+    for region in regions:
+        region_name(region)
+    found = {}
+    for region in regions:
+        try:
+            found[region] = validate(region, **how)
+        except (MshareError, OSError) as error:
+            if len(regions) == 1:
+                raise
+            raise errors.within(f"region {region}", error) from error
+    return found
+
+
+def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
+    """The sentence for thresholds that were missed."""
+    return f"the validation of region {', '.join(regions)} failed: {'; '.join(reasons)}"
+
+
+def _notes(choice: Choice, facts: Facts) -> tuple[str, ...]:
+    """Why it is this backend, and why the clients touch what they touch."""
+    notes = [f"Backend {choice.backend}: {choice.reason}."]
+    if "programs" in facts:
+        who = ", ".join(f"{count} of {name}" for name, count in sorted(facts["programs"].items()))
+        notes.append(f"The clients are programs that have the region mapped, besides its owner: {who}.")
+    if facts.get("span_fitted"):
+        why = (
+            "fitted to this host's free memory, for simulated clients really pay for page tables of their own"
+            if choice.backend == "simulated"
+            else "fitted to this host's free memory"
+        )
+        span, mapped = format_size(facts["span_bytes"]), format_size(facts["mapped_bytes"])
+        notes.append(f"Each client touches one page in every 2 MiB of the first {span} of {mapped}: {why}.")
+    return tuple(notes)

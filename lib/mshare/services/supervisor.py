@@ -1,0 +1,117 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starting and stopping the long-lived processes: under systemd where it runs, else detached.
+
+Both kinds write the same status file; what differs is who starts them, and who starts them again.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import errors
+from ..errors import MshareError
+from . import status_file
+
+Status = dict[str, Any]
+Progress = Callable[[Status], None]
+# The two roles a process of ours can have, by which its status file and its unit are named.
+OWNER = "owner"
+CLIENTS = "clients"
+START_SECONDS = 3600.0
+"""Prefaulting 300 GiB takes minutes; a process that makes no progress is the user's to interrupt."""
+STOP_SECONDS = 90.0
+_POLL_SECONDS = 0.02
+
+
+def no_progress(status: Status) -> None:
+    """The progress of a caller that shows none."""
+
+
+class Supervisor(ABC):
+    """Who keeps the processes of one role and name."""
+
+    kind: str
+    survives_reboot: bool
+
+    @abstractmethod
+    def start(
+        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
+    ) -> Status:
+        """Start, wait until the status file says ready, and return it; raises what went wrong.
+
+        `first` is what the status file says until the process writes it itself.
+        """
+
+    @abstractmethod
+    def stop(self, role: str, name: str, root: str) -> bool:
+        """Stop and wait until the process is gone; False if none ran."""
+
+    @abstractmethod
+    def enabled(self, role: str, name: str) -> bool:
+        """Whether it comes back after a reboot."""
+
+    @abstractmethod
+    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+        """Have it come back after a reboot, or not."""
+
+    @abstractmethod
+    def reload(self, role: str, name: str, root: str) -> None:
+        """Have a running process read its spec again (SIGHUP)."""
+
+
+def status_of(role: str, name: str, root: str) -> Status | None:
+    """The status of a process that lives; None when there is none or it died."""
+    status = status_file.read(status_file.file(root, name, role))
+    return status if status_file.process_alive(status) else None
+
+
+def require_owner(name: str, root: str) -> Status:
+    """The status of the owner of a region that can be attached; MshareError without one."""
+    status = status_of(OWNER, name, root)
+    if status is None or status.get("state") != "ready":
+        raise MshareError(
+            f"region {name} at {root} has no owner that runs, so there is nothing to attach; create it first"
+            " (`mshare create`, or the role dbmem.mshare.region)"
+        )
+    return status
+
+
+def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: str) -> None:
+    """Poll until a condition holds; MshareError with the next step when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise MshareError(f"{what} took longer than {seconds:g} s; {next_step}")
+        time.sleep(_POLL_SECONDS)
+
+
+def settled(role: str, name: str, root: str, progress: Progress) -> Status | None:
+    """The status of a process that lives, once it is ready; None where none lives, or it ends before."""
+    found: Status | None = None
+
+    def done() -> bool:
+        nonlocal found
+        found = status_of(role, name, root)
+        progress(found or {})
+        return found is None or found["state"] == "ready"
+
+    wait(done, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
+    return found
+
+
+def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> None:
+    """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
+    if settled(role, name, root, progress) is None:
+        raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
+
+
+def start_failure(status: Status | None, said: str, code: int = 1) -> MshareError:
+    """What a process wrote down of its own failure; else what is known from outside."""
+    if status is not None and status.get("state") == "failed":
+        return errors.from_dict(status["error"])
+    return errors.from_exit(code, said)

@@ -1,1 +1,0 @@
-../../../lib/mshare/_libc.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/cli/clients_look.py

@@ -1,0 +1,1 @@
+../../../../lib/mshare/cli/clients_status.py

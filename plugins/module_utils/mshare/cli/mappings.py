@@ -1,1 +1,0 @@
-../../../../lib/mshare/cli/mappings.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/converge/postgresql.py

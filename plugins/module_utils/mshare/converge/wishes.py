@@ -1,1 +1,0 @@
-../../../../lib/mshare/converge/wishes.py

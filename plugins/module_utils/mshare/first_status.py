@@ -1,1 +1,0 @@
-../../../lib/mshare/first_status.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/generations/__init__.py

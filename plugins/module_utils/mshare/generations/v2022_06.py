@@ -1,1 +1,0 @@
-../../../../lib/mshare/generations/v2022_06.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/generations/v2024_09.py

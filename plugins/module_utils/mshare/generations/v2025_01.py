@@ -1,1 +1,0 @@
-../../../../lib/mshare/generations/v2025_01.py

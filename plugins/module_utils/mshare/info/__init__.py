@@ -1,0 +1,1 @@
+../../../../lib/mshare/info/__init__.py

@@ -1,0 +1,1 @@
+../../../../lib/mshare/kernel/_libc.py

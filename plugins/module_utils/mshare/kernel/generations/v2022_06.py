@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/generations/v2022_06.py

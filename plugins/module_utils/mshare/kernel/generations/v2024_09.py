@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/generations/v2024_09.py

@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/generations/v2025_04.py

@@ -1,1 +1,0 @@
-../../../lib/mshare/owner.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/postgresql/wish.py

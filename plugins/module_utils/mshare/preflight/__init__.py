@@ -1,1 +1,0 @@
-../../../../lib/mshare/preflight/__init__.py

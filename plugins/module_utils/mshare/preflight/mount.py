@@ -1,1 +1,0 @@
-../../../../lib/mshare/preflight/mount.py

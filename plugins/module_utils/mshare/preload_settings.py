@@ -1,1 +1,0 @@
-../../../lib/mshare/preload_settings.py

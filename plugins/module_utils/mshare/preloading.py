@@ -1,1 +1,0 @@
-../../../lib/mshare/preloading.py

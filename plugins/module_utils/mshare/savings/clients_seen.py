@@ -1,0 +1,1 @@
+../../../../lib/mshare/savings/clients_seen.py

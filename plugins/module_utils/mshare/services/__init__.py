@@ -1,0 +1,1 @@
+../../../../lib/mshare/services/__init__.py

@@ -1,0 +1,445 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is written for a PostgreSQL cluster and what is decided about it; a real server is in integration."""
+
+from __future__ import annotations
+
+import grp
+import mmap
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
+from mshare.host import huge_pages, procfs
+from mshare.host.huge_pages import Pool
+from mshare.postgresql import account, clusters, converge, files, placement, probe, server, spec
+from mshare.postgresql.placement import Segment
+from mshare.postgresql.spec import ClusterSpec
+from mshare.preload import settings as preload_settings
+from mshare.units import GIB, KIB, MIB
+
+THP = ClusterSpec("thp")
+REGION = ClusterSpec(
+    "4k", backend="simulated", root="/run/msharefs", region="sga", region_bytes=GIB, require=True
+)
+REGIONS_UNITS = [
+    "Wants=mshare-mounts.target",
+    "After=mshare-mounts.target mshare-region@sga.service",
+    "PartOf=mshare-region@sga.service",
+    "RestartForceExitStatus=SIGSEGV SIGBUS",
+]
+SEGMENT = Segment(1, "anonymous", "inode 1", 256 * MIB, 4096, 6 * MIB, True, False, 256 * MIB)
+IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0)
+IN_POOL = replace(SEGMENT, kind="hugetlb", address=GIB, aligned_1gib=True, huge_bytes=0)
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of other users: root only")
+
+
+@pytest.fixture
+def etc(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "CONFIGURATION", str(tmp_path / "etc"))
+    monkeypatch.setattr(files, "COMMON", str(tmp_path / "common"))
+    monkeypatch.setattr(files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
+    monkeypatch.setattr(files.systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    return tmp_path / "etc"
+
+
+def made(etc, version="15", name="main", settings=""):
+    """A cluster's files."""
+    folder, data = etc / version / name, etc.parent / "data" / version / name
+    (folder / "conf.d").mkdir(parents=True)
+    data.mkdir(parents=True)
+    (folder / "postgresql.conf").write_text(f"data_directory = '{data}'\ninclude_dir = 'conf.d'\n{settings}")
+    return clusters.find(version, name)
+
+
+# -- which cluster
+
+
+def test_the_only_cluster_needs_no_name(etc):
+    cluster = made(etc)
+    assert clusters.find(None, None) == cluster
+    assert (cluster.id, cluster.unit) == ("15-main", "postgresql@15-main.service")
+    assert cluster.data_directory == str(etc.parent / "data/15/main")
+    assert (cluster.uid, cluster.gid) == (os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "sentence"),
+    [
+        ((None, None), Conflict, r"3 PostgreSQL clusters \(13/main, 15/main, 15/test\) and it was not said"),
+        (("15", None), Conflict, "set version and cluster"),
+        (("14", None), Unavailable, r"no PostgreSQL cluster 14/\* on this host, which has 13/main, 15/main"),
+        (("13", "test"), Unavailable, "no PostgreSQL cluster 13/test"),
+    ],
+)
+def test_several_clusters(which, error, sentence, etc):
+    for one in (("13", "main"), ("15", "main"), ("15", "test")):
+        made(etc, *one)
+    with pytest.raises(error, match=sentence):
+        clusters.find(*which)
+    assert clusters.find("13", None).id == "13-main"
+    assert clusters.find(None, "test").id == "15-test"
+
+
+def test_no_cluster(etc):
+    with pytest.raises(Unavailable, match=r"no PostgreSQL cluster was found in .*pg_createcluster"):
+        clusters.find(None, None)
+
+
+def test_a_data_directory_that_is_gone(etc):
+    cluster = made(etc)
+    os.rmdir(cluster.data_directory)
+    with pytest.raises(Unavailable, match=r"cannot be read \(No such file or directory\)"):
+        clusters.find(None, None)
+
+
+def test_its_log(etc):
+    cluster = made(etc)
+    assert cluster.log == "/var/log/postgresql/postgresql-15-main.log"
+    os.symlink("/somewhere/else.log", os.path.join(cluster.configuration, "log"))
+    assert cluster.log == "/somewhere/else.log"
+
+
+# -- the server
+
+
+@pytest.mark.parametrize("content", ["", "nonsense\n", "1\n/data\n1\n5432\n/run\n\n\nready\n", "4194304\n"])
+def test_a_file_of_a_server_that_is_gone(content, etc):
+    cluster = made(etc)
+    (etc.parent / "data/15/main/postmaster.pid").write_text(content)
+    assert server.running(cluster) is None
+
+
+def test_a_server_that_runs(etc):
+    cluster = made(etc)
+    lines = (os.getpid(), cluster.data_directory, 1700000000, 5433, "/run/postgresql", "*", "1 2", "ready   ")
+    (etc.parent / "data/15/main/postmaster.pid").write_text("\n".join(map(str, lines)) + "\n")
+    before = os.getcwd()
+    os.chdir(cluster.data_directory)
+    try:
+        found = server.running(cluster)
+    finally:
+        os.chdir(before)
+    assert found is not None
+    assert (found.pid, found.port, found.sockets, found.ready) == (
+        os.getpid(),
+        "5433",
+        "/run/postgresql",
+        True,
+    )
+
+
+# -- the wish
+
+
+def test_the_environment_says_all_that_was_wanted():
+    said = ClusterSpec(
+        "4k", backend="kernel", root="/m", region="sga", region_bytes=MIB, require=True
+    ).environment()
+    assert said == {
+        "MSHARE_PRELOAD_PAGES": "4k",
+        "MSHARE_PRELOAD_BACKEND": "kernel",
+        "MSHARE_PRELOAD_ROOT": "/m",
+        "MSHARE_PRELOAD_REGION": "sga",
+        "MSHARE_PRELOAD_REGION_BYTES": str(MIB),
+        "MSHARE_PRELOAD_THRESHOLD": str(16 * MIB),
+        "MSHARE_PRELOAD_REQUIRE": "1",
+        "MSHARE_PRELOAD_VERBOSE": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"pages": "1g"}, "pages '1g' is unknown; write one of 4k, thp, hugetlb"),
+        ({"pages": "thp", "region": "sga"}, "region sga with pages thp is no choice"),
+    ],
+)
+def test_wishes_that_make_no_sense(fields, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        ClusterSpec(**fields)
+
+
+def test_what_a_server_was_started_with():
+    environment = {"LD_PRELOAD": f"{THP.library}:/lib/jemalloc.so", **THP.environment(), "LANG": "C"}
+    assert spec.started_with(environment, THP)
+    assert not spec.started_with(environment, REGION)
+    assert not spec.started_with({**environment, "MSHARE_PRELOAD_REGION": "sga"}, THP)
+    assert not spec.started_with({**environment, "LD_PRELOAD": "/lib/jemalloc.so"}, THP)
+    assert preload_settings.asked(environment) == "thp"
+    assert preload_settings.asked({**environment, "LD_PRELOAD": ""}) is None
+    assert (
+        preload_settings.asked({"LD_PRELOAD": "/elsewhere/libmshare-preload.so", **REGION.environment()})
+        == "4k"
+    )
+
+
+# -- the files
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "# nothing\n", "LANG = C", "A = 'b'\n\nLD_PRELOAD = '/lib/a.so /lib/b.so'\n"]
+)
+def test_the_environment_file_comes_back_as_it_was(text, etc):
+    cluster = made(etc)
+    path = etc / "15/main/environment"
+    if text is not None:
+        path.write_text(text)
+    for wanted in (THP, REGION):
+        files.write(files.different(files.present(cluster, wanted, None, False)), cluster)
+        assert files.different(files.present(cluster, wanted, None, False)) == {}
+    assert path.read_text().startswith(text or "")
+    files.write(files.different(files.absent(cluster)), cluster)
+    assert files.different(files.absent(cluster)) == {}
+    # An empty file says as much as none.
+    assert (path.read_text() if path.exists() else "") == (text or "")
+    assert sorted(one.name for one in (etc / "15/main").iterdir()) == sorted(
+        ["conf.d", "postgresql.conf", *(["environment"] if text else [])]
+    )
+    assert not (etc.parent / "mshare").exists()
+
+
+def variables(text):
+    pairs = (line.partition(" = ") for line in text.split("\n") if " = " in line)
+    return {name: value.strip("'") for name, __, value in pairs}
+
+
+def test_what_is_preloaded_already_stays_preloaded(etc):
+    cluster = made(etc)
+    (etc / "15/main/environment").write_text("LD_PRELOAD = '/lib/jemalloc.so'\n")
+    (text,) = (
+        t for path, t in files.present(cluster, THP, None, False).items() if path.endswith("environment")
+    )
+    assert variables(text)["LD_PRELOAD"] == f"{THP.library} /lib/jemalloc.so"
+    assert int(variables(text)["PGCTLTIMEOUT"]) > 60
+
+
+def test_the_file_for_all_clusters_is_not_hidden(etc):
+    cluster = made(etc)
+    (etc.parent / "common").mkdir()
+    (etc.parent / "common/environment").write_text("LANG = C\n")
+    files.write(files.present(cluster, THP, None, False), cluster)
+    assert variables((etc / "15/main/environment").read_text())["LANG"] == "C"
+    files.write(files.absent(cluster), cluster)
+    assert not (etc / "15/main/environment").exists()
+
+
+@as_root
+def test_files_keep_their_owner_and_mode(etc):
+    cluster = replace(made(etc), uid=65534, gid=65534)
+    path = etc / "15/main/environment"
+    path.write_text("")
+    os.chown(path, 1, 1)
+    path.chmod(0o640)
+    files.write(files.present(cluster, THP, None, False), cluster)
+    status = path.stat()
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 1, 1)
+    status = (etc / "15/main/conf.d/zz-dbmem-mshare.conf").stat()
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o644, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines"),
+    [
+        (THP, None),
+        (
+            ClusterSpec("4k", backend="kernel", root="/sys/fs/mshare"),
+            ["Wants=mshare-mounts.target", "After=mshare-mounts.target"],
+        ),
+        (REGION, [*REGIONS_UNITS, "Requires=mshare-region@sga.service"]),
+        (replace(REGION, require=False), [*REGIONS_UNITS, "Wants=mshare-region@sga.service"]),
+    ],
+)
+def test_the_drop_in_has_a_region_there_first(wanted, lines, etc):
+    cluster = made(etc)
+    text = files.present(cluster, wanted, None, True)[files.drop_in_file(cluster)]
+    said = None if text is None else {line for line in text.splitlines() if "=" in line}
+    assert said == (lines if lines is None else set(lines))
+    assert files.present(cluster, wanted, None, False)[files.drop_in_file(cluster)] is None
+
+
+# -- huge_pages
+
+
+@pytest.mark.parametrize(
+    ("settings", "auto", "source"),
+    [
+        ("", "", None),
+        ("huge_pages = on\n", "", "postgresql.conf"),
+        ("", "huge_pages = 'try'\n", "postgresql.auto.conf"),
+        ("", "huge_pages = 'off'\n", None),
+    ],
+)
+def test_huge_pages_are_the_library_s(settings, auto, source, etc):
+    cluster = made(etc, settings=settings)
+    (etc.parent / "data/15/main/postgresql.auto.conf").write_text(auto)
+    wanted = files.present(cluster, THP, None, False)
+    if source is None:
+        converge._require_effect(cluster, wanted)
+        return
+    with pytest.raises(Conflict, match=f"because of {source}"):
+        converge._require_effect(cluster, wanted)
+
+
+def test_a_folder_that_is_not_read(etc):
+    cluster = made(etc)
+    (etc / "15/main/postgresql.conf").write_text("")
+    with pytest.raises(Conflict, match="huge_pages of PostgreSQL cluster 15-main would be try"):
+        converge._require_effect(cluster, files.present(cluster, THP, None, False))
+
+
+# -- where it lies
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "touched_bytes", "clause"),
+    [
+        (THP, SEGMENT, 256 * MIB, None),
+        (THP, None, 0, "no shared segment at all"),
+        (THP, replace(SEGMENT, congruent_2mib=False), 0, "does not begin where huge pages can be mapped"),
+        (
+            THP,
+            replace(SEGMENT, huge_bytes=10 * MIB),
+            256 * MIB,
+            "should be in huge pages for all of the 256 MiB that were touched",
+        ),
+        (THP, replace(SEGMENT, huge_bytes=60 * MIB), 64 * MIB, None),
+        (ClusterSpec("hugetlb"), IN_POOL, 256 * MIB, None),
+        (ClusterSpec("hugetlb"), replace(SEGMENT, huge_bytes=0), 256 * MIB, "no pages of a huge page pool"),
+        (ClusterSpec("hugetlb"), replace(IN_POOL, aligned_1gib=False), 0, "multiple of 1 GiB"),
+        (REGION, IN_REGION, 0, None),
+        (REGION, SEGMENT, 0, "is not on the msharefs at /run/msharefs"),
+        (REGION, replace(IN_REGION, name="/other/sga"), 0, "is not on the msharefs at /run/msharefs"),
+        (REGION, replace(IN_REGION, name="/run/msharefs/preload.7.1"), 0, "is not region sga"),
+        (replace(REGION, region=None), replace(IN_REGION, name="/run/msharefs/preload.7.1"), 0, None),
+    ],
+)
+def test_where_a_segment_should_be(wanted, found, touched_bytes, clause):
+    clauses = list(placement.wrong(wanted, found, touched_bytes))
+    if clause is None:
+        assert clauses == []
+    else:
+        assert len(clauses) == 1
+        assert clause in clauses[0]
+
+
+def test_this_process_s_own_segment():
+    with mmap.mmap(-1, 64 * MIB) as memory:
+        memory[0] = 1
+        found = placement.of(os.getpid())
+    assert found is not None
+    assert (found.kind, found.size_bytes, found.huge_bytes, found.region) == ("anonymous", 64 * MIB, 0, None)
+
+
+# -- what it costs
+
+
+@as_root
+def test_touching_for_another_process_gives_it_page_tables():
+    size_bytes = 256 * MIB
+    with mmap.mmap(-1, size_bytes):
+        segment = placement.of(os.getpid())
+        assert segment is not None
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        try:
+            before = procfs.vm_pte_bytes(child)
+            probe.touch(child, segment.address, size_bytes)
+            grown = procfs.vm_pte_bytes(child) - before
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert grown == pytest.approx(size_bytes // (2 * MIB) * 4 * KIB, abs=16 * KIB)
+
+
+def test_a_process_that_may_not_be_read(monkeypatch):
+    def refuse(*given):
+        raise PermissionError
+
+    monkeypatch.setattr(probe.os, "open", refuse)
+    with pytest.raises(MshareError, match=r"may not be read by uid \d+ \(/proc/1/mem\)"):
+        probe.touch(1, 0, 4096)
+
+
+def test_the_span_fits_the_host(monkeypatch):
+    assert probe.span_bytes(64 * MIB, 10) == 64 * MIB
+    monkeypatch.setattr(probe.procfs, "meminfo_bytes", lambda: {"MemAvailable": 8 * GIB})
+    assert GIB < probe.span_bytes(300 * GIB, 10) < 300 * GIB
+
+
+# -- who may
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("mode", "gid", "needed"),
+    [
+        (0o1777, 0, None),
+        (0o1770, 2, "bin"),
+        (0o1770, 65534, None),
+        (0o700, 0, "refused"),
+        (0o1750, 65534, "refused"),
+    ],
+)
+def test_the_group_that_is_needed(mode, gid, needed, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    os.chown(root, 0, gid)
+    root.chmod(mode)
+    if needed == "refused":
+        with pytest.raises(Conflict, match=r"nobody may not make regions on the msharefs at .* \(mode \d+"):
+            account.group_needed("nobody", str(root))
+    else:
+        assert account.group_needed("nobody", str(root)) == needed
+
+
+def test_an_msharefs_that_is_not_there_yet_needs_no_group(tmp_path):
+    assert account.group_needed("root", str(tmp_path / "missing")) is None
+
+
+def test_leaving_a_group_that_is_gone():
+    account.leave("root", "no-such-group")
+    assert "no-such-group" not in {group.gr_name for group in grp.getgrall()}
+
+
+def test_a_group_that_cannot_be_changed():
+    with pytest.raises(
+        MshareError, match=r"`gpasswd --add root no-such-group` failed: .*; change the group by hand"
+    ):
+        account.join("root", "no-such-group")
+
+
+def test_an_ordinary_user_is_told(etc, monkeypatch):
+    made(etc)
+    monkeypatch.setattr(converge.paths, "is_root", lambda: False)
+    for ask in (lambda: converge.postgresql_present(THP), converge.postgresql_absent):
+        with pytest.raises(Unavailable, match="can be looked at and changed by root only"):
+            ask()
+
+
+def test_a_kernel_without_pools(etc, monkeypatch):
+    monkeypatch.setattr(huge_pages, "sizes_bytes", list)
+    move = converge._Move(made(etc), ClusterSpec("hugetlb"), {}, segment=SEGMENT)
+    with pytest.raises(Unavailable, match="no pools of huge pages"):
+        converge._require_pool(move)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "segment", "enough"),
+    [(128, 0, SEGMENT, True), (128, 1, SEGMENT, False), (0, 0, IN_POOL, True), (127, 0, SEGMENT, False)],
+)
+def test_pages_that_others_reserved_are_not_free(free, reserved, segment, enough, etc, monkeypatch):
+    monkeypatch.setattr(huge_pages, "sizes_bytes", lambda: [2 * MIB])
+    monkeypatch.setattr(huge_pages, "pool", lambda size: Pool(size, None, 128, free, reserved, 0, 0))
+    move = converge._Move(made(etc), ClusterSpec("hugetlb"), {}, segment=segment)
+    if enough:
+        converge._require_pool(move)
+        return
+    with pytest.raises(Unavailable, match=f"needs 128 huge pages of 2 MiB, and {free - reserved} are free"):
+        converge._require_pool(move)

@@ -1,0 +1,96 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mshare survey: its table, its JSON, its metrics, and requests that are wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from mshare.cli.program import mshare
+from mshare.units import MIB
+from rig.survey_parts import map_shared, running, touch
+
+SIZE = 64 * MIB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes():
+    with running(lambda number: touch(map_shared(-1, SIZE), SIZE), 2) as pids:
+        yield pids
+
+
+def said(*words):
+    return CliRunner().invoke(mshare, ["survey", "--threshold", "4KiB", *words])
+
+
+def test_the_table():
+    done = said()
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert lines[0].startswith("Page tables of ")
+    assert "(measured" in lines[0]
+    assert any(line.startswith("Instance") and line.endswith("Of host") for line in lines)
+    assert any("VmPTE of every process" in line for line in lines)
+    assert "\x1b[" not in done.output
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_json(exact, processes):
+    done = said("--json", *(["--exact"] if exact else []))
+    found = json.loads(done.output)
+    assert found["schema_version"] == 1
+    assert found["method"]["exact"] == exact
+    assert found["method"]["threshold_bytes"] == 4096
+    assert any(pid in one["pids"] for pid in processes for one in found["instances"])
+    total = sum(one["page_tables"]["sum_bytes"] for one in found["instances"])
+    assert total + found["others"]["page_tables_bytes"] > 0
+
+
+def test_metrics():
+    lines = said("--prometheus").output.splitlines()
+    assert lines[0].startswith("# HELP mshare_survey_host_page_tables_bytes")
+    assert all(line.startswith("# ") or float(line.rsplit(" ", 1)[1]) >= 0 for line in lines)
+
+
+def test_watching_says_what_changed_until_it_is_interrupted():
+    command = [sys.executable, "-m", "mshare", "survey", "--threshold", "4KiB", "--watch", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        # Should a line never come, the wait for it ends.
+        patience = threading.Timer(60, watching.kill)
+        patience.start()
+        lines = iter(watching.stdout.readline, "")
+        heads = [next(line for line in lines if line.startswith("Instance") and "Of host" in line)]
+        with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
+            heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
+            heads.append(next(line for line in lines if line.startswith("Instance") and "Of host" in line))
+        # Other tests have processes that come and go meanwhile.
+        gone = next(line for line in lines if f" (process {pids[0]}) is gone (-" in line)
+        patience.cancel()
+        watching.send_signal(signal.SIGINT)
+        __, errors = watching.communicate(timeout=30)
+    assert [head.rstrip().endswith("Change") for head in heads] == [False, True, True]
+    assert re.search(r"\(-[0-9.]+ KiB\)$", gone.rstrip())
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--watch", "0"], "--watch 0 is no interval"),
+        (["--threshold", "much"], "threshold 'much' is not a size"),
+        (["--prometheus", "--json"], "are two answers"),
+    ],
+)
+def test_wrong_requests(words, reason):
+    done = CliRunner().invoke(mshare, ["survey", *words])
+    assert done.exit_code == 2
+    assert reason in done.output
