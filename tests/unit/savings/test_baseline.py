@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -195,7 +196,7 @@ class TestForked:
 
 def test_it_runs_with_the_standard_library_alone():
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _BARE, os.path.dirname(os.path.dirname(baseline.__file__))],
+        [sys.executable, "-I", "-S", "-c", _BARE, str(Path(baseline.__file__).parents[2])],
         capture_output=True,
         text=True,
         timeout=60,
