@@ -77,6 +77,18 @@ def task(**options: Any) -> Task:
 SCAN = "SELECT pg_prewarm('pgbench_accounts'), sum(abalance) FROM pgbench_accounts"
 
 
+def test_a_cluster_of_patroni_s_is_left_alone_before_anything_is_installed(cluster: Cluster) -> None:
+    cluster.host.do("mkdir", "-p", "/etc/patroni")
+    configuration = cluster.host.inside("/etc/patroni/15-main.yml")
+    configuration.write_text(f"scope: 15-main\npostgresql:\n  data_dir: {cluster.data}\n")
+    files, before, pid = cluster.files(), traces(cluster), cluster.pid
+    run = playbook(cluster)
+    assert "PostgreSQL cluster 15-main is managed by Patroni (/etc/patroni/15-main.yml names" in run.said
+    assert run.recap["changed"] == 0
+    assert (cluster.files(), traces(cluster), cluster.pid) == (files, before, pid)
+    cluster.host.do("rm", "-r", "/etc/patroni")
+
+
 def test_a_check_run_says_what_it_would_do_and_does_nothing(cluster: Cluster) -> None:
     files, before, pid = cluster.files(), traces(cluster), cluster.pid
     moved = playbook(cluster, "--check", "--diff").succeeded()[MOVE]

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clusters as Debian's postgresql-common keeps them, Debian's own packages and PGDG's alike."""
+"""The PostgreSQL clusters of a host: what Debian's postgresql-common lists, and what else runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from glob import glob
 from .. import files
 from ..errors import Conflict, Unavailable
 from . import configuration
+from .managers import choose, evidence, pg_ctlcluster
+from .managers.evidence import Evidence
+from .managers.manager import Manager
 
-CONFIGURATION = "/etc/postgresql"
 COMMON = "/etc/postgresql-common"
 PROGRAMS = "/usr/lib/postgresql"
 LOGS = "/var/log/postgresql"
@@ -59,6 +61,10 @@ class Cluster:
     def program(self, name: str) -> str:
         return os.path.join(PROGRAMS, self.version, "bin", name)
 
+    def manager(self) -> Manager:
+        """Who manages it; Conflict, with what to set there, for one whose clusters are left alone."""
+        return choose.require_supported(self.id, evidence.gather(self.data_directory, self.configuration))
+
 
 class OnHost:
     """Configuration files of this host, with some as they will be."""
@@ -81,7 +87,7 @@ class OnHost:
 
 
 def configuration_of(version: str, name: str) -> str:
-    return os.path.join(CONFIGURATION, version, name)
+    return os.path.join(pg_ctlcluster.CONFIGURATION, version, name)
 
 
 def settings(cluster: Cluster, planned: dict[str, str] | None = None) -> configuration.Settings:
@@ -97,9 +103,11 @@ def find(version: str | None, name: str | None) -> Cluster:
     """
     every = _every()
     if not every:
+        for other in _others():
+            choose.require_supported(_label(other), other)
         raise Unavailable(
-            f"no PostgreSQL cluster was found in {CONFIGURATION}/VERSION/NAME; install postgresql from"
-            " Debian or PGDG, or make one with pg_createcluster"
+            f"no PostgreSQL cluster was found in {pg_ctlcluster.CONFIGURATION}/VERSION/NAME, and none runs;"
+            " install postgresql from Debian or PGDG, or create one with pg_createcluster"
         )
     meant = [one for one in every if version in (None, one[0]) and name in (None, one[1])]
     listed = ", ".join("/".join(one) for one in every)
@@ -116,8 +124,18 @@ def find(version: str | None, name: str | None) -> Cluster:
     return _cluster(*meant[0])
 
 
+def _others() -> list[Evidence]:
+    """The servers that run and belong to none of Debian's clusters."""
+    return [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
+
+
+def _label(other: Evidence) -> str:
+    """What to call a cluster that has no name."""
+    return other.data_directory or f"of process {other.postmaster}"
+
+
 def _every() -> list[tuple[str, str]]:
-    paths = sorted(glob(os.path.join(CONFIGURATION, "*", "*", "postgresql.conf")))
+    paths = sorted(glob(os.path.join(pg_ctlcluster.CONFIGURATION, "*", "*", "postgresql.conf")))
     return [(path.split("/")[-3], path.split("/")[-2]) for path in paths]
 
 

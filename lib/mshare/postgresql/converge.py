@@ -113,6 +113,7 @@ def postgresql_present(
     """
     cluster = clusters.find(version, name)
     _require_root(cluster)
+    cluster.manager()
     with one_at_a_time(check):
         wanted = _placed(wanted, check)
         if not check and not os.path.exists(wanted.library):
@@ -146,6 +147,7 @@ def postgresql_absent(
     """See to it that nothing of ours is in a cluster's files and, if it may be restarted, in its server."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
+    cluster.manager()
     with one_at_a_time(check):
         joined = files.record(cluster).get("group_added")
         move = _Move(

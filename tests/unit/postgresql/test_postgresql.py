@@ -17,6 +17,7 @@ from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
 from mshare.host import huge_pages, procfs
 from mshare.host.huge_pages import Pool
 from mshare.postgresql import account, clusters, converge, files, placement, probe, server, spec
+from mshare.postgresql.managers import pg_ctlcluster
 from mshare.postgresql.placement import Segment
 from mshare.postgresql.spec import ClusterSpec
 from mshare.preload import settings as preload_settings
@@ -41,7 +42,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of other users: ro
 
 @pytest.fixture
 def etc(tmp_path, monkeypatch):
-    monkeypatch.setattr(clusters, "CONFIGURATION", str(tmp_path / "etc"))
+    monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", str(tmp_path / "etc"))
     monkeypatch.setattr(files, "COMMON", str(tmp_path / "common"))
     monkeypatch.setattr(files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
     monkeypatch.setattr(files.systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))

@@ -1,0 +1,210 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host shows about who manages a cluster: processes, control groups, namespaces, files.
+
+Only looks, with the standard library: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+from dataclasses import dataclass
+
+from ...host import procfs
+from ...host.processes import unit as unit_of
+
+PROGRAMS = ("postgres", "postmaster")
+_DELETED = " (deleted)"
+_TEXT_BYTES = 1 << 16
+_NAMESPACES = ("pid", "mnt")
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A process above the postmaster."""
+
+    pid: int
+    title: str
+    """Its command line, or its name in brackets where it has none."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The base names of its command line's words: `/usr/bin/python3 /usr/bin/patroni x.yml`."""
+        return tuple(os.path.basename(word) for word in self.title.split())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found about one cluster."""
+
+    data_directory: str
+    configuration: str
+    """The folder of its postgresql.conf."""
+    postmaster: int | None = None
+    """None if it does not run."""
+    parents: tuple[Ancestor, ...] = ()
+    """From its parent upwards, without the first process of the host."""
+    cgroups: tuple[str, ...] = ()
+    """Its paths in the hierarchies, without those parts that this process shares."""
+    unit: str | None = None
+    """The systemd unit it runs in."""
+    starts: str = ""
+    """What that unit runs (ExecStart)."""
+    apart: tuple[str, ...] = ()
+    """What it does not share with this process: "pid" and "mnt" namespaces, the "root" file system."""
+    is_first: bool = False
+    """Whether it is the first process of its pid namespace, as in a container without an init."""
+
+    def started_by(self, process: Ancestor) -> str:
+        """A clause for one of its parents."""
+        return f"its postmaster {self.postmaster} was started by process {process.pid}, {process.title}"
+
+    def in_unit(self) -> str:
+        """A clause for its unit."""
+        return f"its postmaster {self.postmaster} is in unit {self.unit}"
+
+
+def gather(data_directory: str, configuration: str) -> Evidence:
+    """Everything that the host shows about the cluster in a data directory."""
+    pid = next((pid for pid, place in postmasters() if _same_file(place, data_directory)), None)
+    return Evidence(data_directory, configuration) if pid is None else of_process(pid, configuration)
+
+
+def of_process(pid: int, configuration: str | None = None) -> Evidence:
+    """The same for a postmaster that runs; its data directory is its working directory."""
+    data_directory = _link(pid, "cwd")
+    unit = unit_of(_path_of_systemd(pid))
+    return Evidence(
+        data_directory,
+        configuration or data_directory,
+        pid,
+        tuple(_parents(pid)),
+        tuple(_foreign_cgroups(pid)),
+        unit,
+        _starts(unit),
+        tuple(_apart(pid)),
+        _pid_inside(pid) == 1,
+    )
+
+
+def postmasters() -> list[tuple[int, str]]:
+    """Every postmaster of the host, in containers as well, with a path to its data directory."""
+    servers = {pid for pid in procfs.pids() if _program(pid) in PROGRAMS}
+    found = []
+    for pid in sorted(servers):
+        # Backends are children of a postmaster, and run the same program.
+        if parent(pid) in servers:
+            continue
+        place = f"/proc/{pid}/cwd"
+        lines = regular_text(f"{place}/postmaster.pid").split("\n")
+        if lines[0].strip() == str(_pid_inside(pid)):
+            found.append((pid, place))
+    return found
+
+
+def regular_text(path: str) -> str:
+    """The beginning of a regular file; empty for everything else, and for a file that cannot be read.
+
+    Who owns the folder may have put a link or a pipe there.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        fd = os.open(path, flags)
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return os.read(fd, _TEXT_BYTES).decode("utf-8", "replace")
+        finally:
+            os.close(fd)
+    return ""
+
+
+def parent(pid: int) -> int | None:
+    """None for a process that is gone."""
+    text = procfs.read(f"/proc/{pid}/stat")
+    return None if text is None else int(text[text.rindex(")") + 2 :].split()[1])
+
+
+def _program(pid: int) -> str:
+    name = os.path.basename(_link(pid, "exe"))
+    # The package was upgraded under a server that runs.
+    return name[: -len(_DELETED)] if name.endswith(_DELETED) else name
+
+
+def _link(pid: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/{name}")
+    except OSError:
+        return ""
+
+
+def _same_file(one: str, other: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False
+
+
+def _pid_inside(pid: int) -> int:
+    """Its number in its own pid namespace."""
+    lines = procfs.lines(procfs.read(f"/proc/{pid}/status"))
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), pid)
+
+
+def _parents(pid: int) -> list[Ancestor]:
+    found = []
+    above = parent(pid)
+    while above is not None and above > 1:
+        found.append(Ancestor(above, procfs.command(above)))
+        above = parent(above)
+    return found
+
+
+def _cgroup_lines(pid: int | str) -> list[tuple[str, str]]:
+    """(controllers, path) in each hierarchy."""
+    parts = [line.split(":", 2) for line in procfs.lines(procfs.read(f"/proc/{pid}/cgroup"))]
+    return [(part[1], part[2]) for part in parts if len(part) == 3]
+
+
+def _path_of_systemd(pid: int) -> str | None:
+    paths = dict(_cgroup_lines(pid))
+    return paths.get("name=systemd") if paths.get("", "/") == "/" else paths.get("")
+
+
+def _foreign_cgroups(pid: int) -> list[str]:
+    """What is beyond the control groups of this process: a host may be a container itself."""
+    own = dict(_cgroup_lines("self"))
+    found = []
+    for controllers, path in _cgroup_lines(pid):
+        shared = set(own.get(controllers, "/").split("/"))
+        rest = [part for part in path.split("/") if part not in shared]
+        if rest:
+            found.append("/".join(rest))
+    return sorted(set(found))
+
+
+def _apart(pid: int) -> list[str]:
+    found = []
+    for name in _NAMESPACES:
+        if _link(pid, f"ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+            found.append(name)
+    if not _same_file(f"/proc/{pid}/root", "/"):
+        found.append("root")
+    return found
+
+
+def _starts(unit: str | None) -> str:
+    """What systemd runs for a unit; empty where it cannot say."""
+    if unit is None or not unit.endswith(".service") or not os.path.isdir("/run/systemd/system"):
+        return ""
+    asked = subprocess.run(
+        ["systemctl", "show", "--property=ExecStart", "--value", unit],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip()

@@ -1,0 +1,341 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who manages a cluster: decided by tables, and found out about real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mshare.errors import Conflict
+from mshare.host import procfs
+from mshare.postgresql import clusters
+from mshare.postgresql.managers import choose, evidence, patroni, pg_ctlcluster
+from mshare.postgresql.managers.evidence import Ancestor, Evidence
+
+DEBIAN = Evidence("/var/lib/postgresql/15/main", "/etc/postgresql/15/main", 7)
+EL = Evidence("/var/lib/pgsql/16/data", "/var/lib/pgsql/16/data", 7)
+DEBIAN_START = "{ path=/usr/bin/pg_ctlcluster ; argv[]=/usr/bin/pg_ctlcluster 15-main start ; pid=0 }"
+EL_START = "{ path=/usr/pgsql-16/bin/postgres ; argv[]=/usr/pgsql-16/bin/postgres -D ${PGDATA} ; pid=0 }"
+PATRONI_START = "{ path=/usr/bin/patroni ; argv[]=/usr/bin/patroni /etc/patroni/15-main.yml ; pid=0 }"
+CONTAINER_ID = "0a" * 32
+PATRONI_TITLE = "/usr/bin/python3 /usr/bin/patroni /etc/patroni/15-main.yml"
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and control groups: root only")
+
+
+@pytest.fixture(autouse=True)
+def no_patroni(tmp_path, monkeypatch):
+    """No Patroni of the machine's own."""
+    monkeypatch.setattr(patroni, "CONFIGURATIONS", (str(tmp_path / "patroni" / "*.yml"),))
+
+
+def parents(*titles):
+    return tuple(Ancestor(100 + number, title) for number, title in enumerate(titles))
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        # Debian's clusters, with systemd, without, and started in somebody's session.
+        (DEBIAN, "pg_ctlcluster"),
+        (replace(DEBIAN, postmaster=None), "pg_ctlcluster"),
+        (replace(DEBIAN, unit="postgresql@15-main.service", starts=DEBIAN_START), "pg_ctlcluster"),
+        (replace(DEBIAN, unit="session-4.scope"), "pg_ctlcluster"),
+        (replace(DEBIAN, parents=parents("/lib/systemd/systemd --user")), "pg_ctlcluster"),
+        # A unit may have /tmp of its own.
+        (
+            replace(DEBIAN, unit="postgresql@15-main.service", starts=DEBIAN_START, apart=("mnt",)),
+            "pg_ctlcluster",
+        ),
+        (replace(EL, unit="postgresql-16.service", starts=EL_START), "a systemd unit"),
+        (replace(DEBIAN, unit="mydb.service", starts=EL_START), "a systemd unit"),
+        # Patroni, whose helper ends: the parent is an init, the unit tells.
+        (replace(DEBIAN, unit="patroni.service", starts=PATRONI_START), "Patroni"),
+        (replace(DEBIAN, unit="patroni@15-main.service", starts=PATRONI_START), "Patroni"),
+        (replace(EL, unit="postgres-patroni.service", starts=PATRONI_START), "Patroni"),
+        (replace(DEBIAN, parents=parents(PATRONI_TITLE)), "Patroni"),
+        (replace(DEBIAN, parents=parents("/opt/patroni/bin/patroni /etc/p.yml", "sh")), "Patroni"),
+        # Its name among the options of something else means nothing.
+        (
+            replace(DEBIAN, parents=parents("vim /a /b patroni")),
+            "something that this collection does not know",
+        ),
+        (replace(EL, unit="pacemaker.service"), "Pacemaker"),
+        (replace(EL, parents=parents("pg_autoctl: start/stop postgres")), "pg_auto_failover"),
+        (replace(EL, parents=parents("/usr/bin/stolon-keeper --uid a")), "Stolon"),
+        (replace(EL, parents=parents("/usr/bin/python3 /usr/bin/supervisord -n")), "supervisord"),
+        (replace(EL, parents=parents("runsv postgres")), "a runit or s6 supervisor"),
+        (replace(EL, parents=parents("/controller/manager instance run")), "the operator CloudNativePG"),
+        # Containers, seen from the host. What is inside does not matter.
+        (replace(EL, cgroups=(f"docker/{CONTAINER_ID}",)), "a container of Docker"),
+        (replace(EL, cgroups=(f"system.slice/docker-{CONTAINER_ID}.scope",)), "a container of Docker"),
+        (
+            replace(EL, cgroups=(f"machine.slice/libpod-{CONTAINER_ID}.scope/container",)),
+            "a container of Podman",
+        ),
+        (
+            replace(EL, cgroups=(f"kubepods.slice/kubepods-pod1.slice/cri-containerd-{CONTAINER_ID}.scope",)),
+            "a container of Kubernetes",
+        ),
+        (replace(EL, cgroups=(f"kubepods/burstable/pod1/{CONTAINER_ID}",)), "a container of Kubernetes"),
+        (replace(EL, cgroups=(f"default/cri-containerd-{CONTAINER_ID}",)), "a container of containerd"),
+        (replace(EL, cgroups=("lxc/db1",)), "a container of LXC"),
+        (replace(EL, cgroups=("machine.slice/systemd-nspawn@db.service",)), "a container of systemd-nspawn"),
+        (
+            replace(EL, cgroups=("kubepods/pod1",), parents=parents(PATRONI_TITLE)),
+            "a container of Kubernetes",
+        ),
+        (replace(EL, apart=("pid", "mnt", "root")), "a container"),
+        (replace(DEBIAN, apart=("mnt", "root")), "a container"),
+        (replace(DEBIAN, is_first=True), "a container"),
+        # What nobody knows.
+        (
+            replace(DEBIAN, parents=parents("-bash", "sshd: dba")),
+            "something that this collection does not know",
+        ),
+        (replace(DEBIAN, apart=("mnt",)), "something that this collection does not know"),
+        (replace(EL, unit="app.service", starts="{ path=/opt/app/run }"), "something that this collection"),
+        (EL, "something that this collection does not know"),
+        (replace(EL, postmaster=None), "something that this collection does not know"),
+    ],
+)
+def test_who_manages_it(found, name):
+    manager, reason = choose.manager_of(found)
+    assert manager.name.startswith(name)
+    assert reason
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (
+            replace(DEBIAN, unit="patroni.service"),
+            r"cluster 15-main is managed by Patroni \(its postmaster 7 is in unit patroni.service\), so"
+            r" nothing was changed; set huge_pages in its store \(`patronictl edit-config`.*"
+            r"`patronictl restart`",
+        ),
+        (
+            replace(EL, cgroups=("kubepods/burstable/pod1/abc",)),
+            r"a container of Kubernetes \(its postmaster 7 is in control group kubepods/burstable/pod1/abc"
+            r"\).*operator's resource or the pod's specification",
+        ),
+        (
+            replace(EL, apart=("pid", "root")),
+            r"\(its postmaster 7 has a pid namespace and a root file system of its own\)",
+        ),
+        (replace(EL, is_first=True), r"is the first process \(pid 1\), and the container ends with it"),
+        (replace(EL, unit="pacemaker.service"), "restart it through Pacemaker"),
+        (
+            replace(DEBIAN, parents=parents("/opt/keep-alive")),
+            r"something that this collection does not know \(its postmaster 7 was started by process 100,"
+            r" /opt/keep-alive\).*set huge_pages and the environment where it is started from",
+        ),
+        (replace(EL, unit="app.service"), "in unit app.service, which runs no program"),
+        (EL, "is in no systemd unit"),
+    ],
+)
+def test_a_refusal_says_who_and_what_to_set_there(found, sentence):
+    with pytest.raises(Conflict, match=sentence):
+        choose.require_supported("15-main", found)
+
+
+def test_every_manager_that_is_left_alone_has_advice():
+    assert [each.name for each in choose.MANAGERS if each.advice == ""] == []
+    assert len({id(each) for each in choose.MANAGERS}) == len(choose.MANAGERS)
+
+
+# -- Patroni that does not run
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_a_cluster_that_patroni_s_configuration_names(quote, tmp_path):
+    """Whatever started it: patroni/patroni#2293 has a server that systemd and Patroni both start."""
+    (tmp_path / "patroni").mkdir()
+    path = tmp_path / "patroni" / "db.yml"
+    path.write_text(f"scope: a\npostgresql:\n  data_dir: {quote}{tmp_path}/data/{quote}  # here\n  port: 1\n")
+    for unit in (None, "postgresql@15-main.service"):
+        found = replace(DEBIAN, data_directory=f"{tmp_path}/data", postmaster=None, unit=unit)
+        manager, reason = choose.manager_of(found)
+        assert (manager.name, reason) == ("Patroni", f"{path} names its data directory {tmp_path}/data")
+    assert choose.manager_of(DEBIAN)[0] is pg_ctlcluster.PG_CTLCLUSTER
+
+
+def test_what_patroni_leaves_in_a_data_directory(tmp_path):
+    found = replace(DEBIAN, data_directory=str(tmp_path), postmaster=None)
+    assert choose.manager_of(found)[0].name == "pg_ctlcluster"
+    (tmp_path / "patroni.dynamic.json").write_text("{}")
+    manager, reason = choose.manager_of(found)
+    assert manager.name == "Patroni"
+    assert reason.endswith("remove it if Patroni no longer runs this cluster")
+
+
+def test_a_configuration_that_patroni_overwrites(tmp_path):
+    head = "# Do not edit this file manually!\n# It will be overwritten by Patroni!\n"
+    (tmp_path / "postgresql.conf").write_text(head)
+    manager, reason = choose.manager_of(replace(EL, configuration=str(tmp_path)))
+    assert (manager.name, reason) == (
+        "Patroni",
+        f"{tmp_path}/postgresql.conf says that Patroni overwrites it",
+    )
+
+
+def test_only_regular_files_are_read(tmp_path):
+    """Who owns a data directory may put anything there: nothing hangs, nothing is followed."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "link", "zero", "missing"):
+        assert evidence.regular_text(str(tmp_path / name)) == ""
+    assert evidence.regular_text(str(tmp_path)) == ""
+
+
+# -- real processes
+
+
+@pytest.fixture
+def data(tmp_path):
+    place = tmp_path / "data"
+    place.mkdir()
+    return place
+
+
+@pytest.fixture
+def postgres(tmp_path):
+    """A program of that name that does nothing."""
+    return str(shutil.copy(shutil.which("sleep") or "", tmp_path / "postgres"))
+
+
+@contextmanager
+def server(data: Path, command: list[str]) -> Iterator[int]:
+    """A stand-in for a postmaster in its data directory, started by a command; its pid here."""
+    with subprocess.Popen(
+        command, cwd=data, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        try:
+            assert starter.stdout is not None
+            pid = int(starter.stdout.readline())
+            (data / "postmaster.pid").write_text(f"{pid}\n{data}\n")
+            yield pid
+        finally:
+            starter.kill()
+
+
+def started(postgres: str, *prefix: str, title: str = "") -> list[str]:
+    """A Python, under a name in its command line, that starts the stand-in and prints its pid."""
+    code = (
+        "import ctypes, subprocess, sys\n"
+        "die = lambda: ctypes.CDLL(None).prctl(1, 9)\n"
+        f"child = subprocess.Popen([{postgres!r}, 'infinity'], preexec_fn=die)\n"
+        "print(child.pid, flush=True)\nchild.wait()\n"
+    )
+    return [*prefix, sys.executable, *((title,) if title else ("-c", code))]
+
+
+def script(place: Path, postgres: str, name: str) -> str:
+    """The same as a program of its own, so that its command line is an interpreter and its path."""
+    path = place / name
+    path.write_text(started(postgres)[-1])
+    return str(path)
+
+
+def test_a_postmaster_whose_parent_is_patroni(data, postgres, tmp_path):
+    with server(data, started(postgres, title=script(tmp_path, postgres, "patroni"))) as pid:
+        found = evidence.gather(str(data), "/etc/postgresql/15/main")
+        assert found.postmaster == pid
+        assert found.parents[0].title == f"{sys.executable} {tmp_path}/patroni"
+        assert choose.manager_of(found)[0].name == "Patroni"
+
+
+def test_a_running_patroni_with_a_data_directory_in_its_environment(data, postgres, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATRONI_POSTGRESQL_DATA_DIR", str(data))
+    with server(data, started(postgres, title=script(tmp_path, postgres, "patroni"))):
+        found = replace(DEBIAN, data_directory=str(data), postmaster=None)
+        manager, reason = choose.manager_of(found)
+    assert manager.name == "Patroni"
+    assert "Patroni runs as process" in reason
+
+
+def test_a_postmaster_that_something_else_keeps(data, postgres, tmp_path):
+    with server(data, started(postgres, title=script(tmp_path, postgres, "keep-alive"))):
+        manager, reason = choose.manager_of(evidence.gather(str(data), "/etc/postgresql/15/main"))
+    assert manager.name == "something that this collection does not know"
+    assert f"{tmp_path}/keep-alive" in reason
+
+
+def test_a_file_of_a_postmaster_that_is_gone(data):
+    (data / "postmaster.pid").write_text("1\n")
+    assert evidence.gather(str(data), "/etc").postmaster is None
+
+
+@as_root
+def test_a_postmaster_in_namespaces_of_its_own(data, postgres):
+    """It is process 1 there, and is found from here all the same."""
+    words = ["unshare", "--pid", "--mount", "--fork", "--kill-child", postgres, "infinity"]
+    (data / "postmaster.pid").write_text(f"1\n{data}\n")
+    with subprocess.Popen(words, cwd=data) as starter:
+        try:
+            pid = first_child(starter.pid, postgres)
+            found = evidence.gather(str(data), "/etc/postgresql/15/main")
+            assert (found.postmaster, found.apart, found.is_first) == (pid, ("pid", "mnt"), True)
+            assert choose.manager_of(found)[0].name == "a container"
+        finally:
+            starter.kill()
+
+
+def first_child(pid: int, program: str) -> int:
+    """Waits until it runs the program."""
+    while True:
+        for each in procfs.pids():
+            if evidence.parent(each) == pid and procfs.command(each).startswith(program):
+                return each
+
+
+CGROUPS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
+@pytest.fixture
+def cgroup():
+    """A control group as Docker's, below this process's own."""
+    top = next((top for top in CGROUPS if os.path.exists(f"{top}/cgroup.procs")), None)
+    place = f"{top}/docker-mshare-test-{os.getpid()}"
+    try:
+        os.mkdir(place)
+    except OSError as error:
+        pytest.skip(f"control groups cannot be made here: {error}")
+    yield place
+    while True:
+        try:
+            os.rmdir(place)
+        except OSError:
+            continue
+        return
+
+
+@as_root
+def test_a_postmaster_in_a_container_s_control_group(data, postgres, tmp_path, cgroup):
+    with server(data, started(postgres, title=script(tmp_path, postgres, "runner"))) as pid:
+        Path(cgroup, "cgroup.procs").write_text(str(pid))
+        found = evidence.gather(str(data), str(data))
+        manager, reason = choose.manager_of(found)
+    assert manager.name == "a container of Docker"
+    assert os.path.basename(cgroup) in reason
+
+
+@as_root
+def test_a_host_without_debian_s_clusters_says_who_manages_what_runs(data, postgres, tmp_path, monkeypatch):
+    monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", str(tmp_path / "none"))
+    with (
+        server(data, started(postgres, title=script(tmp_path, postgres, "patroni"))),
+        pytest.raises(Conflict, match=f"PostgreSQL cluster {data} is managed by Patroni"),
+    ):
+        clusters.find(None, None)
