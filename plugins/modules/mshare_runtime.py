@@ -206,6 +206,15 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.configuration
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.choose
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.containers
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.evidence
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.keepers
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.manager
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.patroni
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.pg_ctlcluster
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.systemd_unit
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.managers.unknown
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.placement
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.probe
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.server
