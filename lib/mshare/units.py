@@ -61,6 +61,11 @@ def format_size(size_bytes: float) -> str:
     return f"{size:.1f}".rstrip("0").rstrip(".") + f" {unit}"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: 1 host, 1,500 hosts; `plural` where it is not made with an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple

@@ -17,7 +17,7 @@ description:
   - The report has totals, the hosts by their page tables, a chart by host and instance, and what huge pages and mshare would
     save across the fleet. Every figure says whether it is measured, modelled or projected.
   - A host without a survey is listed as missing, with the reason.
-  - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)). Needs pygal there.
+  - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)).
 attributes:
   async:
     support: none

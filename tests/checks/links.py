@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The links in plugins/module_utils/mshare: one per file of the library, nothing else.
+"""The links in plugins/module_utils/mshare: one per Python file of the library, and the report's page.
 
 Ansible ships what a module imports from module_utils; through the links that is the library itself.
 One link per file, because a linked folder needs an ignore line in ansible-test sanity.
@@ -16,6 +16,8 @@ from pathlib import Path
 from checks.layout import ROOT
 
 LIBRARY = ROOT / "lib" / "mshare"
+PAGE = tuple((LIBRARY / "report").glob("page.[!p]*"))
+"""Template, style and script. Ansible ships no such files; the report is made on the controller, which has them."""
 # No module imports them, and Galaxy refuses the name of the first.
 UNLINKED = ("__main__.py", "build_libc.py")
 MIRROR = ROOT / "plugins" / "module_utils" / "mshare"
@@ -24,7 +26,7 @@ MIRROR = ROOT / "plugins" / "module_utils" / "mshare"
 def wanted_links() -> dict[Path, str]:
     """Each link that has to be there, with its target relative to the link."""
     links = {}
-    for source in sorted(LIBRARY.rglob("*.py")):
+    for source in sorted([*LIBRARY.rglob("*.py"), *PAGE]):
         if source.name in UNLINKED:
             continue
         link = MIRROR / source.relative_to(LIBRARY)

@@ -199,7 +199,7 @@ class Page(HTMLParser):
             self.rows[self._table].append([])
         elif tag in ("td", "th") and self._table:
             self.rows[self._table][-1].append("")
-        if tag not in ("br", "meta", "link"):
+        if tag not in ("br", "wbr", "meta", "link"):
             self._open.append(identifier or "")
 
     def handle_endtag(self, tag: str) -> None:
@@ -234,19 +234,18 @@ def test_the_page_shows_the_instance_with_most_page_tables_first(page: Page) -> 
 
 
 def test_the_page_has_a_chart_with_every_host(page: Page) -> None:
-    assert "svg" in page.tags
     assert {"host1", "host2", "host3"} <= set(re.findall(r"host\d", page.texts["chart"]))
 
 
 def test_every_figure_on_the_page_has_a_label(page: Page) -> None:
     for tile in ("total", "maximum", "huge", "mshare"):
         assert re.search("measured|modelled|projected", page.texts[tile]), tile
-    for row in page.rows["savings"][2:]:
+    for row in page.rows["savings"][1:]:
         assert re.search("measured|modelled|projected", row[4]), row
 
 
-def test_the_page_has_neither_script_nor_picture_from_elsewhere(page: Page) -> None:
-    assert page.tags & {"script", "img", "iframe", "link", "object"} == set()
+def test_the_page_has_no_picture_frame_or_link(page: Page) -> None:
+    assert page.tags & {"img", "iframe", "link", "object", "svg"} == set()
 
 
 def test_the_page_prints_and_can_be_looked_at(report: Path, page: Page, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..labels import Kind
-from ..units import format_size
+from ..units import counted, format_size
 from .remedies import HUGE, MSHARE, REMEDIES, Saving, add, savings_of
 
 SCHEMA_VERSION = 1
@@ -176,7 +176,7 @@ class Fleet:
     def summary_lines(self) -> list[str]:
         """The totals as plain text."""
         return [
-            f"{len(self.hosts):,} hosts surveyed, {len(self.partial):,} of them in part,"
+            f"{counted(len(self.hosts), 'host')} surveyed, {len(self.partial):,} of them in part,"
             f" {len(self.missing):,} missing",
             *(f"missing: {one.host}: {one.reason}" for one in self.missing),
             *self.shared_kernels,

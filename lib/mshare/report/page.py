@@ -1,27 +1,54 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The report as one HTML page: nothing in it is fetched from anywhere, and it prints on A4."""
+"""The report as one HTML page: nothing in it is fetched from anywhere, and it prints on A4.
+
+The page's template, style and script are the files beside this one.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 from ..errors import Unavailable
-from ..units import format_size
-from .chart import MOST_HOSTS, chart
+from ..units import counted, format_size
+from .chart import MOST_HOSTS, RANKS, bars
 from .fleet import Fleet
 from .remedies import HUGE, MSHARE
-from .template import TEMPLATE
 
 MOST_INSTANCES = 50
+# Where a long name may go on in the next line.
+_SEPARATORS = re.compile(r"([-/_.:,;@=#+]+)")
 
 
 def page(fleet: Fleet) -> str:
+    """The whole page. Raises Unavailable where Jinja is missing."""
+    jinja = _jinja()
+    script = _beside("page.js")
+    # What hosts call themselves and their processes goes into the page: everything is escaped that is not ours.
+    environment = jinja.Environment(
+        autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    markup = environment.filters["safe"]
+    environment.filters["size"] = format_size
+    environment.filters["number"] = "{:,}".format
+    environment.filters["percent"] = _percent
+    environment.filters["counted"] = counted
+    environment.filters["breakable"] = lambda text: markup("<wbr>").join(
+        _SEPARATORS.sub("\\1\0", str(text)).split("\0")
+    )
     return str(
-        _template().render(
+        environment.from_string(_beside("page.html.j2")).render(
             fleet=fleet,
-            chart=chart(fleet),
+            style=markup(_beside("page.css")),
+            script=markup(script),
+            script_hash=_hash(script),
+            bars=bars(fleet),
+            ranks=RANKS,
             most_hosts=MOST_HOSTS,
             instances=fleet.instances[:MOST_INSTANCES],
             huge=HUGE,
@@ -30,7 +57,16 @@ def page(fleet: Fleet) -> str:
     )
 
 
-def _template() -> Any:
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What the page's own policy lets run: this script and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _jinja() -> Any:
     try:
         import jinja2
     except ImportError as error:
@@ -38,14 +74,7 @@ def _template() -> Any:
             f"the report's page is filled in by Jinja, which cannot be imported here ({error}); install it"
             " where the report is made: pip install Jinja2"
         ) from None
-    # What hosts call themselves and their processes goes into the page: everything is escaped but the chart.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["size"] = format_size
-    environment.filters["number"] = "{:,}".format
-    environment.filters["percent"] = _percent
-    return environment.from_string(TEMPLATE)
+    return jinja2
 
 
 def _percent(value: float) -> str:

@@ -1,1 +1,0 @@
-../../../../lib/mshare/report/template.py
