@@ -17,7 +17,7 @@ from checks.layout import ROOT
 
 LIBRARY = ROOT / "lib" / "mshare"
 PAGE = tuple((LIBRARY / "report").glob("page.[!p]*"))
-"""Template, style and script. Ansible ships no such files; the report is made on the controller, which has them."""
+"""Template, style and script. Ansible ships no such files; the report is made on the controller."""
 # No module imports them, and Galaxy refuses the name of the first.
 UNLINKED = ("__main__.py", "build_libc.py")
 MIRROR = ROOT / "plugins" / "module_utils" / "mshare"

@@ -29,7 +29,7 @@ def page(fleet: Fleet) -> str:
     """The whole page. Raises Unavailable where Jinja is missing."""
     jinja = _jinja()
     script = _beside("page.js")
-    # What hosts call themselves and their processes goes into the page: everything is escaped that is not ours.
+    # Names of hosts and processes are text of strangers: everything is escaped that is not ours.
     environment = jinja.Environment(
         autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
