@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -246,13 +245,11 @@ def test_bars_are_drawn_on_one_scale(two: Fleet) -> None:
 # -- many
 
 
-def test_five_hundred_hosts_in_ten_seconds(tmp_path: Path) -> None:
+def test_five_hundred_hosts_are_one_report(tmp_path: Path) -> None:
     for name, survey in surveys.fleet(500).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(survey))
-    started = time.monotonic()
     found, made = files.contents(*files.gathered({}, [str(tmp_path)]))
     files.write(str(tmp_path / "report"), made)
-    assert time.monotonic() - started < 10
     assert (len(found.hosts), len(found.missing)) == (500, 0)
 
 
