@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
 
 class MshareError(Exception):
@@ -82,20 +83,27 @@ def kind(error: BaseException) -> str:
     return error.kind if isinstance(error, MshareError) else MshareError.kind
 
 
-def to_dict(error: BaseException) -> dict[str, object]:
+@dataclass(frozen=True)
+class Failure:
     """An error as it is written into status files and `--json` answers."""
-    return {"kind": kind(error), "message": sentence(error), "exit_code": exit_code(error)}
 
+    kind: str
+    message: str
+    exit_code: int
 
-def from_dict(fields: dict[str, object]) -> MshareError:
-    """An error that another process wrote down, to be raised here with the same kind."""
-    kinds = {known.kind: known for known in _KINDS}
-    return kinds.get(str(fields["kind"]), MshareError)(str(fields["message"]))
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        return cls(kind(error), sentence(error), exit_code(error))
+
+    def to_error(self) -> MshareError:
+        """The error, to be raised here with the same kind."""
+        kinds = {known.kind: known for known in _KINDS}
+        return kinds.get(self.kind, MshareError)(self.message)
 
 
 def within(where: str, error: BaseException) -> MshareError:
     """An error of the same kind that says where it was, before the sentence."""
-    return from_dict({**to_dict(error), "message": f"{where}: {sentence(error)}"})
+    return Failure(kind(error), f"{where}: {sentence(error)}", exit_code(error)).to_error()
 
 
 def from_exit(code: int, message: str) -> MshareError:

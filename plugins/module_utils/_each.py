@@ -98,7 +98,7 @@ def results(name: str, facts: str, outcomes: dict[str, Outcome], *, many: bool) 
     (outcome,) = outcomes.values()
     return {
         **joined,
-        facts: outcome.facts,
+        facts: outcome.answer(),
         "boot": outcome.boot,
         "diff": {"before": outcome.before, "after": outcome.after},
     }
@@ -118,7 +118,7 @@ def _joined(name: str, facts: str, outcomes: dict[str, Outcome]) -> dict[str, An
                 name: region,
                 "changed": outcome.changed,
                 "actions": outcome.actions,
-                facts: outcome.facts,
+                facts: outcome.answer(),
                 "boot": outcome.boot,
             }
             for region, outcome in outcomes.items()

@@ -109,7 +109,7 @@ def main():
     )
     params = module.params
     facts = _module.attempt(
-        module, lambda: inventory.host(params["backend"], params["root"], params["probe"])
+        module, lambda: inventory.host(params["backend"], params["root"], params["probe"]).to_fields()
     )
     module.exit_json(changed=False, **facts)
 

@@ -166,7 +166,7 @@ def main():
         backend=choice.backend,
         backend_reason=choice.reason,
         root=choice.root,
-        mount=outcome.facts,
+        mount=outcome.answer(),
     )
 
 

@@ -250,7 +250,7 @@ def main():
         supports_check_mode=True,
     )
     outcome = _module.attempt(module, lambda: converge(module))
-    _module.report(module, outcome, **outcome.facts)
+    _module.report(module, outcome, **outcome.answer())
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ PROVISIONED = {
     "span for a command": clients(
         INVALID, "leave it out with a command", span="1GiB", command=["/bin/sleep", "9"]
     ),
-    "clients of no region": clients(FAILED, "region nosuch at .* has no owner that runs", region="nosuch"),
+    "clients of no region": clients(FAILED, "region nosuch at .* has no running owner", region="nosuch"),
     "clients without a count": case(
         "clients", INVALID, "clients of region sga need a count, like 100", region="sga"
     ),

@@ -97,7 +97,7 @@ def test_killed_owner(deployed: Host) -> None:
     assert (found["health"], found["owner"]["alive"]) == ("stale", False)
     refused = run["region"]
     assert (refused.failed, refused["error_kind"]) == (True, "conflict")
-    assert "its owner does not live any more" in refused["msg"]
+    assert "its owner has ended" in refused["msg"]
     assert "replace_stale: true" in refused["msg"]
     assert run["announce repair"]["actions"] == run["repair"]["actions"]
     assert run["repair"]["region"]["health"] == "healthy"

@@ -175,7 +175,7 @@ def test_a_failure_says_what_was_done_before_it(run: Run) -> None:
 
 def test_clients_of_a_region_that_is_not_there(run: Run) -> None:
     refused = run["last has no region"]
-    says = r"^region nosuch \(2 of 2\): region nosuch at .* has no owner that runs.*; nothing was changed$"
+    says = r"^region nosuch \(2 of 2\): region nosuch at .* has no running owner.*; nothing was changed$"
     assert re.search(says, refused["msg"])
 
 

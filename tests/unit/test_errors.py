@@ -52,5 +52,5 @@ def test_a_refusal_without_a_step_or_a_file():
 
 @pytest.mark.parametrize("error", [error for error, _kind, _code in KINDS[:4]], ids=lambda value: value.kind)
 def test_an_error_that_another_process_wrote_down(error):
-    again = errors.from_dict(errors.to_dict(error))
+    again = errors.Failure.of(error).to_error()
     assert (type(again), str(again)) == (type(error), str(error))

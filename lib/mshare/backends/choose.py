@@ -12,7 +12,7 @@ from .. import paths
 from ..errors import InvalidRequest, Unavailable
 from ..host import mounts, procfs
 from ..kernel import abi
-from .simulated.layout import Layout
+from . import root as roots
 
 BACKENDS = ("auto", "kernel", "simulated")
 
@@ -78,12 +78,12 @@ def locate(backend: str = "auto", root: str | None = None) -> Choice:
         if mount is not None and mount.filesystem == abi.FILESYSTEM and backend != "simulated":
             return Choice("kernel", root, f"msharefs is mounted at {root}")
         require_entry(root, mount)
-        if Layout.present(root) and backend != "kernel":
+        if roots.simulated(root) and backend != "kernel":
             return Choice("simulated", root, f"{root} holds a simulated msharefs")
         wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
         raise Unavailable(f"{root} holds no {wanted}; mount it with `mshare mount --root {root}`")
     choice = choose(backend)
-    mounted = kernel_root() is not None if choice.backend == "kernel" else Layout.present(choice.root)
+    mounted = kernel_root() is not None if choice.backend == "kernel" else roots.simulated(choice.root)
     if not mounted:
         raise Unavailable(
             f"no msharefs is mounted ({choice.reason}; looked at {choice.root}); run `mshare mount"

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from ..errors import InvalidRequest
 from ..kernel import abi
+
+Kind = Literal["anonymous", "hugetlb", "file"]
 
 _PROTECTIONS = {"r": abi.PROT_READ, "rw": abi.PROT_READ | abi.PROT_WRITE}
 
@@ -20,8 +22,7 @@ class Mapping:
 
     offset: int
     size_bytes: int
-    kind: str = "anonymous"
-    """"anonymous", "hugetlb" or "file"."""
+    kind: Kind = "anonymous"
     prot: int = abi.PROT_READ | abi.PROT_WRITE
     path: str | None = None
     """The file, for kind "file"."""
@@ -32,9 +33,9 @@ class Mapping:
         return self.offset + self.size_bytes
 
 
-def protection(text: str) -> int:
+def protection(text: object) -> int:
     """PROT_ bits for "r" or "rw"."""
-    if text not in _PROTECTIONS:
+    if not isinstance(text, str) or text not in _PROTECTIONS:
         raise InvalidRequest(f"protection {text!r} is unknown; write r or rw")
     return _PROTECTIONS[text]
 
@@ -44,14 +45,36 @@ def protection_name(prot: int) -> str:
     return "rw" if prot & abi.PROT_WRITE else "r"
 
 
-def mapping_to_dict(mapping: Mapping) -> dict[str, Any]:
-    """The normal form of a mapping in specs, status files and answers."""
-    entry: dict[str, Any] = {
-        "kind": mapping.kind,
-        "offset": mapping.offset,
-        "size": mapping.size_bytes,
-        "protection": protection_name(mapping.prot),
-    }
-    if mapping.kind == "file":
-        entry.update(path=mapping.path, file_offset=mapping.object_offset)
-    return entry
+@dataclass(frozen=True)
+class MappingEntry:
+    """A mapping in its normal form: as specs, status files and answers have it."""
+
+    kind: Literal["anonymous", "hugetlb", "file"]
+    offset: int
+    """In the region."""
+    size: int
+    """In bytes."""
+    protection: Literal["r", "rw"]
+    path: str | None = None
+    file_offset: int | None = None
+    """With a path."""
+
+    @classmethod
+    def of(cls, mapping: Mapping) -> MappingEntry:
+        name: Literal["r", "rw"] = "rw" if mapping.prot & abi.PROT_WRITE else "r"
+        file_offset = mapping.object_offset if mapping.kind == "file" else None
+        return cls(mapping.kind, mapping.offset, mapping.size_bytes, name, mapping.path, file_offset)
+
+    def mapping(self) -> Mapping:
+        return Mapping(
+            self.offset,
+            self.size,
+            self.kind,
+            protection(self.protection),
+            self.path,
+            self.file_offset or 0,
+        )
+
+    def to_fields(self) -> dict[str, object]:
+        """Only a file has a path and a place in it."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import click
 
+from .. import record
 from ..backends.connect import connect
 from ..clients import client
 from ..converge.spec import parse_number
@@ -48,7 +49,7 @@ def attach_command(
             f"{format_size(span_bytes)} cannot be touched: {format_size(target.mapped_bytes)} are known to be"
             f" mapped in region {name}"
         )
-    attachment, report = client.attach_and_touch(target, span_bytes, STRIDE_BYTES, where)
+    attachment, done = client.attach_and_touch(target, span_bytes, STRIDE_BYTES, where)
     with attachment:
         screen.answer(
             {
@@ -58,11 +59,11 @@ def attach_command(
                 "mapped_bytes": target.mapped_bytes,
                 "span_bytes": span_bytes,
                 "stride_bytes": STRIDE_BYTES,
-                **report,
+                **record.to_fields(done),
             }
         )
         screen.say(f"Attached region {name} at {attachment.address:#x}.")
-        screen.fields(_lines(target, span_bytes, report))
+        screen.fields(_lines(target, span_bytes, done))
         if hold:
             # From the moment it is said, Ctrl-C is an end and no interruption.
             with contextlib.suppress(KeyboardInterrupt):
@@ -70,25 +71,25 @@ def attach_command(
                 signals.wait_for_ever()
 
 
-def _lines(target: client.Target, span_bytes: int, report: client.Report) -> Iterator[tuple[str, str]]:
+def _lines(target: client.Target, span_bytes: int, done: client.Touched) -> Iterator[tuple[str, str]]:
     yield "window", f"{format_size(target.window_bytes)} of address space"
     yield "mapped", f"{format_size(target.mapped_bytes)} of memory"
-    yield "attaching", f"{report['attach_us'] / 1000:.1f} ms"
+    yield "attaching", f"{done.attach_us / 1000:.1f} ms"
     if span_bytes:
         yield (
             "touched",
-            f"a page in every 2 MiB of {format_size(span_bytes)}, {report['touch_us'] / 1000:.1f} ms",
+            f"a page in every 2 MiB of {format_size(span_bytes)}, {done.touch_us / 1000:.1f} ms",
         )
-        yield "verified", _verified(target, report)
-    before, after = report["vm_pte_before_bytes"], report["vm_pte_after_bytes"]
+        yield "verified", _verified(target, done)
+    before, after = done.vm_pte_before_bytes, done.vm_pte_after_bytes
     yield (
         "page tables",
         f"{format_size(before)} before, {format_size(after)} after (measured: VmPTE of this process)",
     )
 
 
-def _verified(target: client.Target, report: client.Report) -> str:
+def _verified(target: client.Target, done: client.Touched) -> str:
     if target.pattern is None:
         return "nothing: the owner wrote no pattern (--pattern)"
-    right_pages = report["verified_pages"] - report["wrong_pages"]
-    return f"{right_pages:,} of {report['verified_pages']:,} pages hold what the owner wrote"
+    right_pages = done.verified_pages - done.wrong_pages
+    return f"{right_pages:,} of {done.verified_pages:,} pages hold what the owner wrote"

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from .. import record
 from ..clients import launcher
 from ..clients.spec import ClientsSpec
+from ..clients.status import LauncherStatus
 from .options import clients_options, clients_spec
 from .screen import Screen
 
@@ -38,14 +40,13 @@ def run_command(screen: Screen, /, spec_path: str | None, **options: Any) -> Non
     def read_spec() -> ClientsSpec:
         return clients_spec(spec_path, options)
 
-    def ready(status: dict[str, Any]) -> None:
+    def ready(status: LauncherStatus) -> None:
         # The clients must not end because nobody reads this.
         with contextlib.suppress(OSError):
-            screen.answer({"clients": status})
+            screen.answer({"clients": record.to_fields(status)})
             if sys.stdout.isatty():
                 screen.say(
-                    f"{status['attached']} clients are attached to region {status['region']};"
-                    " Ctrl-C ends them."
+                    f"{status.attached} clients are attached to region {status.region}; Ctrl-C ends them."
                 )
 
     # Supervisors start what a file specifies; by hand, the sentence on the screen is enough.

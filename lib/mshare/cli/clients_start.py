@@ -12,10 +12,11 @@ import click
 from ..backends.choose import locate
 from ..clients.converge import ClientsAbsent, ClientsPresent
 from ..clients.spec import ClientsSpec
+from ..clients.status import CLIENTS
 from ..converge.request import apply
 from ..errors import MshareError
 from ..region.rules import region_name
-from ..services.supervisor import CLIENTS, status_of
+from ..services.supervisor import status_of
 from . import display
 from .options import (
     boot_option,
@@ -70,15 +71,16 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
     with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
         request = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
         done = apply(request, check=check)
+    attached = done.facts.attached if done.facts is not None else 0
     told = display.outcome(
         screen,
         done,
         check,
-        f"{done.facts.get('attached')} of {spec.count} clients are attached to region {spec.region}.",
+        f"{attached} of {spec.count} clients are attached to region {spec.region}.",
         f"The clients of region {spec.region} run already, as asked; nothing to do.",
-        clients=done.facts,
+        clients=done.answer(),
     )
-    if told:
+    if told and done.facts is not None:
         display.clients(screen, done.facts)
 
 
@@ -95,7 +97,7 @@ def restart_command(screen: Screen, name: str, backend: str | None, root: str | 
         raise MshareError(
             f"no launcher of region {name} runs; start clients with `mshare clients start {name} --count N`"
         )
-    _start(screen, ClientsSpec.from_dict(status["spec"]), None, check, restart_dead=True)
+    _start(screen, ClientsSpec.from_dict(status.spec), None, check, restart_dead=True)
 
 
 @click.command("stop")
@@ -112,5 +114,5 @@ def stop_command(screen: Screen, name: str, backend: str | None, root: str | Non
         check,
         f"Stopped the clients of region {name}.",
         f"No clients of region {name} run; nothing to do.",
-        clients=done.facts,
+        clients=done.answer(),
     )

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from .. import record
 from ..backends.choose import locate
 from ..errors import MshareError
 from ..info import inventory
+from ..info.facts import ClientsFacts
 from ..region.rules import region_name
 from . import display
 from .options import region_argument, where_options
@@ -30,8 +30,8 @@ def status_command(screen: Screen, name: str, backend: str | None, root: str | N
             f"no clients of region {name} were started; start some with"
             f" `mshare clients start {name} --count N`"
         )
-    screen.answer({"clients": facts})
-    screen.say(f"Clients of region {name}: {facts['state'] if facts['launcher_alive'] else 'gone'}")
+    screen.answer({"clients": record.to_fields(facts)})
+    screen.say(f"Clients of region {name}: {_state(facts)}")
     display.clients(screen, facts)
 
 
@@ -41,11 +41,25 @@ def status_command(screen: Screen, name: str, backend: str | None, root: str | N
 @click.pass_obj
 def count_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
     """Say how many clients are attached."""
-    facts = _facts(name, backend, root) or {"attached": 0, "requested": 0, "dead": []}
-    screen.answer({key: facts[key] for key in ("attached", "requested", "dead")})
-    screen.say(str(facts["attached"]))
+    facts = _facts(name, backend, root)
+    if facts is not None and facts.attached is None:
+        raise MshareError(facts.errors[0])
+    attached, requested = (facts.attached, facts.requested) if facts is not None else (0, 0)
+    dead = facts.dead if facts is not None else ()
+    screen.answer(
+        {
+            "attached": attached,
+            "requested": requested,
+            "dead": [record.to_fields(client) for client in dead],
+        }
+    )
+    screen.say(str(attached))
 
 
-def _facts(name: str, backend: str | None, root: str | None) -> dict[str, Any] | None:
+def _state(facts: ClientsFacts) -> str:
+    return facts.state if facts.launcher_alive or facts.state == "unreadable" else "gone"
+
+
+def _facts(name: str, backend: str | None, root: str | None) -> ClientsFacts | None:
     where = locate(backend or "auto", root)
     return inventory.clients_facts(where.root, region_name(name))

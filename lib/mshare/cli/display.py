@@ -1,15 +1,16 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How things are called on the screen, wherever they are shown."""
+"""How things are shown on the screen, wherever they are."""
 
 from __future__ import annotations
 
-import grp
-import pwd
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from ..backends.mapping import MappingEntry
 from ..converge.outcome import Outcome
+from ..host import accounts
+from ..info.facts import ClientsFacts, MountFacts, RegionFacts
 from ..units import format_size
 from .screen import Screen
 
@@ -19,30 +20,25 @@ def size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else format_size(size_bytes)
 
 
-def access(facts: dict[str, Any]) -> str:
+def access(facts: MountFacts | RegionFacts) -> str:
     """Mode, user and group of a file, as ls shows them."""
-    if facts.get("mode") is None:
+    if facts.mode is None or facts.uid is None or facts.gid is None:
         return "-"
-    return f"{facts['mode']} {_name(pwd.getpwuid, facts['uid'])}:{_name(grp.getgrgid, facts['gid'])}"
+    return f"{facts.mode} {accounts.user(facts.uid)}:{accounts.group(facts.gid)}"
 
 
-def _name(look_up: Any, number: int) -> str:
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
-
-
-def sizes(facts: dict[str, Any]) -> list[tuple[str, str | None]]:
+def sizes(facts: RegionFacts) -> list[tuple[str, str | None]]:
     """A region's two sizes: they are never one figure."""
     return [
-        ("window", f"{size(facts['window_bytes'])} of address space"),
-        ("mapped", f"{size(facts['mapped_bytes'])} of memory"),
+        ("window", f"{size(facts.window_bytes)} of address space"),
+        ("mapped", f"{size(facts.mapped_bytes)} of memory"),
     ]
 
 
-def outcome(screen: Screen, done: Outcome, check: bool, changed: str, unchanged: str, **facts: Any) -> bool:
-    """Say what was done, or what would be; returns whether there is something new to describe."""
+def outcome(
+    screen: Screen, done: Outcome[object], check: bool, changed: str, unchanged: str, **facts: object
+) -> bool:
+    """Show what was done, or what would be; returns whether there is something new to describe."""
     screen.answer(
         {
             "changed": done.changed,
@@ -67,7 +63,7 @@ def outcome(screen: Screen, done: Outcome, check: bool, changed: str, unchanged:
     return not check
 
 
-def reboot(boot: dict[str, Any]) -> str:
+def reboot(boot: Mapping[str, object]) -> str:
     """Whether it comes back after a reboot, and why not."""
     if boot.get("enabled"):
         return "comes back after a reboot"
@@ -75,52 +71,54 @@ def reboot(boot: dict[str, Any]) -> str:
     return "does not survive a reboot" + (f": {reason}" if reason else "")
 
 
-def mappings(screen: Screen, inside: list[dict[str, Any]]) -> None:
+def mappings(screen: Screen, inside: Iterable[MappingEntry]) -> None:
     """A table of what is mapped inside a region."""
     rows = [
         (
-            f"{entry['offset']:#x}",
-            size(entry["size"]),
-            entry["kind"],
-            entry["protection"],
-            entry.get("path", ""),
+            f"{entry.offset:#x}",
+            size(entry.size),
+            entry.kind,
+            entry.protection,
+            entry.path or "",
         )
         for entry in inside
     ]
     screen.table(("Offset", "Size", "Kind", "Protection", "Path"), rows, right=("Offset", "Size"))
 
 
-def clients(screen: Screen, facts: dict[str, Any]) -> None:
+def clients(screen: Screen, facts: ClientsFacts) -> None:
     """What a launcher reports of its clients."""
-    if facts["attached"] is None:
-        screen.say(facts["errors"][0])
+    if facts.attached is None:
+        screen.say(facts.errors[0])
         return
     touched = "nothing"
-    if facts["span_bytes"]:
-        touched = f"a page in every {size(facts['stride_bytes'])} of {size(facts['span_bytes'])}, each"
-    alive = "" if facts["launcher_alive"] else " (gone)"
+    if facts.span_bytes:
+        touched = f"a page in every {size(facts.stride_bytes)} of {size(facts.span_bytes)}, each"
+    alive = "" if facts.launcher_alive else " (gone)"
     screen.fields(
         [
-            ("attached", f"{facts['attached']} of {facts['requested']}"),
+            ("attached", f"{facts.attached} of {facts.requested}"),
             ("touched", touched),
             ("attaching", _attaching(facts)),
             ("page tables", _page_tables(facts)),
-            ("launcher", f"process {facts['launcher_pid']}{alive}"),
+            ("launcher", f"process {facts.launcher_pid}{alive}"),
         ]
     )
-    for dead in facts["dead"]:
-        screen.say(f"  client {dead['number']} (process {dead['pid']}) {dead['reason']}")
-    for error in facts["errors"]:
+    for dead in facts.dead:
+        screen.say(f"  client {dead.number} (process {dead.pid}) {dead.reason}")
+    for error in facts.errors:
         screen.say(f"  error: {error}")
 
 
-def _attaching(facts: dict[str, Any]) -> str | None:
-    if not facts["attach_ms_max"]:
+def _attaching(facts: ClientsFacts) -> str | None:
+    if facts.attach_ms_median is None or facts.attach_ms_max is None:
         return None
-    return f"{facts['attach_ms_median']:.1f} ms median, {facts['attach_ms_max']:.1f} ms slowest"
+    return f"{facts.attach_ms_median:.1f} ms median, {facts.attach_ms_max:.1f} ms slowest"
 
 
-def _page_tables(facts: dict[str, Any]) -> str:
-    before, after = facts["vm_pte_before_bytes_sum"], facts["vm_pte_after_bytes_sum"]
+def _page_tables(facts: ClientsFacts) -> str | None:
+    before, after = facts.vm_pte_before_bytes_sum, facts.vm_pte_after_bytes_sum
+    if after is None:
+        return None
     grown = f", {size(before)} of them before attaching" if before else ""
     return f"{size(after)} in all clients{grown} (measured: VmPTE)"

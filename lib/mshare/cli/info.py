@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import click
 
+from .. import record
+from ..backends import root as root_files
 from ..backends.choose import locate
 from ..errors import MshareError
 from ..info import inventory
+from ..info.facts import ClientsFacts, MountFacts, OwnerFacts, RegionFacts, Support
 from ..region.rules import region_name
 from . import display
 from .options import region_argument, where_options
@@ -25,76 +28,102 @@ from .screen import Screen
 def info_command(screen: Screen, backend: str | None, root: str | None, no_probe: bool) -> None:
     """Say whether mshare works here, and what there is."""
     host = inventory.host(backend or "auto", root, probing=not no_probe)
-    screen.answer(host)
-    screen.say(f"Supported: {_supported(host)}")
-    for reason in _shortest(host["reasons"]):
+    screen.answer(record.to_fields(host))
+    screen.say(f"Supported: {_supported(host.support)}")
+    for reason in _shortest(host.support.reasons):
         screen.say(f"  {reason}")
-    if host["mounts"]:
+    if host.mounts:
         screen.say("")
-        _mounts(screen, host["mounts"])
-    if host["regions"]:
+        _mounts(screen, host.mounts)
+    if host.regions:
         screen.say("")
-        _regions(screen, host["regions"])
+        _regions(screen, host.regions)
     screen.say("")
-    memory = host["memory"]
+    memory = host.memory
     screen.say(
-        f"Memory: {display.size(memory['total_bytes'])}, of it {display.size(memory['available_bytes'])}"
-        f" available and {display.size(memory['page_tables_bytes'])} page tables"
+        f"Memory: {display.size(memory.total_bytes)}, of it {display.size(memory.available_bytes)}"
+        f" available and {display.size(memory.page_tables_bytes)} page tables"
     )
 
 
-def _supported(host: dict[str, Any]) -> str:
-    if not host["supported"]:
+def _supported(support: Support) -> str:
+    if not support.supported:
         return "no"
-    mounted = "mounted" if host["mounted"] else "not mounted yet"
-    return f"yes, by the {host['backend']} backend at {host['root']} ({mounted})"
+    mounted = "mounted" if support.mounted else "not mounted yet"
+    return f"yes, by the {support.backend} backend at {support.root} ({mounted})"
 
 
-def _shortest(reasons: list[str]) -> list[str]:
+def _shortest(reasons: Sequence[str]) -> list[str]:
     """Without those that another one begins with."""
-    return [one for one in reasons if not any(two != one and two.startswith(one) for two in reasons)]
+    return [
+        reason
+        for reason in reasons
+        if not any(other != reason and other.startswith(reason) for other in reasons)
+    ]
 
 
-def _mounts(screen: Screen, mounts: list[dict[str, Any]]) -> None:
+def _takes(mount: MountFacts) -> str:
+    """The kinds of objects that can be mapped into a region."""
+    kinds = (mount.features or {}).get("mapping_kinds", ())
+    return ", ".join(kinds) if isinstance(kinds, (list, tuple)) else ""
+
+
+def _mounts(screen: Screen, mounts: Sequence[MountFacts]) -> None:
     rows = [
         (
-            mount["root"],
-            mount["backend"] or "-",
-            mount["generation"] or "-",
-            ", ".join((mount["features"] or {}).get("mapping_kinds", ())) or "-",
-            display.size(mount.get("alignment_bytes")),
+            mount.root,
+            mount.backend or "-",
+            mount.generation or "-",
+            _takes(mount) or "-",
+            display.size(mount.alignment_bytes),
             display.access(mount),
         )
         for mount in mounts
     ]
     screen.table(("Mount", "Backend", "Generation", "Takes", "Alignment", "Access"), rows)
     for mount in mounts:
-        if "reason" in mount:
-            screen.say(f"  {mount['reason']}")
+        if mount.reason is not None:
+            screen.say(f"  {mount.reason}")
 
 
-def _regions(screen: Screen, regions: list[dict[str, Any]]) -> None:
+def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
     rows = [
         (
-            region["name"],
-            region["health"],
-            display.size(region["window_bytes"]),
-            display.size(region["mapped_bytes"]),
-            str(region["owner"]["pid"]) if region["owner"]["alive"] else "-",
-            _clients(region["clients"]),
+            region.name,
+            region.health,
+            display.size(region.window_bytes),
+            display.size(region.mapped_bytes),
+            str(region.owner.pid) if region.owner.alive else "-",
+            _clients(region.clients),
             display.access(region),
-            region["path"],
+            region.path,
         )
         for region in regions
     ]
     heads = ("Region", "Health", "Window", "Mapped", "Owner", "Clients", "Access", "Path")
     screen.table(heads, rows, right=("Window", "Mapped", "Owner", "Clients"))
+    for reason in _reasons(regions):
+        screen.say(f"  {reason}")
 
 
-def _clients(facts: dict[str, Any] | None) -> str:
-    if facts is None or facts["attached"] is None:
-        return "-"
-    return f"{facts['attached']} of {facts['requested']}"
+def _reasons(regions: Iterable[RegionFacts]) -> list[str]:
+    """Why what is unreadable is, of regions and of their clients."""
+    return [
+        f"{region.name}: {reason}"
+        for region in regions
+        for reason in (region.reason, _unreadable(region.clients))
+        if reason is not None
+    ]
+
+
+def _unreadable(clients: ClientsFacts | None) -> str | None:
+    return clients.errors[0] if clients is not None and clients.state == "unreadable" else None
+
+
+def _clients(facts: ClientsFacts | None) -> str:
+    if facts is None or facts.attached is None:
+        return "-" if facts is None else facts.state
+    return f"{facts.attached} of {facts.requested}"
 
 
 @click.command("list")
@@ -102,11 +131,11 @@ def _clients(facts: dict[str, Any] | None) -> str:
 @click.pass_obj
 def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     """List the regions."""
-    roots = inventory.mount_roots() if root is None else [locate(backend or "auto", root).root]
+    roots = root_files.roots() if root is None else [locate(backend or "auto", root).root]
     regions = [
         inventory.region_facts(where, name) for where in roots for name in inventory.region_names(where)
     ]
-    screen.answer({"regions": regions})
+    screen.answer({"regions": [record.to_fields(region) for region in regions]})
     if regions:
         _regions(screen, regions)
     else:
@@ -121,28 +150,36 @@ def stat_command(screen: Screen, name: str, backend: str | None, root: str | Non
     """Show a region: sizes, owner, clients, mappings."""
     where = locate(backend or "auto", root)
     facts = inventory.region_facts(where.root, region_name(name))
-    if not facts["exists"] and facts["owner"]["pid"] is None:
+    known = facts.owner.pid is not None or facts.reason is not None
+    if not facts.exists and not known:
         raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows those there are")
-    screen.answer({"backend": where.backend, "region": facts})
-    screen.say(f"Region {name}: {facts['health']}")
+    screen.answer({"backend": where.backend, "region": record.to_fields(facts)})
+    screen.say(f"Region {name}: {facts.health}")
     screen.fields(
         [
-            ("path", facts["path"]),
+            ("path", facts.path),
+            ("reason", facts.reason),
             ("backend", where.backend),
             *display.sizes(facts),
-            ("address", hex(facts["address"]) if facts["address"] else "any"),
+            ("address", hex(facts.address) if facts.address else "any"),
             ("access", display.access(facts)),
-            ("owner", _owner(facts["owner"])),
-            ("clients", _clients(facts["clients"]) + " attached" if facts["clients"] else "none"),
+            ("owner", _owner(facts.owner)),
+            ("clients", _attached(facts.clients)),
         ]
     )
-    if facts["mappings"]:
+    if facts.mappings:
         screen.say("")
-        display.mappings(screen, facts["mappings"])
+        display.mappings(screen, facts.mappings)
 
 
-def _owner(owner: dict[str, Any]) -> str:
-    if owner["pid"] is None:
+def _attached(clients: ClientsFacts | None) -> str:
+    if clients is None:
+        return "none"
+    return f"{_clients(clients)} attached" if clients.attached is not None else clients.errors[0]
+
+
+def _owner(owner: OwnerFacts) -> str:
+    if owner.pid is None:
         return "unknown"
-    said = f"process {owner['pid']}, {owner['state']}"
-    return said if owner["error"] is None else f"{said}: {owner['error']}"
+    shown = f"process {owner.pid}, {owner.state}"
+    return shown if owner.error is None else f"{shown}: {owner.error}"

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from .. import record
 from ..backends.base import Backend
 from ..backends.connect import connect
-from ..backends.mapping import Mapping, mapping_to_dict
+from ..backends.mapping import Mapping, MappingEntry, protection_name
 from ..errors import Conflict, InvalidRequest
 from ..region import rules, spec
 from ..region.region import Region
@@ -53,10 +54,10 @@ def map_command(
         except FileExistsError as error:
             raise Conflict(
                 f"something is mapped in region {name} between offset {mapping.offset:#x} and"
-                f" {mapping.end:#x} already; choose another offset, unmap it (`mshare unmap`), or say"
+                f" {mapping.end:#x} already; choose another offset, unmap it (`mshare unmap`), or use"
                 " --replace"
             ) from error
-    screen.answer({"region": name, "mapping": mapping_to_dict(mapping)})
+    screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping))})
     screen.say(f"Mapped {_said(mapping)} in region {name}.")
 
 
@@ -94,5 +95,5 @@ def _check(region: Region, mapping: Mapping, backend: Backend) -> None:
 
 def _said(mapping: Mapping) -> str:
     what = {"anonymous": "memory", "hugetlb": "huge pages", "file": f"of {mapping.path}"}[mapping.kind]
-    how = "read-only" if mapping_to_dict(mapping)["protection"] == "r" else "writable"
+    how = "read-only" if protection_name(mapping.prot) == "r" else "writable"
     return f"{format_size(mapping.size_bytes)} {what} at offset {mapping.offset:#x}, {how},"

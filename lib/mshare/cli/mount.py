@@ -47,13 +47,13 @@ def mount_command(
         backend=spec.backend,
         root=spec.root,
         reason=reason,
-        mount=done.facts,
+        mount=done.answer(),
     )
-    if told:
+    if told and done.facts is not None:
         screen.fields(
             [
-                ("generation", done.facts.get("generation")),
-                ("alignment", display.size(done.facts.get("alignment_bytes"))),
+                ("generation", done.facts.generation),
+                ("alignment", display.size(done.facts.alignment_bytes)),
                 ("access", display.access(done.facts)),
                 ("reboot", display.reboot(done.boot)),
             ]
@@ -62,13 +62,19 @@ def mount_command(
 
 @click.command("umount")
 @where_options
+@click.option(
+    "--force",
+    is_flag=True,
+    help="End the clients, owners and regions on it first, even those that cannot be read: loses their"
+    " content.",
+)
 @check_option
 @click.pass_obj
-def umount_command(screen: Screen, backend: str | None, root: str | None, check: bool) -> None:
+def umount_command(screen: Screen, backend: str | None, root: str | None, force: bool, check: bool) -> None:
     """Unmount msharefs, unless it is in use."""
     choice = converge.choose_absent(backend or "auto", root)
     where = choice.root
-    done = converge.mount_absent(where, check=check)
+    done = converge.mount_absent(where, force=force, check=check)
     display.outcome(
         screen,
         done,
@@ -78,5 +84,5 @@ def umount_command(screen: Screen, backend: str | None, root: str | None, check:
         backend=choice.backend,
         root=where,
         reason=choice.reason,
-        mount=done.facts,
+        mount=done.answer(),
     )

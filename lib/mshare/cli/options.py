@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..backends import root as root_files
 from ..backends.choose import BACKENDS
 from ..clients.spec import ClientsSpec
 from ..converge.spec import load
@@ -55,7 +56,7 @@ def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete:
     from ..info import inventory
 
     root = ctx.params.get("root")
-    roots = inventory.mount_roots() if root is None else [root]
+    roots = root_files.roots() if root is None else [root]
     names = {name for root in roots for name in inventory.region_names(root)}
     return sorted(name for name in names if name.startswith(incomplete))
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from .. import record
 from ..region import owner
-from ..units import format_size
+from ..region.status import OwnerStatus
+from . import display
 from .options import region_options, region_spec
 from .screen import Screen
 
@@ -36,14 +38,14 @@ def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, *
       prefault: true
     """
 
-    def ready(status: dict[str, Any]) -> None:
+    def ready(status: OwnerStatus) -> None:
         # The region must not end because nobody reads this.
         with contextlib.suppress(OSError):
-            screen.answer({"region": status})
+            screen.answer({"region": record.to_fields(status)})
             if sys.stdout.isatty():
-                window, mapped = format_size(status["window_bytes"]), format_size(status["mapped_bytes"])
+                window, mapped = display.size(status.window_bytes), display.size(status.mapped_bytes)
                 screen.say(
-                    f"Region {status['region']} is ready at {status['path']}: window {window}, mapped"
+                    f"Region {status.region} is ready at {status.path}: window {window}, mapped"
                     f" {mapped}; Ctrl-C ends it."
                 )
 

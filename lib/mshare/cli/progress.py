@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ..clients.status import LauncherStatus
+from ..region.status import OwnerStatus
+from ..services.status_file import Status
 from ..units import format_size
 
 if TYPE_CHECKING:
@@ -25,19 +28,19 @@ class Step(NamedTuple):
     said: str
 
 
-def step(status: dict[str, Any]) -> Step | None:
-    """What a status file says of the progress; None where it says nothing."""
-    if status.get("state") == "prefaulting":
-        done, total = status["prefault"]["done_bytes"], status["prefault"]["total_bytes"]
+def step(status: Status | None) -> Step | None:
+    """The progress in a status file; None where it has none."""
+    if isinstance(status, OwnerStatus) and status.state == "prefaulting" and status.prefault is not None:
+        done, total = status.prefault.done_bytes, status.prefault.total_bytes
         return Step(done, total, f"prefaulted {format_size(done)} of {format_size(total)}")
-    if "requested" in status:
-        done, total = status["attached"], status["requested"]
+    if isinstance(status, LauncherStatus):
+        done, total = status.attached, status.requested
         return Step(done, total, f"{done} of {total} attached")
     return None
 
 
 class Bar:
-    """Called with the fields of a status file, again and again."""
+    """Called with a status, again and again."""
 
     def __init__(self, what: str, shown: bool) -> None:
         self._what = what
@@ -45,11 +48,11 @@ class Bar:
         self._started = time.monotonic()
         self._drawn: tuple[Progress, TaskID] | None = None
 
-    def __call__(self, status: dict[str, Any]) -> None:
+    def __call__(self, status: Status | None) -> None:
         if not self._shown:
             return
         now = step(status)
-        prefaults = status.get("state") == "prefaulting"
+        prefaults = status is not None and status.state == "prefaulting"
         if self._drawn is None and (prefaults or time.monotonic() - self._started > _PATIENCE_SECONDS):
             self._drawn = self._draw()
         if self._drawn is not None:

@@ -74,17 +74,17 @@ def create_command(
         check,
         f"Region {spec.name} is ready.",
         f"Region {spec.name} is there already, as asked; nothing to do.",
-        region=done.facts,
+        region=done.answer(),
         backend=backend.backend,
         reason=backend.reason,
     )
-    if told:
+    if told and done.facts is not None:
         screen.fields(
             [
-                ("path", done.facts["path"]),
+                ("path", done.facts.path),
                 *display.sizes(done.facts),
                 ("backend", f"{backend.backend}: {backend.reason}"),
-                ("owner", f"process {done.facts['owner']['pid']}, {display.reboot(done.boot)}"),
+                ("owner", f"process {done.facts.owner.pid}, {display.reboot(done.boot)}"),
             ]
         )
 
@@ -106,5 +106,5 @@ def rm_command(
         check,
         f"Removed region {name}.",
         f"There is no region {name}; nothing to do.",
-        region=done.facts,
+        region=done.answer(),
     )

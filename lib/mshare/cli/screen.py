@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
 
@@ -36,7 +35,7 @@ class Screen:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def answer(self, fields: dict[str, Any]) -> None:
+    def answer(self, fields: Mapping[str, object]) -> None:
         """The answer for programs."""
         if self.as_json:
             click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2))

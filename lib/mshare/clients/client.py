@@ -9,30 +9,53 @@ inherited mapping would prove nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from .. import errors
+from .. import errors, record
 from ..backends.base import Backend
 from ..backends.mapping import Mapping
 from ..errors import MshareError
 from ..host import procfs
 from ..kernel import syscalls
-from ..region import spec
 from ..region.pattern import Pattern, touch
 from ..region.region import Attachment, Region
+from ..region.status import OWNER
 from ..services import signals
-from ..services.supervisor import OWNER, status_of
+from ..services.supervisor import status_of
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """The signals that the launcher has handlers for, and a client has not."""
-Report = dict[str, Any]
-"""A line of JSON, short enough (PIPE_BUF, 4096 bytes) to be written to a shared pipe in one piece."""
+_ERROR_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What attaching and touching a region took in one process, measured."""
+
+    attach_us: int
+    """To open, look up and map the region."""
+    touch_us: int
+    vm_pte_before_bytes: int
+    """VmPTE of the process."""
+    vm_pte_after_bytes: int
+    verified_pages: int
+    wrong_pages: int
+    """Pages without the owner's pattern, of those verified."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a client tells its launcher, as a line of JSON that is short enough (PIPE_BUF, 4096 bytes) to be
+    written to a shared pipe in one piece: what it did, or why it could not."""
+
+    number: int
+    touched: Touched | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,20 +78,22 @@ class Target:
         """The region as it is now; what is mapped in a kernel's region is known from its owner only."""
         with Region.open(name, read_only=True, backend=backend) as region:
             found = region.stat()
-        status = status_of(OWNER, name, backend.root) or {}
+        status = status_of(OWNER, name, backend.root)
         mappings = found.mappings
         if mappings is None:
-            mappings = [spec.mapping_from_dict(entry) for entry in status.get("mappings", ())]
+            entries = status.mappings if status is not None else None
+            mappings = [entry.mapping() for entry in entries or ()]
+        limit = status.spec.get("memory_max") if status is not None else None
         return cls(
             name=name,
             backend=backend,
             path=found.path,
             mappings=tuple(mappings),
-            pattern=Pattern(**status["pattern"]) if "pattern" in status else None,
+            pattern=status.pattern if status is not None else None,
             window_bytes=found.window_bytes,
             mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
             address=found.address,
-            memory_max_bytes=status.get("spec", {}).get("memory_max"),
+            memory_max_bytes=limit if isinstance(limit, int) else None,
         )
 
     def environment(self, number: int) -> dict[str, str]:
@@ -87,13 +112,9 @@ class Target:
 
 def attach_and_touch(
     target: Target, span_bytes: int, stride_bytes: int, address: int | None = None
-) -> tuple[Attachment, Report]:
-    """Attach, touch `span_bytes` and verify what the owner wrote; returns the attachment and a report.
-
-    The report: attach_us (open, look up and map), touch_us, vm_pte_before_bytes and
-    vm_pte_after_bytes (this process's VmPTE), verified_pages, wrong_pages.
-    """
-    before_bytes = procfs.vm_pte_bytes()
+) -> tuple[Attachment, Touched]:
+    """Attach, touch `span_bytes` and verify what the owner wrote."""
+    before_bytes = _own_vm_pte_bytes()
     started = time.perf_counter_ns()
     with Region.open(target.name, backend=target.backend) as region:
         attachment = region.attach(address)
@@ -109,14 +130,20 @@ def attach_and_touch(
             verified_pages = pattern.pages(take_bytes)
         touch(memory, mapping.offset, take_bytes, stride_bytes)
     touched = time.perf_counter_ns()
-    return attachment, {
-        "attach_us": (attached - started) // 1000,
-        "touch_us": (touched - attached) // 1000,
-        "vm_pte_before_bytes": before_bytes,
-        "vm_pte_after_bytes": procfs.vm_pte_bytes(),
-        "verified_pages": verified_pages,
-        "wrong_pages": wrong_pages,
-    }
+    return attachment, Touched(
+        attach_us=(attached - started) // 1000,
+        touch_us=(touched - attached) // 1000,
+        vm_pte_before_bytes=before_bytes,
+        vm_pte_after_bytes=_own_vm_pte_bytes(),
+        verified_pages=verified_pages,
+        wrong_pages=wrong_pages,
+    )
+
+
+def _own_vm_pte_bytes() -> int:
+    found_bytes = procfs.vm_pte_bytes()
+    assert found_bytes is not None, "this process lives"
+    return found_bytes
 
 
 def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:
@@ -128,11 +155,11 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
     inbox = signals.inbox()
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     try:
-        attachment, report = attach_and_touch(target, span_bytes, stride_bytes)
+        attachment, done = attach_and_touch(target, span_bytes, stride_bytes)
     except (MshareError, OSError) as error:
-        _send(report_fd, number, {"error": errors.sentence(error)})
+        _send(report_fd, _failed(number, errors.sentence(error)))
         os._exit(1)
-    _send(report_fd, number, report)
+    _send(report_fd, Report(number, touched=done))
     while True:
         signals.wait(inbox)
         attachment.view(target.mappings[0].offset, 1).tobytes()
@@ -145,7 +172,7 @@ def execute(target: Target, number: int, command: Sequence[str], report_fd: int)
     try:
         os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
     except OSError as error:
-        _send(report_fd, number, {"error": f"{command[0]} cannot be started: {error.strerror}"})
+        _send(report_fd, _failed(number, f"{command[0]} cannot be started: {error.strerror}"))
     os._exit(127)
 
 
@@ -155,7 +182,10 @@ def _leave_the_launcher() -> None:
     syscalls.die_with_parent(signal.SIGTERM)
 
 
-def _send(fd: int, number: int, report: Report) -> None:
-    if "error" in report:
-        report = {"error": report["error"][:1000]}
-    os.write(fd, json.dumps({"number": number, **report}).encode() + b"\n")
+def _failed(number: int, sentence: str) -> Report:
+    # JSON writes a character as up to six bytes.
+    return Report(number, error=sentence[:_ERROR_CHARACTERS])
+
+
+def _send(fd: int, report: Report) -> None:
+    os.write(fd, record.to_json(report).encode() + b"\n")

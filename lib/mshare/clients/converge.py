@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import files, paths
@@ -26,18 +26,21 @@ from ..converge.outcome import (
     spec_written,
 )
 from ..converge.request import Request
-from ..errors import MshareError
+from ..errors import Conflict, MshareError
 from ..info import inventory
+from ..info.facts import ClientsFacts
 from ..region.rules import region_name
+from ..region.status import require_owner
 from ..services import status_file, supervisor
 from ..services.choose import current
-from ..services.supervisor import CLIENTS, Progress, Supervisor, no_progress
+from ..services.status_file import Unread
+from ..services.supervisor import Progress, Supervisor, no_progress
 from .spec import ClientsSpec
-from .status import of_launcher
+from .status import CLIENTS, LauncherStatus, starting
 
 
 @dataclass(frozen=True)
-class ClientsPresent(Request):
+class ClientsPresent(Request[ClientsFacts]):
     """That the clients of a region run, as many and of the kind specified.
 
     Another number is started or ended among those that run; anything else that differs starts them
@@ -59,16 +62,16 @@ class ClientsPresent(Request):
         return self.spec.region
 
     def require(self) -> None:
-        supervisor.require_owner(self.region, choose.locate(self.spec.backend, self.spec.root).root)
+        require_owner(self.region, choose.locate(self.spec.backend, self.spec.root).root)
 
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[ClientsFacts]:
         root = locate(self.spec.backend, self.spec.root, check)
         if root is None:
             action = f"start {self.spec.count} clients of region {self.spec.region}"
             return Outcome(True, [action], ABSENT, present(self.spec))
         return self._converge(root, check)
 
-    def _converge(self, root: str, check: bool) -> Outcome:
+    def _converge(self, root: str, check: bool) -> Outcome[ClientsFacts]:
         spec = self.spec
         name = spec.region
         keeper = current()
@@ -77,16 +80,16 @@ class ClientsPresent(Request):
             status = supervisor.status_of(CLIENTS, name, root)
         else:
             status = supervisor.settled(CLIENTS, name, root, self.progress)
-        stored = status["spec"] if status else None
+        stored = status.spec if status is not None else None
         spec_path = paths.spec_file("clients", name)
         boot = Boot.of(keeper, CLIENTS, name, self.boot)
         different = differing_keys(spec, stored)
         # Clients whose owner has ended live, if at all, attached to nothing.
-        orphaned = status is not None and not status["owner_alive"]
-        outdated = other_version(status["version"]) if status else None
+        orphaned = status is not None and not status.owner_alive
+        outdated = other_version(status.version) if status is not None else None
         replace = outdated is not None and self.restart_outdated
         anew = status is not None and (orphaned or replace or different not in ([], ["count"]))
-        dead = len(status["dead"]) if status and self.restart_dead and not anew else 0
+        dead = len(status.dead) if status is not None and self.restart_dead and not anew else 0
         resize = different == ["count"] and not anew
         start = status is None or anew
         write = files.read_text(spec_path) != spec.to_json()
@@ -108,14 +111,14 @@ class ClientsPresent(Request):
                     keeper.stop(CLIENTS, name, root)
                 if start:
                     argv = [*self.program, "clients", "run", "--spec", spec_path]
-                    first = of_launcher(spec, root)
+                    first = starting(name, root, spec.to_dict(), spec.count, spec.stride)
                     keeper.start(CLIENTS, name, root, argv, first, self.progress)
                 elif status is not None and (resize or dead):
-                    _reload(keeper, name, root, status["reloads"], self.progress)
+                    _reload(keeper, name, root, status.reloads, self.progress)
             if boot.enabled != boot.wanted:
                 keeper.set_enabled(CLIENTS, name, boot.wanted)
-        before = {"state": "present", **stored} if stored else ABSENT
-        facts = inventory.clients_facts(root, name) or {}
+        before = {"state": "present", **stored} if stored is not None else ABSENT
+        facts = inventory.clients_facts(root, name)
         if self.require_all and not check:
             _require_attached(facts)
         after = present(spec) if actions else before
@@ -123,14 +126,14 @@ class ClientsPresent(Request):
         return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=left)
 
 
-def _require_attached(facts: inventory.Facts) -> None:
+def _require_attached(facts: ClientsFacts | None) -> None:
     """MshareError, with the first reasons, where fewer clients are attached than there should be."""
-    if facts["attached"] == facts["requested"]:
+    if facts is None or facts.attached == facts.requested:
         return
-    reasons = [*facts["errors"], *(one["reason"] for one in facts["dead"])][:3]
+    reasons = [*facts.errors, *(dead.reason for dead in facts.dead)][:3]
     raise MshareError(
-        f"{facts['attached']} of {facts['requested']} clients are attached to region {facts['region']};"
-        f" {len(facts['dead'])} died, and this was said first: {', '.join(reasons) or 'nothing'}; start the"
+        f"{facts.attached} of {facts.requested} clients are attached to region {facts.region};"
+        f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start the"
         " dead again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
     )
 
@@ -145,18 +148,29 @@ def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Pr
                 f"the launcher of region {name} ended while it changed its clients; start it again"
             )
         progress(status)
-        if status["reloads"] == reloads or status["state"] != "ready":
+        if status.reloads == reloads or status.state != "ready":
             return False
-        if status["errors"]:
-            raise MshareError(f"changing the clients of region {name} failed: {status['errors'][0]}")
+        if status.errors:
+            raise MshareError(f"changing the clients of region {name} failed: {status.errors[0]}")
         return True
 
     what = f"changing the clients of region {name}"
     supervisor.wait(done, supervisor.START_SECONDS, what, "see `mshare clients status`")
 
 
+def _readable(status: LauncherStatus | Unread | None) -> LauncherStatus | Unread | None:
+    """Conflict for a launcher of another version of the library; one that is damaged can be ended."""
+    if isinstance(status, Unread) and status.state == "unknown" and status.alive:
+        raise Conflict(status.reason)
+    return status
+
+
+def _spec(status: LauncherStatus | Unread) -> Mapping[str, object]:
+    return {} if isinstance(status, Unread) else status.spec
+
+
 @dataclass(frozen=True)
-class ClientsAbsent(Request):
+class ClientsAbsent(Request[ClientsFacts]):
     """That no clients of a region run and none come back."""
 
     name: str
@@ -170,16 +184,16 @@ class ClientsAbsent(Request):
     def region(self) -> str:
         return self.name
 
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[ClientsFacts]:
         region = self.name
         spec_path = paths.spec_file("clients", region)
         found = locate_leftovers("clients", CLIENTS, region, self.backend, self.root)
         if found is None:
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = current()
-        status = status_file.read(status_file.file(found, region, CLIENTS))
+        status = _readable(status_file.look(found, region, CLIENTS))
         enabled = keeper.enabled(CLIENTS, region)
-        alive = status_file.process_alive(status)
+        alive = status is not None and status.alive
         actions = chosen(
             (
                 (alive, f"stop the clients of region {region}"),
@@ -193,5 +207,5 @@ class ClientsAbsent(Request):
                 keeper.set_enabled(CLIENTS, region, False)
             keeper.stop(CLIENTS, region, found)
             remove_spec(spec_path)
-        before = {"state": "present", **status["spec"]} if status and alive else ABSENT
+        before = {"state": "present", **_spec(status)} if status is not None and alive else ABSENT
         return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})

@@ -11,32 +11,30 @@ times the memory), or run the user's program. A client that dies is reported, an
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
-import json
 import os
 import selectors
 import signal
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import NoReturn
 
-from .. import errors, files
+from .. import errors, files, record
 from ..backends.connect import connect
-from ..errors import InvalidRequest, MshareError
+from ..errors import Failure, InvalidRequest, MshareError
 from ..host import procfs
+from ..region.status import OwnerStatus, require_owner
 from ..services import signals, status_file
 from ..services.lock import locked
 from ..services.notify import notify
-from ..services.supervisor import CLIENTS, Progress, require_owner
 from ..units import format_size
 from . import client
+from .roll import Member, Roll
 from .span import fit_span
 from .spec import ClientsSpec
-from .status import of_launcher
+from .status import CLIENTS, LauncherStatus, StatusFile, starting
 
 _END_SECONDS = 10.0
 _STATUS_SECONDS = 0.25
@@ -46,36 +44,15 @@ _UNWRITTEN_SECONDS = 1.0
 _OWNER_END_SECONDS = 0.5
 
 
-@dataclass
-class _Client:
-    number: int
-    pid: int
-    started: float
-    report: dict[str, Any] | None = None
-    """What it said of itself; None until then (a program of the user's says nothing)."""
-
-
-@dataclass
-class _Clients:
-    """The book of who lives and who died."""
-
-    alive: dict[int, _Client] = field(default_factory=dict)
-    """By pid."""
-    dead: list[dict[str, Any]] = field(default_factory=list)
-
-    def attached(self) -> list[_Client]:
-        return [one for one in self.alive.values() if one.report is not None and "error" not in one.report]
-
-
 def run(
     read_spec: Callable[[], ClientsSpec],
     *,
     supervised: bool = True,
-    on_ready: Progress = lambda status: None,
+    on_ready: Callable[[LauncherStatus], None] = lambda status: None,
 ) -> None:
     """Run clients until SIGTERM or SIGINT; SIGHUP reads the spec again and starts what is missing.
 
-    `on_ready` is called with the fields of the status file once the first clients are all attached.
+    `on_ready` is called with the status once the first clients are all attached.
     When it is `supervised`, the reason of a failure stays in the status file for whoever started it.
 
     Raises MshareError when the region has no living owner, or when a client fails at the first
@@ -91,9 +68,9 @@ def run(
             launcher.run()
         except (MshareError, OSError) as error:
             if supervised:
-                launcher.write("failed", error=errors.to_dict(error))
+                launcher.write("failed", Failure.of(error))
             else:
-                status_file.remove_own(launcher.status_path)
+                status_file.remove_own(backend.root, spec.region, CLIENTS)
             raise
         else:
             files.remove(launcher.status_path)
@@ -107,26 +84,26 @@ class _Launcher:
         read_spec: Callable[[], ClientsSpec],
         spec: ClientsSpec,
         target: client.Target,
-        owner: dict[str, Any],
-        on_ready: Progress,
+        owner: OwnerStatus,
+        on_ready: Callable[[LauncherStatus], None],
     ) -> None:
         self._read_spec = read_spec
         self._on_ready = on_ready
         self._spec = spec
         self._target = target
-        self._clients = _Clients()
+        self._clients = Roll()
         self._errors: list[str] = []
         self._reloads = 0
         self._first_start = True
         self._owner_alive = True
         self._written = 0.0
-        self._unwritten = False
         self.status_path = status_file.file(target.backend.root, spec.region, CLIENTS)
+        self._file = StatusFile(self.status_path)
         self._span_bytes = 0
-        self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables", 0)
+        self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables")
         self._reports, self._report_fd = os.pipe()
         self._signals = self._catch_signals()
-        self._owner_pidfd = os.pidfd_open(owner["pid"])
+        self._owner_pidfd = os.pidfd_open(owner.pid)
         self._selector = selectors.DefaultSelector()
         os.set_blocking(self._reports, False)
         for fd in (self._reports, self._signals, self._owner_pidfd):
@@ -186,25 +163,24 @@ class _Launcher:
         self._settle()
         if self._first_start and self._errors:
             raise MshareError(self._failure())
-        waiting = len(self._clients.alive) - len(self._clients.attached())
-        if waiting:
+        if self._clients.waiting():
             self._write_progress()
         else:
-            self.write("ready")
-            notify(READY="1", STATUS=self._said())
+            status = self.write("ready")
+            notify(READY="1", STATUS=self._summary())
             if self._first_start:
                 self._first_start = False
-                self._on_ready(status_file.read(self.status_path) or {})
+                self._on_ready(status)
         return True
 
     def _patience(self) -> float | None:
         """How long to wait for something to happen."""
         if self._settling():
             return _SETTLE_LOOK_SECONDS
-        return _UNWRITTEN_SECONDS if self._unwritten else None
+        return None if self._file.current else _UNWRITTEN_SECONDS
 
     def _settling(self) -> bool:
-        return bool(self._spec.command) and len(self._clients.attached()) < len(self._clients.alive)
+        return bool(self._spec.command) and bool(self._clients.waiting())
 
     def _on_signals(self, numbers: bytes) -> bool:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -236,8 +212,8 @@ class _Launcher:
     def _converge(self) -> None:
         """Start the numbers that are missing, end those that are too many."""
         wanted = range(self._spec.count)
-        running = {one.number for one in self._clients.alive.values()}
-        self._end([one for one in self._clients.alive.values() if one.number not in wanted])
+        running = self._clients.numbers()
+        self._end([member for member in self._clients.alive.values() if member.number not in wanted])
         for number in wanted:
             if number not in running:
                 self._start(number)
@@ -250,7 +226,7 @@ class _Launcher:
             pid = os.fork()
             if pid == 0:
                 self._be_client(number)
-            self._clients.alive[pid] = _Client(number, pid, time.monotonic())
+            self._clients.alive[pid] = Member(number, pid, time.monotonic())
 
     def _be_client(self, number: int) -> NoReturn:
         try:
@@ -263,7 +239,6 @@ class _Launcher:
 
     def _read_reports(self) -> None:
         """Take in the reports there are. Each was written in one piece, so lines are whole."""
-        by_number = {one.number: one for one in self._clients.alive.values()}
         while True:
             try:
                 text = os.read(self._reports, 1 << 16)
@@ -272,26 +247,29 @@ class _Launcher:
             while not text.endswith(b"\n"):
                 text += os.read(self._reports, 4096)
             for line in text.splitlines():
-                report = json.loads(line)
-                number = report.pop("number")
-                if number in by_number:
-                    by_number[number].report = report
-                if "error" in report:
-                    self._errors.append(f"client {number}: {report['error']}")
-                elif report["wrong_pages"]:
-                    self._errors.append(
-                        f"client {number} found {report['wrong_pages']} of {report['verified_pages']} pages"
-                        " without the owner's pattern"
-                    )
+                self._take_in(record.parse(client.Report, line, "a client's report", "start it again"))
+
+    def _take_in(self, report: client.Report) -> None:
+        member = self._clients.with_number(report.number)
+        if member is not None:
+            member.report = report
+        if report.error is not None:
+            self._errors.append(f"client {report.number}: {report.error}")
+        elif report.touched is not None and report.touched.wrong_pages:
+            touched = report.touched
+            self._errors.append(
+                f"client {report.number} found {touched.wrong_pages} of {touched.verified_pages} pages"
+                " without the owner's pattern"
+            )
 
     def _settle(self) -> None:
         """A program of the user's counts as attached once it has lived for the settling time."""
         if not self._spec.command:
             return
         due = time.monotonic() - self._spec.settle_seconds
-        for one in self._clients.alive.values():
-            if one.report is None and one.started <= due:
-                one.report = {"vm_pte_after_bytes": procfs.vm_pte_bytes(one.pid) or 0}
+        for member in self._clients.waiting():
+            if member.report is None and member.started <= due:
+                member.settled_vm_pte_bytes = procfs.vm_pte_bytes(member.pid)
 
     def _reap(self) -> None:
         self._read_reports()
@@ -302,20 +280,20 @@ class _Launcher:
                 return
             if pid == 0:
                 return
-            one = self._clients.alive.pop(pid, None)
-            if one is not None:
-                self._on_death(one, os.waitstatus_to_exitcode(status))
+            self._on_death(pid, os.waitstatus_to_exitcode(status))
 
-    def _on_death(self, one: _Client, code: int) -> None:
-        said = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    def _on_death(self, pid: int, code: int) -> None:
+        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if not self._owner_alive:
-            said += ", after the region's owner had ended"
-        self._clients.dead.append({"number": one.number, "pid": one.pid, "reason": said})
+            reason += ", after the region's owner had ended"
+        member = self._clients.bury(pid, reason)
+        if member is None:
+            return
         # For the journal. The launcher must not end because nobody reads this.
         with contextlib.suppress(OSError):
-            print(f"client {one.number} (process {one.pid}) {said}", file=sys.stderr, flush=True)
-        if one.report is None:
-            self._errors.append(f"client {one.number} {said} before it was attached")
+            print(f"client {member.number} (process {pid}) {reason}", file=sys.stderr, flush=True)
+        if member.report is None and member.settled_vm_pte_bytes is None:
+            self._errors.append(f"client {member.number} {reason} before it was attached")
         self._written = 0.0
 
     def _on_owner_end(self) -> None:
@@ -328,17 +306,19 @@ class _Launcher:
             for pid in self._clients.alive:
                 os.kill(pid, signal.SIGUSR1)
 
-    def _end(self, clients: list[_Client]) -> None:
+    def _end(self, clients: list[Member]) -> None:
         """SIGTERM, and SIGKILL for those that do not listen; returns when all are gone."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for one in clients:
-                if one.pid in self._clients.alive:
-                    self._signal(one.pid, number)
+            for member in clients:
+                if member.pid in self._clients.alive:
+                    self._signal(member.pid, number)
             deadline = time.monotonic() + _END_SECONDS
-            while any(one.pid in self._clients.alive for one in clients) and time.monotonic() < deadline:
-                for one in clients:
-                    if one.pid in self._clients.alive and os.waitpid(one.pid, os.WNOHANG)[0]:
-                        del self._clients.alive[one.pid]
+            while (
+                any(member.pid in self._clients.alive for member in clients) and time.monotonic() < deadline
+            ):
+                for member in clients:
+                    if member.pid in self._clients.alive and os.waitpid(member.pid, os.WNOHANG)[0]:
+                        del self._clients.alive[member.pid]
                 time.sleep(0.005)
 
     def _signal(self, pid: int, number: int) -> None:
@@ -354,64 +334,44 @@ class _Launcher:
     def _failure(self) -> str:
         first = self._errors[0]
         more = f" ({len(self._errors) - 1} more failed)" if len(self._errors) > 1 else ""
-        hint = "; run the command by hand to see what it says" if self._spec.command else ""
+        hint = "; run the command by hand to see its messages" if self._spec.command else ""
         return f"the clients of region {self._spec.region} did not start: {first}{more}{hint}"
 
-    def _said(self) -> str:
+    def _summary(self) -> str:
         return f"{len(self._clients.attached())} of {self._spec.count} clients attached"
 
     def _write_progress(self) -> None:
         if time.monotonic() - self._written > _STATUS_SECONDS:
             self.write("starting")
-            notify(STATUS=self._said(), EXTEND_TIMEOUT_USEC=str(60_000_000))
+            notify(STATUS=self._summary(), EXTEND_TIMEOUT_USEC=str(60_000_000))
 
-    def write(self, phase: str, **fields: Any) -> None:
+    def write(self, state: str, failure: Failure | None = None) -> LauncherStatus:
         """Write the status file: figures over the clients that are attached now."""
         self._written = time.monotonic()
-        reports = [one.report for one in self._clients.attached() if one.report is not None]
-        attach_us = [report["attach_us"] for report in reports if "attach_us" in report] or [0]
-        self._store(
-            {
-                **of_launcher(self._spec, self._target.backend.root),
-                "pid": os.getpid(),
-                "started_ticks": procfs.start_ticks(os.getpid()),
-                "state": phase,
-                "backend": self._target.backend.name,
-                "generation": self._target.backend.generation.id,
-                "reloads": self._reloads,
-                "owner_alive": self._owner_alive,
-                "attached": len(reports) if self._owner_alive else 0,
-                "pids": sorted(self._clients.alive),
-                "dead": self._clients.dead,
-                "errors": self._errors,
-                "window_bytes": self._target.window_bytes,
-                "mapped_bytes": self._target.mapped_bytes,
-                "span_bytes": self._span_bytes,
-                "span_fitted": self._spec.span is None and 0 < self._span_bytes < self._target.mapped_bytes,
-                "attach_ms_median": statistics.median(attach_us) / 1000,
-                "attach_ms_max": max(attach_us) / 1000,
-                "vm_pte_before_bytes_sum": sum(r.get("vm_pte_before_bytes", 0) for r in reports),
-                "vm_pte_after_bytes_sum": sum(r.get("vm_pte_after_bytes", 0) for r in reports),
-                "host_page_tables_before_bytes": self._page_tables_before_bytes,
-                "host_page_tables_after_bytes": procfs.meminfo_bytes().get("PageTables", 0),
-                **fields,
-            }
+        spec, target, clients = self._spec, self._target, self._clients
+        root = target.backend.root
+        status = replace(
+            starting(spec.region, root, spec.to_dict(), spec.count, spec.stride),
+            state=state,
+            error=failure,
+            backend=target.backend.name,
+            generation=target.backend.generation.id,
+            reloads=self._reloads,
+            owner_alive=self._owner_alive,
+            attached=len(clients.attached()) if self._owner_alive else 0,
+            pids=tuple(sorted(clients.alive)),
+            dead=tuple(clients.dead),
+            errors=tuple(self._errors),
+            window_bytes=target.window_bytes,
+            mapped_bytes=target.mapped_bytes,
+            span_bytes=self._span_bytes,
+            span_fitted=spec.span is None and 0 < self._span_bytes < target.mapped_bytes,
+            attach_ms_median=clients.attach_ms_median(),
+            attach_ms_max=clients.attach_ms_max(),
+            vm_pte_before_bytes_sum=clients.vm_pte_before_bytes(),
+            vm_pte_after_bytes_sum=clients.vm_pte_after_bytes(),
+            host_page_tables_before_bytes=self._page_tables_before_bytes,
+            host_page_tables_after_bytes=procfs.meminfo_bytes().get("PageTables"),
         )
-
-    def _store(self, fields: dict[str, Any]) -> None:
-        """Replace the status file; where the tmpfs is full, later: no client ends for that."""
-        try:
-            status_file.write(self.status_path, fields)
-        except OSError as error:
-            if self._first_start or error.errno != errno.ENOSPC:
-                raise
-            if not self._unwritten:
-                with contextlib.suppress(OSError):
-                    print(
-                        f"{self.status_path} is not up to date: {errors.sentence(error)}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-            self._unwritten = True
-        else:
-            self._unwritten = False
+        self._file.store(status, required=self._first_start)
+        return status

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..converge import memory
+from ..backends import root as roots
 from ..errors import MshareError
 from ..host import procfs
 from ..pagetable import page_tables, span_for_budget
@@ -39,6 +39,6 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
             f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
         )
     # A quarter of the room on the tmpfs and of the slice's limit: on a kernel the tables count as well.
-    free_bytes = memory.free_bytes(target.backend.root)
+    free_bytes = roots.free_bytes(target.backend.root)
     rooms = [room for room in (free_bytes, target.memory_max_bytes) if room is not None]
     return min([span_bytes, *(max(2 * MIB, room_bytes // 4 * 512) for room_bytes in rooms)])

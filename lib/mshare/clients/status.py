@@ -1,42 +1,133 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the status file of a process says before that process has done anything.
-
-Whoever starts a process writes it in the same instant, so that nothing runs that is not listed: a teardown
-finds, and ends, what a deployment that was cut off had only begun to start.
-"""
+"""What the launcher of a region's clients writes down of itself and of them."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from .spec import ClientsSpec
+from .. import __version__
+from ..errors import sentence
+from ..services import status_file
+from ..services.status_file import SCHEMA_VERSION, Role, Status, of_process
 
 
-def of_launcher(spec: ClientsSpec, root: str) -> dict[str, Any]:
-    """Of the launcher of a region's clients: sizes in bytes, times in milliseconds, zero until measured."""
-    return {
-        "state": "starting",
-        "region": spec.region,
-        "root": root,
-        "spec": spec.to_dict(),
-        "reloads": 0,
-        "owner_alive": True,
-        "requested": spec.count,
-        "attached": 0,
-        "pids": [],
-        "dead": [],
-        "errors": [],
-        "window_bytes": None,
-        "mapped_bytes": None,
-        "span_bytes": 0,
-        "span_fitted": False,
-        "stride_bytes": spec.stride,
-        "attach_ms_median": 0.0,
-        "attach_ms_max": 0.0,
-        "vm_pte_before_bytes_sum": 0,
-        "vm_pte_after_bytes_sum": 0,
-        "host_page_tables_before_bytes": None,
-        "host_page_tables_after_bytes": None,
-    }
+@dataclass(frozen=True)
+class DeadClient:
+    """A client that ended before it was told to."""
+
+    number: int
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class LauncherStatus(Status):
+    """The launcher's status file. None is what is not known (yet), or what nobody measured."""
+
+    spec: Mapping[str, object]
+    """The normal form of what was asked for; see OwnerStatus.spec."""
+    backend: str | None
+    generation: str | None
+    reloads: int
+    """How often the spec was read again."""
+    owner_alive: bool
+    requested: int
+    attached: int
+    pids: tuple[int, ...]
+    """Of the clients that live."""
+    dead: tuple[DeadClient, ...]
+    errors: tuple[str, ...]
+    window_bytes: int | None
+    mapped_bytes: int | None
+    span_bytes: int
+    """What each client touches; 0 for programs of the user's."""
+    span_fitted: bool
+    """Whether the span was fitted to the host's free memory."""
+    stride_bytes: int
+    attach_ms_median: float | None
+    """To open, look up and map the region, by the clients' own clocks. Programs of the user's do not tell."""
+    attach_ms_max: float | None
+    vm_pte_before_bytes_sum: int | None
+    """VmPTE of all attached clients before they mapped the region; nobody looks at a user's program then."""
+    vm_pte_after_bytes_sum: int | None
+    """VmPTE of the same clients, once they are attached."""
+    host_page_tables_before_bytes: int | None
+    """PageTables of /proc/meminfo before the first client was started."""
+    host_page_tables_after_bytes: int | None
+
+
+CLIENTS = Role("clients", LauncherStatus)
+
+
+class StatusFile:
+    """The launcher's status file, which may have to wait for room on a full tmpfs."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.current = True
+        """Whether the last status could be written."""
+
+    def store(self, status: LauncherStatus, required: bool) -> None:
+        """Replace the file; later, unless `required`, where the tmpfs is full: no client ends for that."""
+        try:
+            status_file.write(self._path, status)
+        except OSError as error:
+            if required or error.errno != errno.ENOSPC:
+                raise
+            if self.current:
+                with contextlib.suppress(OSError):
+                    print(
+                        f"{self._path} is not up to date: {sentence(error)}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            self.current = False
+        else:
+            self.current = True
+
+
+def starting(
+    region: str, root: str, spec: Mapping[str, object], requested: int, stride_bytes: int
+) -> LauncherStatus:
+    """Of this process as a launcher that has not started anything yet; see `region.status.starting`."""
+    return of_process(
+        LauncherStatus(
+            schema_version=SCHEMA_VERSION,
+            version=__version__,
+            pid=0,
+            started_ticks=0,
+            state="starting",
+            region=region,
+            root=root,
+            error=None,
+            spec=spec,
+            backend=None,
+            generation=None,
+            reloads=0,
+            owner_alive=True,
+            requested=requested,
+            attached=0,
+            pids=(),
+            dead=(),
+            errors=(),
+            window_bytes=None,
+            mapped_bytes=None,
+            span_bytes=0,
+            span_fitted=False,
+            stride_bytes=stride_bytes,
+            attach_ms_median=None,
+            attach_ms_max=None,
+            vm_pte_before_bytes_sum=None,
+            vm_pte_after_bytes_sum=None,
+            host_page_tables_before_bytes=None,
+            host_page_tables_after_bytes=None,
+        ),
+        os.getpid(),
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..backends.simulated.layout import Layout
+from ..backends import root as roots
 from ..errors import InvalidRequest, MshareError
 from ..host import procfs
 from ..units import format_size
@@ -25,14 +25,9 @@ def check(mapped_bytes: int, *, overcommit: bool = False, prefault: bool = False
     )
 
 
-def free_bytes(root: str) -> int | None:
-    """What the file system of a root may still take; None where it has no limit of its own."""
-    return Layout.read(root).free_bytes() if Layout.present(root) else None
-
-
 def check_room(region: str, size_bytes: int, root: str) -> None:
     """Refuse to prefault more than a tmpfs has room for: it would answer with SIGBUS at a touch."""
-    room_bytes = free_bytes(root)
+    room_bytes = roots.free_bytes(root)
     if room_bytes is not None and size_bytes > room_bytes:
         raise MshareError(
             f"prefaulting region {region} needs {format_size(size_bytes)} and the tmpfs at {root} has"
@@ -53,7 +48,7 @@ def check_together(fills_bytes: Mapping[str | None, Mapping[str, int]]) -> None:
             f" all and this host has {has} available; ask for less, or leave prefault off"
         )
     for root, sizes in fills_bytes.items():
-        room_bytes = free_bytes(root) if root else None
+        room_bytes = roots.free_bytes(root) if root else None
         root_bytes = sum(sizes.values())
         if room_bytes is not None and root_bytes > room_bytes:
             raise MshareError(

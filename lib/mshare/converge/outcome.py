@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
-from .. import __version__, files, paths
+from .. import __version__, files, paths, record
 from ..backends import choose
 from ..errors import Unavailable
 from ..services import status_file
 from ..services.lock import locked
+from ..services.status_file import AnyRole
 from ..services.supervisor import Supervisor
 from .spec import Spec
 
@@ -23,17 +24,20 @@ from .spec import Spec
 _LOCK_SECONDS = 120.0
 
 
+F = TypeVar("F", covariant=True)
+
+
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[F]):
     """What was, or in a check run would be, done."""
 
     changed: bool
     actions: list[str]
-    before: dict[str, Any]
-    after: dict[str, Any]
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What is there now, as in the inventory."""
-    boot: dict[str, Any] = field(default_factory=dict)
+    before: Mapping[str, object]
+    after: Mapping[str, object]
+    facts: F | None = None
+    """What is there now, as in the inventory; None where there is nothing, or not yet in a check run."""
+    boot: Mapping[str, object] = field(default_factory=dict)
     """What comes back after a reboot: managed, enabled, reason."""
     fills_bytes: int = 0
     """Memory that is taken at once, by prefaulting."""
@@ -42,11 +46,15 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     """What on this host may do harm later, or is left as it is; one sentence each."""
 
+    def answer(self) -> dict[str, object]:
+        """The facts for JSON: empty where there are none."""
+        return {} if self.facts is None else record.to_fields(self.facts)
 
-ABSENT: dict[str, Any] = {"state": "absent"}
+
+ABSENT: Mapping[str, object] = {"state": "absent"}
 
 
-def present(spec: Spec) -> dict[str, Any]:
+def present(spec: Spec) -> dict[str, object]:
     """The side of a diff on which a spec holds."""
     return {"state": "present", **spec.to_dict()}
 
@@ -84,7 +92,7 @@ def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:
     return [text for wanted, text in steps if wanted]
 
 
-def differing_keys(wanted: Spec, stored: dict[str, Any] | None) -> list[str]:
+def differing_keys(wanted: Spec, stored: Mapping[str, object] | None) -> list[str]:
     """The keys in which a spec differs from the one that something was made with."""
     if stored is None:
         return []
@@ -103,7 +111,7 @@ def locate(backend: str, root: str | None, check: bool) -> str | None:
         return None
 
 
-def locate_leftovers(kind: str, role: str, name: str, backend: str, root: str | None) -> str | None:
+def locate_leftovers(kind: str, role: AnyRole, name: str, backend: str, root: str | None) -> str | None:
     """The root on which something is to be absent, even where the msharefs is gone already."""
     try:
         return choose.locate(backend, root).root
@@ -125,7 +133,7 @@ class Boot:
     managed: bool
 
     @classmethod
-    def of(cls, keeper: Supervisor, role: str, name: str, wanted: bool | None) -> Boot:
+    def of(cls, keeper: Supervisor, role: AnyRole, name: str, wanted: bool | None) -> Boot:
         """None wants whatever this host can do; Unavailable for a request it cannot apply."""
         if wanted and not keeper.survives_reboot:
             keeper.set_enabled(role, name, True)
@@ -135,7 +143,7 @@ class Boot:
     def step(self, what: str) -> tuple[bool, str]:
         return self.enabled != self.wanted, f"{'enable' if self.wanted else 'disable'} {what} at boot"
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         reason = None if self.managed else "systemd does not run on this host"
         return {"managed": self.managed, "enabled": self.wanted, "reason": reason}
 

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Generic
 
 from ..errors import InvalidRequest, MshareError, exit_code, kind, sentence
 from . import memory
-from .outcome import Outcome, one_at_a_time
+from .outcome import F, Outcome, one_at_a_time
 
 
-class Request(ABC):
+class Request(ABC, Generic[F]):
     """Something that should be so on this host, for one region."""
 
     @property
@@ -22,7 +23,7 @@ class Request(ABC):
         """The name of the region."""
 
     @abstractmethod
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[F]:
         """Look, decide, and, but for a check run, act. Who calls this has the turn (`one_at_a_time`)."""
 
     def require(self) -> None:
@@ -33,21 +34,21 @@ class Request(ABC):
 class Halted(MshareError):
     """One request of many that could not be applied; of the kind of its cause."""
 
-    def __init__(self, message: str, cause: BaseException, done: dict[str, Outcome]) -> None:
+    def __init__(self, message: str, cause: BaseException, done: Mapping[str, Outcome[F]]) -> None:
         super().__init__(message)
         self.kind = kind(cause)
         self.exit_code = exit_code(cause)
-        self.done = done
+        self.done: Mapping[str, Outcome[object]] = done
         """What had been done by then, by region."""
 
 
-def apply(request: Request, *, check: bool = False) -> Outcome:
+def apply(request: Request[F], *, check: bool = False) -> Outcome[F]:
     """See to it that one request is applied; raises what is in its way."""
     with one_at_a_time(check):
         return request.converge(check)
 
 
-def apply_all(requests: Sequence[Request], *, check: bool = False) -> dict[str, Outcome]:
+def apply_all(requests: Sequence[Request[F]], *, check: bool = False) -> dict[str, Outcome[F]]:
     """See to it that all are applied, in their order; what each came to, by region.
 
     Every request is judged before the first is acted upon, so that what is refused is refused with nothing
@@ -64,8 +65,8 @@ def apply_all(requests: Sequence[Request], *, check: bool = False) -> dict[str, 
         return judged if check else _each(requests, False)
 
 
-def _each(requests: Sequence[Request], check: bool, required: bool = False) -> dict[str, Outcome]:
-    done: dict[str, Outcome] = {}
+def _each(requests: Sequence[Request[F]], check: bool, required: bool = False) -> dict[str, Outcome[F]]:
+    done: dict[str, Outcome[F]] = {}
     for number, request in enumerate(requests, 1):
         try:
             if required:
@@ -78,12 +79,12 @@ def _each(requests: Sequence[Request], check: bool, required: bool = False) -> d
     return done
 
 
-def _told(done: dict[str, Outcome]) -> str:
+def _told(done: Mapping[str, Outcome[F]]) -> str:
     actions = [action for outcome in done.values() for action in outcome.actions]
     return "done before that: " + ", ".join(actions) if actions else "nothing was changed"
 
 
-def _require_distinct(requests: Sequence[Request]) -> None:
+def _require_distinct(requests: Sequence[Request[F]]) -> None:
     names = [request.region for request in requests]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -16,7 +16,7 @@ from collections.abc import Mapping as Fields
 from dataclasses import dataclass, fields
 from typing import Any, Callable
 
-from ..backends.mapping import Mapping, mapping_to_dict
+from ..backends.mapping import Mapping, MappingEntry
 from ..errors import InvalidRequest
 from ..units import parse_size
 
@@ -104,6 +104,8 @@ Converter = Callable[[Any, str], Any]
 
 def convert(given: Fields[str, Any], converters: dict[str, Converter], what: str) -> dict[str, Any]:
     """Check a dict key by key; keys that are None are as if they were not there."""
+    if not isinstance(given, Fields):
+        raise InvalidRequest(f"{what} {given!r} is not a set of keys and values")
     _known_keys(given, list(converters), what)
     return {
         key: converters[key](value, f"{what}'s {key}") for key, value in given.items() if value is not None
@@ -129,7 +131,7 @@ def _plain(key: str, value: Any) -> Any:
     if key == "mode":
         return f"{value:04o}"
     if isinstance(value, tuple):
-        return [mapping_to_dict(item) if isinstance(item, Mapping) else item for item in value]
+        return [MappingEntry.of(item).to_fields() if isinstance(item, Mapping) else item for item in value]
     return value
 
 

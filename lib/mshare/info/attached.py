@@ -10,11 +10,12 @@ that process's mount namespace. Reading maps of every process takes a while: onl
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..host import procfs
+from ..clients.status import CLIENTS, LauncherStatus
+from ..host import accounts, procfs
+from ..region.status import OWNER
 from ..services import status_file
 
 _SHOWN = 10
@@ -39,11 +40,10 @@ class Process:
 def processes(root: str, name: str) -> list[Process]:
     """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
     # A mere look: of what another version of the library writes, the pids of its own processes.
-    launcher, owner = (
-        status_file.look(status_file.file(root, name, role)) or {} for role in ("clients", "owner")
-    )
-    started = launcher.get("pids", []) if status_file.process_alive(launcher) else []
-    pids = {*started, *_mapping(os.path.join(root, name))} - {owner.get("pid"), launcher.get("pid")}
+    launcher, owner = status_file.look(root, name, CLIENTS), status_file.look(root, name, OWNER)
+    started = launcher.pids if isinstance(launcher, LauncherStatus) and launcher.alive else ()
+    ours = {status.pid for status in (launcher, owner) if status is not None}
+    pids = {*started, *_mapping(os.path.join(root, name))} - ours
     return [found for found in map(_process, sorted(pids)) if found is not None]
 
 
@@ -72,11 +72,4 @@ def _process(pid: int) -> Process | None:
     # On one line, whatever is in its arguments.
     command = " ".join(" ".join([os.path.basename(program), *arguments]).split())
     shown = command if len(command) <= _COMMAND_CHARACTERS else command[: _COMMAND_CHARACTERS - 1] + "…"
-    return Process(pid, shown, _user(uid), procfs.unit(pid))
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return Process(pid, shown, accounts.user(uid), procfs.unit(pid))

@@ -1,137 +1,158 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What there is on a host: support, mounts, regions, owners, clients. A mere look.
+"""What there is on a host: support, mounts, regions, owners, clients.
 
-Changes nothing and needs nothing but the standard library: files of /proc, status files, sidecars. On
-a kernel, what is mapped inside a region is known from its owner's status file only.
+Changes nothing and needs nothing but the standard library: files of /proc, status files, sidecars. What
+cannot be read is one entry with a reason. On a kernel, what is mapped inside a region is known from its
+owner's status file only.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import Any
+from dataclasses import replace
 
-from .. import paths
+from ..backends import root as roots
 from ..backends.choose import choose, kernel_has_msharefs, locate
-from ..backends.mapping import mapping_to_dict
-from ..backends.simulated.layout import Layout
+from ..backends.mapping import MappingEntry
+from ..clients.status import CLIENTS, LauncherStatus
 from ..errors import MshareError, sentence
-from ..host import mounts, procfs
-from ..kernel import abi, probe
-from ..kernel.generations import GENERATIONS
+from ..host import procfs
+from ..record import Malformed
+from ..region.status import OWNER, OwnerStatus
 from ..services import status_file
+from ..services.status_file import Unread
 from . import attached
+from .facts import ClientsFacts, HostFacts, MemoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
 
-Facts = dict[str, Any]
-
-
-def mount_roots() -> list[str]:
-    """Every msharefs there is, real or simulated, mounted or an ordinary user's directory."""
-    roots = [
-        mount.path
-        for mount in mounts.mounts()
-        if mount.filesystem == abi.FILESYSTEM or mount.source == paths.SIMULATED_SOURCE
-    ]
-    if Layout.present(paths.simulated_root()):
-        roots.append(paths.simulated_root())
-    return sorted(set(roots))
+_UNREADABLE = "unreadable"
 
 
-def mount_facts(root: str, probing: bool = True) -> Facts:
+def mount_facts(root: str, probing: bool = True) -> MountFacts:
     """One msharefs: backend, generation with its features, alignment, access. Probing makes a scratch
     file that is unlinked before it is asked; without it a kernel's generation is not known."""
-    facts: Facts = {"root": root, "backend": None, "generation": None, "features": None}
+    facts = MountFacts(root)
     try:
-        mount = mounts.mount_at(root)
         found = os.stat(root)
-        facts.update(mode=f"{stat.S_IMODE(found.st_mode):04o}", uid=found.st_uid, gid=found.st_gid)
-        if mount is not None and mount.filesystem == abi.FILESYSTEM:
-            facts["backend"] = "kernel"
-            facts["generation"] = probe.generation(root).id if probing else None
-        else:
-            facts["backend"] = "simulated"
-            facts["generation"] = Layout.read(root).generation_id
-        facts["alignment_bytes"] = probe.alignment_bytes(root)
+        facts = replace(facts, mode=f"{stat.S_IMODE(found.st_mode):04o}", uid=found.st_uid, gid=found.st_gid)
+        backend = roots.backend_at(root) or "simulated"
+        facts = replace(facts, backend=backend)
+        generation = roots.generation(root, backend, probing)
+        if generation is not None:
+            features = {**generation.features.__dict__}
+            facts = replace(facts, generation=generation.id, features=features)
+        return replace(facts, alignment_bytes=roots.alignment_bytes(root))
     except (MshareError, OSError) as error:
-        facts["reason"] = sentence(error)
-    if facts["generation"] is not None:
-        facts["features"] = {**GENERATIONS[facts["generation"]].features.__dict__}
-    return facts
+        return replace(facts, reason=sentence(error))
 
 
-def support(backend: str = "auto", root: str | None = None) -> Facts:
+def support(backend: str = "auto", root: str | None = None) -> Support:
     """Whether mshare can be used here, which backend that would be, and why or why not."""
+    chosen_backend = chosen_root = None
     reasons = []
-    facts: Facts = {
-        "supported": True,
-        "kernel_supported": kernel_has_msharefs(),
-        "backend": None,
-        "root": None,
-    }
+    mounted = False
     try:
         choice = choose(backend)
-        facts.update(backend=choice.backend, root=root or choice.root)
+        chosen_backend, chosen_root = choice.backend, root or choice.root
         reasons.append(choice.reason)
         located = locate(backend, root)
-        facts.update(backend=located.backend, root=located.root, mounted=True)
+        chosen_backend, chosen_root, mounted = located.backend, located.root, True
     except MshareError as error:
-        facts["mounted"] = False
-        facts["supported"] = facts["backend"] is not None
         reasons.append(str(error))
-    facts["reasons"] = reasons
-    return facts
+    return Support(
+        supported=chosen_backend is not None,
+        kernel_supported=kernel_has_msharefs(),
+        backend=chosen_backend,
+        root=chosen_root,
+        mounted=mounted,
+        reasons=tuple(reasons),
+    )
 
 
 def region_names(root: str) -> list[str]:
     """Regions with a file, and those whose owner still has a status file."""
-    try:
-        files = set(os.listdir(root)) - {abi.INFO_FILE, ".simulated"}
-    except OSError:
-        files = set()
-    return sorted(files | set(status_file.names(root, "owner")))
+    return sorted({*roots.names(root), *status_file.names(root, OWNER)})
 
 
-def region_facts(root: str, name: str) -> Facts:
-    """One region: file, owner, geometry, mappings, clients; a None is something that is not known."""
-    status = status_file.look(status_file.file(root, name, "owner")) or {}
-    owner_alive = status_file.process_alive(status) if status else False
-    facts: Facts = {"name": name, "root": root, "path": os.path.join(root, name)}
-    geometry: Facts = {
-        key: status.get(key) for key in ("window_bytes", "mapped_bytes", "address", "mappings")
-    }
-    try:
-        found = os.stat(facts["path"])
-        facts.update(
-            mode=f"{stat.S_IMODE(found.st_mode):04o}", uid=found.st_uid, gid=found.st_gid, exists=True
+def region_facts(root: str, name: str) -> RegionFacts:
+    """One region: file, owner, geometry, mappings, clients."""
+    status = status_file.look(root, name, OWNER)
+    reasons = [status.reason] if isinstance(status, Unread) and status.state == _UNREADABLE else []
+    facts = _with_file(
+        RegionFacts(
+            name=name,
+            root=root,
+            path=os.path.join(root, name),
+            mode=None,
+            uid=None,
+            gid=None,
+            exists=False,
+            window_bytes=None,
+            mapped_bytes=None,
+            address=None,
+            mappings=None,
+            owner=_owner(status),
+            health="",
+            clients=clients_facts(root, name),
         )
+    )
+    if isinstance(status, OwnerStatus):
+        facts = replace(
+            facts,
+            window_bytes=status.window_bytes,
+            mapped_bytes=status.mapped_bytes,
+            address=status.address,
+            mappings=status.mappings,
+        )
+    try:
+        seen = roots.look(root, name)
+    except (Malformed, OSError) as error:
+        seen = None
+        reasons.append(sentence(error))
+    if seen is not None:
+        facts = replace(
+            facts,
+            window_bytes=seen.window_bytes,
+            mapped_bytes=sum(mapping.size_bytes for mapping in seen.mappings),
+            address=seen.address,
+            mappings=tuple(MappingEntry.of(mapping) for mapping in seen.mappings),
+        )
+        if status is None and seen.owner_pid is not None:
+            state = "unmanaged" if seen.owner_alive else "gone"
+            facts = replace(
+                facts, owner=replace(facts.owner, pid=seen.owner_pid, alive=seen.owner_alive, state=state)
+            )
+    if reasons:
+        return replace(facts, health=_UNREADABLE, reason="; ".join(reasons))
+    return replace(facts, health=_health(facts))
+
+
+def _with_file(facts: RegionFacts) -> RegionFacts:
+    try:
+        found = os.stat(facts.path)
     except OSError as error:
-        facts.update(mode=None, uid=None, gid=None, exists=not isinstance(error, FileNotFoundError))
-    record = Layout.read(root).record(name) if Layout.present(root) else None
-    if record is not None:
-        inside = sorted((placed.mapping for placed in record.placed), key=lambda mapping: mapping.offset)
-        geometry = {
-            "window_bytes": record.window_bytes,
-            "mapped_bytes": sum(mapping.size_bytes for mapping in inside),
-            "address": record.address,
-            "mappings": [mapping_to_dict(mapping) for mapping in inside],
-        }
-        if not status and record.owner is not None:
-            status = {"pid": record.owner.pid, "state": "unmanaged"}
-            owner_alive = not record.dead
-    facts.update(geometry)
-    facts["owner"] = {
-        "pid": status.get("pid"),
-        "alive": owner_alive,
-        "state": status.get("state") if owner_alive or status.get("state") == "failed" else "gone",
-        "error": status.get("error", {}).get("message"),
-        "version": status.get("version"),
-        "oom_score_adjust": status.get("oom_score_adjust"),
-    }
-    facts["health"] = _health(facts)
-    facts["clients"] = clients_facts(root, name)
-    return facts
+        return replace(facts, exists=not isinstance(error, FileNotFoundError))
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    return replace(facts, mode=mode, uid=found.st_uid, gid=found.st_gid, exists=True)
+
+
+def _owner(status: OwnerStatus | Unread | None) -> OwnerFacts:
+    if status is None:
+        return OwnerFacts(None, False, "gone", None, None, None)
+    if isinstance(status, Unread):
+        state = status.state if status.alive or status.state == _UNREADABLE else "gone"
+        return OwnerFacts(status.pid, status.alive, state, status.reason, status.version, None)
+    alive = status.alive
+    return OwnerFacts(
+        status.pid,
+        alive,
+        status.state if alive or status.state == "failed" else "gone",
+        status.error.message if status.error is not None else None,
+        status.version,
+        status.oom_score_adjust,
+    )
 
 
 # By the state of an owner that lives. Of "unknown" are those that another version of the library runs, in
@@ -139,39 +160,70 @@ def region_facts(root: str, name: str) -> Facts:
 _HEALTH = {"ready": "healthy", "unmanaged": "healthy", "unknown": "unknown"}
 
 
-def _health(facts: Facts) -> str:
+def _health(facts: RegionFacts) -> str:
     """ "healthy", or one word for what is wrong."""
-    if not facts["exists"]:
+    if not facts.exists:
         return "missing"
-    if not facts["owner"]["alive"]:
+    if not facts.owner.alive:
         return "stale"
-    return _HEALTH.get(facts["owner"]["state"], "starting")
+    return _HEALTH.get(facts.owner.state or "", "starting")
 
 
-def clients_facts(root: str, name: str) -> Facts | None:
+def clients_facts(root: str, name: str) -> ClientsFacts | None:
     """The clients of a region as their launcher reports them, checked against /proc; None without one."""
-    status = status_file.look(status_file.file(root, name, "clients"))
+    status = status_file.look(root, name, CLIENTS)
     if status is None:
         return None
-    alive = status_file.process_alive(status)
-    if status["state"] == "unknown":
-        errors = [status.pop("error")["message"]]
-        status.update(requested=None, attached=None, dead=[], errors=errors)
-    facts = {key: value for key, value in status.items() if key not in ("schema_version", "pids", "spec")}
-    facts["launcher_pid"] = facts.pop("pid")
-    facts["launcher_alive"] = alive
-    facts.pop("started_ticks")
-    # A launcher that was killed took its clients with it, and can no longer count them.
-    facts["attached"] = _attached(status) if alive else 0
-    return facts
+    alive = status.alive
+    if isinstance(status, Unread):
+        return ClientsFacts(
+            region=name,
+            state=status.state,
+            launcher_pid=status.pid,
+            launcher_alive=alive,
+            version=status.version,
+            requested=None,
+            attached=None if alive or status.state == _UNREADABLE else 0,
+            dead=(),
+            errors=(status.reason,),
+            root=root,
+        )
+    return ClientsFacts(
+        region=status.region,
+        state=status.state,
+        launcher_pid=status.pid,
+        launcher_alive=alive,
+        version=status.version,
+        requested=status.requested,
+        # A launcher that was killed took its clients with it, and can no longer count them.
+        attached=_attached(status) if alive else 0,
+        dead=status.dead,
+        errors=status.errors,
+        root=status.root,
+        error=status.error,
+        backend=status.backend,
+        generation=status.generation,
+        reloads=status.reloads,
+        owner_alive=status.owner_alive,
+        window_bytes=status.window_bytes,
+        mapped_bytes=status.mapped_bytes,
+        span_bytes=status.span_bytes,
+        span_fitted=status.span_fitted,
+        stride_bytes=status.stride_bytes,
+        attach_ms_median=status.attach_ms_median,
+        attach_ms_max=status.attach_ms_max,
+        vm_pte_before_bytes_sum=status.vm_pte_before_bytes_sum,
+        vm_pte_after_bytes_sum=status.vm_pte_after_bytes_sum,
+        host_page_tables_before_bytes=status.host_page_tables_before_bytes,
+        host_page_tables_after_bytes=status.host_page_tables_after_bytes,
+    )
 
 
-def _attached(status: Facts) -> int | None:
+def _attached(status: LauncherStatus) -> int:
     """How many a launcher counted last that still live: on a full tmpfs it cannot write down who died."""
-    counted: int | None = status["attached"]
-    if not counted:
-        return counted
-    return min(counted, sum(procfs.start_ticks(pid) is not None for pid in status["pids"]))
+    if not status.attached:
+        return status.attached
+    return min(status.attached, sum(procfs.start_ticks(pid) is not None for pid in status.pids))
 
 
 def living_roles(root: str) -> list[str]:
@@ -179,11 +231,10 @@ def living_roles(root: str) -> list[str]:
     living = []
     for name in region_names(root):
         facts = region_facts(root, name)
-        owner, clients = facts["owner"], facts["clients"] or {}
         found = attached.processes(root, name)
-        who = [f"owner {owner['pid']}"] if owner["alive"] else []
-        if clients.get("launcher_alive"):
-            who.append(f"launcher {clients['launcher_pid']}")
+        who = [f"owner {facts.owner.pid}"] if facts.owner.alive else []
+        if facts.clients is not None and facts.clients.launcher_alive:
+            who.append(f"launcher {facts.clients.launcher_pid}")
         if found:
             who.append(f"{len(found)} attached: {attached.told(found)}")
         if who:
@@ -191,19 +242,13 @@ def living_roles(root: str) -> list[str]:
     return living
 
 
-def host(backend: str = "auto", root: str | None = None, probing: bool = True) -> Facts:
+def host(backend: str = "auto", root: str | None = None, probing: bool = True) -> HostFacts:
     """Everything: what `mshare info` and the module mshare_info answer."""
-    roots = [root] if root is not None else mount_roots()
-    return {
-        **support(backend, root),
-        "mounts": [mount_facts(found, probing) for found in roots if os.path.isdir(found)],
-        "regions": [region_facts(found, name) for found in roots for name in region_names(found)],
-        "memory": {
-            key: procfs.meminfo_bytes().get(field)
-            for key, field in (
-                ("total_bytes", "MemTotal"),
-                ("available_bytes", "MemAvailable"),
-                ("page_tables_bytes", "PageTables"),
-            )
-        },
-    }
+    looked_at = [root] if root is not None else roots.roots()
+    memory = procfs.meminfo_bytes()
+    return HostFacts(
+        support(backend, root),
+        tuple(mount_facts(found, probing) for found in looked_at if os.path.isdir(found)),
+        tuple(region_facts(found, name) for found in looked_at for name in region_names(found)),
+        MemoryFacts(memory.get("MemTotal"), memory.get("MemAvailable"), memory.get("PageTables")),
+    )

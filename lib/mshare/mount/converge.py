@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from .. import files, paths
+from ..backends import root as roots
 from ..backends.choose import Choice, choose
-from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present
+from ..clients.status import CLIENTS
+from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present, remove_spec
 from ..errors import MshareError, Unavailable
 from ..info import inventory
+from ..info.facts import MountFacts
+from ..region.status import OWNER
 from ..services.choose import current
 from ..units import format_size
 from . import msharefs, units
 from .spec import MountSpec
 
 
-def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = False) -> Outcome:
+def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = False) -> Outcome[MountFacts]:
     """See to it that msharefs is mounted with the access specified, now and (systemd) after a reboot."""
     spec = msharefs.complete(spec)
     mount = _Mount(spec, boot)
@@ -81,7 +86,7 @@ class _Mount:
                 " somebody else may be changing it: run this again"
             )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Outcome[MountFacts]:
         root = self.spec.root
         reason = None if self.managed else "systemd does not run on this host"
         before = _seen(self.seen)
@@ -92,18 +97,18 @@ class _Mount:
             self.actions,
             before,
             _wanted(self.spec) if self.actions else before,
-            inventory.mount_facts(root) if os.path.isdir(root) else {},
+            inventory.mount_facts(root) if os.path.isdir(root) else None,
             {"managed": self.managed, "enabled": self.boot, "reason": reason},
         )
 
 
-def _seen(seen: msharefs.MountSeen) -> dict[str, object]:
+def _seen(seen: msharefs.MountSeen) -> Mapping[str, object]:
     if seen.backend is None:
         return ABSENT
     return {"state": "present", "root": seen.root, "backend": seen.backend, "mode": f"{seen.mode or 0:04o}"}
 
 
-def _wanted(spec: MountSpec) -> dict[str, object]:
+def _wanted(spec: MountSpec) -> Mapping[str, object]:
     whole = present(spec)
     return {key: whole[key] for key in ("state", "root", "backend", "mode", "size") if key in whole}
 
@@ -117,10 +122,11 @@ def choose_absent(backend: str, root: str | None) -> Choice:
     return choice._replace(root=root or choice.root)
 
 
-def mount_absent(root: str, *, check: bool = False) -> Outcome:
+def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outcome[MountFacts]:
     """See to it that no msharefs of ours is at a root, now and after a reboot.
 
-    Raises Conflict, naming who, while owners or clients live on it.
+    Raises Conflict, naming who, while owners or clients live on it. With `force` its clients, owners and
+    regions are ended first, whether their files can be read or not.
     """
     root = os.path.normpath(root)
     with one_at_a_time(check):
@@ -128,18 +134,38 @@ def mount_absent(root: str, *, check: bool = False) -> Outcome:
         record = paths.spec_file("mounts", paths.escape(root))
         managed = current().survives_reboot
         unit = managed and units.mount_unit_exists(root)
+        names = inventory.region_names(root) if force and msharefs.is_ours(seen) else []
         actions = chosen(
             (
+                *((force, f"end region {name}") for name in names),
                 (msharefs.is_ours(seen), f"unmount {root}"),
                 (os.path.exists(record), f"remove {record}"),
                 (unit, f"remove the mount unit of {root}"),
             )
         )
-        if msharefs.is_ours(seen):
+        if msharefs.is_ours(seen) and not force:
             msharefs.refuse_in_use(root)
         if actions and not check:
+            for name in names:
+                _end(root, name)
+            if msharefs.is_ours(seen):
+                # Programs that are not ours are never ended.
+                msharefs.refuse_in_use(root)
             # In this order: what cannot be unmounted keeps its units.
             msharefs.umount(root)
             if unit:
                 units.remove_mount_unit(root)
     return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
+
+
+def _end(root: str, name: str) -> None:
+    """End a region with its clients and its owner, and have none of them come back."""
+    keeper = current()
+    for role in (CLIENTS, OWNER):
+        if keeper.enabled(role, name):
+            keeper.set_enabled(role, name, False)
+    keeper.stop(CLIENTS, name, root)
+    keeper.stop(OWNER, name, root)
+    roots.unlink(root, name)
+    remove_spec(paths.spec_file("clients", name))
+    remove_spec(paths.spec_file("regions", name))

@@ -16,14 +16,15 @@ import subprocess
 from dataclasses import dataclass, replace
 
 from .. import files, paths
+from ..backends import root as roots
 from ..backends.choose import choose, require_entry
-from ..backends.simulated.layout import Layout
 from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
 from ..host import mounts
 from ..info.inventory import living_roles
 from ..kernel import abi
 from ..kernel.generations import NEWEST
 from ..pagetable import BASE_PAGE_BYTES
+from ..record import Malformed
 from ..services import status_file
 from ..units import format_size, round_up
 from . import preflight
@@ -48,10 +49,15 @@ class MountSeen:
     mode: int | None
     gid: int | None
     empty: bool
+    """But for a layout that was begun and not ended."""
     size_bytes: int | None = None
     """Of a simulated root's tmpfs: the most memory it may take."""
     used_bytes: int = 0
     """How much of that it takes."""
+    reason: str | None = None
+    """Why a simulated root cannot be read."""
+    unfinished: bool = False
+    """Whether a process was killed while it laid out a simulated msharefs here."""
 
 
 def needs_mount(spec: MountSpec) -> bool:
@@ -71,13 +77,16 @@ def observe(root: str) -> MountSeen:
     mount = mounts.mount_at(root)
     require_entry(root, mount)
     source = f"{mount.filesystem}:{mount.source}" if mount else None
-    backend = generation = None
-    if mount is not None and mount.filesystem == abi.FILESYSTEM:
-        backend = "kernel"
-    elif kind == "directory" and Layout.present(root):
-        backend, generation = "simulated", Layout.read(root).generation_id
+    backend = roots.backend_at(root) if kind == "directory" else None
+    generation = reason = None
+    if backend == "simulated":
+        try:
+            known = roots.generation(root, backend)
+            generation = known.id if known is not None else None
+        except Malformed as error:
+            reason = str(error)
     try:
-        empty = kind == "directory" and not os.listdir(root)
+        empty = kind == "directory" and (not os.listdir(root) or roots.unfinished(root))
     except PermissionError:
         empty = False
     size_bytes, used_bytes = _room(root) if source == _TMPFS else (None, 0)
@@ -92,6 +101,8 @@ def observe(root: str) -> MountSeen:
         empty,
         size_bytes,
         used_bytes,
+        reason,
+        kind == "directory" and roots.unfinished(root),
     )
 
 
@@ -154,8 +165,9 @@ def _record(root: str) -> str:
 
 
 def is_ours(seen: MountSeen) -> bool:
-    """Whether there is an msharefs, or a simulator's tmpfs that is not laid out (yet, after a boot)."""
-    return seen.backend is not None or _bare(seen)
+    """Whether there is an msharefs, or what becomes one: a simulator's tmpfs that is not laid out (yet, after
+    a boot), a layout that was begun."""
+    return seen.backend is not None or _bare(seen) or seen.unfinished
 
 
 def _bare(seen: MountSeen) -> bool:
@@ -173,7 +185,7 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
             " another mount point"
         )
     free = seen.kind == "missing" or (seen.kind == "directory" and seen.empty)
-    bare = _bare(seen) and spec.backend == "simulated"
+    bare = (_bare(seen) or seen.unfinished) and spec.backend == "simulated"
     if seen.backend is None and not free and not bare:
         what = f"has {seen.source} mounted on it" if seen.kind == "mount" else "is not empty"
         raise Conflict(f"{spec.root} is in use: it {what}; choose another mount point")
@@ -182,6 +194,8 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
             f"{spec.root} holds the {seen.backend} msharefs and the {spec.backend} one is wanted; unmount it"
             " first (`mshare umount`), when its regions are no longer needed"
         )
+    if seen.reason is not None:
+        raise Conflict(seen.reason)
     if seen.backend == "simulated" and seen.generation != spec.generation:
         raise Conflict(
             f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it"
@@ -258,16 +272,16 @@ def _make(spec: MountSpec, seen: MountSeen) -> None:
         if spec.backend == "kernel":
             _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
             return
-        if mounted:
+        if mounted or seen.unfinished:
             pass
         elif needs_mount(spec):
             _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
         else:
             _require_tmpfs(spec.root)
         try:
-            Layout.create(spec.root, spec.generation or NEWEST)
+            roots.lay_out(spec.root, spec.generation)
         except BaseException:
-            if needs_mount(spec) and not mounted:
+            if needs_mount(spec) and not mounted and not seen.unfinished:
                 _run("umount", spec.root)
             raise
     except BaseException:
@@ -289,11 +303,7 @@ def _require_tmpfs(root: str) -> None:
 
 
 def _set_access(spec: MountSpec, gid: int) -> None:
-    if spec.backend == "simulated":
-        Layout.read(spec.root).set_access(spec.mode, gid)
-        return
-    os.chown(spec.root, -1, gid)
-    os.chmod(spec.root, spec.mode)
+    roots.set_access(spec.root, spec.mode, gid)
 
 
 def umount(root: str) -> bool:
@@ -308,7 +318,7 @@ def umount(root: str) -> bool:
                 raise Unavailable(f"unmounting {root} needs root; run as root (become: true)")
             _run("umount", root)
         else:
-            _remove_directory(root)
+            roots.take_down(root)
     had_record = os.path.exists(record)
     if is_ours(seen) and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
         files.remove_empty(root)
@@ -318,14 +328,6 @@ def umount(root: str) -> bool:
         os.path.dirname(record), paths.config_dir(), status_file.directory(root), paths.state_dir()
     )
     return is_ours(seen) or had_record
-
-
-def _remove_directory(root: str) -> None:
-    """An ordinary user's simulated root: the names a killed owner left behind, then the layout."""
-    layout = Layout.read(root)
-    for name in layout.names():
-        layout.unlink(name)
-    layout.remove()
 
 
 def refuse_in_use(root: str) -> None:

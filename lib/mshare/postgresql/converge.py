@@ -106,7 +106,7 @@ def postgresql_present(
     restart: bool = False,
     probes: int = PROBES,
     check: bool = False,
-) -> Outcome:
+) -> Outcome[dict[str, Any]]:
     """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
 
     Afterwards the segment is where it should be, or all is as it was and MshareError says why.
@@ -143,7 +143,7 @@ def postgresql_absent(
     restart: bool = False,
     probes: int = PROBES,
     check: bool = False,
-) -> Outcome:
+) -> Outcome[dict[str, Any]]:
     """See to it that nothing of ours is in a cluster's files and, if it may be restarted, in its server."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
@@ -181,12 +181,12 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
     if wanted.region is None:
         return wanted
     region = inventory.region_facts(root, wanted.region)
-    if not check and region["health"] != "healthy":
+    if not check and region.health != "healthy":
         raise Unavailable(
-            f"region {wanted.region} on the msharefs at {root} is {region['health']}; make it first (role"
+            f"region {wanted.region} on the msharefs at {root} is {region.health}; make it first (role"
             " dbmem.mshare.region), or leave the region out, and the server makes its own"
         )
-    return dataclasses.replace(wanted, region_bytes=region["mapped_bytes"])
+    return dataclasses.replace(wanted, region_bytes=region.mapped_bytes)
 
 
 def _require_effect(cluster: Cluster, wanted: Changes) -> None:
@@ -250,7 +250,7 @@ def _mapped_huge(move: _Move) -> int:
     return move.segment.size_bytes if move.spec.pages == "thp" else 0
 
 
-def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome:
+def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[dict[str, Any]]:
     restarting = restart and move.why_restart is not None
     back = move.spec is None
     actions = chosen(

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .. import files, paths
-from ..backends.simulated.layout import Layout
+from ..backends import root as roots
+from ..clients.status import CLIENTS
 from ..converge import memory
 from ..converge.outcome import (
     ABSENT,
@@ -32,16 +30,17 @@ from ..converge.outcome import (
 )
 from ..converge.request import Request
 from ..errors import Conflict, MshareError
+from ..host import accounts
 from ..info import attached, inventory
-from ..kernel import probe
-from ..kernel.generations import GENERATIONS
+from ..info.facts import RegionFacts
 from ..services import status_file, supervisor
 from ..services.choose import current
-from ..services.supervisor import CLIENTS, OWNER, Progress, Supervisor, no_progress
+from ..services.status_file import Role, S, Unread
+from ..services.supervisor import Progress, Supervisor, no_progress
 from ..units import format_size
 from . import preflight, rules
 from .spec import RegionSpec
-from .status import of_owner
+from .status import OWNER, starting
 from .units import address_space_limit, region_files_differ, region_files_written, remove_region_files
 
 # What a running region can take over; what matters only while one is being made, or to systemd.
@@ -50,7 +49,7 @@ _BIRTH_KEYS = ("overcommit", "prefault", "pattern", "backend", "root", "memory_m
 
 
 @dataclass(frozen=True)
-class RegionPresent(Request):
+class RegionPresent(Request[RegionFacts]):
     """That a region exists as specified and that its owner runs.
 
     `program` starts the command line of this library where systemd does not. Conflict for a region that
@@ -72,7 +71,7 @@ class RegionPresent(Request):
     def region(self) -> str:
         return self.spec.name
 
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[RegionFacts]:
         spec = self.spec
         root = locate(spec.backend, spec.root, check)
         if root is None:
@@ -101,16 +100,16 @@ class _Region:
         self.spec_path = paths.spec_file("regions", spec.name)
         self.keeper = current()
         self.facts = inventory.region_facts(root, spec.name)
-        self.running: bool = self.facts["owner"]["alive"]
-        status = status_file.read(status_file.file(root, spec.name, OWNER))
+        self.running = self.facts.owner.alive
+        status = status_file.read(root, spec.name, OWNER)
         # The owner's status holds the spec that the region was made with.
-        self.stored = status["spec"] if status and self.running else None
+        self.stored = status.spec if status is not None and self.running else None
         different = differing_keys(spec, self.stored)
         self.rebuild = [key for key in different if key not in _LIVE_KEYS + _BIRTH_KEYS]
-        self.stale = self.facts["exists"] and not self.running
-        self.outdated = other_version(self.facts["owner"]["version"]) if self.running else None
+        self.stale = self.facts.exists and not self.running
+        self.outdated = other_version(self.facts.owner.version) if self.running else None
 
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[RegionFacts]:
         whose = self._ending()
         self._refuse(ending=bool(whose))
         spec, name = self.spec, self.spec.name
@@ -131,7 +130,7 @@ class _Region:
             )
         )
         before = self._before()
-        window_bytes = _window_bytes(spec, self.root) if start else self.facts["window_bytes"] or 0
+        window_bytes = _window_bytes(spec, self.root) if start else self.facts.window_bytes or 0
         found = _preflight(spec, self.root, window_bytes)
         # One that takes the place of another gets the room that has now: its owner sees if it is enough.
         fills_root = self.root if start and not whose and not self.stale else None
@@ -141,7 +140,7 @@ class _Region:
             if whose:
                 _end(self.keeper, name, self.root)
             if self.stale:
-                _unlink(self.root, name)
+                roots.unlink(self.root, name)
             with contextlib.ExitStack() as undone:
                 undone.enter_context(spec_written(self.spec_path, spec))
                 if units:
@@ -179,27 +178,28 @@ class _Region:
     def _start(self) -> None:
         argv = [*self.request.program, "own", "--spec", self.spec_path]
         try:
-            first = of_owner(self.spec, self.root)
+            first = starting(self.spec.name, self.root, self.spec.to_dict())
             self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.request.progress)
         except BaseException:
             # An owner that is killed while it fills its region cannot take the name away, and so the memory.
-            if not inventory.region_facts(self.root, self.spec.name)["owner"]["alive"]:
-                _unlink(self.root, self.spec.name)
+            if not inventory.region_facts(self.root, self.spec.name).owner.alive:
+                roots.unlink(self.root, self.spec.name)
             raise
 
-    def _before(self) -> dict[str, Any]:
+    def _before(self) -> Mapping[str, object]:
         if self.stored is None:
             return {"state": "stale"} if self.stale else ABSENT
         return {"state": "present", **self.stored, **self._access()}
 
-    def _access(self) -> dict[str, Any]:
+    def _access(self) -> dict[str, object]:
         """Mode, and owner and group where a spec names them: as they are now, whatever it was made with."""
-        if self.facts["mode"] is None:
+        facts = self.facts
+        if facts.mode is None or facts.uid is None or facts.gid is None:
             return {}
         found = {
-            "mode": self.facts["mode"],
-            "owner": _name_of(pwd.getpwuid, self.facts["uid"]),
-            "group": _name_of(grp.getgrgid, self.facts["gid"]),
+            "mode": facts.mode,
+            "owner": accounts.user(facts.uid),
+            "group": accounts.group(facts.gid),
         }
         named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
         return {key: value for key, value in found.items() if key in named}
@@ -210,8 +210,8 @@ class _Region:
             raise Conflict(_foreign(name, self.root, facts))
         if self.rebuild and not self.request.recreate:
             raise Conflict(
-                f"region {name} exists with {format_size(facts['mapped_bytes'] or 0)} mapped in a window of"
-                f" {format_size(facts['window_bytes'] or 0)}, and its {', '.join(self.rebuild)} should differ"
+                f"region {name} exists with {format_size(facts.mapped_bytes or 0)} mapped in a window of"
+                f" {format_size(facts.window_bytes or 0)}, and its {', '.join(self.rebuild)} should differ"
                 f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
                 " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
             )
@@ -219,26 +219,21 @@ class _Region:
             _refuse_attached(name, self.root, f"recreating region {name}", self.request.force)
         if self.stale and not (self.request.replace_stale or self.request.recreate):
             raise Conflict(
-                f"{facts['path']} exists and its owner does not live any more, so nobody can attach it; have"
+                f"{facts.path} exists and its owner has ended, so nobody can attach it; have"
                 " it replaced with replace_stale: true (--replace-stale), or remove it (state: absent or"
                 " `mshare rm`)"
             )
 
     def _access_differs(self) -> bool:
         uid, gid = self.spec.ids()
-        return self.facts["mode"] is not None and (
-            int(self.facts["mode"], 8) != self.spec.mode
-            or uid not in (-1, self.facts["uid"])
-            or gid not in (-1, self.facts["gid"])
+        return self.facts.mode is not None and (
+            int(self.facts.mode, 8) != self.spec.mode
+            or uid not in (-1, self.facts.uid)
+            or gid not in (-1, self.facts.gid)
         )
 
     def _set_access(self) -> None:
-        uid, gid = self.spec.ids()
-        if Layout.present(self.root):
-            Layout.read(self.root).set_region_access(self.spec.name, self.spec.mode, uid, gid)
-            return
-        os.chown(self.facts["path"], uid, gid)
-        os.chmod(self.facts["path"], self.spec.mode)
+        roots.set_region_access(self.root, self.spec.name, self.spec.mode, *self.spec.ids())
 
 
 def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
@@ -257,7 +252,7 @@ def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[pr
             memory_max_bytes=spec.memory_max,
             units=spec.before,
             uid=os.geteuid() if uid < 0 else uid,
-            simulated=root is not None and Layout.present(root),
+            simulated=root is not None and roots.backend_at(root) == "simulated",
             address_space_limit=address_space_limit(spec.name) if supervised else None,
             supervised=supervised,
         )
@@ -267,35 +262,25 @@ def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[pr
 def _window_bytes(spec: RegionSpec, root: str) -> int:
     """How large the window is. Refuses what no owner could make on this msharefs; the owner would, but a
     check run starts none."""
-    alignment_bytes = probe.alignment_bytes(root)
-    if Layout.present(root):
-        generation = GENERATIONS[Layout.read(root).generation_id]
-    else:
-        generation = probe.generation(root)
+    alignment_bytes = roots.alignment_bytes(root)
+    generation = roots.generation(root, roots.backend_at(root) or "kernel")
+    assert generation is not None, "a kernel was asked"
     window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
     rules.address(spec.address, alignment_bytes)
     return window_bytes
 
 
-def _require_healthy(facts: inventory.Facts, check: bool) -> None:
-    if not check and facts["health"] != "healthy":
+def _require_healthy(facts: RegionFacts, check: bool) -> None:
+    if not check and facts.health != "healthy":
         raise MshareError(
-            f"region {facts['name']} at {facts['root']} was made and is {facts['health']}; see `mshare list`,"
+            f"region {facts.name} at {facts.root} was made and is {facts.health}; see `mshare list`,"
             " and its owner's log"
         )
 
 
-def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
-    """A user's or group's name, or the number where this host has none for it."""
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
-
-
-def _foreign(name: str, root: str, facts: dict[str, Any]) -> str:
+def _foreign(name: str, root: str, facts: RegionFacts) -> str:
     return (
-        f"region {name} at {root} belongs to process {facts['owner']['pid']}, which is no owner of ours;"
+        f"region {name} at {root} belongs to process {facts.owner.pid}, which is not an mshare owner;"
         " choose another name, or end that process first"
     )
 
@@ -312,22 +297,22 @@ def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
         )
 
 
-def _unlink(root: str, name: str) -> None:
-    """Remove the region's name."""
-    if Layout.present(root):
-        Layout.read(root).unlink(name)
-    else:
-        files.remove(os.path.join(root, name))
-
-
 def _end(keeper: Supervisor, name: str, root: str) -> None:
     keeper.stop(CLIENTS, name, root)
     keeper.stop(OWNER, name, root)
-    _unlink(root, name)
+    roots.unlink(root, name)
+
+
+def _known(root: str, name: str, role: Role[S]) -> bool:
+    """Whether there is a status file; Conflict for one that another version of the library keeps."""
+    status = status_file.look(root, name, role)
+    if isinstance(status, Unread) and status.state == "unknown" and status.alive:
+        raise Conflict(status.reason)
+    return status is not None
 
 
 @dataclass(frozen=True)
-class RegionAbsent(Request):
+class RegionAbsent(Request[RegionFacts]):
     """That there is no region of that name, no owner, and no trace of either.
 
     Conflict while clients are attached, unless `force`.
@@ -345,7 +330,7 @@ class RegionAbsent(Request):
     def region(self) -> str:
         return self.name
 
-    def converge(self, check: bool) -> Outcome:
+    def converge(self, check: bool) -> Outcome[RegionFacts]:
         name = self.name
         found = locate_leftovers("regions", OWNER, name, self.backend, self.root)
         if found is None:
@@ -353,20 +338,16 @@ class RegionAbsent(Request):
         keeper = current()
         facts = inventory.region_facts(found, name)
         # Also of the clients: what another version writes is refused before anything is changed.
-        known = [
-            role
-            for role in (OWNER, CLIENTS)
-            if status_file.read(status_file.file(found, name, role)) is not None
-        ]
+        owner_known, __ = _known(found, name, OWNER), _known(found, name, CLIENTS)
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
-        if facts["owner"]["state"] == "unmanaged":
+        if facts.owner.state == "unmanaged":
             raise Conflict(_foreign(name, found, facts))
         _refuse_attached(name, found, f"removing region {name}", self.force)
         actions = chosen(
             (
-                (facts["owner"]["alive"] or facts["exists"], f"end region {name}"),
-                (OWNER in known and not facts["owner"]["alive"], f"forget the owner of region {name}"),
+                (facts.owner.alive or facts.exists, f"end region {name}"),
+                (owner_known and not facts.owner.alive, f"forget the owner of region {name}"),
                 (os.path.exists(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable region {name} at boot"),
             )

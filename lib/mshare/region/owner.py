@@ -11,32 +11,31 @@ and on SIGTERM takes the region's name away before it ends. What fails half-way 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
-from typing import Any
 
-from .. import errors, files
+from .. import files
+from ..backends import root as roots
 from ..backends.base import Backend
 from ..backends.connect import connect
-from ..backends.mapping import mapping_to_dict
+from ..backends.mapping import MappingEntry
 from ..converge import memory
-from ..errors import Conflict, InvalidRequest, MshareError
+from ..errors import Conflict, Failure, InvalidRequest, MshareError
 from ..host import procfs
 from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, page_tables, span_for_budget
 from ..services import signals, status_file
 from ..services.lock import locked
 from ..services.notify import notify
-from ..services.supervisor import OWNER, Progress
 from ..units import GIB, MIB, format_size
 from .pattern import Pattern, touch
 from .region import Region
 from .spec import RegionSpec
-from .status import of_owner
+from .status import OWNER, OwnerStatus, Prefault, starting
 
 OOM_SCORE_ADJUST = -900
 """Its death takes the database with it: it should be the last that the kernel ends."""
@@ -57,26 +56,26 @@ def _on_stop(number: int, frame: FrameType | None) -> None:
 class _Status:
     """The owner's status file, its message to systemd, and the log line for both."""
 
-    def __init__(self, path: str, fields: dict[str, Any]) -> None:
+    def __init__(self, path: str, first: OwnerStatus) -> None:
         self._path = path
-        self.fields = {"pid": os.getpid(), "started_ticks": procfs.start_ticks(os.getpid()), **fields}
+        self.now = first
 
-    def write(self, phase: str, **fields: Any) -> None:
-        self.fields.update(fields, state=phase)
-        status_file.write(self._path, self.fields)
+    def write(self, status: OwnerStatus) -> None:
+        self.now = status
+        status_file.write(self._path, status)
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
-        self.write("prefaulting", prefault={"done_bytes": done_bytes, "total_bytes": total_bytes})
+        self.write(replace(self.now, state="prefaulting", prefault=Prefault(done_bytes, total_bytes)))
         said = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
         # Minutes of work must not look like a service that hangs.
         notify(STATUS=said, EXTEND_TIMEOUT_USEC=str(60_000_000))
 
     def ready(self) -> None:
-        self.write("ready")
-        notify(READY="1", STATUS=f"region {self.fields['region']} is ready")
+        self.write(replace(self.now, state="ready"))
+        notify(READY="1", STATUS=f"region {self.now.region} is ready")
 
     def failed(self, error: BaseException) -> None:
-        self.write("failed", error=errors.to_dict(error))
+        self.write(replace(self.now, state="failed", error=Failure.of(error)))
 
 
 def run(
@@ -84,11 +83,11 @@ def run(
     *,
     replace_stale: bool = False,
     supervised: bool = True,
-    on_ready: Progress = lambda status: None,
+    on_ready: Callable[[OwnerStatus], None] = lambda status: None,
 ) -> None:
     """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
 
-    `on_ready` is called with the fields of the status file once the region can be attached. When it is
+    `on_ready` is called with the status once the region can be attached. When it is
     `supervised`, the reason of a failure stays in the status file for whoever started it.
 
     Raises Conflict when the region has an owner, or when a killed owner left its name behind and
@@ -102,12 +101,12 @@ def run(
     with locked(lock, f"the ownership of region {spec.name}"):
         status = _Status(
             status_path,
-            {
-                **of_owner(spec, backend.root),
-                "path": backend.path(spec.name),
-                "backend": backend.name,
-                "generation": backend.generation.id,
-            },
+            replace(
+                starting(spec.name, backend.root, spec.to_dict()),
+                path=backend.path(spec.name),
+                backend=backend.name,
+                generation=backend.generation.id,
+            ),
         )
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,7 +118,7 @@ def run(
             if supervised:
                 status.failed(error)
             else:
-                status_file.remove_own(status_path)
+                status_file.remove_own(backend.root, spec.name, OWNER)
             raise
         finally:
             # Still held: who comes now makes a lock file of its own, and there is no region any more.
@@ -127,29 +126,35 @@ def run(
 
 
 def _own(
-    spec: RegionSpec, backend: Backend, status: _Status, replace_stale: bool, on_ready: Progress
+    spec: RegionSpec,
+    backend: Backend,
+    status: _Status,
+    replace_stale: bool,
+    on_ready: Callable[[OwnerStatus], None],
 ) -> None:
     memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
     if spec.prefault:
         memory.check_room(spec.name, spec.memory_bytes, backend.root)
     uid, gid = spec.ids()
     _clear_stale(spec.name, backend, replace_stale)
-    status.write("starting", oom_score_adjust=_resist_oom())
+    status.write(replace(status.now, oom_score_adjust=_resist_oom()))
     with _created(spec, backend) as created:
         created.set_access(spec.mode, uid, gid)
         found = created.stat()
-        geometry = {
-            "address": found.address,
-            "window_bytes": found.window_bytes,
-            # A generation without explicit mappings fills the whole window.
-            "mapped_bytes": found.mapped_bytes if found.mapped_bytes is not None else spec.mapped_bytes,
-            "mappings": [mapping_to_dict(mapping) for mapping in found.mappings or spec.mappings],
-        }
-        status.write("starting", **geometry)
+        status.write(
+            replace(
+                status.now,
+                address=found.address,
+                window_bytes=found.window_bytes,
+                # A generation without explicit mappings fills the whole window.
+                mapped_bytes=found.mapped_bytes if found.mapped_bytes is not None else spec.mapped_bytes,
+                mappings=tuple(MappingEntry.of(mapping) for mapping in found.mappings or spec.mappings),
+            )
+        )
         if spec.prefault or spec.pattern:
             _fill(spec, created, backend, status)
         status.ready()
-        on_ready(status.fields)
+        on_ready(status.now)
         signals.wait_for_ever()
 
 
@@ -181,7 +186,7 @@ def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
         return
     if not replace_stale:
         raise Conflict(
-            f"{backend.path(name)} exists and no owner of ours runs: it was left behind by an owner that"
+            f"{backend.path(name)} exists and has no running owner: it was left behind by an owner that"
             " was killed, or made by another program; run `mshare rm` on it, or start the owner with"
             " --replace-stale"
         )
@@ -205,7 +210,7 @@ def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) 
         if spec.pattern:
             pattern = _pattern(spec, backend)
             pattern.write(attachment.memory)
-            status.fields["pattern"] = pattern.__dict__
+            status.now = replace(status.now, pattern=pattern)
 
 
 def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
@@ -232,7 +237,7 @@ def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
     free_bytes = procfs.meminfo_bytes().get("MemAvailable", GIB)
     if spec.memory_max is not None:
         free_bytes = min(free_bytes, spec.memory_max)
-    room_bytes = memory.free_bytes(backend.root)
+    room_bytes = roots.free_bytes(backend.root)
     budget_bytes = min(free_bytes // _PATTERN_SHARE, free_bytes if room_bytes is None else room_bytes) // 2
     span_bytes = min(first.size_bytes, span_for_budget(budget_bytes))
     if span_bytes <= 0:

@@ -1,15 +1,91 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a region's owner writes down about itself."""
+"""What a region's owner writes down of itself."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from .spec import RegionSpec
+from .. import __version__
+from ..backends.mapping import MappingEntry
+from ..errors import MshareError
+from ..services import status_file
+from ..services.status_file import SCHEMA_VERSION, Role, Status, of_process
+from .pattern import Pattern
 
 
-def of_owner(spec: RegionSpec, root: str) -> dict[str, Any]:
-    """Of the owner of a region at `root`."""
-    return {"state": "starting", "region": spec.name, "root": root, "spec": spec.to_dict()}
+@dataclass(frozen=True)
+class Prefault:
+    """How far an owner is with prefaulting."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class OwnerStatus(Status):
+    """The owner's status file. None is what is not known yet."""
+
+    spec: Mapping[str, object]
+    """The normal form of what the region was made with. Not a RegionSpec: another version of the library
+    may have written keys that this one does not know, and they then differ from what is wanted."""
+    path: str | None
+    backend: str | None
+    generation: str | None
+    oom_score_adjust: int | None
+    address: int | None
+    """Where every process must attach; None where each may choose."""
+    window_bytes: int | None
+    mapped_bytes: int | None
+    mappings: tuple[MappingEntry, ...] | None
+    prefault: Prefault | None
+    pattern: Pattern | None
+
+
+OWNER = Role("owner", OwnerStatus)
+
+
+def starting(name: str, root: str, spec: Mapping[str, object]) -> OwnerStatus:
+    """Of this process as an owner that has not done anything yet.
+
+    Whoever starts an owner writes it in the same instant, so that nothing runs that is not listed: a
+    teardown finds, and ends, what a deployment that was cut off had only begun to start.
+    """
+    return of_process(
+        OwnerStatus(
+            schema_version=SCHEMA_VERSION,
+            version=__version__,
+            pid=0,
+            started_ticks=0,
+            state="starting",
+            region=name,
+            root=root,
+            error=None,
+            spec=spec,
+            path=None,
+            backend=None,
+            generation=None,
+            oom_score_adjust=None,
+            address=None,
+            window_bytes=None,
+            mapped_bytes=None,
+            mappings=None,
+            prefault=None,
+            pattern=None,
+        ),
+        os.getpid(),
+    )
+
+
+def require_owner(name: str, root: str) -> OwnerStatus:
+    """The status of the owner of a region that can be attached; MshareError without one."""
+    status = status_file.read(root, name, OWNER)
+    if status is None or not status.alive or status.state != "ready":
+        raise MshareError(
+            f"region {name} at {root} has no running owner, so there is nothing to attach; create it first"
+            " (`mshare create`, or the role dbmem.mshare.region)"
+        )
+    return status

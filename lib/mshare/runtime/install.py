@@ -78,7 +78,7 @@ def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
 
 def present(
     place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False, runs: bool = True
-) -> Outcome:
+) -> Outcome[object]:
     """See to it that the library, given as path -> text, is installed; what runs is not touched.
 
     It has to run then, unless what it imports is still to be installed. `preload` builds the library of
@@ -186,7 +186,7 @@ def _remove(files: list[str]) -> None:
     remove_empty(*sorted(directories, key=len, reverse=True))
 
 
-def absent(place: Place, *, check: bool = False) -> Outcome:
+def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
     files = [*listed_files(place), *library.cached()]
     if not files:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .. import __version__
@@ -131,7 +131,7 @@ def listed_files(place: Place) -> list[str]:
     return [] if text is None else list(json.loads(text)["files"])
 
 
-def summary(manifest: str | None) -> dict[str, object]:
+def summary(manifest: str | None) -> Mapping[str, object]:
     """A side of the diff: what is installed, not what is in every file."""
     if manifest is None:
         return ABSENT

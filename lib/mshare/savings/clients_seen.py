@@ -5,25 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
-from ..errors import InvalidRequest
-
-
-@dataclass(frozen=True)
-class DeadClient:
-    """A client that ended before it was told to."""
-
-    number: int
-    pid: int
-    reason: str
+from ..clients.status import DeadClient
+from ..errors import MshareError
+from ..info.facts import ClientsFacts
 
 
 @dataclass(frozen=True)
 class ClientsSeen:
-    """What the launcher saw of a region's clients: the fields of its status file that count here."""
+    """What is known of a region's clients: the launcher's facts that count here."""
 
     region: str
     backend: str
@@ -35,7 +26,7 @@ class ClientsSeen:
     window_bytes: int | None = None
     mapped_bytes: int | None = None
     span_bytes: int | None = None
-    """What each client touched; None where the clients are programs of the user's."""
+    """What each client touched; None or 0 where the clients are programs of the user's."""
     stride_bytes: int | None = None
     attach_ms_median: float | None = None
     attach_ms_max: float | None = None
@@ -50,23 +41,16 @@ class ClientsSeen:
     host_page_tables_after_bytes: int | None = None
 
     @classmethod
-    def from_status(cls, status: Mapping[str, Any]) -> ClientsSeen:
-        """Take the fields from a status file; others are left alone.
-
-        Raises InvalidRequest when one without which nothing can be said is missing.
-        """
-        missing = [name for name in ("region", "backend", "requested", "attached") if name not in status]
-        if missing:
-            raise InvalidRequest(
-                f"the clients' status has no {', '.join(missing)}; start the clients with this release"
-                " of mshare and validate again"
-            )
-        known = {name: status[name] for name in cls.__dataclass_fields__ if name in status}
-        known["dead"] = tuple(
-            DeadClient(one["number"], one["pid"], one["reason"]) for one in status.get("dead") or ()
+    def of(cls, facts: ClientsFacts) -> ClientsSeen:
+        """Take the facts that count; MshareError where the launcher's status cannot be read."""
+        if facts.requested is None or facts.attached is None:
+            raise MshareError(facts.errors[0])
+        own = {field.name for field in fields(cls)} - {"backend", "generation", "grown_how"}
+        return cls(
+            **{name: getattr(facts, name) for name in own},
+            backend=facts.backend or "",
+            generation=facts.generation or "",
         )
-        known["errors"] = tuple(str(error) for error in status.get("errors") or ())
-        return cls(**known)
 
     @property
     def grown_bytes(self) -> int | None:

@@ -7,45 +7,57 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from ..host import pagemap, processes, segments
 from ..host.processes import Process, Vanished
-from ..host.segments import Mapping
+from ..host.segments import Mapping as HostMapping
 from ..info import inventory
 from ..pagetable import BASE_PAGE_BYTES
+from .clients_seen import ClientsSeen
 
 
-def attached_facts(root: str, region: str, backend: str) -> dict[str, Any] | None:
-    """Who has a region mapped, in the words of a launcher's status; None if nobody has but its owner.
+@dataclass(frozen=True)
+class Programs:
+    """Programs that have a region mapped."""
+
+    seen: ClientsSeen
+    """As if a launcher had started them."""
+    counts: Mapping[str, int]
+    """How many there are, by name."""
+
+
+def attached_programs(root: str, region: str, backend: str) -> Programs | None:
+    """Who has a region mapped; None if nobody has but its owner.
 
     Page tables are those of the region's mappings alone, from a scan of each process. A kernel's shared
     tables are nobody's own: there, nothing is said of them.
     """
     facts = inventory.region_facts(root, region)
-    found = [(one, own) for one, own in _attached(facts["path"]) if one.pid != facts["owner"]["pid"]]
+    found = [(process, own) for process, own in _attached(facts.path) if process.pid != facts.owner.pid]
     if not found:
         return None
-    seen: dict[str, Any] = {
-        "region": region,
-        "backend": backend,
-        "requested": len(found),
-        "attached": len(found),
-        "window_bytes": facts["window_bytes"],
-        "mapped_bytes": facts["mapped_bytes"],
-        "span_bytes": None,
-        "programs": dict(Counter(one.name for one, __ in found)),
-    }
+    seen = ClientsSeen(
+        region=region,
+        backend=backend,
+        requested=len(found),
+        attached=len(found),
+        window_bytes=facts.window_bytes,
+        mapped_bytes=facts.mapped_bytes,
+    )
     if backend == "simulated":
-        after = sum(one.vm_pte_bytes for one, __ in found)
-        seen["vm_pte_after_bytes_sum"] = after
-        seen["vm_pte_before_bytes_sum"] = after - sum(_tables_bytes(one, own) for one, own in found)
-        seen["grown_how"] = "page tables of the region's mapping, by a scan of each process"
-    return seen
+        after_bytes = sum(process.vm_pte_bytes for process, __ in found)
+        seen = replace(
+            seen,
+            vm_pte_after_bytes_sum=after_bytes,
+            vm_pte_before_bytes_sum=after_bytes - sum(_tables_bytes(process, own) for process, own in found),
+            grown_how="page tables of the region's mapping, by a scan of each process",
+        )
+    return Programs(seen, Counter(process.name for process, __ in found))
 
 
-def _attached(path: str) -> Iterator[tuple[Process, list[Mapping]]]:
+def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
     """Processes that have a file mapped, and where."""
     try:
         file = os.stat(path)
@@ -63,7 +75,7 @@ def _attached(path: str) -> Iterator[tuple[Process, list[Mapping]]]:
             yield process, own
 
 
-def _tables_bytes(process: Process, own: list[Mapping]) -> int:
+def _tables_bytes(process: Process, own: list[HostMapping]) -> int:
     try:
         with pagemap.Pagemap(process.pid) as opened:
             tables = pagemap.tables(opened, [(one, BASE_PAGE_BYTES) for one in own])

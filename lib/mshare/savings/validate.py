@@ -15,14 +15,15 @@ from .. import errors
 from ..backends.choose import Choice, locate
 from ..errors import MshareError
 from ..host import procfs
-from ..info.inventory import Facts, clients_facts
+from ..info.facts import ClientsFacts
+from ..info.inventory import clients_facts
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..units import format_size
 from . import baseline
 from .assess import Projection, Savings, assess
 from .clients_seen import ClientsSeen
-from .programs import attached_facts
+from .programs import Programs, attached_programs
 from .verdict import Thresholds
 
 # The probe may take this part of the free memory.
@@ -48,28 +49,41 @@ def validate(
     region_name(region)
     choice = locate(backend, root)
     where = choice.root
-    facts = clients_facts(where, region)
-    if facts is None or not facts["launcher_alive"]:
-        facts = attached_facts(where, region, choice.backend)
-    if facts is None:
+    launched = clients_facts(where, region)
+    if launched is not None and not launched.launcher_alive:
+        launched = None
+    programs = None if launched is not None else attached_programs(where, region, choice.backend)
+    if launched is not None:
+        seen = _launched(launched)
+    elif programs is not None:
+        seen = programs.seen
+    else:
         raise MshareError(
             f"no clients of region {region} at {where} run and no other program has it mapped, so there is"
             " nothing to validate; start some first (`mshare clients start`, or the role"
             " dbmem.mshare.clients)"
         )
-    if facts.get("state") == "starting":
-        raise MshareError(
-            f"the clients of region {region} are still being started, and {facts['attached']} of"
-            f" {facts['requested']} are attached yet; run this again when `mshare clients status {region}`"
-            " says all of them"
-        )
     # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
-    span_bytes = span_bytes or facts["span_bytes"] or facts["mapped_bytes"]
+    span_bytes = span_bytes or seen.span_bytes or seen.mapped_bytes
+    if not span_bytes:
+        raise MshareError(
+            f"how much of region {region} is mapped is not known, so there is nothing to measure against;"
+            " give a span (`mshare validate --span`)"
+        )
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
     measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
-    notes = _notes(choice, facts)
-    return assess(measured, ClientsSeen.from_status(facts), projection, thresholds, notes)
+    notes = _notes(choice, launched, programs)
+    return assess(measured, seen, projection, thresholds, notes)
+
+
+def _launched(facts: ClientsFacts) -> ClientsSeen:
+    if facts.state == "starting":
+        raise MshareError(
+            f"the clients of region {facts.region} are still starting: {facts.attached} of {facts.requested}"
+            f" are attached; run this again when `mshare clients status {facts.region}` shows all of them"
+        )
+    return ClientsSeen.of(facts)
 
 
 def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
@@ -95,18 +109,18 @@ def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
     return f"the validation of region {', '.join(regions)} failed: {'; '.join(reasons)}"
 
 
-def _notes(choice: Choice, facts: Facts) -> tuple[str, ...]:
+def _notes(choice: Choice, launched: ClientsFacts | None, programs: Programs | None) -> tuple[str, ...]:
     """Why it is this backend, and why the clients touch what they touch."""
     notes = [f"Backend {choice.backend}: {choice.reason}."]
-    if "programs" in facts:
-        who = ", ".join(f"{count} of {name}" for name, count in sorted(facts["programs"].items()))
+    if programs is not None:
+        who = ", ".join(f"{count} of {name}" for name, count in sorted(programs.counts.items()))
         notes.append(f"The clients are programs that have the region mapped, besides its owner: {who}.")
-    if facts.get("span_fitted"):
+    if launched is not None and launched.span_fitted:
         why = (
             "fitted to this host's free memory, for simulated clients really pay for page tables of their own"
             if choice.backend == "simulated"
             else "fitted to this host's free memory"
         )
-        span, mapped = format_size(facts["span_bytes"]), format_size(facts["mapped_bytes"])
+        span, mapped = format_size(launched.span_bytes or 0), format_size(launched.mapped_bytes or 0)
         notes.append(f"Each client touches one page in every 2 MiB of the first {span} of {mapped}: {why}.")
     return tuple(notes)

@@ -12,14 +12,14 @@ import subprocess
 from collections.abc import Sequence
 
 from .. import files
-from ..errors import MshareError, Unavailable
+from ..errors import Conflict, MshareError, Unavailable
 from ..host import procfs
-from . import status_file
+from . import lock, status_file
+from .status_file import AnyRole, Role, S, Unread
 from .supervisor import (
     START_SECONDS,
     STOP_SECONDS,
     Progress,
-    Status,
     Supervisor,
     start_failure,
     status_of,
@@ -27,15 +27,15 @@ from .supervisor import (
 )
 
 
-def signal_process(status: Status, number: int) -> bool:
-    """Send a signal to the very process that wrote a status file; False if it is gone."""
+def signal_process(pid: int, started_ticks: int, number: int) -> bool:
+    """Send a signal to the very process that started then; False if it is gone."""
     try:
-        pidfd = os.pidfd_open(status["pid"])
-    except (ProcessLookupError, OSError):
+        pidfd = os.pidfd_open(pid)
+    except OSError:
         return False
     try:
         # Between the look and the signal a pid can be reused; a pidfd cannot.
-        if not procfs.alive(status["pid"], status["started_ticks"]):
+        if not procfs.alive(pid, started_ticks):
             return False
         signal.pidfd_send_signal(pidfd, number)
         return True
@@ -45,6 +45,17 @@ def signal_process(status: Status, number: int) -> bool:
         os.close(pidfd)
 
 
+def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
+    """The process of a role: its pid, and when it started. Behind a damaged file, who holds the lock."""
+    status = status_file.look(root, name, role)
+    if isinstance(status, Unread) and status.state == "unreadable":
+        pid = lock.holder(status_file.file(root, name, role, "lock"))
+        return None if pid is None else (pid, procfs.start_ticks(pid) or 0)
+    if isinstance(status, Unread) and status.alive:
+        raise Conflict(status.reason)
+    return None if status is None else (status.pid or 0, status.started_ticks or 0)
+
+
 class Detached(Supervisor):
     """A process of its own session, with a status file for a pid file, and a log beside it."""
 
@@ -52,8 +63,8 @@ class Detached(Supervisor):
     survives_reboot = False
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
-    ) -> Status:
+        self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress
+    ) -> S:
         status_path = status_file.file(root, name, role)
         log_path = status_file.file(root, name, role, "log")
         status_file.require_room(root)
@@ -61,23 +72,25 @@ class Detached(Supervisor):
         def announce() -> None:
             # In the new process: should this one be killed now, what it started is listed all the same.
             # The locks of this one, such as that of who may change the host, are held until then.
-            pid = os.getpid()
             with contextlib.suppress(OSError):  # It will say so itself.
-                status_file.write(
-                    status_path, {**first, "pid": pid, "started_ticks": procfs.start_ticks(pid)}
-                )
+                status_file.write(status_path, status_file.of_process(first, os.getpid()))
 
-        def seen() -> Status:
-            status = status_file.read(status_path)
-            return status if status is not None and status["pid"] == process.pid else {}
+        def seen() -> S | None:
+            status = status_file.read(root, name, role)
+            return status if status is not None and status.pid == process.pid else None
+
+        def ready() -> bool:
+            status = seen()
+            progress(status)
+            return status is not None and status.state == "ready"
 
         def ended() -> bool:
-            progress(seen())
-            return seen().get("state") == "ready" or process.poll() is not None
+            return ready() or process.poll() is not None
 
         def forget() -> None:
             # Another process may have been there first, with a status file of its own.
-            alive = status_file.process_alive(status_file.read(status_path))
+            status = status_file.look(root, name, role)
+            alive = status is not None and status.alive
             files.remove(log_path, *([] if alive else [status_path]))
             files.remove_empty(status_file.directory(root))
 
@@ -115,32 +128,36 @@ class Detached(Supervisor):
                 f" {said[0]}",
                 process.returncode,
             )
-        return seen()
+        status = seen()
+        if status is None:
+            raise start_failure(None, f"the {role} of {name} was ended as soon as it was ready")
+        return status
 
-    def stop(self, role: str, name: str, root: str) -> bool:
-        status = status_of(role, name, root)
-        stopped = status is not None and signal_process(status, signal.SIGTERM)
-        if stopped and status is not None:
+    def stop(self, role: Role[S], name: str, root: str) -> bool:
+        writer = _writer(role, name, root)
+        stopped = writer is not None and signal_process(*writer, signal.SIGTERM)
+        if stopped and writer is not None:
+            pid, started_ticks = writer
             wait(
-                lambda: not status_file.process_alive(status),
+                lambda: not procfs.alive(pid, started_ticks),
                 STOP_SECONDS,
-                f"stopping the {role} of {name} (process {status['pid']})",
+                f"stopping the {role} of {name} (process {pid})",
                 f"see {status_file.file(root, name, role, 'log')}",
             )
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
         return stopped
 
-    def enabled(self, role: str, name: str) -> bool:
+    def enabled(self, role: AnyRole, name: str) -> bool:
         return False
 
-    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+    def set_enabled(self, role: AnyRole, name: str, enabled: bool) -> None:
         if enabled:
             raise Unavailable(
                 f"the {role} of {name} cannot be made to survive a reboot: systemd does not run on this"
                 " host; start it from this host's own init, or set boot: false"
             )
 
-    def reload(self, role: str, name: str, root: str) -> None:
+    def reload(self, role: Role[S], name: str, root: str) -> None:
         status = status_of(role, name, root)
-        if status is None or not signal_process(status, signal.SIGHUP):
+        if status is None or not signal_process(status.pid, status.started_ticks, signal.SIGHUP):
             raise MshareError(f"the {role} of {name} do not run any more; start them again")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from .. import paths
 from ..errors import Conflict
+from ..host import procfs
 
 _WAIT_SECONDS = 0.05
 
@@ -29,6 +30,21 @@ def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def holder(path: str) -> int | None:
+    """The process that holds a lock, as the kernel tells it; None where nobody does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 4711 00:1a:55 0 EOF
+    held = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in procfs.lines(procfs.read("/proc/locks")):
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5] == held and int(fields[4]) > 0:
+            return int(fields[4])
+    return None
 
 
 def _acquire(path: str, what: str, wait_seconds: float) -> int:

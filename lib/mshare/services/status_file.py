@@ -1,17 +1,18 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What runs, written down: one status file per process of ours, replaced whole, and locks."""
+"""What runs, written down: one status file per process of ours, replaced whole."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
-from .. import __version__, paths
-from ..errors import Conflict
+from .. import __version__, paths, record
+from ..errors import Conflict, Failure, InvalidRequest, sentence
 from ..files import remove, write_text
 from ..host import procfs
 
@@ -20,6 +21,77 @@ SCHEMA_VERSION = 1
 LASTING = ("schema_version", "version", "pid", "started_ticks")
 _ROOM_BYTES = 64 * 1024
 """A status file, its successor, a log."""
+_LARGEST_PID = 1 << 22
+
+
+@dataclass(frozen=True)
+class Status:
+    """What every process of ours writes down of itself."""
+
+    schema_version: int
+    version: str
+    """Of the library that the process runs."""
+    pid: int
+    started_ticks: int
+    """When the process started: pids are used again."""
+    state: str
+    """ "starting", "prefaulting", "ready" or "failed" """
+    region: str
+    root: str
+    error: Failure | None
+    """Why it failed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pid <= _LARGEST_PID:
+            raise InvalidRequest(f"{self.pid} is not the number of a process")
+
+    @property
+    def alive(self) -> bool:
+        return procfs.alive(self.pid, self.started_ticks)
+
+
+S = TypeVar("S", bound=Status)
+
+
+@dataclass(frozen=True)
+class Role(Generic[S]):
+    """What a process of ours is to a region."""
+
+    name: str
+    """By which its status file and its unit are named."""
+    record: type[S]
+    """What its status file holds."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AnyRole(Protocol):
+    """A role whose record does not matter."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A status file that this version of the library cannot read: what is known in spite of that."""
+
+    state: str
+    """ "unknown" for another schema, "unreadable" for a file that is damaged """
+    reason: str
+    version: str | None
+    pid: int | None
+    started_ticks: int | None
+
+    @property
+    def alive(self) -> bool:
+        return self.pid is not None and procfs.alive(self.pid, self.started_ticks or 0)
+
+
+def of_process(status: S, pid: int) -> S:
+    """A status of another process: of one that was just started, for instance."""
+    return replace(status, pid=pid, started_ticks=procfs.start_ticks(pid) or 0)
 
 
 def directory(root: str) -> str:
@@ -37,87 +109,96 @@ def require_room(root: str) -> None:
     """OSError (ENOSPC) where no process could write down how it is: it would start, then fail mutely."""
     make_directory(root)
     found = os.statvfs(directory(root))
-    # A tmpfs without a limit says that it has no blocks at all.
+    # A tmpfs without a limit reports no blocks at all.
     if found.f_blocks and found.f_bavail * found.f_frsize < _ROOM_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
 
 
-def file(root: str, name: str, role: str, suffix: str = "json") -> str:
-    """The status file, lock or log of a region's owner or clients (role "owner" or "clients")."""
-    return os.path.join(directory(root), f"{name}.{role}.{suffix}")
+def file(root: str, name: str, role: AnyRole, suffix: str = "json") -> str:
+    """The status file, lock or log of a region's owner or clients."""
+    return os.path.join(directory(root), f"{name}.{role.name}.{suffix}")
 
 
-def read(path: str) -> dict[str, Any] | None:
-    """A status file's fields, or None where there is none, or one of another schema whose writer ended.
+def read(root: str, name: str, role: Role[S]) -> S | None:
+    """A process's status, or None where there is none, or one of another schema whose writer ended.
 
-    Raises Conflict for one of another schema whose writer lives: what is not understood is not decided on.
+    Raises Conflict for one of another schema whose writer lives: what is not understood is not decided
+    on; and MshareError for a file that is damaged.
     """
-    fields = _load(path)
-    if fields is None or _readable(fields):
-        return fields
-    if process_alive(fields):
-        raise Conflict(other_schema(path, fields))
+    status = look(root, name, role)
+    if not isinstance(status, Unread):
+        return status
+    if status.state == "unreadable":
+        raise record.Malformed(status.reason)
+    if status.alive:
+        raise Conflict(status.reason)
     return None
 
 
-def look(path: str) -> dict[str, Any] | None:
-    """A status file's fields for who only looks: of another schema those that mean the same in all."""
-    fields = _load(path)
-    if fields is None or _readable(fields):
-        return fields
-    lasting = {key: fields.get(key) for key in LASTING}
-    return {**lasting, "state": "unknown", "error": {"message": other_schema(path, fields)}}
-
-
-def _load(path: str) -> dict[str, Any] | None:
+def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
+    """A process's status for who changes nothing, or may end what cannot be read."""
+    path = file(root, name, role)
+    next_step = f"`mshare rm {name} --force` ends what is left of the region"
     try:
-        with open(path, encoding="utf-8") as stream:
-            fields: dict[str, Any] = json.load(stream)
+        text = _load(path)
+        if text is None:
+            return None
+        fields = record.load(text, path, next_step)
+        place = record.Place(path, next_step)
+        schema = record.build(_Schema, fields, place).schema_version
+        if schema != SCHEMA_VERSION:
+            return _other_schema(path, schema, fields)
+        return record.build(role.record, fields, place)
+    except (record.Malformed, OSError) as error:
+        return Unread("unreadable", sentence(error), None, None, None)
+
+
+def _load(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    return fields
 
 
-def _readable(fields: dict[str, Any]) -> bool:
-    return fields.get("schema_version") == SCHEMA_VERSION
+@dataclass(frozen=True)
+class _Schema:
+    schema_version: int
 
 
-def other_schema(path: str, fields: dict[str, Any]) -> str:
+def _other_schema(path: str, schema: int, fields: Mapping[str, object]) -> Unread:
     """Why a status file is not read, and what to do."""
-    wrote = fields.get("version") or "unknown"
-    return (
-        f"{path} was written by process {fields.get('pid')} of version {wrote} of the library in schema"
-        f" {fields.get('schema_version')}, and this is version {__version__}, which reads schema"
-        f" {SCHEMA_VERSION} only; nothing is changed: use version {wrote} for what runs, or end it with that"
+    version, pid, ticks = (fields.get(key) for key in LASTING[1:])
+    wrote = version if isinstance(version, str) else None
+    writer = pid if isinstance(pid, int) and 0 < pid <= _LARGEST_PID else None
+    return Unread(
+        "unknown",
+        f"{path} was written by process {writer} of version {wrote or 'unknown'} of the library in schema"
+        f" {schema}, and this is version {__version__}, which reads schema {SCHEMA_VERSION} only; nothing is"
+        f" changed: use version {wrote or 'unknown'} for what runs, or end it with that",
+        wrote,
+        writer,
+        ticks if isinstance(ticks, int) else None,
     )
 
 
-def write(path: str, fields: dict[str, Any]) -> None:
-    """Replace a status file. It says who wrote it: a process that goes on after the library has changed."""
-    versions = {"schema_version": SCHEMA_VERSION, "version": __version__}
-    write_text(path, json.dumps({**versions, **fields}, sort_keys=True) + "\n")
+def write(path: str, status: Status) -> None:
+    """Replace a status file."""
+    write_text(path, record.to_json(status) + "\n")
 
 
-def remove_own(path: str) -> None:
+def remove_own(root: str, name: str, role: Role[S]) -> None:
     """Remove a status file if this very process wrote it."""
-    if (read(path) or {}).get("pid") == os.getpid():
-        remove(path)
+    status = look(root, name, role)
+    if status is not None and status.pid == os.getpid():
+        remove(file(root, name, role))
 
 
-def names(root: str, role: str) -> list[str]:
+def names(root: str, role: AnyRole) -> list[str]:
     """The regions for which there is a status file of a role."""
-    suffix = f".{role}.json"
+    suffix = f".{role.name}.json"
     try:
         entries = os.listdir(directory(root))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(entry[: -len(suffix)] for entry in entries if entry.endswith(suffix))
-
-
-def process_alive(fields: dict[str, Any] | None) -> bool:
-    """Whether the process that wrote a status file still runs."""
-    return (
-        fields is not None
-        and fields.get("pid") is not None
-        and procfs.alive(fields["pid"], fields["started_ticks"])
-    )

@@ -11,24 +11,21 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Union
 
-from .. import errors
-from ..errors import MshareError
+from ..errors import MshareError, from_exit
 from . import status_file
+from .status_file import AnyRole, Role, S, Status
 
-Status = dict[str, Any]
-Progress = Callable[[Status], None]
-# The two roles a process of ours can have, by which its status file and its unit are named.
-OWNER = "owner"
-CLIENTS = "clients"
+Progress = Callable[[Union[Status, None]], None]
+"""Called again and again with the status of a process that starts; None while there is none."""
 START_SECONDS = 3600.0
 """Prefaulting 300 GiB takes minutes; a process that makes no progress is the user's to interrupt."""
 STOP_SECONDS = 90.0
 _POLL_SECONDS = 0.02
 
 
-def no_progress(status: Status) -> None:
+def no_progress(status: Status | None) -> None:
     """The progress of a caller that shows none."""
 
 
@@ -40,45 +37,34 @@ class Supervisor(ABC):
 
     @abstractmethod
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
-    ) -> Status:
+        self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress
+    ) -> S:
         """Start, wait until the status file says ready, and return it; raises what went wrong.
 
         `first` is what the status file says until the process writes it itself.
         """
 
     @abstractmethod
-    def stop(self, role: str, name: str, root: str) -> bool:
-        """Stop and wait until the process is gone; False if none ran."""
+    def stop(self, role: Role[S], name: str, root: str) -> bool:
+        """Stop and wait until the process is gone; False if none ran. Ends what cannot be read, too."""
 
     @abstractmethod
-    def enabled(self, role: str, name: str) -> bool:
+    def enabled(self, role: AnyRole, name: str) -> bool:
         """Whether it comes back after a reboot."""
 
     @abstractmethod
-    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
+    def set_enabled(self, role: AnyRole, name: str, enabled: bool) -> None:
         """Have it come back after a reboot, or not."""
 
     @abstractmethod
-    def reload(self, role: str, name: str, root: str) -> None:
+    def reload(self, role: Role[S], name: str, root: str) -> None:
         """Have a running process read its spec again (SIGHUP)."""
 
 
-def status_of(role: str, name: str, root: str) -> Status | None:
-    """The status of a process that lives; None when there is none or it died."""
-    status = status_file.read(status_file.file(root, name, role))
-    return status if status_file.process_alive(status) else None
-
-
-def require_owner(name: str, root: str) -> Status:
-    """The status of the owner of a region that can be attached; MshareError without one."""
-    status = status_of(OWNER, name, root)
-    if status is None or status.get("state") != "ready":
-        raise MshareError(
-            f"region {name} at {root} has no owner that runs, so there is nothing to attach; create it first"
-            " (`mshare create`, or the role dbmem.mshare.region)"
-        )
-    return status
+def status_of(role: Role[S], name: str, root: str) -> S | None:
+    """The status of a process that lives; None where there is none. Raises as `status_file.read`."""
+    status = status_file.read(root, name, role)
+    return status if status is not None and status.alive else None
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: str) -> None:
@@ -90,21 +76,21 @@ def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: st
         time.sleep(_POLL_SECONDS)
 
 
-def settled(role: str, name: str, root: str, progress: Progress) -> Status | None:
+def settled(role: Role[S], name: str, root: str, progress: Progress) -> S | None:
     """The status of a process that lives, once it is ready; None where none lives, or it ends before."""
-    found: Status | None = None
+    found: S | None = None
 
     def done() -> bool:
         nonlocal found
         found = status_of(role, name, root)
-        progress(found or {})
-        return found is None or found["state"] == "ready"
+        progress(found)
+        return found is None or found.state == "ready"
 
     wait(done, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
     return found
 
 
-def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> None:
+def wait_until_ready(role: Role[S], name: str, root: str, progress: Progress) -> None:
     """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
     if settled(role, name, root, progress) is None:
         raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
@@ -112,6 +98,6 @@ def wait_until_ready(role: str, name: str, root: str, progress: Progress) -> Non
 
 def start_failure(status: Status | None, said: str, code: int = 1) -> MshareError:
     """What a process wrote down of its own failure; else what is known from outside."""
-    if status is not None and status.get("state") == "failed":
-        return errors.from_dict(status["error"])
-    return errors.from_exit(code, said)
+    if status is not None and status.error is not None:
+        return status.error.to_error()
+    return from_exit(code, said)

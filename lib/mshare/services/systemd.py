@@ -17,19 +17,18 @@ from ..errors import MshareError, Unavailable
 from ..files import read_text, remove, remove_empty, write_text
 from . import status_file
 from .detached import Detached
+from .status_file import AnyRole, Role, S
 from .supervisor import (
-    CLIENTS,
-    OWNER,
     START_SECONDS,
     Progress,
-    Status,
     Supervisor,
     start_failure,
     status_of,
     wait,
 )
 
-UNITS = {OWNER: "mshare-region@{name}.service", CLIENTS: "mshare-clients@{name}.service"}
+# By the name of a role.
+UNITS = {"owner": "mshare-region@{name}.service", "clients": "mshare-clients@{name}.service"}
 UNIT_DIRECTORY = "/etc/systemd/system"
 HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 # Regions wait for a target rather than for a mount: where msharefs is mounted is their spec's matter.
@@ -186,12 +185,12 @@ class Systemd(Supervisor):
     survives_reboot = True
 
     def start(
-        self, role: str, name: str, root: str, argv: Sequence[str], first: Status, progress: Progress
-    ) -> Status:
+        self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress
+    ) -> S:
         # Whoever ends it asks systemd, which knows what it has begun to start: `first` is not needed.
         # The unit's ExecStart runs the same program with the spec file of the same name.
-        unit = UNITS[role].format(name=name)
-        template = unit_path(UNITS[role].format(name=""))
+        unit = UNITS[role.name].format(name=name)
+        template = unit_path(UNITS[role.name].format(name=""))
         if not os.path.exists(template):
             raise Unavailable(
                 f"{template} is missing, so systemd cannot keep the {role} of {name}; install it with the"
@@ -205,7 +204,7 @@ class Systemd(Supervisor):
         )
 
         def ended() -> bool:
-            progress(status_of(role, name, root) or {})
+            progress(status_of(role, name, root))
             return starting.poll() is not None
 
         try:
@@ -216,26 +215,27 @@ class Systemd(Supervisor):
         said = (starting.stdout.read() if starting.stdout else "").strip()
         status = status_of(role, name, root)
         if starting.returncode != 0 or status is None:
-            failed = status_file.read(status_file.file(root, name, role))
+            failed = status_file.read(root, name, role)
             why = failure(unit) or said
             # Nothing half-done stays behind, and systemd does not try again.
             self.stop(role, name, root)
             raise start_failure(failed, f"{unit} did not start: {why}; see `journalctl -u {unit}`")
         return status
 
-    def stop(self, role: str, name: str, root: str) -> bool:
-        unit = UNITS[role].format(name=name)
-        ran = status_of(role, name, root) is not None
+    def stop(self, role: Role[S], name: str, root: str) -> bool:
+        unit = UNITS[role.name].format(name=name)
+        status = status_file.look(root, name, role)
+        ran = status is not None and status.alive
         ask("stop", unit)
         ask("reset-failed", unit)
         Detached().stop(role, name, root)
         return ran
 
-    def enabled(self, role: str, name: str) -> bool:
-        return ask("is-enabled", UNITS[role].format(name=name)) == "enabled"
+    def enabled(self, role: AnyRole, name: str) -> bool:
+        return ask("is-enabled", UNITS[role.name].format(name=name)) == "enabled"
 
-    def set_enabled(self, role: str, name: str, enabled: bool) -> None:
-        systemctl("enable" if enabled else "disable", UNITS[role].format(name=name))
+    def set_enabled(self, role: AnyRole, name: str, enabled: bool) -> None:
+        systemctl("enable" if enabled else "disable", UNITS[role.name].format(name=name))
 
-    def reload(self, role: str, name: str, root: str) -> None:
-        systemctl("reload", UNITS[role].format(name=name))
+    def reload(self, role: Role[S], name: str, root: str) -> None:
+        systemctl("reload", UNITS[role.name].format(name=name))

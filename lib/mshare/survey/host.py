@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from .. import record
 from ..host import huge_pages, mounts, procfs
 from ..host.pagemap import scan_available
 from ..host.procfs import read_line
@@ -38,7 +39,7 @@ def facts() -> Facts:
         },
         "overcommit_memory": procfs.sysctl("vm.overcommit_memory"),
         "hidepid": hidepid(),
-        "mshare": inventory.support(),
+        "mshare": record.to_fields(inventory.support()),
         "pagemap_scan": scan_available(),
     }
 

@@ -281,7 +281,7 @@ BAD = [
     (("clients", "start", "here", "--count", "some"), 2, "not a whole number"),
     (("clients", "start", "here"), 2, "need a count"),
     (("clients", "start", "here", "--count", "2", "--stride", "100"), 2, "stride"),
-    (("clients", "start", "gone", "--count", "2"), 1, "has no owner that runs"),
+    (("clients", "start", "gone", "--count", "2"), 1, "has no running owner"),
     (("clients", "start", "here", "--count", "2", "--", "/no/such"), 1, "/no/such cannot be started"),
     (("clients", "start", "here", "--count", "2", "--", "false"), 1, "exit code 1"),
     (("clients", "run", "here", "--count", "2", "--", "/bin/false"), 1, "exit code 1"),

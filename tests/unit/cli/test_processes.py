@@ -332,7 +332,7 @@ class TestCutOff:
         assert "of 4" in world.ok("list")
         refused = world.run("validate", "sga")
         assert refused.returncode == 1
-        assert "are still being started, and 0 of 4 are attached yet" in refused.stderr
+        assert "are still starting: 0 of 4 are attached" in refused.stderr
         os.kill(launching, signal.SIGCONT)
 
 

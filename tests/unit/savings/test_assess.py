@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.errors import InvalidRequest
+from mshare.clients.status import DeadClient
+from mshare.errors import InvalidRequest, MshareError
+from mshare.info.facts import ClientsFacts
 from mshare.labels import KINDS
 from mshare.pagetable import page_tables
 from mshare.savings.assess import Projection, assess
@@ -32,64 +34,82 @@ def probe(span_bytes=SPAN, off_bytes=-12 * KIB, processes=2):
 
 
 def status(clients=100, growth_bytes=ONE, **changes):
-    """The launcher's file: each client's tables grew by `growth_bytes`."""
-    return {
-        "schema_version": 1,
-        "region": "sga",
-        "backend": "simulated",
-        "generation": "2025-08",
-        "requested": clients,
-        "attached": clients,
-        "dead": [],
-        "errors": [],
-        "window_bytes": 512 * GIB,
-        "mapped_bytes": SPAN,
-        "span_bytes": SPAN,
-        "stride_bytes": 2 * MIB,
-        "attach_ms_median": 0.41,
-        "attach_ms_max": 3.2,
-        "vm_pte_before_bytes_sum": OWN * clients,
-        "vm_pte_after_bytes_sum": (OWN + growth_bytes) * clients,
-        "host_page_tables_before_bytes": 20 * MIB,
-        "host_page_tables_after_bytes": 20 * MIB + (OWN + 4 * KIB + growth_bytes) * clients,
-        **changes,
-    }
+    """The facts of a launcher: each client's tables grew by `growth_bytes`."""
+    facts = ClientsFacts(
+        region="sga",
+        state="ready",
+        launcher_pid=7,
+        launcher_alive=True,
+        version="1",
+        requested=clients,
+        attached=clients,
+        dead=(),
+        errors=(),
+        root="/m",
+        backend="simulated",
+        generation="2025-08",
+        window_bytes=512 * GIB,
+        mapped_bytes=SPAN,
+        span_bytes=SPAN,
+        stride_bytes=2 * MIB,
+        attach_ms_median=0.41,
+        attach_ms_max=3.2,
+        vm_pte_before_bytes_sum=OWN * clients,
+        vm_pte_after_bytes_sum=(OWN + growth_bytes) * clients,
+        host_page_tables_before_bytes=20 * MIB,
+        host_page_tables_after_bytes=20 * MIB + (OWN + 4 * KIB + growth_bytes) * clients,
+    )
+    return replace(facts, **changes)
 
 
 def kernel_status(clients=100, growth_bytes=0, shared_bytes=ONE, **changes):
     seen = status(clients, growth_bytes, backend="kernel", mapped_bytes=None)
-    seen["host_page_tables_after_bytes"] += shared_bytes
-    return {**seen, **changes}
+    after_bytes = seen.host_page_tables_after_bytes + shared_bytes
+    return replace(replace(seen, host_page_tables_after_bytes=after_bytes), **changes)
 
 
 def found(fields, baseline=None, **options):
-    return assess(baseline or probe(), ClientsSeen.from_status(fields), **options)
+    return assess(baseline or probe(), ClientsSeen.of(fields), **options)
 
 
-def without(fields, *names):
-    return {name: value for name, value in fields.items() if name not in names}
+def without(facts, *names):
+    return replace(facts, **dict.fromkeys(names))
 
 
-class TestStatus:
-    def test_the_launchers_fields_are_taken_and_others_left(self):
-        dead = [{"number": 3, "pid": 77, "reason": "SIGSEGV", "since": "later"}]
-        seen = ClientsSeen.from_status({**status(), "dead": dead, "errors": [{"kind": "x"}], "pid": 1})
-        assert (seen.region, seen.attached, seen.span_bytes) == ("sga", 100, SPAN)
-        assert (seen.dead[0].number, seen.dead[0].pid, seen.dead[0].reason) == (3, 77, "SIGSEGV")
-        assert seen.errors == ("{'kind': 'x'}",)
+class TestWhatTheLauncherSaw:
+    def test_the_facts_that_count_are_taken(self):
+        dead = (DeadClient(3, 4711, "was killed by SIGKILL"),)
+        seen = ClientsSeen.of(status(dead=dead, errors=("x",)))
+        assert (seen.dead, seen.errors, seen.region) == (dead, ("x",), "sga")
         assert seen.grown_bytes == 100 * ONE
 
-    def test_a_users_command_leaves_most_of_them_out(self):
-        seen = ClientsSeen.from_status({"region": "sga", "backend": "kernel", "requested": 2, "attached": 2})
+    def test_what_nobody_measured_stays_unknown(self):
+        names = ("vm_pte_before_bytes_sum", "host_page_tables_before_bytes", "span_bytes")
+        seen = ClientsSeen.of(without(status(), *names))
         assert (seen.grown_bytes, seen.host_grown_bytes, seen.span_bytes) == (None, None, None)
 
-    @pytest.mark.parametrize("name", ["region", "backend", "requested", "attached"])
-    def test_what_must_be_there(self, name):
-        with pytest.raises(InvalidRequest, match=f"status has no {name}; start the clients"):
-            ClientsSeen.from_status(without(status(), name))
+    def test_a_launcher_that_cannot_be_read(self):
+        facts = status(requested=None, attached=None, errors=("/run/x is not UTF-8 text",))
+        with pytest.raises(MshareError, match="/run/x is not UTF-8 text"):
+            ClientsSeen.of(facts)
 
 
-COMMAND = {"region": "sga", "backend": "simulated", "requested": 10, "attached": 10}
+COMMAND = without(
+    status(
+        clients=10,
+        span_bytes=0,
+        # Of whole programs: what they have for themselves is in it.
+        vm_pte_after_bytes_sum=10 * MIB,
+    ),
+    "attach_ms_median",
+    "attach_ms_max",
+    "vm_pte_before_bytes_sum",
+    "window_bytes",
+    "mapped_bytes",
+    "stride_bytes",
+    "host_page_tables_before_bytes",
+)
+"""Clients that run a command of the user's: they tell nothing of themselves."""
 
 # case, status, baseline, {figure: (value, kind)}
 FIGURES = [
@@ -271,14 +291,14 @@ VERDICTS = [
     ),
     (
         "some died",
-        status(attached=98, dead=[{"number": 1, "pid": 7, "reason": "killed by SIGKILL"}] * 2),
+        status(attached=98, dead=(DeadClient(1, 7, "killed by SIGKILL"),) * 2),
         probe(),
         Thresholds(),
         ["98 clients of 100 attached, 2 died (the first: killed by SIGKILL), and 100 must be"],
     ),
     (
         "some died and may",
-        status(attached=98, dead=[{"number": 1, "pid": 7, "reason": "killed by SIGKILL"}] * 2),
+        status(attached=98, dead=(DeadClient(1, 7, "killed by SIGKILL"),) * 2),
         probe(),
         Thresholds(min_clients_attached=90),
         [],
@@ -324,7 +344,7 @@ VERDICTS = [
     ),
     (
         "everything at once",
-        status(attached=50, errors=["x"], growth_bytes=MIB),
+        status(attached=50, errors=("x",), growth_bytes=MIB),
         probe(off_bytes=-60 * MIB),
         Thresholds(min_saving_percent=100),
         ["50 clients of 100", "reported 1 errors", "a process of the baseline", "a client has", "saving"],
@@ -397,11 +417,11 @@ class TestTable:
             assert {row.per_client, row.in_all} <= texts
 
     def test_the_title_leaves_out_what_is_not_known(self):
-        savings = found({"region": "r", "backend": "kernel", "requested": 1, "attached": 1})
+        savings = found(replace(COMMAND, region="r", backend="kernel", generation=None))
         assert savings.title == "Region r, kernel backend"
 
     def test_json_holds_all(self):
-        savings = found(status(errors=["x"]))
+        savings = found(status(errors=("x",)))
         fields = json.loads(json.dumps(savings.to_dict()))
         assert fields["schema_version"] == 1
         assert fields["passed"] is False

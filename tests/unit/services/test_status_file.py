@@ -9,12 +9,18 @@ import json
 import os
 import stat
 import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from mshare import __version__, files
+from mshare import __version__, files, record
+from mshare.clients import status as clients_status
+from mshare.clients.status import CLIENTS
 from mshare.errors import Conflict, MshareError
 from mshare.host import procfs
+from mshare.region import status as region_status
+from mshare.region.status import OWNER
 from mshare.services import lock, status_file
 
 
@@ -25,109 +31,172 @@ def state_dir(tmp_path, monkeypatch):
     return directory
 
 
+@dataclass(frozen=True)
+class Loud(status_file.Status):
+    """A status with a field of its own."""
+
+    value: str
+
+
+LOUD = status_file.Role("loud", Loud)
+
+
+def loud(value: str, region: str = "sga") -> Loud:
+    version = (status_file.SCHEMA_VERSION, __version__)
+    return status_file.of_process(Loud(*version, 0, 0, "ready", region, "/m", None, value), os.getpid())
+
+
+@pytest.fixture
+def path(state_dir: Path) -> Path:
+    """Where the status file of the region of these tests is."""
+    return Path(status_file.file("/m", "sga", LOUD))
+
+
 def test_names_of_files(state_dir):
-    assert status_file.file("/run/msharefs", "sga", "owner") == f"{state_dir}/run-msharefs/sga.owner.json"
+    assert status_file.file("/run/msharefs", "sga", OWNER) == f"{state_dir}/run-msharefs/sga.owner.json"
     assert (
-        status_file.file("/run/msharefs", "sga", "clients", "log")
+        status_file.file("/run/msharefs", "sga", CLIENTS, "log")
         == f"{state_dir}/run-msharefs/sga.clients.log"
     )
 
 
-def test_what_is_written_is_read(state_dir):
-    path = status_file.file("/m", "sga", "owner")
-    status_file.write(path, {"pid": 7})
-    assert status_file.read(path) == {
-        "pid": 7,
-        "schema_version": status_file.SCHEMA_VERSION,
-        "version": __version__,
-    }
+def test_what_is_written_is_read(path):
+    status_file.write(str(path), loud("here"))
+    assert status_file.read("/m", "sga", LOUD) == loud("here")
+    assert json.loads(path.read_text())["schema_version"] == status_file.SCHEMA_VERSION
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
-    assert status_file.names("/m", "owner") == ["sga"]
-    assert status_file.names("/m", "clients") == []
-    assert status_file.names("/none", "owner") == []
+    assert status_file.names("/m", LOUD) == ["sga"]
+    assert status_file.names("/m", CLIENTS) == []
+    assert status_file.names("/none", OWNER) == []
 
 
-@pytest.mark.parametrize("text", [None, json.dumps({"schema_version": 99}), "{}"])
-def test_no_status_of_a_known_version(tmp_path, text):
-    path = tmp_path / "x.json"
-    if text is not None:
-        path.write_text(text)
-    assert status_file.read(str(path)) is None
+@pytest.mark.parametrize(
+    "status",
+    [
+        region_status.starting("sga", "/m", {"name": "sga"}),
+        clients_status.starting("sga", "/m", {"region": "sga"}, 7, 4096),
+    ],
+)
+def test_what_an_owner_and_a_launcher_write_first_is_read(state_dir, status):
+    role = OWNER if isinstance(status, region_status.OwnerStatus) else CLIENTS
+    status_file.write(status_file.file("/m", "sga", role), status)
+    assert status_file.read("/m", "sga", role) == status
+    assert status.alive
+
+
+def test_no_status(path):
+    assert status_file.read("/m", "sga", LOUD) is None
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"schema_version": 99}))
+    assert status_file.read("/m", "sga", LOUD) is None, "its writer ended"
 
 
 def other_schema(path, schema):
     """A status file as another version of the library would write it, of this very process."""
     lasting = {"pid": os.getpid(), "started_ticks": procfs.start_ticks(os.getpid()), "version": "9.9.9"}
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"schema_version": schema, **lasting, "news": True}))
-    return str(path)
 
 
 @pytest.mark.parametrize("schema", [0, 2])
-def test_a_process_that_another_schema_tells_of_is_left_alone(tmp_path, schema):
-    path = other_schema(tmp_path / "x.json", schema)
+def test_a_process_that_another_schema_tells_of_is_left_alone(path, schema):
+    other_schema(path, schema)
     with pytest.raises(Conflict) as caught:
-        status_file.read(path)
+        status_file.read("/m", "sga", LOUD)
     assert str(caught.value) == (
         f"{path} was written by process {os.getpid()} of version 9.9.9 of the library in schema {schema}, and"
         f" this is version {__version__}, which reads schema 1 only; nothing is changed: use version"
         " 9.9.9 for what runs, or end it with that"
     )
-    seen = status_file.look(path)
-    assert (seen["pid"], seen["version"], seen["state"]) == (os.getpid(), "9.9.9", "unknown")
-    assert seen["error"]["message"] == str(caught.value)
-    assert "news" not in seen
+    seen = status_file.look("/m", "sga", LOUD)
+    assert isinstance(seen, status_file.Unread)
+    assert (seen.pid, seen.version, seen.state, seen.alive) == (os.getpid(), "9.9.9", "unknown", True)
+    assert seen.reason == str(caught.value)
 
 
-def test_a_look_at_a_schema_that_is_known(tmp_path):
-    path = str(tmp_path / "x.json")
-    assert status_file.look(path) is None
-    status_file.write(path, {"value": 1})
-    assert status_file.look(path) == status_file.read(path)
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (b"", "is not valid JSON (Expecting value: line 1 column 1 (char 0))"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"[" * 100_000, "is nested too deeply to be read"),
+        (b"[3]", "has [3] for the whole file where an object is needed"),
+        (b"{}", "has no field schema_version"),
+        (
+            b'{"schema_version": "1"}',
+            "has '1' for schema_version where a whole number of at most 64 bits is needed",
+        ),
+        (b'{"schema_version": NaN}', "is not valid JSON (NaN is not a number)"),
+        (b'{"schema_version": 1e999}', "is not valid JSON (1e999 is too large a number)"),
+        (b'{"schema_version": 1}', "has no field version"),
+    ],
+)
+def test_a_damaged_status_is_one_sentence(path, damage, reason):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage)
+    with pytest.raises(record.Malformed) as caught:
+        status_file.read("/m", "sga", LOUD)
+    assert str(caught.value) == f"{path} {reason}; `mshare rm sga --force` ends what is left of the region"
+    seen = status_file.look("/m", "sga", LOUD)
+    assert isinstance(seen, status_file.Unread)
+    assert (seen.state, seen.pid, seen.alive) == ("unreadable", None, False)
 
 
-def test_readers_never_see_a_half(tmp_path):
-    path = str(tmp_path / "x.json")
-    texts = [{"value": letter * 20000} for letter in "ab"]
-    status_file.write(path, texts[0])
+def test_a_pid_that_cannot_be(path):
+    status_file.write(str(path), replace(loud("x"), started_ticks=1))
+    path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 99999999999'))
+    with pytest.raises(
+        record.Malformed, match="holds what cannot be: 99999999999 is not the number of a process"
+    ):
+        status_file.read("/m", "sga", LOUD)
+
+
+def test_a_look_at_a_schema_that_is_known(path):
+    assert status_file.look("/m", "sga", LOUD) is None
+    status_file.write(str(path), loud("x"))
+    assert status_file.look("/m", "sga", LOUD) == status_file.read("/m", "sga", LOUD)
+
+
+def test_readers_never_see_a_half(path):
+    texts = [loud(letter * 20000) for letter in "ab"]
+    status_file.write(str(path), texts[0])
     ended = threading.Event()
 
     def write() -> None:
         for number in range(200):
-            status_file.write(path, texts[number % 2])
+            status_file.write(str(path), texts[number % 2])
         ended.set()
 
     thread = threading.Thread(target=write)
     thread.start()
     while not ended.is_set():
-        assert len(set(status_file.read(path)["value"])) == 1
+        assert len(set(status_file.read("/m", "sga", LOUD).value)) == 1
     thread.join()
-    assert os.listdir(tmp_path) == ["x.json"], "nothing temporary is left"
+    assert os.listdir(path.parent) == [path.name], "nothing temporary is left"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = str(tmp_path / "x.json")
-    status_file.write(path, {"value": "old"})
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path):
+    status_file.write(str(path), loud("old"))
     with pytest.raises(TypeError):
-        status_file.write(path, {"value": object()})
+        status_file.write(str(path), loud(object()))
     with pytest.raises(UnicodeEncodeError):
-        files.write_text(path, "\ud800")
-    assert status_file.read(path)["value"] == "old"
-    assert os.listdir(tmp_path) == ["x.json"]
+        files.write_text(str(path), "\ud800")
+    assert status_file.read("/m", "sga", LOUD) == loud("old")
+    assert os.listdir(path.parent) == [path.name]
 
 
-def test_what_a_killed_writer_left_is_written_over_or_removed(tmp_path, monkeypatch):
-    path = str(tmp_path / "x.json")
+def test_what_a_killed_writer_left_is_written_over_or_removed(path, monkeypatch):
     with monkeypatch.context() as killed:
-        killed.setattr(os, "replace", lambda *names: os._exit(9))
+        killed.setattr(os, "replace", lambda *names, **how: os._exit(9))
         if (writer := os.fork()) == 0:
-            status_file.write(path, {"value": "half"})
+            status_file.write(str(path), loud("half"))
         assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 9
-    assert os.listdir(tmp_path) == [".x.json.new"]
-    status_file.write(path, {"value": "whole"})
-    assert os.listdir(tmp_path) == ["x.json"]
-    (tmp_path / ".x.json.new").touch()
-    files.remove(path)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(path.parent) == [f".{path.name}.new"]
+    status_file.write(str(path), loud("whole"))
+    assert os.listdir(path.parent) == [path.name]
+    (path.parent / f".{path.name}.new").touch()
+    files.remove(str(path))
+    assert os.listdir(path.parent) == []
 
 
 def test_a_directory_without_room_for_a_status_file(state_dir, monkeypatch):
@@ -150,7 +219,7 @@ def test_removing(tmp_path):
 
 
 def test_a_lock_that_is_held_names_its_holder(state_dir):
-    path = status_file.file("/m", "sga", "owner", "lock")
+    path = status_file.file("/m", "sga", OWNER, "lock")
     ready, go = os.pipe(), os.pipe()
     holder = os.fork()
     if holder == 0:
@@ -174,7 +243,7 @@ def test_a_lock_that_is_held_names_its_holder(state_dir):
 
 
 def test_a_killed_holder_leaves_no_lock(state_dir):
-    path = status_file.file("/m", "sga", "owner", "lock")
+    path = status_file.file("/m", "sga", OWNER, "lock")
     holder = os.fork()
     if holder == 0:
         with lock.locked(path, "region sga"):
@@ -185,10 +254,18 @@ def test_a_killed_holder_leaves_no_lock(state_dir):
 
 
 def test_whether_the_writer_of_a_status_lives():
-    started = procfs.start_ticks(os.getpid())
-    assert status_file.process_alive({"pid": os.getpid(), "started_ticks": started})
-    assert not status_file.process_alive({"pid": os.getpid(), "started_ticks": started - 1})
-    assert not status_file.process_alive(None)
+    status = loud("x")
+    assert status.alive
+    assert not replace(status, started_ticks=status.started_ticks - 1).alive
+
+
+def test_who_holds_a_lock_is_asked_of_the_kernel(state_dir):
+    path = status_file.file("/m", "sga", OWNER, "lock")
+    assert lock.holder(path) is None
+    with lock.locked(path, "region sga"):
+        Path(path).write_text("garbage")
+        assert lock.holder(path) == os.getpid()
+    assert lock.holder(path) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
@@ -196,5 +273,5 @@ def test_a_state_directory_that_somebody_else_made(state_dir):
     state_dir.mkdir()
     os.chown(state_dir, 65534, 65534)
     refused = pytest.raises(MshareError, match="belongs to somebody else, so nothing of ours goes there")
-    with refused, lock.locked(status_file.file("/m", "sga", "owner", "lock"), "region sga"):
+    with refused, lock.locked(status_file.file("/m", "sga", OWNER, "lock"), "region sga"):
         pytest.fail("used it")

@@ -23,9 +23,10 @@ from ...host import procfs
 from ...kernel import abi, syscalls
 from ...kernel.generations import generation
 from ...kernel.generations.base import Geometry, not_supported
+from ...record import Malformed
 from ...units import round_up
 from ..base import Backend, RegionFile, Task, Window
-from ..mapping import Mapping
+from ..mapping import Kind, Mapping
 from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, without
 from .watch import WATCHER
 from .window import HELD, UNMAPPED, SimulatedWindow, access_mode, bury, refusal, reopened
@@ -130,7 +131,7 @@ class SimulatedRegionFile(RegionFile):
         finally:
             os.close(fd)
 
-    def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> str:
+    def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> Kind:
         """The kind of object the arguments ask for, refused as mmap inside a kernel refuses them."""
         kinds = self._features.mapping_kinds
         if not flags & abi.MAP_FIXED or not flags & abi.MAP_SHARED or flags & abi.MAP_PRIVATE:
@@ -138,7 +139,7 @@ class SimulatedRegionFile(RegionFile):
         if prot & ~abi.PROT_ALL or object_offset % abi.PAGE_BYTES:
             raise refusal(errno.EINVAL, self._path)
         if flags & abi.MAP_ANONYMOUS:
-            kind = "hugetlb" if flags & abi.MAP_HUGETLB else "anonymous"
+            kind: Kind = "hugetlb" if flags & abi.MAP_HUGETLB else "anonymous"
             if kind not in kinds:
                 raise refusal(errno.EINVAL, self._path)
             return kind
@@ -314,6 +315,13 @@ class SimulatedBackend(Backend):
             fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
             try:
                 sidecar = self._layout.sidecar(name) if exists else self._new_sidecar(name, fd)
+            except BaseException:
+                os.close(fd)
+                if not exists:
+                    # On a full tmpfs there is no room for it: nothing half-made stays.
+                    self._layout.unlink(name)
+                raise
+            try:
                 region = SimulatedRegionFile(self, name, fd, sidecar)
                 if exists and flags & os.O_TRUNC:
                     region.set_size(0)
@@ -331,9 +339,11 @@ class SimulatedBackend(Backend):
         if name in (abi.INFO_FILE, DIRECTORY):
             raise refusal(errno.EPERM, self.path(name))
         with self._layout.names_locked(changing=True):
-            record = self._layout.record(name)
-            if record is not None and record.dead:
-                self.bury(name)
+            # A damaged sidecar goes with the name.
+            with contextlib.suppress(Malformed):
+                record = self._layout.record(name)
+                if record is not None and record.dead:
+                    self.bury(name)
             os.unlink(self.path(name))
             self._layout.unlink(name)
 

@@ -21,11 +21,12 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from ...errors import Unavailable
+from ... import record
+from ...errors import InvalidRequest, Unavailable
 from ...host import procfs
 from ...kernel import abi
+from ...kernel.generations import GENERATIONS
 from ..base import Task
 from ..mapping import Mapping
 
@@ -60,6 +61,15 @@ class Record:
     next_serial: int = 1
     placed: list[Placed] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # What is mapped at its place in the window must not reach what else a process has there.
+        for mapping in (entry.mapping for entry in self.placed):
+            if mapping.offset < 0 or mapping.size_bytes <= 0 or mapping.end > self.window_bytes:
+                raise InvalidRequest(
+                    f"a mapping of {mapping.size_bytes} bytes at offset {mapping.offset} lies outside the"
+                    f" window of {self.window_bytes} bytes"
+                )
+
     @property
     def dead(self) -> bool:
         """Whether the owner is gone (never, in a generation without owners)."""
@@ -70,11 +80,10 @@ class Record:
         return json.dumps(self, default=lambda value: value.__dict__)
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
-        fields: dict[str, Any] = json.loads(text)
-        owner = fields.pop("owner")
-        placed = [Placed(Mapping(**entry.pop("mapping")), **entry) for entry in fields.pop("placed")]
-        return cls(owner=Task(**owner) if owner else None, placed=placed, **fields)
+    def from_json(cls, text: bytes | str, path: str = "a sidecar") -> Record:
+        """Malformed, naming the file and the field, for anything that the simulator does not write."""
+        name = os.path.basename(path).rpartition(".")[0]
+        return record.parse(cls, text, path, f"`mshare rm {name} --force` ends what is left of the region")
 
 
 class Sidecar:
@@ -83,12 +92,14 @@ class Sidecar:
     A FIFO, because the wake-ups of a file (inotify) are limited to 128 processes a user.
     """
 
-    def __init__(self, fd: int, bell_fd: int) -> None:
+    def __init__(self, fd: int, bell_fd: int, name: str) -> None:
         self.fd = fd
         self.bell_fd = bell_fd
+        self.name = name
+        """The path it had when it was opened."""
 
     def dup(self) -> Sidecar:
-        return Sidecar(os.dup(self.fd), os.dup(self.bell_fd))
+        return Sidecar(os.dup(self.fd), os.dup(self.bell_fd), self.name)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -122,10 +133,9 @@ class Sidecar:
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
-    @staticmethod
-    def _load(fd: int) -> Record:
+    def _load(self, fd: int) -> Record:
         # One line: what a writer killed half-way may leave behind it is never read.
-        return Record.from_json(os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n", 1)[0].decode())
+        return Record.from_json(os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n", 1)[0], self.name)
 
     def read(self) -> Record:
         with self._locked(os.O_RDONLY, fcntl.LOCK_SH) as fd:
@@ -143,8 +153,10 @@ class Sidecar:
                 self._ring()
 
     @staticmethod
-    def write(fd: int, record: Record) -> None:
-        data = record.to_json().encode() + b"\n"
+    def write(fd: int, changed: Record) -> None:
+        data = changed.to_json().encode() + b"\n"
+        # On a full tmpfs this fails with the old record whole.
+        os.posix_fallocate(fd, 0, len(data))
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
 
@@ -160,12 +172,23 @@ def sidecar_mode(mode: int) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A simulated msharefs at a root directory."""
+class LayoutFile:
+    """The text of layout.json."""
+
+    version: int
+    generation: str
+    alignment_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.alignment_bytes <= 0 or self.alignment_bytes % abi.PAGE_BYTES:
+            raise InvalidRequest(f"{self.alignment_bytes} bytes are no alignment")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a simulated msharefs at a root directory, whatever is in layout.json."""
 
     root: str
-    generation_id: str
-    alignment_bytes: int
 
     @staticmethod
     def _file(root: str) -> str:
@@ -181,16 +204,22 @@ class Layout:
         """Open a region's sidecar as far as this user may: who may only read cannot change anything."""
         files = (self.sidecar_path(name), self.bell_path(name))
         flags = os.O_RDWR if all(os.access(path, os.W_OK) for path in files) else os.O_RDONLY
-        return Sidecar(*(os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC) for path in files))
+        fd, bell_fd = (os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC) for path in files)
+        return Sidecar(fd, bell_fd, files[0])
 
-    def create_sidecar(self, name: str, record: Record, mode: int) -> Sidecar:
+    def create_sidecar(self, name: str, first: Record, mode: int) -> Sidecar:
         """Make the sidecar of a new region file with that mode."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.bell_path(name))
         os.mkfifo(self.bell_path(name), 0o600)
         fd = os.open(self.sidecar_path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        Sidecar.write(fd, record)
-        sidecar = Sidecar(fd, os.open(self.bell_path(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            Sidecar.write(fd, first)
+            bell_fd = os.open(self.bell_path(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            os.close(fd)
+            raise
+        sidecar = Sidecar(fd, bell_fd, self.sidecar_path(name))
         sidecar.set_access(mode, -1, -1)
         return sidecar
 
@@ -218,46 +247,19 @@ class Layout:
     def present(cls, root: str) -> bool:
         return os.path.exists(cls._file(root))
 
-    @classmethod
-    def read(cls, root: str) -> Layout:
-        """Read a root; Unavailable where there is no simulated msharefs."""
+    def unfinished(self) -> bool:
+        """Whether there is nothing but what a process left that was killed while it made the layout."""
         try:
-            with open(cls._file(root), encoding="utf-8") as file:
-                fields = json.load(file)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Unavailable(
-                f"{root} holds no simulated msharefs; make one with `mshare mount --backend"
-                f" simulated --root {root}` or the module dbmem.mshare.mshare_mount"
-            ) from None
-        if fields["version"] != _LAYOUT_VERSION:
-            raise Unavailable(
-                f"{root} was laid out by version {fields['version']} of the simulator and this is"
-                f" version {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
-            )
-        return cls(root, fields["generation"], fields["alignment_bytes"])
+            inside = set(os.listdir(os.path.join(self.root, DIRECTORY)))
+            return not self.names() and not inside - {"layout.json"} and self._file_is_empty()
+        except OSError:
+            return False
 
-    @classmethod
-    def create(
-        cls,
-        root: str,
-        generation_id: str,
-        alignment_bytes: int = abi.X86_64_ALIGNMENT_BYTES,
-    ) -> Layout:
-        """Lay out a root that exists and is empty."""
-        os.mkdir(os.path.join(root, DIRECTORY), 0o700)
-        fields = {
-            "version": _LAYOUT_VERSION,
-            "generation": generation_id,
-            "alignment_bytes": alignment_bytes,
-        }
-        for path, text in (
-            (os.path.join(root, abi.INFO_FILE), f"{alignment_bytes}\n"),
-            (cls._file(root), json.dumps(fields) + "\n"),
-        ):
-            with open(path, "x", encoding="ascii") as file:
-                file.write(text)
-            os.chmod(path, 0o444)
-        return cls(root, generation_id, alignment_bytes)
+    def _file_is_empty(self) -> bool:
+        try:
+            return os.stat(self._file(self.root)).st_size == 0
+        except FileNotFoundError:
+            return True
 
     def set_access(self, mode: int, gid: int = -1) -> None:
         """Give the root its mode and group, and the sidecars' directory the same."""
@@ -269,9 +271,10 @@ class Layout:
         """Take the layout's own files away from a root without regions (ENOTEMPTY otherwise)."""
         if self.names():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), self.root)
-        os.unlink(self._file(self.root))
+        for path in (self._file(self.root), os.path.join(self.root, abi.INFO_FILE)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         os.rmdir(os.path.join(self.root, DIRECTORY))
-        os.unlink(os.path.join(self.root, abi.INFO_FILE))
 
     def names(self) -> list[str]:
         return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
@@ -288,7 +291,8 @@ class Layout:
             os.close(fd)
 
     def record(self, name: str) -> Record | None:
-        """What is known of a region, for a mere look; None if it is gone or not readable."""
+        """What is known of a region, without changing anything; None if it is gone or this user may not read
+        it, Malformed if it is damaged."""
         try:
             sidecar = self.sidecar(name)
         except OSError:
@@ -297,6 +301,66 @@ class Layout:
             return sidecar.read()
         finally:
             sidecar.close()
+
+
+@dataclass(frozen=True)
+class Layout(Files):
+    """A simulated msharefs at a root directory."""
+
+    generation_id: str
+    alignment_bytes: int
+
+    @classmethod
+    def read(cls, root: str) -> Layout:
+        """Read a root; Unavailable where there is no simulated msharefs, Malformed where it is damaged."""
+        path = cls._file(root)
+        try:
+            with open(path, "rb") as file:
+                text = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Unavailable(
+                f"{root} holds no simulated msharefs; make one with `mshare mount --backend"
+                f" simulated --root {root}` or the module dbmem.mshare.mshare_mount"
+            ) from None
+        next_step = f"`mshare umount --force --root {root}` ends it with its regions, then mount it again"
+        place = record.Place(path, next_step)
+        fields = record.load(text, path, next_step)
+        version = record.build(_LayoutVersion, fields, place).version
+        if version != _LAYOUT_VERSION:
+            raise Unavailable(
+                f"{root} was laid out by version {version} of the simulator and this is"
+                f" version {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
+            )
+        found = record.build(LayoutFile, fields, place)
+        if found.generation not in GENERATIONS:
+            place.inside("generation").refuse(found.generation, "one of " + ", ".join(GENERATIONS))
+        return cls(root, found.generation, found.alignment_bytes)
+
+    @classmethod
+    def create(
+        cls,
+        root: str,
+        generation_id: str,
+        alignment_bytes: int = abi.X86_64_ALIGNMENT_BYTES,
+    ) -> Layout:
+        """Lay out a root that exists and is empty, but for what a killed process left of doing that."""
+        if Files(root).unfinished():
+            Files(root).remove()
+        os.mkdir(os.path.join(root, DIRECTORY), 0o700)
+        layout = LayoutFile(_LAYOUT_VERSION, generation_id, alignment_bytes)
+        for path, text in (
+            (os.path.join(root, abi.INFO_FILE), f"{alignment_bytes}\n"),
+            (cls._file(root), record.to_json(layout) + "\n"),
+        ):
+            with open(path, "x", encoding="ascii") as file:
+                file.write(text)
+            os.chmod(path, 0o444)
+        return cls(root, generation_id, alignment_bytes)
+
+
+@dataclass(frozen=True)
+class _LayoutVersion:
+    version: int
 
 
 def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:

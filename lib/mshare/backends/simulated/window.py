@@ -12,6 +12,7 @@ import os
 import threading
 
 from ...kernel import abi, syscalls
+from ...record import Malformed
 from ..base import Window
 from .layout import Placed, Record, Sidecar, subtract
 from .watch import WATCHER
@@ -87,7 +88,11 @@ class SimulatedWindow(Window):
         with self._lock:
             if not self._attached:
                 return False
-            record = self._sidecar.read()
+            try:
+                record = self._sidecar.read()
+            except Malformed:
+                # Somebody damaged it: what is mapped stays mapped.
+                return True
             if record.dead:
                 self._blank(0, self.size_bytes)
                 self._mapped = []

@@ -1,0 +1,148 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be asked of a root, and done to it, without attaching a region: nothing here needs cffi.
+
+Whoever is outside `backends/` learns here what there is, and need not know whose msharefs it is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import files, paths
+from ..host import mounts
+from ..kernel import abi, probe
+from ..kernel.generations import GENERATIONS, NEWEST, Generation
+from .mapping import Mapping
+from .simulated.layout import DIRECTORY, Files, Layout
+
+BackendName = Literal["kernel", "simulated"]
+
+
+def backend_at(root: str) -> BackendName | None:
+    """Whose msharefs is at a root; None where there is none."""
+    mount = mounts.mount_at(root)
+    if mount is not None and mount.filesystem == abi.FILESYSTEM:
+        return "kernel"
+    return "simulated" if simulated(root) else None
+
+
+def roots() -> list[str]:
+    """Every msharefs there is, real or simulated, mounted or an ordinary user's directory."""
+    found = {
+        mount.path
+        for mount in mounts.mounts()
+        if mount.filesystem == abi.FILESYSTEM or mount.source == paths.SIMULATED_SOURCE
+    }
+    own = paths.simulated_root()
+    return sorted(found | ({own} if simulated(own) or unfinished(own) else set()))
+
+
+def simulated(root: str) -> bool:
+    """Whether a root holds a simulated msharefs, damaged or not."""
+    return Layout.present(root) and not unfinished(root)
+
+
+def unfinished(root: str) -> bool:
+    """Whether a process was killed while it laid out a simulated msharefs here: nothing is in it yet."""
+    return Files(root).unfinished()
+
+
+def generation(root: str, backend: BackendName, probing: bool = True) -> Generation | None:
+    """Which posted interface a root speaks. A kernel's is found with a scratch file that is unlinked before
+    it is asked, and None without `probing`. Unavailable where it is none that is known."""
+    if backend == "simulated":
+        return GENERATIONS[Layout.read(root).generation_id]
+    return probe.generation(root) if probing else None
+
+
+def alignment_bytes(root: str) -> int:
+    """To what the address and the size of a region are aligned."""
+    return probe.alignment_bytes(root)
+
+
+def free_bytes(root: str) -> int | None:
+    """What the file system of a root may still take; None where it has no limit of its own."""
+    return Files(root).free_bytes() if simulated(root) else None
+
+
+def names(root: str) -> list[str]:
+    """The regions that have a file, sorted; none where there is no such root, or this user may not look."""
+    try:
+        entries = os.listdir(root)
+    except OSError:
+        return []
+    return sorted({*entries} - {abi.INFO_FILE, DIRECTORY})
+
+
+@dataclass(frozen=True)
+class RegionSeen:
+    """A region as its root knows it."""
+
+    window_bytes: int
+    address: int | None
+    mappings: tuple[Mapping, ...]
+    """In the order of their offsets."""
+    owner_pid: int | None
+    """None in a generation without owners."""
+    owner_alive: bool
+
+
+def look(root: str, name: str) -> RegionSeen | None:
+    """A region, without opening it; None where the root does not tell: a kernel does not list what is mapped.
+
+    Malformed for a region whose files are damaged.
+    """
+    record = Files(root).record(name) if simulated(root) else None
+    if record is None:
+        return None
+    return RegionSeen(
+        record.window_bytes,
+        record.address,
+        tuple(sorted((entry.mapping for entry in record.placed), key=lambda mapping: mapping.offset)),
+        None if record.owner is None else record.owner.pid,
+        record.owner is not None and not record.dead,
+    )
+
+
+def unlink(root: str, name: str) -> None:
+    """Remove a region's name and what belongs to it; missing files are fine."""
+    if simulated(root):
+        Files(root).unlink(name)
+    else:
+        files.remove(os.path.join(root, name))
+
+
+def set_region_access(root: str, name: str, mode: int, uid: int, gid: int) -> None:
+    """Give a region another mode, user or group (-1: as it is)."""
+    if simulated(root):
+        Files(root).set_region_access(name, mode, uid, gid)
+        return
+    path = os.path.join(root, name)
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+
+
+def set_access(root: str, mode: int, gid: int) -> None:
+    """Give a root another mode and group (-1: as it is)."""
+    if simulated(root):
+        Files(root).set_access(mode, gid)
+        return
+    os.chown(root, -1, gid)
+    os.chmod(root, mode)
+
+
+def lay_out(root: str, generation_id: str | None) -> None:
+    """Make a simulated msharefs in a directory that is empty, or in which that was begun."""
+    Layout.create(root, generation_id or NEWEST)
+
+
+def take_down(root: str) -> None:
+    """Take a simulated msharefs out of a directory, with the names that killed owners left behind."""
+    found = Files(root)
+    for name in found.names():
+        found.unlink(name)
+    found.remove()
