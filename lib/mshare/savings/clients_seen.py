@@ -26,7 +26,7 @@ class ClientsSeen:
     window_bytes: int | None = None
     mapped_bytes: int | None = None
     span_bytes: int | None = None
-    """What each client touched; None or 0 where the clients are programs of the user's."""
+    """What each client touched; None where the clients are programs of the user's."""
     stride_bytes: int | None = None
     attach_ms_median: float | None = None
     attach_ms_max: float | None = None
@@ -47,7 +47,9 @@ class ClientsSeen:
             raise MshareError(facts.errors[0])
         own = {field.name for field in fields(cls)} - {"backend", "generation", "grown_how"}
         return cls(
-            **{name: getattr(facts, name) for name in own},
+            **{name: getattr(facts, name) for name in own - {"span_bytes"}},
+            # Nobody asked programs of the user's to touch anything, and what they touch is not known.
+            span_bytes=facts.span_bytes or None,
             backend=facts.backend or "",
             generation=facts.generation or "",
         )
