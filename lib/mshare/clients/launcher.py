@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The launcher: one process that starts a number of clients, counts them and ends them.
 
-Clients are forks of this warm process (an interpreter start each would cost 12 times the time and 3
-times the memory), or run the user's program. A client that dies is reported, and restarted when asked
-(SIGHUP): never silently.
+Clients are forks of this warm process (docs/figures.md has what an interpreter for each would cost), or
+run the user's program. A client that dies is reported, and restarted only on request (SIGHUP).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from ..pagetable import page_tables, span_for_budget
 from ..units import MIB, format_size
 from . import client
 
-# What one client of ours costs besides the region: a fork of the launcher, measured 3 MiB.
+# What one of our clients costs besides the region, rounded up; docs/figures.md has the measurement.
 _CLIENT_BYTES = 3 * MIB
 # The clients may take this part of the free memory with their page tables.
 _MEMORY_SHARE = 4
