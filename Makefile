@@ -63,6 +63,7 @@ links: venv ## regenerate plugins/module_utils, which links to lib/mshare
 docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
+	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .

@@ -58,7 +58,7 @@ from mshare.survey.survey import survey
 started = time.perf_counter()
 found = survey(exact=bool(int(sys.argv[1])))
 seconds = time.perf_counter() - started
-print(json.dumps([seconds, found]))
+print(json.dumps([seconds, found.to_dict()]))
 """
 SURVEY_EVERY_SECOND = """
 import time

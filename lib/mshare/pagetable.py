@@ -20,8 +20,8 @@ from .units import GIB, KIB, MIB, format_size
 TABLE_BYTES = 4 * KIB
 BASE_PAGE_BYTES = 4 * KIB
 PAGE_SIZES_BYTES = (4 * KIB, 2 * MIB, GIB)
-_LEAF_SPAN_BYTES = 2 * MIB
-STRIDE_BYTES = _LEAF_SPAN_BYTES
+LEAF_SPAN_BYTES = 2 * MIB
+STRIDE_BYTES = LEAF_SPAN_BYTES
 """One page touched per leaf table: the cheapest touch that costs every page table."""
 _PMD_SPAN_BYTES = GIB
 _PUD_SPAN_BYTES = 512 * GIB
@@ -58,7 +58,7 @@ def page_tables(size_bytes: int, page_bytes: int = BASE_PAGE_BYTES, start: int =
         return ((start + size_bytes - 1) // span_bytes - start // span_bytes + 1) * TABLE_BYTES
 
     return PageTables(
-        leaf_bytes=tables(_LEAF_SPAN_BYTES) if page_bytes < 2 * MIB else 0,
+        leaf_bytes=tables(LEAF_SPAN_BYTES) if page_bytes < 2 * MIB else 0,
         pmd_bytes=tables(_PMD_SPAN_BYTES) if page_bytes < GIB else 0,
         pud_bytes=tables(_PUD_SPAN_BYTES),
     )
@@ -91,4 +91,4 @@ def span_for_budget(budget_bytes: int) -> int:
         full, tables = divmod(tables, cost)
         span_bytes += full * level_bytes
         tables = max(0, tables - 1)
-    return span_bytes + tables * _LEAF_SPAN_BYTES
+    return span_bytes + tables * LEAF_SPAN_BYTES

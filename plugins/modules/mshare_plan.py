@@ -128,6 +128,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan import facts, text
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan import plan
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.record import from_fields
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey import survey
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
@@ -138,7 +139,7 @@ def known(params):
         return facts.from_wishes(
             parse_size(params["size"]), params["clients"], params["instance"], memory_bytes
         )
-    surveyed = survey() if params["survey"] is None else params["survey"]
+    surveyed = survey() if params["survey"] is None else from_fields(params["survey"])
     return facts.from_survey(surveyed, params["instance"], params["clients"])
 
 

@@ -222,6 +222,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.library
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.loader
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload.settings
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.record
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.converge
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.mailing_list
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.owner
@@ -254,6 +255,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.databases
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.host
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.prometheus
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.record
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units
 

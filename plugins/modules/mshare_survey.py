@@ -111,7 +111,7 @@ def ask(params):
     options = {"exact": params["exact"]}
     if params["threshold"] is not None:
         options["threshold_bytes"] = parse_size(params["threshold"], "threshold")
-    return survey(**options)
+    return survey(**options).to_dict()
 
 
 def main():

@@ -80,6 +80,11 @@ def running(work, count=1):
             os.waitpid(pid, 0)
 
 
+def survey_fields(**options):
+    """A survey as --json has it."""
+    return survey(**options).to_dict()
+
+
 def instance_of(found, pid):
     """The instance that a process belongs to."""
     return next((one for one in found["instances"] if pid in one["pids"]), None)
@@ -87,7 +92,7 @@ def instance_of(found, pid):
 
 def surveyed(pid, **options):
     """A survey of everything, however small, and the instance of a process."""
-    found = survey(threshold_bytes=1, **options)
+    found = survey_fields(threshold_bytes=1, **options)
     return found, instance_of(found, pid)
 
 

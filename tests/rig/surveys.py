@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mshare.pagetable import page_tables
+from mshare.survey.record import SCHEMA_VERSION, from_fields
 from mshare.units import GIB, MIB
 
 PROCESS_BYTES = 256 << 10
@@ -20,15 +21,18 @@ def segment(size_bytes: int, processes: int, **fields: Any) -> dict[str, Any]:
     return {
         "kind": "anonymous",
         "name": "anonymous shared memory",
+        "region": None,
         "key": None,
         "size_bytes": size_bytes,
         "page_bytes": page_bytes,
         "address": 1 << 40,
+        "ranges": [{"start": fields.get("address", 1 << 40), "size_bytes": size_bytes}],
         "congruent_2mib": True,
         "aligned_1gib": True,
         "huge_bytes": 0,
         "page_tables_bytes": processes * page_tables(size_bytes, page_bytes).total_bytes,
         "processes": processes,
+        "short_lived": False,
         **fields,
     }
 
@@ -45,11 +49,14 @@ def instance(
         "executable": "/usr/lib/postgresql/15/bin/postgres",
         "unit": None,
         "cgroup": "/",
+        "container": None,
+        "manager": None,
         "data_directory": f"/var/lib/postgresql/{name}",
         "port": 5432,
         "version": "15",
         "sid": None,
         "processes": processes,
+        "helpers": 0,
         "pids": list(range(1000, 1000 + processes)),
         "threads": 1,
         "setuid": False,
@@ -62,18 +69,40 @@ def instance(
             "segments_bytes": shared,
             "remainder_bytes": processes * PROCESS_BYTES,
             "kind": "measured",
+            "segments_kind": "measured",
         },
         "share_of_host_percent": 50.0,
         "huge_pages_requested": None,
+        "settings": {},
         "preload": None,
+        "thp_disabled": False,
+        "limits": [],
         **fields,
     }
 
 
+def pool(page_bytes: int, **fields: Any) -> dict[str, Any]:
+    """A pool of huge pages, empty by default."""
+    counts = {"total": 0, "free": 0, "reserved": 0, "surplus": 0, "overcommit": 0}
+    return {"page_bytes": page_bytes, "node": None, **counts, **fields}
+
+
+SUPPORT = {
+    "supported": True,
+    "kernel_supported": False,
+    "backend": "simulated",
+    "root": "/run/msharefs",
+    "mounted": False,
+    "generation": None,
+    "reasons": ["this kernel has no msharefs"],
+}
+
+
 def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
     in_instances = sum(one["page_tables"]["sum_bytes"] for one in instances)
-    return {
-        "schema_version": 1,
+    made = {
+        "schema_version": SCHEMA_VERSION,
+        "created_at": "2026-11-27T08:00:00+00:00",
         "host": {
             "name": name,
             "kernel": "6.12.0",
@@ -81,14 +110,12 @@ def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[st
             "page_tables_bytes": in_instances + 64 * MIB,
             "memory_total_bytes": 512 * GIB,
             "memory_available_bytes": 128 * GIB,
-            "huge_page_pools": [
-                {"page_bytes": 2 * MIB, "node": None, "total": 0, "free": 0, "reserved": 0},
-                {"page_bytes": GIB, "node": None, "total": 0, "free": 0, "reserved": 0},
-            ],
+            "huge_page_default_bytes": 2 * MIB,
+            "huge_page_pools": [pool(2 * MIB), pool(GIB)],
             "thp": {"anonymous": "madvise", "shmem": "never"},
             "overcommit_memory": "0",
             "hidepid": None,
-            "mshare": {"kernel_supported": False},
+            "mshare": SUPPORT,
             "pagemap_scan": True,
         },
         "method": {
@@ -105,6 +132,8 @@ def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[st
         "others": {"processes": 80, "page_tables_bytes": 40 * MIB},
         **fields,
     }
+    # What the product itself would write, and not this file's idea of it.
+    return from_fields(made).to_dict()
 
 
 def fleet(hosts: int) -> dict[str, dict[str, Any]]:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
 from ..errors import InvalidRequest
 from ..plan import facts, text
 from ..plan.plan import InstancePlan, Plan, plan
+from ..survey.record import Survey, from_fields
 from ..units import parse_size
 from .screen import Screen
 
@@ -65,7 +65,7 @@ def _wishes(
     return facts.from_wishes(parse_size(size), clients, instance, memory_bytes)
 
 
-def _surveyed(screen: Screen, path: str | None) -> Any:
+def _surveyed(screen: Screen, path: str | None) -> Survey:
     if path is None:
         from ..survey.survey import survey
 
@@ -73,7 +73,7 @@ def _surveyed(screen: Screen, path: str | None) -> Any:
         return survey()
     try:
         with click.open_file(path, encoding="utf-8") as stream:
-            return json.load(stream)
+            return from_fields(json.load(stream), path)
     except ValueError as error:
         raise InvalidRequest(f"{path} is no JSON ({error}); make it with `mshare survey --json`") from error
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable
 
 import click
 
 from ..errors import InvalidRequest
 from ..survey import prometheus
+from ..survey.record import InstanceRecord, SegmentRecord, Survey
 from ..survey.survey import THRESHOLD_BYTES, changes, survey
 from ..units import KIB, format_size, parse_size
 from . import display
@@ -53,7 +54,7 @@ def survey_command(
         if as_metrics:
             click.echo(prometheus.text(found), nl=False)
         else:
-            screen.answer(found)
+            screen.answer(found.to_dict())
             _show(screen, found, before)
         if watch is None:
             return
@@ -62,95 +63,95 @@ def survey_command(
         screen.say("")
 
 
-def _show(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) -> None:
-    host = found["host"]
-    partial = "" if found["complete"] else ", partial"
+def _show(screen: Screen, found: Survey, before: Survey | None) -> None:
+    host = found.host
+    partial = "" if found.complete else ", partial"
     screen.say(
-        f"Page tables of {host['name']}: {format_size(host['page_tables_bytes'])} (measured{partial}),"
-        f" with {format_size(host['memory_available_bytes'])} of"
-        f" {format_size(host['memory_total_bytes'])} available"
+        f"Page tables of {host.name}: {format_size(host.page_tables_bytes)} (measured{partial}),"
+        f" with {format_size(host.memory_available_bytes)} of"
+        f" {format_size(host.memory_total_bytes)} available"
     )
     screen.say("")
-    if found["instances"]:
+    if found.instances:
         _instances(screen, found, before)
         screen.say("")
-        _databases(screen, found["instances"])
-        _segments(screen, found["instances"])
+        _databases(screen, found.instances)
+        _segments(screen, found.instances)
     else:
         screen.say("No process with page tables worth looking into has shared memory.")
     screen.say("")
-    others = found["others"]
+    others = found.others
     screen.say(
-        f"{others['processes']:,} other processes: {format_size(others['page_tables_bytes'])} of page tables"
+        f"{others.processes:,} other processes: {format_size(others.page_tables_bytes)} of page tables"
     )
     _method(screen, found)
 
 
-def _instances(screen: Screen, found: dict[str, Any], before: dict[str, Any] | None) -> None:
+def _instances(screen: Screen, found: Survey, before: Survey | None) -> None:
     heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Largest", "Segments", "Remainder"]
     heads.append("Of host")
     changed = [] if before is None else changes(before, found)
-    change_of = {one["oldest_pid"]: one for one in changed if not one["gone"]}
+    change_of = {one.oldest_pid: one for one in changed if not one.gone}
     rows = []
-    for one in found["instances"]:
-        tables, maximum = one["page_tables"], one["processes_maximum"]
+    for one in found.instances:
+        tables, maximum = one.page_tables, one.processes_maximum
         row = [
-            one["name"],
-            f"{one['processes']:,}",
-            f"{maximum['value']:,}" if maximum else "-",
-            *(display.size(tables[f"{key}_bytes"]) for key in ("sum", "average", "maximum")),
-            *(_known(tables[f"{key}_bytes"]) for key in ("segments", "remainder")),
-            f"{one['share_of_host_percent']:.1f} %",
+            one.name,
+            f"{one.processes:,}",
+            f"{maximum.value:,}" if maximum else "-",
+            *map(display.size, (tables.sum_bytes, tables.average_bytes, tables.maximum_bytes)),
+            *map(_known, (tables.segments_bytes, tables.remainder_bytes)),
+            f"{one.share_of_host_percent:.1f} %",
         ]
         if before is not None:
-            change = change_of[min(one["pids"])]["page_tables_bytes"]
-            row.append(f"{'+' if change > 0 else ''}{format_size(change)}")
+            grown = change_of[min(one.pids)].page_tables_bytes
+            row.append(f"{'+' if grown > 0 else ''}{format_size(grown)}")
         rows.append(row)
     if before is not None:
         heads.append("Change")
     screen.table(heads, rows, right=heads[1:])
-    for one in changed:
-        if one["gone"]:
-            left = format_size(one["page_tables_bytes"])
-            screen.say(f"  {one['name']} (process {one['oldest_pid']}) is gone ({left})")
+    for change in changed:
+        if change.gone:
+            left = format_size(change.page_tables_bytes)
+            screen.say(f"  {change.name} (process {change.oldest_pid}) is gone ({left})")
 
 
 def _known(size_bytes: int | None) -> str:
     return "unknown" if size_bytes is None else display.size(size_bytes)
 
 
-def _databases(screen: Screen, instances: list[dict[str, Any]]) -> None:
+def _databases(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
     """Which server is meant, where a port or a name does not say it all."""
-    said = [one for one in instances if one["data_directory"] or one["sid"]]
+    said = [one for one in instances if one.data_directory or one.sid]
     for one in said:
-        maximum = one["processes_maximum"]
+        maximum = one.processes_maximum
         parts = (
-            f"version {one['version']}" if one["version"] else None,
-            f"data directory {one['data_directory']}" if one["data_directory"] else None,
-            f"unit {one['unit']}" if one["unit"] else None,
-            f"maximum by {maximum['source']}" if maximum else "maximum unknown",
+            f"version {one.version}" if one.version else None,
+            f"data directory {one.data_directory}" if one.data_directory else None,
+            f"unit {one.unit}" if one.unit else None,
+            f"maximum by {maximum.source}" if maximum else "maximum unknown",
         )
-        screen.say(f"{one['name']}: {', '.join(filter(None, parts))}")
+        screen.say(f"{one.name}: {', '.join(filter(None, parts))}")
     if said:
         screen.say("")
 
 
-def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:
+def _segments(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
     rows = [
         (
-            one["name"],
-            segment["kind"],
-            segment["name"],
-            format_size(segment["size_bytes"]),
-            format_size(segment["page_bytes"]),
-            format_size(segment["huge_bytes"]),
-            f"preload {one['preload']}" if one["preload"] else one["huge_pages_requested"] or "-",
+            one.name,
+            segment.kind,
+            segment.name,
+            format_size(segment.size_bytes),
+            format_size(segment.page_bytes),
+            format_size(segment.huge_bytes),
+            f"preload {one.preload}" if one.preload else one.huge_pages_requested or "-",
             _placed(segment),
-            f"{segment['processes']:,}",
-            format_size(segment["page_tables_bytes"]),
+            f"{segment.processes:,}",
+            _known(segment.page_tables_bytes),
         )
         for one in instances
-        for segment in one["segments"]
+        for segment in one.segments
     ]
     heads = ["Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at"]
     heads += ["Attached", "Page tables"]
@@ -158,23 +159,23 @@ def _segments(screen: Screen, instances: list[dict[str, Any]]) -> None:
         screen.table(heads, rows, right=("Size", "Pages", "Huge in use", "Attached", "Page tables"))
 
 
-def _placed(segment: dict[str, Any]) -> str:
-    if segment["aligned_1gib"]:
+def _placed(segment: SegmentRecord) -> str:
+    if segment.aligned_1gib:
         return "1 GiB"
-    return "2 MiB" if segment["congruent_2mib"] else "4 KiB"
+    return "2 MiB" if segment.congruent_2mib else "4 KiB"
 
 
-def _method(screen: Screen, found: dict[str, Any]) -> None:
-    method, missing = found["method"], found["missing"]
+def _method(screen: Screen, found: Survey) -> None:
+    method, missing = found.method, found.missing
     sampled = "samples of each group scanned, the segments' part of the others modelled from them"
-    how = "every process scanned" if method["exact"] else sampled
-    screen.say(f"Measured in {method['duration_ms']:.0f} ms: VmPTE of every process, {how}")
-    if found["vanished"]:
-        screen.say(f"{found['vanished']:,} processes ended meanwhile")
+    how = "every process scanned" if method.exact else sampled
+    screen.say(f"Measured in {method.duration_ms:.0f} ms: VmPTE of every process, {how}")
+    if found.vanished:
+        screen.say(f"{found.vanished:,} processes ended meanwhile")
     if missing:
         screen.say(f"Partial: {len(missing):,} not read")
         for one in missing[:_MISSING_SHOWN]:
-            who = f"process {one['pid']}: " if one["pid"] is not None else ""
-            screen.say(f"  {who}{one['what']}: {one['reason']}")
+            who = f"process {one.pid}: " if one.pid is not None else ""
+            screen.say(f"  {who}{one.what}: {one.reason}")
         if len(missing) > _MISSING_SHOWN:
             screen.say(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json names them all")

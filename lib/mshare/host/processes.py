@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..units import KIB
 
 _CHUNK_BYTES = 1 << 16
-Missing = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that could not be read."""
+
+    pid: int | None
+    what: str
+    reason: str
 
 
 class Vanished(Exception):
@@ -183,8 +190,8 @@ def look() -> Pass:
 
 
 def missing(pid: int | None, what: str, reason: str = "permission denied; run as root") -> Missing:
-    """What could not be read, in the survey's words."""
-    return {"pid": pid, "what": what, "reason": reason}
+    """What could not be read; without permission, unless another reason is given."""
+    return Missing(pid, what, reason)
 
 
 def unit(cgroup: str | None) -> str | None:

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Literal
 
 from ..clients.spec import CLIENTS_MAXIMUM
 from ..errors import InvalidRequest
+from ..host import huge_pages
+from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES
+from ..survey.record import HostFacts, InstanceRecord, SegmentRecord, Survey
 from ..units import MIB
 
-SURVEY_SCHEMA_VERSION = 1
 # Below it a segment has one leaf table per process: nothing to plan. What it costs stays in the remainder.
 _SMALLEST_BYTES = 2 * MIB
 
@@ -36,8 +38,8 @@ class Segment:
     processes: int = 0
 
     @classmethod
-    def from_survey(cls, fields: Mapping[str, Any]) -> Segment:
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+    def from_survey(cls, record: SegmentRecord) -> Segment:
+        return cls(**{name: getattr(record, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Instance:
     version: str | None = None
     tables_bytes: int | None = None
     """Page tables of all its processes today, those of the segments included."""
-    tables_kind: str = "modelled"
+    tables_kind: Kind = "modelled"
 
     @property
     def size_bytes(self) -> int:
@@ -80,35 +82,35 @@ class Instance:
         return self.remainder_bytes * clients // self.processes if self.processes else 0
 
     @classmethod
-    def from_survey(cls, fields: Mapping[str, Any], clients: int | None) -> Instance:
-        segments = [Segment.from_survey(one) for one in fields["segments"]]
-        maximum, source = _maximum(fields, clients)
+    def from_survey(cls, record: InstanceRecord, clients: int | None) -> Instance:
+        segments = [Segment.from_survey(one) for one in record.segments]
+        maximum, source = _maximum(record, clients)
         return cls(
-            name=fields["name"],
-            kind=fields["kind"],
+            name=record.name,
+            kind=record.kind,
             segments=tuple(
                 one for one in segments if one.size_bytes >= _SMALLEST_BYTES and one.kind != "msharefs"
             ),
             clients_maximum=maximum,
             maximum_source=source,
-            processes=fields["processes"],
-            threads=fields["threads"],
-            setuid=fields["setuid"],
-            unit=fields["unit"],
-            version=fields["version"],
-            tables_bytes=fields["page_tables"]["sum_bytes"],
-            tables_kind=fields["page_tables"]["kind"],
+            processes=record.processes,
+            threads=record.threads,
+            setuid=record.setuid,
+            unit=record.unit,
+            version=record.version,
+            tables_bytes=record.page_tables.sum_bytes,
+            tables_kind=record.page_tables.kind,
         )
 
 
-def _maximum(fields: Mapping[str, Any], clients: int | None) -> tuple[int, str]:
+def _maximum(record: InstanceRecord, clients: int | None) -> tuple[int, str]:
     """How many processes there may be, and who says so. No fewer than there are, unless asked for."""
     if clients is not None:
         return clients, "asked for"
-    configured = fields["processes_maximum"]
-    if configured is None or configured["value"] < fields["processes"]:
-        return fields["processes"], "attached now; no larger maximum is known"
-    return configured["value"], configured["source"]
+    configured = record.processes_maximum
+    if configured is None or configured.value < record.processes:
+        return record.processes, "attached now; no larger maximum is known"
+    return configured.value, configured.source
 
 
 @dataclass(frozen=True)
@@ -134,67 +136,54 @@ class Host:
     generation: str | None = None
 
     @classmethod
-    def from_survey(cls, fields: Mapping[str, Any]) -> Host:
-        support = fields.get("mshare") or {}
+    def from_survey(cls, facts: HostFacts) -> Host:
         return cls(
             surveyed=True,
-            name=fields["name"],
-            kernel=fields["kernel"],
-            memory_total_bytes=fields["memory_total_bytes"],
-            thp_shmem=fields["thp"]["shmem"],
-            pools=_pools(fields["huge_page_pools"]),
-            kernel_has_mshare=bool(support.get("kernel_supported")),
-            generation=support.get("generation"),
+            name=facts.name,
+            kernel=facts.kernel,
+            memory_total_bytes=facts.memory_total_bytes,
+            thp_shmem=facts.thp.shmem,
+            pools=_pools(facts.huge_page_pools),
+            kernel_has_mshare=facts.mshare.kernel_supported,
+            generation=facts.mshare.generation,
         )
 
 
-def _pools(entries: list[Mapping[str, Any]]) -> dict[int, Pool]:
-    """By page size: the host's own figures, or the sum over its NUMA nodes."""
-    pools: dict[int, Pool] = {}
-    for page_bytes in {entry["page_bytes"] for entry in entries}:
-        same = [entry for entry in entries if entry["page_bytes"] == page_bytes]
-        counted = [entry for entry in same if entry["node"] is None] or same
-        total = sum(entry["total"] or 0 for entry in counted)
-        free = sum(entry["free"] or 0 for entry in counted)
-        # Reserved pages are promised, and still counted as free.
-        reserved = sum(entry["reserved"] or 0 for entry in counted)
-        pools[page_bytes] = Pool(total, max(0, total - free + reserved))
-    return pools
+def _pools(entries: Iterable[huge_pages.Pool]) -> dict[int, Pool]:
+    """By page size: the host's own figures, which the kernel keeps as the sum over its NUMA nodes."""
+    return {
+        entry.page_bytes: Pool(
+            entry.total or 0,
+            # Reserved pages are promised, and still counted as free.
+            max(0, (entry.total or 0) - (entry.free or 0) + (entry.reserved or 0)),
+        )
+        for entry in entries
+        if entry.node is None
+    }
 
 
 @dataclass(frozen=True)
 class Facts:
     """All that a plan stands on."""
 
-    source: str
-    """"survey" or "wishes"."""
+    source: Literal["survey", "wishes"]
     host: Host
     instances: tuple[Instance, ...]
     complete: bool = True
+    surveyed_at: str | None = None
 
 
-def from_survey(survey: Any, instance: str | None = None, clients: int | None = None) -> Facts:
-    """The facts of a survey's answer; `instance` picks one, `clients` replaces the configured maximum.
+def from_survey(survey: Survey, instance: str | None = None, clients: int | None = None) -> Facts:
+    """The facts of a survey; `instance` picks one, `clients` replaces the configured maximum.
 
-    Raises InvalidRequest for what is no survey of the version we know, and for an unknown instance.
+    Raises InvalidRequest for an unknown instance, and for clients that no host has.
     """
-    if not isinstance(survey, Mapping) or survey.get("schema_version") != SURVEY_SCHEMA_VERSION:
-        raise InvalidRequest(
-            "this is no survey that can be planned from: its schema_version is not"
-            f" {SURVEY_SCHEMA_VERSION}; make one with `mshare survey --json`"
-        )
     if clients is not None:
         check_clients(clients)
-    try:
-        host = Host.from_survey(survey["host"])
-        found = tuple(Instance.from_survey(one, clients) for one in survey["instances"])
-        complete = bool(survey["complete"])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InvalidRequest(
-            f"the survey lacks something a plan needs ({type(error).__name__}: {error}); make it again with"
-            " `mshare survey --json`"
-        ) from error
-    return Facts("survey", host, _picked(found, instance), complete)
+    found = tuple(Instance.from_survey(one, clients) for one in survey.instances)
+    return Facts(
+        "survey", Host.from_survey(survey.host), _picked(found, instance), survey.complete, survey.created_at
+    )
 
 
 def _picked(found: tuple[Instance, ...], name: str | None) -> tuple[Instance, ...]:

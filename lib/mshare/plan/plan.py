@@ -10,22 +10,47 @@ every figure and stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
 
+from .. import record
 from ..errors import InvalidRequest
 from ..kernel import abi
-from ..labels import KINDS, Kind
+from ..labels import Kind, weakest
 from ..pagetable import BASE_PAGE_BYTES, PageTables, page_tables
 from ..units import format_size, round_up
 from .facts import Facts, Host, Instance
 from .paste import Paste, paste
 from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MOST_OF_IT = 0.9
 _POOL_SHARE = 10
 """Without a wish, a pool of a tenth of the clients is reckoned with."""
+
+
+@dataclass(frozen=True)
+class SegmentInputs:
+    """What is known of a segment, and how many processes would map it."""
+
+    name: str
+    size_bytes: int
+    page_bytes: int
+    page_tables_today_bytes: int | None
+    processes_today: int | None
+    clients: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The numbers that a row's formula is made of."""
+
+    processes_today: int | None
+    clients_maximum: int
+    pool_to: int | None
+    remainder_today_bytes: int
+    segments: tuple[SegmentInputs, ...]
 
 
 @dataclass(frozen=True)
@@ -54,9 +79,9 @@ class Row:
     reboot: str
     reversible: str
     takes: str
-    confidence: Kind
+    confidence: Literal["measured", "modelled", "projected"]
     formula: str
-    inputs: dict[str, Any]
+    inputs: Inputs
 
 
 @dataclass(frozen=True)
@@ -70,9 +95,9 @@ class InstancePlan:
     clients_maximum: int
     maximum_source: str
     today_bytes: int | None
-    today_kind: str
+    today_kind: Literal["measured", "modelled", "projected"]
     at_maximum_bytes: int
-    at_maximum_kind: Kind
+    at_maximum_kind: Literal["measured", "modelled", "projected"]
     full_touch_leaf_bytes: int
     full_touch_bytes: int
     """What the maximum of clients pays if each touches all of the segments in pages as they are."""
@@ -84,32 +109,32 @@ class InstancePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that `mshare plan` answers."""
+class PlanHost:
+    """The host that was surveyed; None for what is not known."""
 
-    source: str
-    host: Host
+    name: str | None
+    kernel: str | None
+    memory_total_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `mshare plan` answers; docs/reference/plan.schema.json is its JSON."""
+
+    schema_version: int
+    created_at: str
+    """UTC, ISO 8601."""
+    surveyed_at: str | None
+    source: Literal["survey", "wishes"]
     complete: bool
+    host: PlanHost
     notes: tuple[str, ...]
     instances: tuple[InstancePlan, ...]
     paste: Paste
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        host = {
-            "name": self.host.name,
-            "kernel": self.host.kernel,
-            "memory_total_bytes": self.host.memory_total_bytes,
-        }
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "source": self.source,
-            "complete": self.complete,
-            "host": host,
-            "notes": list(self.notes),
-            "instances": [asdict(one) for one in self.instances],
-            "paste": asdict(self.paste),
-        }
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return record.to_fields(self)
 
 
 def plan(facts: Facts, pool_to: int | None = None) -> Plan:
@@ -122,12 +147,15 @@ def plan(facts: Facts, pool_to: int | None = None) -> Plan:
     pools = [pool_to or -(-one.clients_maximum // _POOL_SHARE) for one in facts.instances]
     planned = tuple(_instance(facts, one, pool) for one, pool in zip(facts.instances, pools) if one.segments)
     return Plan(
-        facts.source,
-        facts.host,
-        facts.complete,
-        tuple(_notes(facts)),
-        planned,
-        paste(facts, pools),
+        schema_version=SCHEMA_VERSION,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        surveyed_at=facts.surveyed_at,
+        source=facts.source,
+        complete=facts.complete,
+        host=PlanHost(facts.host.name, facts.host.kernel, facts.host.memory_total_bytes),
+        notes=tuple(_notes(facts)),
+        instances=planned,
+        paste=paste(facts, pools),
     )
 
 
@@ -154,8 +182,8 @@ def _instance(facts: Facts, instance: Instance, pool_to: int) -> InstancePlan:
     nothing = _total(NOTHING, instance, facts.host, pool_to)
     measured = instance.processes is not None
     grown = measured and instance.clients_maximum != instance.processes
-    today_kind: Kind = _kind(instance.tables_kind) if measured else "modelled"
-    at_kind = _weakest(today_kind, "projected") if grown else today_kind
+    today_kind: Kind = instance.tables_kind if measured else "modelled"
+    at_kind = weakest(today_kind, "projected") if grown else today_kind
     rows = tuple(_row(remedy, facts, instance, pool_to, nothing, at_kind) for remedy in REMEDIES)
     full = [
         page_tables(one.size_bytes, one.page_bytes, one.address or 0).__dict__ for one in instance.segments
@@ -178,14 +206,6 @@ def _instance(facts: Facts, instance: Instance, pool_to: int) -> InstancePlan:
         rows=rows,
         verdict=tuple(_verdict(rows, instance)),
     )
-
-
-def _kind(word: str) -> Kind:
-    return next((kind for kind in KINDS if kind == word), "projected")
-
-
-def _weakest(*kinds: Kind) -> Kind:
-    return max(kinds, key=KINDS.index)
 
 
 @dataclass(frozen=True)
@@ -266,31 +286,30 @@ def _row(
         reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
         reversible=remedy.reversible,
         takes=remedy.takes,
-        confidence=at_kind if remedy is NOTHING else _weakest(at_kind, remedy.confidence),
+        confidence=at_kind if remedy is NOTHING else weakest(at_kind, remedy.confidence),
         formula=f"{total.formula} = {format_size(total.tables_bytes)}",
         inputs=_inputs(instance, total, pool_to if remedy.pooled else None),
     )
 
 
-def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> dict[str, Any]:
-    """The numbers that a formula was made of."""
-    return {
-        "processes_today": instance.processes,
-        "clients_maximum": instance.clients_maximum,
-        "pool_to": pool_to,
-        "remainder_today_bytes": instance.remainder_bytes,
-        "segments": [
-            {
-                "name": segment.name,
-                "size_bytes": segment.size_bytes,
-                "page_bytes": segment.page_bytes,
-                "page_tables_today_bytes": segment.page_tables_bytes,
-                "processes_today": segment.processes if instance.processes is not None else None,
-                "clients": one.clients,
-            }
+def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> Inputs:
+    return Inputs(
+        processes_today=instance.processes,
+        clients_maximum=instance.clients_maximum,
+        pool_to=pool_to,
+        remainder_today_bytes=instance.remainder_bytes,
+        segments=tuple(
+            SegmentInputs(
+                name=segment.name,
+                size_bytes=segment.size_bytes,
+                page_bytes=segment.page_bytes,
+                page_tables_today_bytes=segment.page_tables_bytes,
+                processes_today=segment.processes if instance.processes is not None else None,
+                clients=one.clients,
+            )
             for segment, one in zip(instance.segments, total.costs)
-        ],
-    }
+        ),
+    )
 
 
 def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:

@@ -262,8 +262,13 @@ def _kernel_has_it(case: Case, remedy: Remedy) -> str | None:
     if not host.kernel_has_mshare:
         here = f"kernel {host.kernel} has no msharefs" if host.surveyed else "no released kernel has mshare"
         return f"{here}; boot one with the posted series"
+    if host.generation is None and host.surveyed:
+        return (
+            f"kernel {host.kernel} has msharefs, and which generation is unknown until it is mounted;"
+            " mount it with the role dbmem.mshare.msharefs and survey again"
+        )
     if host.generation is not None and host.generation != remedy.generation:
-        return f"kernel {host.kernel} speaks generation {host.generation}"
+        return f"kernel {host.kernel} has generation {host.generation}"
     return None
 
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..host.huge_pages import Pool
 from ..labels import Kind
+from ..survey.record import InstanceRecord, Survey, from_fields
 from ..units import counted, format_size
 from .remedies import HUGE, MSHARE, REMEDIES, Saving, add, savings_of
 
@@ -214,71 +216,64 @@ def fleet(surveys: Mapping[str, Any], missing: Iterable[Missing] = ()) -> Fleet:
     hosts, lost = [], list(missing)
     for name, survey in surveys.items():
         try:
-            hosts.append(_host(name, survey))
+            hosts.append(_host(name, from_fields(survey, f"the survey of {name}")))
         except InvalidRequest as error:
             lost.append(Missing(name, str(error)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            lost.append(Missing(name, f"its survey is not one of this release ({error!r}); survey it again"))
     hosts.sort(key=lambda host: (-host.page_tables_bytes, host.name))
     return Fleet(tuple(hosts), tuple(sorted(lost, key=lambda one: one.host)))
 
 
-def _host(name: str, survey: Mapping[str, Any]) -> Host:
-    # First of all: it refuses what is no survey.
-    savings = savings_of(survey)
-    facts = survey["host"]
-    instances = [_instance(name, *each) for each in zip(survey["instances"], savings)]
-    thp = facts.get("thp") or {}
+def _host(name: str, survey: Survey) -> Host:
+    facts = survey.host
+    instances = [_instance(name, *each) for each in zip(survey.instances, savings_of(survey))]
     return Host(
         name=name,
-        kernel=str(facts["kernel"]),
-        boot_id=facts.get("boot_id"),
-        memory_bytes=int(facts["memory_total_bytes"]),
-        available_bytes=int(facts["memory_available_bytes"]),
-        page_tables_bytes=int(facts["page_tables_bytes"]),
-        processes=sum(one.processes for one in instances) + int(survey["others"]["processes"]),
-        thp=" / ".join(str(thp.get(key) or "unknown") for key in ("anonymous", "shmem")),
-        huge_pages_bytes=sum(_pool_bytes(pool) for pool in facts["huge_page_pools"]),
-        mshare=bool((facts.get("mshare") or {}).get("kernel_supported")),
+        kernel=facts.kernel,
+        boot_id=facts.boot_id,
+        memory_bytes=facts.memory_total_bytes,
+        available_bytes=facts.memory_available_bytes,
+        page_tables_bytes=facts.page_tables_bytes,
+        processes=sum(one.processes for one in instances) + survey.others.processes,
+        thp=" / ".join(word or "unknown" for word in (facts.thp.anonymous, facts.thp.shmem)),
+        huge_pages_bytes=sum(map(_pool_bytes, facts.huge_page_pools)),
+        mshare=facts.mshare.kernel_supported,
         instances=tuple(sorted(instances, key=lambda one: (-one.page_tables_bytes, one.name))),
         remarks=tuple(_remarks(survey)),
     )
 
 
-def _pool_bytes(pool: Mapping[str, Any]) -> int:
+def _pool_bytes(pool: Pool) -> int:
     # Where a kernel tells per node, the pool of the whole host is listed as well.
-    return int(pool["page_bytes"]) * int(pool["total"]) if pool.get("node") is None else 0
+    return pool.page_bytes * (pool.total or 0) if pool.node is None else 0
 
 
-def _remarks(survey: Mapping[str, Any]) -> Iterable[str]:
-    unread = len(survey["missing"])
+def _remarks(survey: Survey) -> Iterable[str]:
+    unread = len(survey.missing)
     if unread:
-        reasons = sorted({str(one.get("reason")) for one in survey["missing"]})
+        reasons = sorted({one.reason for one in survey.missing})
         yield f"{unread:,} not read ({'; '.join(reasons[:3])})"
-    elif not survey["complete"]:
+    elif not survey.complete:
         yield "partial"
-    if survey["vanished"]:
-        yield f"{survey['vanished']:,} ended meanwhile"
+    if survey.vanished:
+        yield f"{survey.vanished:,} ended meanwhile"
 
 
-def _instance(host: str, found: Mapping[str, Any], savings: list[Saving]) -> Instance:
-    tables = found["page_tables"]
-    segments, segments_bytes = found["segments"], tables["segments_bytes"]
-    largest = max(segments, key=lambda one: int(one["size_bytes"]), default=None)
-    maximum = found.get("processes_maximum")
+def _instance(host: str, found: InstanceRecord, savings: list[Saving]) -> Instance:
+    tables = found.page_tables
+    largest = max(found.segments, key=lambda one: one.size_bytes, default=None)
     return Instance(
         host=host,
-        name=str(found["name"]),
-        kind=str(found["kind"]),
-        segment=str(largest["kind"]) if largest else "none",
-        segments_bytes=sum(int(one["size_bytes"]) for one in segments),
-        processes=int(found["processes"]),
-        processes_maximum=int(maximum["value"]) if maximum else None,
-        page_tables_bytes=int(tables["sum_bytes"]),
-        page_tables_average_bytes=int(tables["average_bytes"]),
-        page_tables_segments_bytes=None if segments_bytes is None else int(segments_bytes),
-        share_of_host_percent=float(found["share_of_host_percent"]),
-        figure_kind=str(tables["kind"]),
+        name=found.name,
+        kind=found.kind,
+        segment=largest.kind if largest else "none",
+        segments_bytes=sum(one.size_bytes for one in found.segments),
+        processes=found.processes,
+        processes_maximum=found.processes_maximum.value if found.processes_maximum else None,
+        page_tables_bytes=tables.sum_bytes,
+        page_tables_average_bytes=tables.average_bytes,
+        page_tables_segments_bytes=tables.segments_bytes,
+        share_of_host_percent=found.share_of_host_percent,
+        figure_kind=tables.segments_kind,
         savings=tuple(savings),
     )
 

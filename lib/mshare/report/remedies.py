@@ -8,7 +8,7 @@ Twice: with the processes there are now, and with the most there may be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..kernel.generations import GENERATIONS
 from ..labels import KINDS, Kind
 from ..plan.facts import Facts, from_survey
 from ..plan.plan import InstancePlan, plan
+from ..survey.record import InstanceRecord, Survey
 
 _MSHARE = f"mshare_{list(GENERATIONS)[-1]}"
 REMEDIES = {
@@ -67,7 +68,7 @@ class Saving:
         return {**asdict(self), "now": self.now.to_dict(), "maximum": self.maximum.to_dict()}
 
 
-def savings_of(survey: Mapping[str, Any]) -> list[list[Saving]]:
+def savings_of(survey: Survey) -> list[list[Saving]]:
     """For each instance of a survey, in its order, one saving per remedy, in the order of REMEDIES."""
     facts = from_survey(survey)
     instances = [one if one.segments else None for one in facts.instances]
@@ -75,7 +76,7 @@ def savings_of(survey: Mapping[str, Any]) -> list[list[Saving]]:
     now = iter(plan(_as_now(facts)).instances)
     return [
         _planned(next(now), next(at_maximum)) if one else _nothing(found)
-        for one, found in zip(instances, survey["instances"])
+        for one, found in zip(instances, survey.instances)
     ]
 
 
@@ -98,10 +99,10 @@ def _effect(planned: InstancePlan, remedy: str) -> Effect:
     return Effect(row.at_maximum_bytes, row.after_bytes, row.confidence)
 
 
-def _nothing(found: Mapping[str, Any]) -> list[Saving]:
+def _nothing(found: InstanceRecord) -> list[Saving]:
     """An instance without shared segments has nothing that a remedy would change, however many come."""
-    sum_bytes, processes = int(found["page_tables"]["sum_bytes"]), int(found["processes"])
-    maximum = max(processes, int((found["processes_maximum"] or {}).get("value") or 0))
+    sum_bytes, processes = found.page_tables.sum_bytes, found.processes
+    maximum = max(processes, found.processes_maximum.value if found.processes_maximum else 0)
     grown_bytes = sum_bytes * maximum // processes if processes else sum_bytes
     now = Effect(sum_bytes, sum_bytes, "measured")
     later = Effect(grown_bytes, grown_bytes, "projected" if maximum > processes else "measured")

@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..host.processes import Missing, Process, Vanished, missing, read
 from ..postgresql import configuration
+from .record import Maximum
 
 _POSTGRESQL = ("postgres", "postmaster")
 _ORACLE_PREFIXES = ("ora_", "oracle", "asm_")
@@ -32,7 +32,7 @@ class Database:
     port: int | None = None
     version: str | None = None
     sid: str | None = None
-    processes_maximum: dict[str, Any] | None = None
+    processes_maximum: Maximum | None = None
     huge_pages_requested: str | None = None
     missing: list[Missing] = field(default_factory=list)
 
@@ -78,10 +78,10 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
     settings = _settings(first, inside, here)
     port = lock[3] if len(lock) > 3 else settings.get("port", ("5432", ""))[0]
     found.port = int(port) if port.isdigit() else None
-    readable = not any(one["what"].endswith(".conf") for one in found.missing)
+    readable = not any(one.what.endswith(".conf") for one in found.missing)
     connections, source = settings.get("max_connections", (str(_DEFAULT_CONNECTIONS), "PostgreSQL's default"))
     if connections.isdigit() and (readable or "max_connections" in settings):
-        found.processes_maximum = {"value": int(connections), "source": f"max_connections, {source}"}
+        found.processes_maximum = Maximum(int(connections), f"max_connections, {source}")
     if readable or "huge_pages" in settings:
         found.huge_pages_requested = settings.get("huge_pages", ("try", ""))[0]
     found.name = f"postgresql {found.port}" if found.port else f"postgresql {found.data_directory}"
@@ -168,7 +168,7 @@ def _oracle_parameters(first: Process, found: Database, executable: str) -> None
         setting = _parameter(content)
         processes = setting("processes")
         if processes and processes.isdigit():
-            found.processes_maximum = {"value": int(processes), "source": f"processes, {name}"}
+            found.processes_maximum = Maximum(int(processes), f"processes, {name}")
         found.huge_pages_requested = setting("use_large_pages")
         return
     found.missing.append(missing(first.pid, "parameter file", f"none of {found.sid} in {folder}"))

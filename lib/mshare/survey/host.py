@@ -6,42 +6,56 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
-from typing import Any
 
-from .. import record
 from ..host import huge_pages, mounts, procfs
 from ..host.pagemap import scan_available
 from ..host.procfs import read_line
 from ..info import inventory
+from .record import HostFacts, Support, TransparentHugePages
 
-Facts = dict[str, Any]
 _THP = "/sys/kernel/mm/transparent_hugepage"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def facts() -> Facts:
+def facts() -> HostFacts:
     """Memory, huge pages, settings, and whether mshare can be used."""
     memory = procfs.meminfo_bytes()
     kernel = os.uname()
-    return {
-        "name": kernel.nodename,
-        "kernel": kernel.release,
-        # Containers of one machine have one PageTables: who adds hosts up counts a kernel once.
-        "boot_id": read_line(_BOOT_ID),
-        "page_tables_bytes": memory.get("PageTables", 0),
-        "memory_total_bytes": memory.get("MemTotal", 0),
-        "memory_available_bytes": memory.get("MemAvailable", 0),
-        "huge_page_pools": [asdict(pool) for pool in huge_pages.pools()],
-        "thp": {
-            "anonymous": _chosen(read_line(f"{_THP}/enabled")),
-            "shmem": _chosen(read_line(f"{_THP}/shmem_enabled")),
-        },
-        "overcommit_memory": procfs.sysctl("vm.overcommit_memory"),
-        "hidepid": hidepid(),
-        "mshare": record.to_fields(inventory.support()),
-        "pagemap_scan": scan_available(),
-    }
+    return HostFacts(
+        name=kernel.nodename,
+        kernel=kernel.release,
+        boot_id=read_line(_BOOT_ID),
+        page_tables_bytes=memory["PageTables"],
+        memory_total_bytes=memory["MemTotal"],
+        memory_available_bytes=memory["MemAvailable"],
+        huge_page_default_bytes=memory.get("Hugepagesize"),
+        huge_page_pools=tuple(huge_pages.pools()),
+        thp=TransparentHugePages(
+            anonymous=_chosen(read_line(f"{_THP}/enabled")),
+            shmem=_chosen(read_line(f"{_THP}/shmem_enabled")),
+        ),
+        overcommit_memory=procfs.sysctl("vm.overcommit_memory"),
+        hidepid=hidepid(),
+        mshare=support(),
+        pagemap_scan=scan_available(),
+    )
+
+
+def support() -> Support:
+    """What mshare_info answers about the host; the generation where msharefs is mounted."""
+    known = inventory.support()
+    generation = None
+    if known.kernel_supported and known.mounted and known.root is not None:
+        generation = inventory.mount_facts(known.root).generation
+    return Support(
+        supported=known.supported,
+        kernel_supported=known.kernel_supported,
+        backend=known.backend,
+        root=known.root,
+        mounted=known.mounted,
+        generation=generation,
+        reasons=known.reasons,
+    )
 
 
 def _chosen(line: str | None) -> str | None:

@@ -5,106 +5,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar, Union
 
-Fields = dict[str, Any]
-_Row = tuple[dict[str, str], Fields]
+from .record import InstanceRecord, SegmentRecord, Survey
+
+R = TypeVar("R")
+_Number = Union[int, float, None]
 
 
-class _Metric(NamedTuple):
+@dataclass(frozen=True)
+class _Metric(Generic[R]):
+    """A gauge, and how its value comes out of a record."""
+
     name: str
     help: str
-    value: Callable[[Fields], Any]
+    value: Callable[[R], _Number]
 
 
-_INSTANCE = (
+_INSTANCE: tuple[_Metric[InstanceRecord], ...] = (
     _Metric(
         "mshare_survey_instance_page_tables_bytes",
         "Page tables of all processes of an instance (VmPTE).",
-        lambda one: one["page_tables"]["sum_bytes"],
+        lambda one: one.page_tables.sum_bytes,
     ),
     _Metric(
         "mshare_survey_instance_page_tables_maximum_bytes",
         "Page tables of the process of an instance that has the most.",
-        lambda one: one["page_tables"]["maximum_bytes"],
+        lambda one: one.page_tables.maximum_bytes,
     ),
     _Metric(
         "mshare_survey_instance_page_tables_remainder_bytes",
         "Page tables of an instance that are not due to its shared segments.",
-        lambda one: one["page_tables"]["remainder_bytes"],
+        lambda one: one.page_tables.remainder_bytes,
     ),
-    _Metric("mshare_survey_instance_processes", "Processes of an instance.", lambda one: one["processes"]),
+    _Metric("mshare_survey_instance_processes", "Processes of an instance.", lambda one: one.processes),
     _Metric(
         "mshare_survey_instance_processes_maximum",
         "How many processes an instance is configured for.",
-        lambda one: (one["processes_maximum"] or {}).get("value"),
+        lambda one: one.processes_maximum.value if one.processes_maximum else None,
     ),
 )
-_SEGMENT = (
-    _Metric("mshare_survey_segment_size_bytes", "Size of a shared segment.", lambda one: one["size_bytes"]),
+_SEGMENT: tuple[_Metric[SegmentRecord], ...] = (
+    _Metric("mshare_survey_segment_size_bytes", "Size of a shared segment.", lambda one: one.size_bytes),
     _Metric(
         "mshare_survey_segment_page_tables_bytes",
         "Page tables that a shared segment needs in all processes.",
-        lambda one: one["page_tables_bytes"],
+        lambda one: one.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_segment_huge_bytes",
         "How much of a shared segment is mapped by huge pages.",
-        lambda one: one["huge_bytes"],
+        lambda one: one.huge_bytes,
     ),
 )
-_HOST = (
+_HOST: tuple[_Metric[Survey], ...] = (
     _Metric(
         "mshare_survey_host_page_tables_bytes",
         "Page tables of the host (PageTables).",
-        lambda one: one["host"]["page_tables_bytes"],
+        lambda one: one.host.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_others_page_tables_bytes",
         "Page tables of processes that belong to no instance.",
-        lambda one: one["others"]["page_tables_bytes"],
+        lambda one: one.others.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_duration_seconds",
         "How long the survey took.",
-        lambda one: round(one["method"]["duration_ms"] / 1000, 4),
+        lambda one: round(one.method.duration_ms / 1000, 4),
     ),
-    _Metric("mshare_survey_complete", "1 when everything could be read.", lambda one: int(one["complete"])),
-    _Metric("mshare_survey_unread", "How many things could not be read.", lambda one: len(one["missing"])),
+    _Metric("mshare_survey_complete", "1 when everything could be read.", lambda one: int(one.complete)),
+    _Metric("mshare_survey_unread", "How many things could not be read.", lambda one: len(one.missing)),
 )
 
 
-def text(survey: Fields) -> str:
+def text(survey: Survey) -> str:
     """One gauge per figure, in bytes and seconds; what is not known is left out."""
-    instances: list[_Row] = [(_instance(one), one) for one in survey["instances"]]
-    inside: list[_Row] = [
-        ({**labels, "segment": segment["name"], "segment_kind": segment["kind"]}, segment)
-        for labels, one in instances
-        for segment in one["segments"]
+    instances = [(_labels(instance), instance) for instance in survey.instances]
+    inside = [
+        ({**labels, "segment": segment.name, "segment_kind": segment.kind}, segment)
+        for labels, instance in instances
+        for segment in instance.segments
     ]
-    host: list[_Row] = [({}, survey)]
-    lines: list[str] = []
-    for metrics, rows in ((_HOST, host), (_INSTANCE, instances), (_SEGMENT, inside)):
-        for metric in metrics:
-            lines += _lines(metric, rows)
+    no_labels: dict[str, str] = {}
+    lines = [
+        *_gauges(_HOST, [(no_labels, survey)]),
+        *_gauges(_INSTANCE, instances),
+        *_gauges(_SEGMENT, inside),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _instance(one: Fields) -> dict[str, str]:
-    return {"instance_name": one["name"], "kind": one["kind"]}
+def _labels(instance: InstanceRecord) -> dict[str, str]:
+    return {"instance_name": instance.name, "kind": instance.kind}
 
 
-def _lines(metric: _Metric, rows: list[_Row]) -> Iterator[str]:
-    values = [(labels, metric.value(row)) for labels, row in rows]
-    known = [(labels, value) for labels, value in values if value is not None]
-    if not known:
-        return
-    yield f"# HELP {metric.name} {metric.help}"
-    yield f"# TYPE {metric.name} gauge"
-    for labels, value in known:
-        inside = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
-        yield f"{metric.name}{{{inside}}} {value}" if inside else f"{metric.name} {value}"
+def _gauges(metrics: Iterable[_Metric[R]], rows: list[tuple[dict[str, str], R]]) -> Iterator[str]:
+    for metric in metrics:
+        values = [(labels, metric.value(row)) for labels, row in rows]
+        known = [(labels, value) for labels, value in values if value is not None]
+        if not known:
+            continue
+        yield f"# HELP {metric.name} {metric.help}"
+        yield f"# TYPE {metric.name} gauge"
+        for labels, value in known:
+            inside = ",".join(f'{name}="{_escape(label)}"' for name, label in labels.items())
+            yield f"{metric.name}{{{inside}}} {value}" if inside else f"{metric.name} {value}"
 
 
 def _escape(value: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from click.testing import CliRunner
@@ -19,9 +20,10 @@ from mshare.pagetable import page_tables
 from mshare.plan import text
 from mshare.plan.facts import from_survey, from_wishes
 from mshare.plan.paste import HugePages, exact_size, region_name
-from mshare.plan.plan import plan
+from mshare.plan.plan import SCHEMA_VERSION, plan
+from mshare.survey.record import from_fields
 from mshare.units import GIB, KIB, MIB, parse_size
-from rig.surveys import PROCESS_BYTES, instance, segment, survey
+from rig.surveys import PROCESS_BYTES, SUPPORT, instance, pool, segment, survey
 
 SIZE = 8 * GIB
 ONE = page_tables(SIZE).total_bytes
@@ -30,7 +32,10 @@ ONE = page_tables(SIZE).total_bytes
 def planned(*instances, host=None, **options):
     stored = survey("db1", list(instances))
     stored["host"].update(host or {})
-    return plan(from_survey(stored, options.pop("instance", None), options.pop("clients", None)), **options)
+    return plan(
+        from_survey(from_fields(stored), options.pop("instance", None), options.pop("clients", None)),
+        **options,
+    )
 
 
 def wished(size=300 * GIB, clients=1500, **options):
@@ -66,7 +71,7 @@ class TestFromASurvey:
         assert row.saving_percent_of_memory == pytest.approx(100 * 199 * ONE / (64 * GIB))
 
     def test_a_kernel_with_mshare_needs_no_reboot(self):
-        with_it = {"mshare": {"kernel_supported": True, "generation": "2025-08"}}
+        with_it = {"mshare": {**SUPPORT, "kernel_supported": True, "generation": "2025-08"}}
         (one,) = planned(instance("main", SIZE, 200), host=with_it).instances
         newest, older = one.row("mshare_2025-08"), one.row("mshare_2025-04")
         assert (newest.usable, newest.reboot) == (True, "no")
@@ -100,7 +105,9 @@ class TestFromASurvey:
         assert any("small" in note for note in made.notes)
 
     def test_a_partial_survey_is_called_partial(self):
-        made = plan(from_survey({**survey("db1", [instance("main", SIZE, 10)]), "complete": False}))
+        made = plan(
+            from_survey(from_fields({**survey("db1", [instance("main", SIZE, 10)]), "complete": False}))
+        )
         assert any("partial" in note for note in made.notes)
 
     def test_where_little_was_touched_huge_pages_save_more_than_a_region_would(self):
@@ -121,16 +128,20 @@ class TestFromASurvey:
     @pytest.mark.parametrize(
         ("broken", "sentence"),
         [
-            (None, "schema_version is not 1"),
-            ({"schema_version": 2}, "schema_version is not 1"),
-            ({"schema_version": 1}, "lacks something a plan needs"),
-            ({**survey("x", []), "instances": [{"name": "x"}]}, "lacks something a plan needs"),
-            ({**survey("x", []), "host": None}, "lacks something a plan needs"),
+            (
+                None,
+                "x.json is not a survey of this release: its schema_version is None and must be 2; make a new",
+            ),
+            ({"schema_version": 1}, "its schema_version is 1 and must be 2"),
+            ({"schema_version": 2}, "x.json has no field created_at"),
+            ({**survey("x", []), "instances": [{"name": "x"}]}, "x.json has no field instances\\[0\\].kind"),
+            ({**survey("x", []), "host": 7}, "x.json has 7 for host where an object is needed"),
+            ({**survey("x", []), "vanished": "7"}, "x.json has '7' for vanished where a whole number"),
         ],
     )
     def test_what_is_no_survey(self, broken, sentence):
         with pytest.raises(InvalidRequest, match=sentence):
-            from_survey(broken)
+            from_fields(broken, "x.json")
 
     def test_an_instance_that_is_not_there(self):
         with pytest.raises(InvalidRequest, match="no instance 'x'; it has: main"):
@@ -205,12 +216,12 @@ class TestPaste:
         assert region_name(name) == region
 
     def test_the_pool_holds_what_is_in_use_already(self):
-        pool = {"page_bytes": 2 * MIB, "node": None, "total": 100, "free": 60, "reserved": 10}
-        nodes = [{**pool, "node": number, "total": 50, "free": 30, "reserved": 0} for number in (0, 1)]
+        whole = pool(2 * MIB, total=100, free=60, reserved=10)
+        nodes = [pool(2 * MIB, node=number, total=50, free=30, reserved=None) for number in (0, 1)]
         made = planned(
             instance("main", SIZE + 1, 10, unit="postgresql@15-main.service"),
             instance("other", 2 * MIB, 10),
-            host={"huge_page_pools": [*nodes, pool]},
+            host={"huge_page_pools": [*nodes, whole]},
         )
         assert f"vm.nr_hugepages = {50 + 4096 + 1 + 1}" in made.paste.sysctl
         assert any("rounded up: 4097 pages, 2 MiB wasted" in line for line in made.paste.sysctl)
@@ -255,9 +266,9 @@ class TestCommand:
         (tmp_path / "survey.json").write_text(stored)
         from_file = run(str(tmp_path / "survey.json"), "--json", "--pool-to", "50")
         from_stdin = run("-", "--json", "--pool-to", "50", input=stored)
-        assert from_file.output == from_stdin.output
         answer = json.loads(from_file.output)
-        assert answer["schema_version"] == 1
+        assert json.loads(from_stdin.output) == {**answer, "created_at": ANY}
+        assert answer["schema_version"] == SCHEMA_VERSION
         assert answer["instances"][0]["rows"][1]["remedy"] == "connection pooling to 50"
 
     def test_the_screen_and_the_module_s_summary_say_the_same(self):

@@ -129,11 +129,11 @@ def test_a_host_without_a_survey_is_missing_with_the_reason(result: Any, reason:
 @pytest.mark.parametrize(
     ("survey", "said"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 1}, "schema_version is 1 and must be 2"),
         ("nonsense", "schema_version"),
-        ({**DB1, "host": {}}, "lacks something"),
-        ({**DB1, "instances": [{}]}, "lacks something"),
-        ({**DB1, "others": None}, "not one of this release"),
+        ({**DB1, "host": {}}, "the survey of db1 has no field host.name"),
+        ({**DB1, "instances": [{}]}, "has no field instances[0].name"),
+        ({**DB1, "others": None}, "has None for others where an object is needed"),
     ],
 )
 def test_a_survey_that_cannot_be_read_makes_its_host_missing(survey: Any, said: str) -> None:

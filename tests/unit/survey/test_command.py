@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from mshare.cli.program import mshare
+from mshare.survey.record import SCHEMA_VERSION
 from mshare.units import MIB
 from rig.survey_parts import map_shared, running, touch
 
@@ -47,7 +48,7 @@ def test_the_table():
 def test_json(exact, processes):
     done = said("--json", *(["--exact"] if exact else []))
     found = json.loads(done.output)
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == SCHEMA_VERSION
     assert found["method"]["exact"] == exact
     assert found["method"]["threshold_bytes"] == 4096
     assert any(pid in one["pids"] for pid in processes for one in found["instances"])

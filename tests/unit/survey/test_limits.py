@@ -13,15 +13,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from mshare.host import processes
 from mshare.survey import prometheus
-from mshare.survey import survey as module
-from mshare.survey.survey import changes, survey
+from mshare.survey.record import SCHEMA_VERSION, from_fields
+from mshare.survey.survey import changes
 from mshare.units import KIB, MIB
+from rig import surveys
 from rig.survey_parts import instance_of, map_shared, python, running, surveyed, touch
+from rig.survey_parts import survey_fields as survey
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
 SIZE = 256 * MIB
@@ -55,7 +58,7 @@ from mshare.survey.survey import survey
 subprocess.run({mount!r}, shell=True, check=True)
 if {user}:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
-print(json.dumps(survey(threshold_bytes=1)))
+print(json.dumps(survey(threshold_bytes=1).to_dict()))
 """
 
 
@@ -257,27 +260,32 @@ def test_small_children_of_what_was_found_belong_to_it(segment):
     sizes = [process.vm_pte_bytes for process in processes.look().processes]
     assert min(sizes) < 500 * KIB
     assert found["others"]["processes"] > 0
-    assert found["schema_version"] == module.SCHEMA_VERSION
+    assert found["schema_version"] == SCHEMA_VERSION
 
 
 def test_changes_between_two_surveys(segment):
     def only(found, pid):
-        return {**found, "instances": [{**instance_of(found, pid), "name": "sga"}]}
+        return from_fields({**found, "instances": [{**instance_of(found, pid), "name": "sga"}]})
 
     with running(attached(segment, 0.5), 2) as pids:
         before = only(survey(threshold_bytes=1), pids[0])
         with running(attached(segment, 0.5)):
             after = only(survey(threshold_bytes=1), pids[0])
     (change,) = changes(before, after)
-    assert change["processes"] == 1
-    assert change["page_tables_bytes"] >= 64 * 4096
-    (gone,) = changes(after, {**after, "instances": []})
-    assert (gone["processes"], gone["gone"], gone["oldest_pid"]) == (-3, True, min(pids))
+    assert change.processes == 1
+    assert change.page_tables_bytes >= 64 * 4096
+    (gone,) = changes(after, replace(after, instances=()))
+    assert (gone.processes, gone.gone, gone.oldest_pid) == (-3, True, min(pids))
 
 
 def instance(name, *pids, tables_bytes=0):
-    sums = {"sum_bytes": tables_bytes}
-    return {"name": name, "pids": list(pids), "processes": len(pids), "page_tables": sums}
+    one = surveys.instance(name, 0, len(pids), pids=list(pids))
+    one["page_tables"]["sum_bytes"] = tables_bytes
+    return one
+
+
+def of_instances(*instances):
+    return from_fields(surveys.survey("db1", list(instances)))
 
 
 def test_an_instance_keeps_its_change_when_its_number_moves_up():
@@ -287,8 +295,8 @@ def test_an_instance_keeps_its_change_when_its_number_moves_up():
         instance("python #3", 13, tables_bytes=500),
     ]
     after = [instance("python #1", 11), instance("python #2", 13, 14, tables_bytes=700)]
-    found = changes({"instances": before}, {"instances": after})
-    assert [(one["name"], one["gone"], one["oldest_pid"], one["page_tables_bytes"]) for one in found] == [
+    found = changes(of_instances(*before), of_instances(*after))
+    assert [(one.name, one.gone, one.oldest_pid, one.page_tables_bytes) for one in found] == [
         ("python #1", False, 11, 0),
         ("python #2", False, 13, 200),
         ("python #2", True, 12, 0),
@@ -297,15 +305,15 @@ def test_an_instance_keeps_its_change_when_its_number_moves_up():
 
 def test_a_server_that_was_restarted_is_the_same():
     before, after = instance("postgresql 5432", 11, 12), instance("postgresql 5432", 21, tables_bytes=300)
-    (change,) = changes({"instances": [before]}, {"instances": [after]})
-    assert (change["gone"], change["processes"], change["page_tables_bytes"]) == (False, -1, 300)
+    (change,) = changes(of_instances(before), of_instances(after))
+    assert (change.gone, change.processes, change.page_tables_bytes) == (False, -1, 300)
 
 
 def test_prometheus_text(segment):
     with running(attached(segment, 1.0), 2) as pids:
         found, one = surveyed(pids[0])
     one["name"] = 'odd "name" \\ of\na line'
-    text = prometheus.text(found)
+    text = prometheus.text(from_fields(found))
     label = 'instance_name="odd \\"name\\" \\\\ of\\na line",kind="other"'
     assert f"mshare_survey_instance_processes{{{label}}} 2\n" in text
     assert f"\nmshare_survey_host_page_tables_bytes {found['host']['page_tables_bytes']}\n" in text
