@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Survey and plan of a host whose kernel has msharefs: here a FUSE file system that answers the probe as one."""
+"""Survey and plan of a host whose kernel has msharefs: here FUSE answers the probe."""
 
 from __future__ import annotations
 

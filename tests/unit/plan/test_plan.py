@@ -130,7 +130,7 @@ class TestFromASurvey:
         [
             (
                 None,
-                "x.json is not a survey of this release: its schema_version is None and must be 2; make a new",
+                "x.json is not a survey of this release: its schema_version is None and must be 2; make",
             ),
             ({"schema_version": 1}, "its schema_version is 1 and must be 2"),
             ({"schema_version": 2}, "x.json has no field created_at"),
