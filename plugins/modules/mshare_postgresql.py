@@ -10,7 +10,7 @@ module: mshare_postgresql
 short_description: Run an unmodified PostgreSQL on a region or on huge pages
 version_added: 0.1.0
 description:
-  - Has a PostgreSQL cluster of Debian's kind (Debian's packages or PGDG's) started with the preloaded library of this
+  - Starts a PostgreSQL cluster of Debian's kind (Debian's packages or PGDG's) with the preloaded library of this
     collection, which puts its shared memory on a region, or on huge pages of a stock kernel.
   - Writes the cluster's C(environment) file, one file in its C(conf.d) that turns PostgreSQL's own O(ignore:huge_pages) off and,
     for a region under systemd, a drop-in that has the region's msharefs mounted before. O(state=absent) takes all of it back.
@@ -40,7 +40,8 @@ options:
     description:
       - V(thp) are transparent huge pages on any kernel from Linux 6.1, without a pool that has to be reserved.
       - V(hugetlb) are pages of the host's huge page pool, placed so that page tables are shared as far as a stock kernel does that.
-      - V(4k) is a region, on a kernel with mshare or on the simulated backend.
+      - V(4k) is a region, on a kernel with mshare. On the simulated backend, which saves nothing, it has to be asked for by name with
+        O(backend=simulated).
     type: str
     choices: [thp, hugetlb, 4k]
     default: thp
@@ -55,7 +56,9 @@ options:
     default: 16MiB
   prefault:
     description:
-      - Whether all of the segment is touched when the server starts. Left out, it is, but for O(pages=hugetlb).
+      - Whether all of the segment is touched when the server starts, which takes about 3 s per GiB. Left out, it is, but for
+        O(pages=hugetlb). With V(false) and O(pages=thp) the server starts at once, on small pages where the kernel has
+        transparent huge pages for shared memory turned off.
     type: bool
   require:
     description:
@@ -130,6 +133,12 @@ restarted:
   returned: success
   type: bool
   sample: true
+lost:
+  description: What is no longer as it was when it was last verified, for instance after a restart by somebody else. Empty if nothing is.
+  returned: success
+  type: str
+  sample: "PostgreSQL cluster 15-main was verified with pages thp in postmaster 4711; since then it was started anew, as postmaster 4800, and
+    that is lost: the server was started with another environment"
 segment:
   description: Where the server's shared memory lies, by the maps of the postmaster. Empty when it does not run.
   returned: success
@@ -148,9 +157,17 @@ segment:
       type: str
       sample: postgres.4711
     size_bytes:
-      description: Its size; of a region the window, address space.
+      description: Its memory, in bytes. Where RV(segment.size_known) is V(false), the window of a region.
       type: int
       sample: 155189248
+    window_bytes:
+      description: The address space of a region, which is larger than its memory.
+      type: int
+      sample: 1073741824
+    size_known:
+      description: Whether the memory of a region is known on this host.
+      type: bool
+      sample: true
     address:
       description: Where it begins.
       type: int

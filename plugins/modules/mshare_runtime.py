@@ -168,6 +168,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.fragmentation
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.huge_pages
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.limits
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.mounts
@@ -202,6 +203,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.remedies
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.text
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.account
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.ask
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.clusters
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.configuration
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge

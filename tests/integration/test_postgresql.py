@@ -65,12 +65,15 @@ def playbook(cluster: Cluster, *flags: str, **variables: Any) -> Run:
     """The role with all that it pulls in."""
     wanted = {"restart_ok": True, "probes": PROBES, **variables}
     prefixed = {f"mshare_postgresql_{name}": value for name, value in wanted.items()}
-    return cluster.host.playbook(PLAYBOOK, *flags, variables=prefixed)
+    # A kernel with mshare is not asked for: the simulated backend has to be, by name.
+    return cluster.host.playbook(
+        PLAYBOOK, *flags, variables={"mshare_msharefs_backend": "simulated", **prefixed}
+    )
 
 
 def task(**options: Any) -> Task:
     """The module alone, where the rest is there already."""
-    wanted = {"restart": True, "probes": PROBES, **options}
+    wanted = {"restart": True, "probes": PROBES, "backend": "simulated", **options}
     return {"name": MOVE, "dbmem.mshare.mshare_postgresql": wanted}
 
 
@@ -258,6 +261,7 @@ def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
 
 
 REFUSED = {
+    "ask for backend simulated by name (mshare_msharefs_backend)": {"pages": "4k", "backend": "auto"},
     "there is no PostgreSQL cluster 9.6/* on this host, which has 15/main": {"version": "9.6"},
     "a region has the pages it was made with": {"region": "sga"},
     "region nowhere on the msharefs at /run/msharefs is missing": {"pages": "4k", "region": "nowhere"},
@@ -265,6 +269,38 @@ REFUSED = {
     "huge pages of 2 MiB, and": {"pages": "hugetlb"},
     "/no/library is missing on this host": {"library": "/no/library"},
 }
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_what_was_lost_is_told(cluster: Cluster) -> None:
+    """Somebody else restarts the server without the library; the next run says since when what is gone."""
+    files = cluster.files()
+    assert cluster.host.play([task()]).succeeded()[MOVE]["lost"] is None
+    verified, environment = cluster.pid, cluster.host.inside(f"{cluster.configuration}/environment")
+    text = environment.read_text()
+    environment.write_text("")
+    cluster.control("restart")
+    environment.write_text(text)
+    again = cluster.host.play([task(restart=False)]).succeeded()[MOVE]
+    assert f"verified with pages thp in postmaster {verified}; since then" in again["lost"]
+    assert any(again["lost"] in line for line in again["summary"])
+    assert not again["changed"]
+    assert cluster.host.play([task()]).succeeded()[MOVE]["lost"] is None
+    cluster.host.play([task(state="absent")]).succeeded()
+    assert cluster.files() == files
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_a_library_that_a_server_has_mapped_stays(cluster: Cluster) -> None:
+    """Its files are back already, and it was not restarted: it runs with the library all the same."""
+    cluster.host.play([task()]).succeeded()
+    cluster.host.play([task(state="absent", restart=False)]).succeeded()
+    before = left_behind(cluster)
+    run = cluster.host.playbook("dbmem.mshare.teardown")
+    assert "libmshare-preload.so is mapped by" in run.said
+    assert run.recap["changed"] == 0
+    assert left_behind(cluster) == before
+    cluster.host.play([task(state="absent")]).succeeded()
 
 
 @pytest.mark.usefixtures("msharefs")
@@ -310,4 +346,9 @@ def test_a_second_cluster_has_to_be_told_apart(cluster: Cluster) -> None:
 def test_nothing_is_left(cluster: Cluster) -> None:
     """After the tests above, teardown takes away what they share."""
     cluster.host.playbook("dbmem.mshare.teardown").succeeded()
-    assert not [line for line in cluster.host.snapshot() if "mshare" in line and "process" not in line]
+    assert not [line for line in left_behind(cluster) if "mshare" in line]
+
+
+def left_behind(cluster: Cluster) -> list[str]:
+    """All that there is on the host but processes: the load's come and go."""
+    return [line for line in cluster.host.snapshot() if not line.startswith("process ")]

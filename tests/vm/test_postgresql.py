@@ -23,6 +23,7 @@ VARIABLES = {
     "region_size": "256MiB",
     "region_memory_max": "320MiB",
     "mshare_postgresql_probes": 2,
+    "mshare_msharefs_backend": "simulated",
 }
 REGION, SERVER = "mshare-region@postgresql.service", "postgresql@15-main.service"
 SLICE = "/sys/fs/cgroup/mshare.slice/mshare-postgresql.slice"

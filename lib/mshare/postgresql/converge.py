@@ -17,12 +17,12 @@ from ..backends.choose import choose, locate
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import read_text
-from ..host import huge_pages
+from ..host import fragmentation, huge_pages
 from ..info import inventory
 from ..preload import settings
 from ..services.choose import systemd_runs
 from ..units import format_size
-from . import account, clusters, files, placement, probe, server, spec
+from . import account, ask, clusters, files, placement, probe, server, spec
 from .clusters import Cluster
 from .files import Changes
 from .placement import Segment
@@ -30,6 +30,7 @@ from .server import Server
 from .spec import ClusterSpec
 
 PROBES = 10
+_OFF = ("off", "false", "no", "0")
 
 
 @dataclass
@@ -49,6 +50,9 @@ class _Move:
     restarted: bool = False
     segment: Segment | None = None
     backend: Segment | None = None
+    lost: str | None = None
+    """What is no longer as it was when it was last verified."""
+    warnings: list[str] = field(default_factory=list)
     costs: dict[str, Any] = field(default_factory=lambda: {"before": None, "after": None})
 
     @property
@@ -70,6 +74,7 @@ class _Move:
             "restart_required": self.why_restart is not None and not self.restarted,
             "restart_reason": None if self.restarted else self.why_restart,
             "restarted": self.restarted,
+            "lost": self.lost,
             "segment": None if self.segment is None else self.segment.to_dict(),
             "backend_segment": None if self.backend is None else self.backend.to_dict(),
             "page_tables": self.costs,
@@ -84,6 +89,8 @@ class _Move:
         yield f"PostgreSQL cluster {self.id}, postmaster {self.server.pid}: {self.segment.text}"
         if self.why_restart is not None and not self.restarted:
             yield f"It has to be restarted: {self.why_restart}."
+        if self.lost is not None:
+            yield f"{self.lost}."
         for when, cost in self.costs.items():
             if cost is not None:
                 yield (
@@ -91,11 +98,17 @@ class _Move:
                     f" {format_size(cost['sum_bytes'])}, {format_size(cost['average_bytes'])} each"
                     f" ({cost['kind']}: {cost['how']})"
                 )
+                if cost["shared_bytes"]:
+                    yield (
+                        f"And {format_size(cost['shared_bytes'])} of page tables that all of them share, once"
+                        " (modelled: no process's VmPTE counts them)"
+                    )
         if self.restarted and self.spec is not None and self.spec.backend == "simulated":
-            yield (
-                "Simulated: each connection has page tables of its own. What sharing them would save:"
-                f" `mshare validate {self.segment.region}`."
-            )
+            text = "Simulated: each connection has page tables of its own, and nothing is saved."
+            # A server's own region has no owner that validate could ask.
+            if self.spec.region is not None:
+                text += f" `mshare validate {self.spec.region}` shows what sharing them would save."
+            yield text
 
 
 def postgresql_present(
@@ -116,6 +129,9 @@ def postgresql_present(
     cluster.manager()
     with one_at_a_time(check):
         wanted = _placed(wanted, check)
+        wanted = dataclasses.replace(
+            wanted, start_seconds=spec.start_seconds(ask.shared_buffers_bytes(cluster))
+        )
         if not check and not os.path.exists(wanted.library):
             raise Unavailable(
                 f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
@@ -133,6 +149,8 @@ def postgresql_present(
         _look(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
             _require_pool(move)
+        if move.why_restart is not None and wanted.pages == "thp":
+            move.warnings += _fragmented(move)
         return _go(move, restart, probes, check)
 
 
@@ -176,6 +194,12 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
             raise
         # It would be mounted before this.
         choice = choose(wanted.backend or "auto")
+    if choice.backend == "simulated" and wanted.backend != "simulated":
+        raise Unavailable(
+            "pages of 4k need a kernel with mshare, and this host would have the simulated backend"
+            f" ({choice.reason}), on which each connection pays more for page tables than before; set pages"
+            " to thp, or ask for backend simulated by name (mshare_msharefs_backend) to try it out"
+        )
     root = wanted.root or choice.root
     wanted = dataclasses.replace(wanted, backend=choice.backend, root=root)
     if wanted.region is None:
@@ -193,7 +217,7 @@ def _require_effect(cluster: Cluster, wanted: Changes) -> None:
     """Conflict where PostgreSQL would ask for huge pages all the same."""
     planned = {path: text for path, text in wanted.items() if text is not None}
     value, source = clusters.settings(cluster, planned).get("huge_pages", ("try", "nothing else"))
-    if value.lower() not in ("off", "false", "no", "0"):
+    if value.lower() not in _OFF:
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
             f" {files.configuration_file(cluster)} says, because of {source}; take it out there (ALTER"
@@ -225,6 +249,22 @@ def _require_pool(move: _Move) -> None:
         )
 
 
+def _fragmented(move: _Move) -> Iterator[str]:
+    """A warning where fewer huge pages are free than a segment of today's size needs."""
+    free_bytes = fragmentation.free_huge_bytes()
+    if move.segment is None or free_bytes is None:
+        return
+    # Its own come free when it stops.
+    free_bytes += move.segment.huge_bytes
+    if free_bytes < move.segment.size_bytes:
+        yield (
+            f"PostgreSQL cluster {move.id} needs {format_size(move.segment.size_bytes)} of huge pages, and"
+            f" only {format_size(free_bytes)} of free memory are in blocks that large (/proc/buddyinfo), so"
+            " part of it may stay in small pages; compact memory before the restart"
+            " (echo 1 > /proc/sys/vm/compact_memory), or reserve a pool and set pages to hugetlb"
+        )
+
+
 def _look(move: _Move) -> None:
     """What runs, and whether it was started as it should be."""
     move.server = server.running(move.cluster)
@@ -241,6 +281,22 @@ def _look(move: _Move) -> None:
         clauses = list(placement.wrong(move.spec, move.segment, _mapped_huge(move)))
         if clauses:
             move.why_restart = clauses[0]
+    move.lost = _lost(move)
+
+
+def _lost(move: _Move) -> str | None:
+    """What is no longer so since the memory was last verified; None if nothing, or if it never was."""
+    verified = files.record(move.cluster).get("verified")
+    if move.why_restart is None or move.server is None or not isinstance(verified, dict) or move.changes:
+        return None
+    if (verified.get("pid"), verified.get("started_ticks")) == (move.server.pid, move.server.started_ticks):
+        since = f"the same postmaster {move.server.pid} took its memory anew (a crash restart)"
+    else:
+        since = f"it was started anew, as postmaster {move.server.pid}"
+    return (
+        f"PostgreSQL cluster {move.id} was verified with pages {verified.get('pages')} in postmaster"
+        f" {verified.get('pid')}; since then {since}, and that is lost: {move.why_restart}"
+    )
 
 
 def _mapped_huge(move: _Move) -> int:
@@ -271,7 +327,12 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[dict[st
         else:
             _write(move)
     return Outcome(
-        bool(actions), actions, _side(before), _side(move.changes) or (ABSENT if back else {}), move.facts()
+        bool(actions),
+        actions,
+        _side(before),
+        _side(move.changes) or (ABSENT if back else {}),
+        move.facts(),
+        warnings=move.warnings,
     )
 
 
@@ -296,13 +357,33 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
         move.costs["before"] = _cost(move, opened)
     _write(move)
     try:
-        move.server = server.restart(move.cluster, old_server)
+        _require_asked(move)
+        seconds = move.spec.start_seconds if move.spec is not None else spec.START_SECONDS
+        move.server = server.restart(move.cluster, old_server, seconds)
         _verify(move, probes, position)
     except (MshareError, OSError) as error:
         if move.spec is None:
             raise
         raise MshareError(f"{error}; {_undo(move, before)}") from None
     move.restarted = True
+    move.lost = None
+    if move.spec is not None:
+        verified = {
+            "pages": move.spec.pages,
+            "pid": move.server.pid,
+            "started_ticks": move.server.started_ticks,
+        }
+        files.write_verified(move.cluster, verified)
+
+
+def _require_asked(move: _Move) -> None:
+    """Conflict, before the server is stopped, where PostgreSQL itself would ask for huge pages."""
+    value = ask.setting(move.cluster, "huge_pages") if move.spec is not None else None
+    if value is not None and value not in _OFF:
+        raise Conflict(
+            f"huge_pages of PostgreSQL cluster {move.id} would be {value}, as `postgres -C huge_pages` says,"
+            f" although {files.configuration_file(move.cluster)} turns it off; take it out where it is set"
+        )
 
 
 def _verify(move: _Move, probes: int, position: int) -> None:
@@ -344,7 +425,10 @@ def _cost(move: _Move, opened: list[server.Connection]) -> dict[str, Any] | None
     size_bytes = probe.segment_bytes(opened[0])
     earlier = move.costs["before"]
     span_bytes = earlier["span_bytes"] if earlier else probe.span_bytes(size_bytes, len(opened))
-    return probe.cost(opened, move.segment, span_bytes).to_dict()
+    shares_tables = (
+        move.segment.kind == "msharefs" and move.spec is not None and move.spec.backend == "kernel"
+    )
+    return probe.cost(opened, move.segment, span_bytes, shares_tables=shares_tables).to_dict()
 
 
 def _undo(move: _Move, before: Changes) -> str:

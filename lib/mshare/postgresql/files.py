@@ -17,7 +17,7 @@ from .. import files, paths
 from ..services import systemd
 from ..services.choose import systemd_runs
 from .clusters import COMMON, Cluster
-from .spec import START_SECONDS, ClusterSpec
+from .spec import ClusterSpec
 
 _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
@@ -48,12 +48,16 @@ def record_file(cluster: Cluster) -> str:
 
 def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_systemd: bool) -> Changes:
     """What the files are to hold for a spec."""
-    record = {**spec.to_dict(), "group_added": group_added}
+    record_then = record(cluster)
+    fields = {**spec.to_dict(), "group_added": group_added}
+    # It is of use as long as the same is wanted.
+    if "verified" in record_then and {**record_then, "verified": None} == {**fields, "verified": None}:
+        fields["verified"] = record_then["verified"]
     return {
         environment_file(cluster): _with_block(_without_block(_environment(cluster)), spec),
         configuration_file(cluster): _configuration(),
         drop_in_file(cluster): _drop_in(spec) if under_systemd else None,
-        record_file(cluster): json.dumps(record, indent=2, sort_keys=True) + "\n",
+        record_file(cluster): _record_text(fields),
     }
 
 
@@ -89,7 +93,7 @@ def _with_block(text: str, spec: ClusterSpec) -> str:
     variables = {
         "LD_PRELOAD": " ".join([spec.library, *(others[-1].split() if others else [])]),
         **spec.environment(),
-        "PGCTLTIMEOUT": str(START_SECONDS),
+        "PGCTLTIMEOUT": str(spec.start_seconds),
     }
     lines = [f"{name} = '{value}'" for name, value in variables.items()]
     return "\n".join([text, _BEGIN, *lines, _END, ""])
@@ -156,6 +160,15 @@ def recorded() -> list[str]:
         return sorted(name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json"))
     except OSError:
         return []
+
+
+def _record_text(fields: dict[str, object]) -> str:
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+
+def write_verified(cluster: Cluster, verified: dict[str, object]) -> None:
+    """Note that a cluster's memory was where it should be, and in which server."""
+    files.write_text(record_file(cluster), _record_text({**record(cluster), "verified": verified}))
 
 
 def record(cluster: Cluster) -> dict[str, object]:

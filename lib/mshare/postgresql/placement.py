@@ -13,6 +13,7 @@ from typing import Any
 
 from ..host import segments
 from ..host.processes import Process
+from ..info import inventory
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..units import format_size
 from .spec import ClusterSpec
@@ -33,12 +34,17 @@ class Segment:
     kind: str
     name: str
     size_bytes: int
+    """Its memory."""
     page_bytes: int
     address: int
     congruent_2mib: bool
     aligned_1gib: bool
     huge_bytes: int
     """How much of it this process has mapped by huge pages."""
+    window_bytes: int | None = None
+    """Of a region: the address space that is kept for it."""
+    size_known: bool = True
+    """False for a region of which nobody has written down its memory: size_bytes is its window then."""
 
     @property
     def region(self) -> str | None:
@@ -49,7 +55,12 @@ class Segment:
     def text(self) -> str:
         """For a sentence."""
         huge = f", {format_size(self.huge_bytes)} of it in huge pages" if self.huge_bytes else ""
-        return f"segment {self.name} ({self.kind}, {format_size(self.size_bytes)} at {self.address:#x}{huge})"
+        size = format_size(self.size_bytes)
+        if not self.size_known:
+            size = f"window of {size}"
+        elif self.window_bytes is not None:
+            size = f"{size} in a window of {format_size(self.window_bytes)}"
+        return f"segment {self.name} ({self.kind}, {size} at {self.address:#x}{huge})"
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "region": self.region}
@@ -67,17 +78,29 @@ def of(pid: int) -> Segment | None:
         return None
     # A SysV segment stays attached beside the region that stands for it, and is as large.
     one, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
+    range_bytes = one.end - one.start
+    is_region = kind.kind == "msharefs"
+    mapped_bytes = _mapped_bytes(kind.name) if is_region else range_bytes
     return Segment(
         pid,
         kind.kind,
         kind.name,
-        one.end - one.start,
+        mapped_bytes or range_bytes,
         kind.page_bytes,
         one.start,
         segments.congruent(one),
         segments.aligned_1gib(one),
-        _huge_bytes(pid, one.start) if kind.kind != "msharefs" else 0,
+        0 if is_region else _huge_bytes(pid, one.start),
+        range_bytes if is_region else None,
+        bool(mapped_bytes),
     )
+
+
+def _mapped_bytes(path: str) -> int | None:
+    """The memory of a region; None where nobody has written down how much it is."""
+    root, name = os.path.split(path)
+    mapped_bytes: int | None = inventory.region_facts(root, name)["mapped_bytes"]
+    return mapped_bytes
 
 
 def _huge_bytes(pid: int, address: int) -> int:

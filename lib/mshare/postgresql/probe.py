@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import MshareError
 from ..host import procfs
-from ..pagetable import STRIDE_BYTES
+from ..pagetable import STRIDE_BYTES, page_tables
 from ..savings import baseline
 from ..units import format_size
 from .placement import Segment
@@ -34,6 +34,8 @@ class Cost:
     span_bytes: int
     sum_bytes: int
     average_bytes: int
+    shared_bytes: int = 0
+    """Tables that all of them share, which no process's VmPTE counts: modelled, not measured."""
     kind: str = "measured"
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,9 +79,10 @@ def touch(pid: int, address: int, size_bytes: int) -> None:
         os.close(fd)
 
 
-def cost(opened: list[Connection], segment: Segment, size_bytes: int) -> Cost:
-    """Measure it for connections that share a segment."""
+def cost(opened: list[Connection], segment: Segment, size_bytes: int, *, shares_tables: bool) -> Cost:
+    """Measure it for connections that share a segment, whose page tables they share as well or do not."""
     for one in opened:
         touch(one.pid, segment.address, min(size_bytes, segment.size_bytes))
     tables = [procfs.vm_pte_bytes(one.pid) or 0 for one in opened]
-    return Cost(len(tables), size_bytes, sum(tables), sum(tables) // len(tables))
+    shared_bytes = page_tables(size_bytes, start=segment.address).total_bytes if shares_tables else 0
+    return Cost(len(tables), size_bytes, sum(tables), sum(tables) // len(tables), shared_bytes)

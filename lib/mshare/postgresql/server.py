@@ -19,9 +19,9 @@ from ..host import procfs
 from ..host.processes import Process
 from ..services.choose import systemd_runs
 from .clusters import CONTROL, Cluster
+from .spec import START_SECONDS
 
 _DATABASE = "postgres"
-_READY_SECONDS = 3600.0
 _POLL_SECONDS = 0.1
 _SAID_LINES = 12
 # Lines of postmaster.pid.
@@ -69,20 +69,20 @@ def _is_of(cluster: Cluster, pid: int) -> bool:
     return False
 
 
-def restart(cluster: Cluster, before: Server) -> Server:
-    """Stop and start a server that runs, and wait until it is ready.
+def restart(cluster: Cluster, before: Server, seconds: float = START_SECONDS) -> Server:
+    """Stop and start a server that runs, and wait until it is ready, so many seconds at most.
 
     MshareError, with what the server said, when it does not come back.
     """
-    return _control(cluster, "restart", before)
+    return _control(cluster, "restart", before, seconds)
 
 
 def start(cluster: Cluster) -> Server:
     """The same for one that does not run."""
-    return _control(cluster, "start", None)
+    return _control(cluster, "start", None, START_SECONDS)
 
 
-def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
+def _control(cluster: Cluster, what: str, before: Server | None, seconds: float) -> Server:
     position = log_position(cluster)
     words = [CONTROL, cluster.version, cluster.name, what]
     if systemd_runs():
@@ -97,7 +97,7 @@ def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
         text=True,
         check=False,
     )
-    after = _came_back(cluster, before)
+    after = _came_back(cluster, before, seconds)
     if after is not None:
         return after
     said = said_since(cluster, position) or done.stdout.strip() or "nothing"
@@ -107,9 +107,9 @@ def _control(cluster: Cluster, what: str, before: Server | None) -> Server:
     )
 
 
-def _came_back(cluster: Cluster, before: Server | None) -> Server | None:
+def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Server | None:
     """The new postmaster, once it takes connections; None if there is none."""
-    deadline = time.monotonic() + _READY_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = running(cluster)
         if found is None or _same(found, before):

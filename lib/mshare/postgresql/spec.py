@@ -10,11 +10,22 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..preload.settings import LIBRARY, PAGES, PREFIX, Settings, preloaded
-from ..units import MIB
+from ..units import GIB, MIB
 
 THRESHOLD_BYTES = 16 * MIB
-# pg_ctl gives a start 60 s; huge pages for 300 GiB take a quarter of an hour.
 START_SECONDS = 3600
+"""How long a start may take where the size of the segment is not known."""
+# Touching a GiB in huge pages took 3 s on Linux 6.18 (docs/postgresql.md); a busy host takes longer. The rest
+# of a start, recovery for one, had at least this long before.
+_SECONDS_PER_GIB = 10
+_SECONDS_BESIDES = 600
+
+
+def start_seconds(buffers_bytes: int | None) -> int:
+    """How long a start with buffers of a size may take before whoever started it gives up."""
+    if buffers_bytes is None:
+        return START_SECONDS
+    return _SECONDS_BESIDES + _SECONDS_PER_GIB * -(-buffers_bytes // GIB)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class ClusterSpec:
     """None leaves it to the library: yes, but for hugetlb."""
     require: bool = False
     """Whether the server refuses to start without; else it starts on ordinary memory and says so."""
+    start_seconds: int = START_SECONDS
+    """How long a start may take."""
 
     def __post_init__(self) -> None:
         if self.pages not in PAGES:

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .. import files, paths
 from ..errors import Unavailable
+from ..host import procfs
 from .settings import FILE_NAME
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -120,6 +121,17 @@ def cached() -> list[str]:
     """The libraries in the cache, of whatever version."""
     stem = FILE_NAME.partition(".")[0]
     return glob.glob(os.path.join(glob.escape(paths.cache_dir()), f"{stem}-*.so"))
+
+
+def users(paths: Sequence[str]) -> list[int]:
+    """The processes that have one of these files mapped, as it is or as it was before it was replaced."""
+    names = {*paths, *(f"{path} (deleted)" for path in paths)}
+    found = []
+    for pid in procfs.pids():
+        mapped = (line.split(None, 5) for line in procfs.lines(procfs.maps(pid)))
+        if any(len(fields) == 6 and fields[5] in names for fields in mapped):
+            found.append(pid)
+    return found
 
 
 def library() -> str:

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from .. import __version__, paths
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import read_text, remove, remove_empty, write_text
+from ..host import procfs
 from ..postgresql.files import recorded
 from ..preload import library
 from ..services import systemd
@@ -32,6 +36,8 @@ from .manifest import (
 
 # Packages of the library that only the controller uses.
 CONTROLLERS = ("report",)
+_NAMED = 5
+_COMMAND_CHARACTERS = 60
 
 
 def missing_imports(python: str) -> list[str]:
@@ -90,6 +96,7 @@ def present(
     outdated = sorted(path for path, text in files.items() if read_text(path) != text)
     left_over = sorted(set(listed_files(place)) - set(files) - ({place.preload} if preload else set()))
     differs = read_text(place.manifest) != manifest
+    modes = wrong_modes(place, [*files, place.manifest, *([place.preload] if preload else [])])
     actions = chosen(
         (
             (
@@ -98,6 +105,7 @@ def present(
             ),
             (build, f"build {place.preload}"),
             (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
+            (bool(modes), f"let all users read {', '.join(sorted(modes)[:_NAMED])}"),
         )
     )
     before = summary(read_text(place.manifest))
@@ -105,7 +113,7 @@ def present(
         _require_access(place)
         if build:
             library.compiler()
-        with one_at_a_time(False):
+        with one_at_a_time(False), _readable_by_all():
             # The manifest first: whatever happens, it lists what there may be to remove.
             begun = manifest_text({*files, *left_over, *([place.preload] if preload else [])})
             write_text(place.manifest, begun)
@@ -118,9 +126,39 @@ def present(
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")
             write_text(place.manifest, manifest)
+            for path, mode in wrong_modes(place, [*files, place.manifest, place.preload]).items():
+                os.chmod(path, mode)
             if runs:
                 _require_runs(place)
     return Outcome(bool(actions), actions, before, summary(manifest))
+
+
+@contextlib.contextmanager
+def _readable_by_all() -> Iterator[None]:
+    """Files and folders for other users, whatever the umask: a server's user loads the preload from there."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def wrong_modes(place: Place, paths: Iterable[str]) -> dict[str, int]:
+    """Which of the files, and of our folders above them, have another mode than they should: path -> mode."""
+    found = {}
+    programs = (place.executable, place.preload)
+    folders = {
+        folder
+        for path in paths
+        for folder in map(str, PurePosixPath(path).parents)
+        if folder == place.directory or folder.startswith(place.directory + "/")
+    }
+    wanted = {path: 0o755 if path in programs else 0o644 for path in paths}
+    for path, mode in {**wanted, **dict.fromkeys(folders, 0o755)}.items():
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+                found[path] = mode
+    return found
 
 
 def _require_runs(place: Place) -> None:
@@ -186,6 +224,19 @@ def _remove(files: list[str]) -> None:
     remove_empty(*sorted(directories, key=len, reverse=True))
 
 
+def _require_unused(libraries: list[str]) -> None:
+    """Conflict, naming them, while processes have the preload mapped: what they start would be without it."""
+    users = library.users(libraries)
+    if users:
+        named = "; ".join(f"{pid} ({procfs.command(pid)[:_COMMAND_CHARACTERS]})" for pid in users[:_NAMED])
+        more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
+        raise Conflict(
+            f"the preload {' and '.join(libraries)} is mapped by {len(users)} running"
+            f" {'process' if len(users) == 1 else 'processes'}: {named}{more}; stop them, or restart them"
+            " without it, and run this again"
+        )
+
+
 def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
     files = [*listed_files(place), *library.cached()]
@@ -197,6 +248,7 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
             f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
             " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
         )
+    _require_unused([path for path in files if path.endswith(".so")])
     actions = [f"remove the library from {place.directory}"]
     before = summary(read_text(place.manifest))
     if not check:

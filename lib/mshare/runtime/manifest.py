@@ -111,7 +111,13 @@ def check_command(place: Place, sources: dict[str, str], preload: bool = False) 
     # By an answer of Python's, not by its exit code: it prints what is missing.
     lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(missing_imports_code())}"
     built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
+    folders = {
+        os.path.dirname(path) for path in wanted_files(place, sources, False) if path != place.executable
+    }
+    programs = [place.directory, *sorted(folders), place.executable, *([place.preload] if preload else [])]
+    modes = f"stat -c %a {' '.join(map(shlex.quote, programs))} 2>/dev/null | sort -u"
     return (
+        f'[ "$({modes})" = 755 ] || exit 1; '
         f"if [ -d /run/systemd/system ]; then sums={shlex.quote(sums[True])}; else"
         f" sums={shlex.quote(sums[False])}; fi;{built}"
         ' printf %s "$sums" | sha256sum --status -c - 2>/dev/null &&'

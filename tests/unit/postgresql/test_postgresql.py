@@ -8,7 +8,10 @@ from __future__ import annotations
 import grp
 import mmap
 import os
+import pwd
+import re
 import signal
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -16,7 +19,7 @@ import pytest
 from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
 from mshare.host import huge_pages, procfs
 from mshare.host.huge_pages import Pool
-from mshare.postgresql import account, clusters, converge, files, placement, probe, server, spec
+from mshare.postgresql import account, ask, clusters, converge, files, placement, probe, server, spec
 from mshare.postgresql.managers import pg_ctlcluster
 from mshare.postgresql.placement import Segment
 from mshare.postgresql.spec import ClusterSpec
@@ -294,6 +297,147 @@ def test_a_folder_that_is_not_read(etc):
         converge._require_effect(cluster, files.present(cluster, THP, None, False))
 
 
+# -- before a restart
+
+
+@pytest.mark.parametrize(
+    ("buffers_bytes", "seconds"), [(None, 3600), (MIB, 610), (GIB, 610), (GIB + 1, 620), (300 * GIB, 3600)]
+)
+def test_a_start_has_time_for_all_of_its_memory(buffers_bytes, seconds, etc):
+    assert spec.start_seconds(buffers_bytes) == seconds
+    cluster = made(etc)
+    wanted = replace(THP, start_seconds=seconds)
+    text = files.present(cluster, wanted, None, False)[files.environment_file(cluster)]
+    assert variables(text)["PGCTLTIMEOUT"] == str(seconds)
+
+
+@pytest.mark.parametrize(("free_bytes", "warned"), [(255 * MIB, True), (256 * MIB, False), (None, False)])
+def test_memory_without_blocks_for_huge_pages_is_a_warning(free_bytes, warned, etc, monkeypatch):
+    monkeypatch.setattr(converge.fragmentation, "free_huge_bytes", lambda: free_bytes)
+    small = replace(SEGMENT, huge_bytes=0)
+    sentences = list(converge._fragmented(converge._Move(made(etc), THP, {}, segment=small)))
+    assert bool(sentences) == warned
+    if warned:
+        assert "needs 256 MiB of huge pages, and only 255 MiB of free memory are in blocks" in sentences[0]
+        assert "compact memory before the restart" in sentences[0]
+
+
+def test_what_it_has_in_huge_pages_comes_free(etc, monkeypatch):
+    monkeypatch.setattr(converge.fragmentation, "free_huge_bytes", lambda: 0)
+    assert list(converge._fragmented(converge._Move(made(etc), THP, {}, segment=SEGMENT))) == []
+
+
+def test_the_simulated_backend_has_to_be_asked_for_by_name(monkeypatch):
+    simulated = converge.choose("simulated")
+    monkeypatch.setattr(converge, "locate", lambda backend, root: simulated)
+    for backend in (None, "auto"):
+        with pytest.raises(Unavailable, match="ask for backend simulated by name"):
+            converge._placed(ClusterSpec("4k", backend=backend), False)
+    assert converge._placed(ClusterSpec("4k", backend="simulated"), False).backend == "simulated"
+
+
+@as_root
+def test_postgresql_is_asked_as_the_cluster_s_owner(etc, monkeypatch):
+    """Through the real program where it is, for all that its files say."""
+    if not os.path.exists(f"{clusters.PROGRAMS}/15/bin/postgres"):
+        pytest.skip("PostgreSQL 15 is not installed (Debian: postgresql-15)")
+    monkeypatch.setattr(clusters, "CONTROL", "")
+    account_of = pwd.getpwnam("postgres")
+    with tempfile.TemporaryDirectory(prefix="mshare-ask.") as directory:
+        os.chmod(directory, 0o755)
+        os.makedirs(f"{directory}/15/main")
+        data = f"{directory}/data"
+        os.mkdir(data, 0o700)
+        os.chown(data, account_of.pw_uid, account_of.pw_gid)
+        with open(f"{directory}/15/main/postgresql.conf", "w", encoding="utf-8") as file:
+            file.write(f"data_directory = '{data}'\nshared_buffers = 32MB\nhuge_pages = off\n")
+        monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", directory)
+        cluster = clusters.find(None, None)
+        assert cluster.owner == "postgres"
+        assert ask.setting(cluster, "huge_pages") == "off"
+        assert ask.shared_buffers_bytes(cluster) == 32 * MIB
+        assert ask.setting(cluster, "no_such_setting") is None
+    assert ask.setting(cluster, "huge_pages") is None
+
+
+# -- what was verified
+
+
+def test_what_was_verified_is_kept_while_the_same_is_wanted(etc):
+    cluster = made(etc)
+    files.write(files.present(cluster, THP, None, False), cluster)
+    files.write_verified(cluster, {"pages": "thp", "pid": 7, "started_ticks": 1})
+    assert files.different(files.present(cluster, THP, None, False)) == {}
+    other = files.present(cluster, replace(THP, require=True), None, False)[files.record_file(cluster)]
+    assert "verified" not in other
+
+
+@pytest.mark.parametrize(
+    ("verified", "clause"),
+    [
+        ({"pages": "thp", "pid": 7, "started_ticks": 1}, "since then it was started anew, as postmaster 8"),
+        (
+            {"pages": "thp", "pid": 8, "started_ticks": 2},
+            r"the same postmaster 8 took its memory anew \(a crash",
+        ),
+        (None, None),
+    ],
+)
+def test_what_is_lost_is_told(verified, clause, etc):
+    cluster = made(etc)
+    files.write(files.present(cluster, THP, None, False), cluster)
+    if verified is not None:
+        files.write_verified(cluster, verified)
+    running = server.Server(8, 2, "5432", "/run", True)
+    move = converge._Move(cluster, THP, {}, server=running, why_restart="it has no shared segment at all")
+    lost = converge._lost(move)
+    if clause is None:
+        assert lost is None
+    else:
+        assert lost is not None
+        assert re.search(clause, lost)
+        assert lost.endswith("and that is lost: it has no shared segment at all")
+        move.lost, move.segment = lost, SEGMENT
+        assert f"{lost}." in move.facts()["summary"]
+    move.why_restart = None
+    assert converge._lost(move) is None
+
+
+# -- the summary
+
+
+@pytest.mark.parametrize(
+    ("segment", "text"),
+    [
+        (SEGMENT, "(anonymous, 256 MiB at 0x600000, 256 MiB of it in huge pages)"),
+        (replace(IN_REGION, window_bytes=GIB), "(msharefs, 256 MiB in a window of 1 GiB at 0x600000)"),
+        (
+            replace(IN_REGION, size_bytes=GIB, window_bytes=GIB, size_known=False),
+            "(msharefs, window of 1 GiB at 0x600000)",
+        ),
+    ],
+)
+def test_a_region_s_size_is_its_memory_and_not_its_window(segment, text):
+    assert segment.text.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shared_bytes", "line"),
+    [
+        (replace(REGION, backend="kernel"), 8 * MIB, "And 8 MiB of page tables that all of them share, once"),
+        (REGION, 0, "nothing is saved. `mshare validate sga` shows what sharing them would save."),
+        (replace(REGION, region=None), 0, "page tables of its own, and nothing is saved."),
+    ],
+)
+def test_shared_tables_are_in_the_summary(wanted, shared_bytes, line, etc):
+    cost = probe.Cost(10, GIB, 40 * KIB, 4 * KIB, shared_bytes).to_dict()
+    move = converge._Move(made(etc), wanted, {}, restarted=True, segment=IN_REGION)
+    move.server, move.costs["after"] = server.Server(8, 2, "5432", "/run", True), cost
+    summary = move.facts()["summary"]
+    assert sum(line in each for each in summary) == 1
+    assert not any("validate preload." in each for each in summary)
+
+
 # -- where it lies
 
 
@@ -419,9 +563,9 @@ def test_a_group_that_cannot_be_changed():
 def test_an_ordinary_user_is_told(etc, monkeypatch):
     made(etc)
     monkeypatch.setattr(converge.paths, "is_root", lambda: False)
-    for ask in (lambda: converge.postgresql_present(THP), converge.postgresql_absent):
+    for action in (lambda: converge.postgresql_present(THP), converge.postgresql_absent):
         with pytest.raises(Unavailable, match="can be looked at and changed by root only"):
-            ask()
+            action()
 
 
 def test_a_kernel_without_pools(etc, monkeypatch):

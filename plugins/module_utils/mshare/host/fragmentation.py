@@ -1,0 +1,1 @@
+../../../../lib/mshare/host/fragmentation.py
