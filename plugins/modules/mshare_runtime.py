@@ -130,6 +130,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.connect
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.kernel
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.mapping
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.root
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.backend
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.layout
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends.simulated.watch
@@ -159,6 +160,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.client
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.converge
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.launcher
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.roll
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.span
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.status
@@ -168,6 +170,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.spec
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.files
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.accounts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.fragmentation
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.huge_pages
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.limits
@@ -178,6 +181,7 @@ def _shipped():
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.procmap
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.host.segments
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info.attached
+    import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info.facts
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info.inventory
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel._libc
     import ansible_collections.dbmem.mshare.plugins.module_utils.mshare.kernel.abi

@@ -99,7 +99,7 @@ def of(pid: int) -> Segment | None:
 def _mapped_bytes(path: str) -> int | None:
     """The memory of a region; None where nobody has written down how much it is."""
     root, name = os.path.split(path)
-    mapped_bytes: int | None = inventory.region_facts(root, name)["mapped_bytes"]
+    mapped_bytes: int | None = inventory.region_facts(root, name).mapped_bytes
     return mapped_bytes
 
 
