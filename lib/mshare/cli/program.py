@@ -47,6 +47,7 @@ _COMMANDS = {
     "model": "model",
     "survey": "survey",
     "plan": "plan",
+    "collapse": "collapse",
     "completion": "completion",
 }
 

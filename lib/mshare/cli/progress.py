@@ -49,11 +49,14 @@ class Bar:
         self._drawn: tuple[Progress, TaskID] | None = None
 
     def __call__(self, status: Status | None) -> None:
+        if self._shown:
+            self.step(step(status), at_once=status is not None and status.state == "prefaulting")
+
+    def step(self, now: Step | None, at_once: bool = False) -> None:
+        """Show how far it is; a bar appears after two seconds, or at once for what surely takes longer."""
         if not self._shown:
             return
-        now = step(status)
-        prefaults = status is not None and status.state == "prefaulting"
-        if self._drawn is None and (prefaults or time.monotonic() - self._started > _PATIENCE_SECONDS):
+        if self._drawn is None and (at_once or time.monotonic() - self._started > _PATIENCE_SECONDS):
             self._drawn = self._draw()
         if self._drawn is not None:
             progress, task = self._drawn

@@ -99,6 +99,13 @@ class Process:
     def threads(self) -> int:
         return int(self._field(b"Threads"))
 
+    @property
+    def thp_enabled(self) -> bool | None:
+        """Whether it may have transparent huge pages; None on a kernel that does not tell (before 5.0)."""
+        if b"\nTHP_enabled:\t" not in self._status:
+            return None
+        return self._field(b"THP_enabled") == b"1"
+
     def path(self, name: str) -> str:
         return f"/proc/{self.pid}/{name}"
 

@@ -1,0 +1,53 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeping a server in huge pages: what it touches later, and what a restart took away, is collapsed again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from ..errors import InvalidRequest, MshareError, sentence
+from . import target
+from .collapse import Result, collapse
+
+SECONDS = 30.0
+"""Between two looks, unless somebody wants another interval."""
+
+
+def follow(
+    text: str,
+    wait: Callable[[float], bool],
+    tell: Callable[[str], None],
+    *,
+    seconds: float = SECONDS,
+    rate_bytes: int | None = None,
+) -> None:
+    """Look again and again, and collapse what is in small pages, until `wait` says that it is over.
+
+    `wait` is given the seconds to the next look; True ends this. `tell` is given a sentence whenever
+    something has changed: a collapse, or a new reason why there is none. InvalidRequest for a pid: after
+    a restart it names nothing, or another process.
+    """
+    if text.isdigit():
+        raise InvalidRequest(
+            f"target {text} is a pid, which a restart takes away; name the data directory or the systemd unit"
+            " of the server"
+        )
+    target.check(text)
+    last = ""
+    while True:
+        try:
+            result: Result | None = collapse(text, rate_bytes=rate_bytes)
+        except (MshareError, OSError) as error:
+            # The server may be down just now, or somebody may be mending what stands in the way.
+            result, news = None, sentence(error)
+        if result is not None:
+            news = result.lines()[0] if result.changed else ""
+        if news and news != last:
+            with contextlib.suppress(OSError):
+                tell(news)
+        last = news or last
+        if wait(seconds):
+            return

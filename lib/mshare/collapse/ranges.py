@@ -1,0 +1,112 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shared segments of a process as ranges of 2 MiB: which are in use, and which are in huge pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..host import pagemap, processes, segments
+from ..host.processes import Process, Vanished
+from ..host.segments import Mapping
+from ..kernel.abi import HUGE_PAGE_BYTES
+
+SHMEM_KINDS = ("anonymous", "sysv", "memfd", "posix", "tmpfs")
+"""Kinds of segment whose pages the kernel can put into huge pages afterwards."""
+_GONE = (Vanished, FileNotFoundError, ProcessLookupError)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A shared segment where one process has it mapped."""
+
+    kind: str
+    name: str
+    mapping: Mapping
+    congruent: bool
+    """Whether it lies where huge pages of 2 MiB can be mapped."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self.mapping.end - self.mapping.start
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The whole ranges of 2 MiB in a segment, by their addresses in one process."""
+
+    small: tuple[int, ...]
+    """In use by some process, and in pages of 4 KiB in this one."""
+    huge: tuple[int, ...]
+    """In huge pages in this process."""
+
+    @property
+    def used_bytes(self) -> int:
+        return (len(self.small) + len(self.huge)) * HUGE_PAGE_BYTES
+
+    @property
+    def huge_bytes(self) -> int:
+        return len(self.huge) * HUGE_PAGE_BYTES
+
+
+def of(process: Process) -> list[Segment]:
+    """The shared segments of a process, the largest first; no files, no devices."""
+    devices = segments.Devices()
+    found = [
+        Segment(kind.kind, kind.name, mapping, segments.congruent(mapping))
+        for mapping in segments.Reader().shared(process)
+        for kind in [segments.kind(mapping, devices.of(mapping, process.pid))]
+        if kind.kind != "file"
+    ]
+    return sorted(found, key=lambda segment: segment.size_bytes, reverse=True)
+
+
+def users(segment: Segment) -> list[tuple[Process, Mapping]]:
+    """Every process that has a segment mapped, and where."""
+    reader = segments.Reader()
+    return [
+        (process, mapping)
+        for process in processes.look().processes
+        for mapping in _shared(reader, process)
+        if mapping.identity == segment.mapping.identity
+    ]
+
+
+def _shared(reader: segments.Reader, process: Process) -> segments.Mappings:
+    try:
+        return reader.shared(process)
+    except (*_GONE, PermissionError):
+        return ()
+
+
+def ranges(process: Process, segment: Segment, attached: list[tuple[Process, Mapping]]) -> Ranges:
+    """Which ranges of a segment are used by whoever has it mapped, as addresses in `process`.
+
+    What nobody uses stays out: to put that into huge pages would take memory for nothing.
+    """
+    here = segment.mapping
+    first = -(-here.start // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    whole = range(first, here.end - HUGE_PAGE_BYTES + 1, HUGE_PAGE_BYTES)
+    used: set[int] = set()
+    huge: set[int] = set()
+    for other, mapping in attached:
+        moved = (here.start - here.offset) - (mapping.start - mapping.offset)
+        for address, is_huge in _populated(other, mapping):
+            begins = (address + moved) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+            used.add(begins)
+            if is_huge and other.pid == process.pid:
+                huge.add(begins)
+    return Ranges(
+        tuple(address for address in whole if address in used - huge),
+        tuple(address for address in whole if address in huge),
+    )
+
+
+def _populated(process: Process, mapping: Mapping) -> Iterator[tuple[int, bool]]:
+    try:
+        with pagemap.Pagemap(process.pid) as opened:
+            yield from opened.populated(mapping.start, mapping.end, HUGE_PAGE_BYTES)
+    except (*_GONE, PermissionError):
+        return
