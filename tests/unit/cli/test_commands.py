@@ -56,7 +56,8 @@ def commands(group: click.Command = mshare, path: tuple[str, ...] = ()) -> Itera
 
 COMMANDS = {
     "attach", "clients", "clients count", "clients restart", "clients run", "clients start",
-    "clients status", "clients stop", "completion", "create", "info", "list", "map", "model", "mount",
+    "clients status", "clients stop", "collapse",
+    "completion", "create", "info", "list", "map", "model", "mount",
     "own", "plan", "preload", "rm", "run", "stat", "survey", "umount", "unmap", "validate",
 }  # fmt: skip
 
