@@ -10,9 +10,9 @@ import os
 
 
 def read_text(path: str) -> str | None:
-    """A file's text, or None where there is none."""
+    """A file's text, or None where there is none. `write_text` writes those bytes again."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -30,7 +30,7 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
     temporary = _temporary(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "w", encoding="utf-8") as stream:
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             stream.write(text)
         os.chmod(temporary, mode)
         os.replace(temporary, path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping as Fields
 from dataclasses import dataclass, fields
@@ -81,6 +82,12 @@ def absolute_path(value: Any, what: str) -> str:
     path = nonempty_text(value, what)
     if not path.startswith("/"):
         raise InvalidRequest(f"{what} {path!r} is not an absolute path")
+    try:
+        named = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise InvalidRequest(f"{what} {path!r} cannot be the name of a file")
     return path
 
 
@@ -135,12 +142,18 @@ def _plain(key: str, value: Any) -> Any:
     return value
 
 
+# Any: what is not checked yet; from_dict turns it into a spec.
 def load(path: str) -> dict[str, Any]:
     """The keys of a spec file, JSON or YAML; InvalidRequest where it is neither."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    with open(path, "rb") as file:
+        raw = file.read()
     try:
+        text = raw.decode()
         given = json.loads(text)
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is not UTF-8 text; see `mshare own --help` for an example") from None
+    except RecursionError:
+        raise InvalidRequest(f"{path} is nested too deeply to be read") from None
     except ValueError:
         given = _load_yaml(text, path)
     if not isinstance(given, dict):
@@ -157,5 +170,8 @@ def _load_yaml(text: str, path: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise InvalidRequest(f"{path} is nested too deeply to be read") from None
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: a date like 2026-99-99, a number with too many digits.
         raise InvalidRequest(f"{path} is not YAML: {' '.join(str(error).split())}") from None

@@ -51,6 +51,9 @@ class MountSpec(Spec):
         }
         values = convert(given, converters, what)
         values.pop("comment", None)
+        for key, example in (("backend", "simulated"), ("root", "/run/msharefs")):
+            if key not in values:
+                raise InvalidRequest(f"{what} needs a {key}, like {example}")
         for key in ("generation", "size"):
             if key in values and values["backend"] == "kernel":
                 raise InvalidRequest(f"{what}'s {key} is for the simulated backend; a kernel has its own")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import subprocess
@@ -30,6 +29,7 @@ from .manifest import (
     manifest_text,
     missing_imports_code,
     preload_sources,
+    read_manifest,
     summary,
     wanted_files,
 )
@@ -77,9 +77,9 @@ def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
 
 
 def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
-    fields = json.loads(read_text(place.manifest) or "{}")
+    found = read_manifest(place)
     wanted = library.digest(preload_sources(sources))
-    return fields.get("preload_sha256") != wanted or not os.path.exists(place.preload)
+    return found is None or found.preload_sha256 != wanted or not os.path.exists(place.preload)
 
 
 def present(

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .. import __version__
+from .. import __version__, record
 from ..converge.outcome import ABSENT
 from ..files import read_text
 from ..preload import library
@@ -132,19 +132,43 @@ def _sums(place: Place, sources: dict[str, str], units: bool, preload: bool) -> 
     return "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in files.items())
 
 
-def listed_files(place: Place) -> list[str]:
+@dataclass(frozen=True)
+class Manifest:
+    """What is installed, as it is written down."""
+
+    version: str
+    library: str | None
+    """A digest of the library's sources; None while an installation is under way, as the next ones."""
+    sha256: str | None
+    files: tuple[str, ...]
+    preload_sha256: str | None
+    """Of the preload's sources; None where it is not installed."""
+
+
+def read_manifest(place: Place) -> Manifest | None:
+    """What is installed; None where nothing is, MshareError for a manifest that is damaged."""
     text = read_text(place.manifest)
-    return [] if text is None else list(json.loads(text)["files"])
+    return None if text is None else parse_manifest(text, place.manifest)
+
+
+def parse_manifest(text: str, path: str) -> Manifest:
+    raw = text.encode(errors="surrogateescape")
+    return record.parse(Manifest, raw, path, "remove the directory it is in, and install the library again")
+
+
+def listed_files(place: Place) -> list[str]:
+    found = read_manifest(place)
+    return [] if found is None else [*found.files]
 
 
 def summary(manifest: str | None) -> Mapping[str, object]:
     """A side of the diff: what is installed, not what is in every file."""
     if manifest is None:
         return ABSENT
-    fields = json.loads(manifest)
+    found = parse_manifest(manifest, "the manifest")
     return {
         "state": "present",
-        "version": fields["version"],
-        "sha256": fields["sha256"],
-        "preload_sha256": fields.get("preload_sha256"),
+        "version": found.version,
+        "sha256": found.sha256,
+        "preload_sha256": found.preload_sha256,
     }

@@ -250,16 +250,12 @@ class Files:
     def unfinished(self) -> bool:
         """Whether there is nothing but what a process left that was killed while it made the layout."""
         try:
-            inside = set(os.listdir(os.path.join(self.root, DIRECTORY)))
-            return not self.names() and not inside - {"layout.json"} and self._file_is_empty()
+            names = set(os.listdir(self.root))
+            inside = set(os.listdir(os.path.join(self.root, DIRECTORY))) if DIRECTORY in names else set()
         except OSError:
             return False
-
-    def _file_is_empty(self) -> bool:
-        try:
-            return os.stat(self._file(self.root)).st_size == 0
-        except FileNotFoundError:
-            return True
+        begun = bool(names) and not names - {abi.INFO_FILE, DIRECTORY} and not inside - {"layout.json"}
+        return begun and (not inside or os.stat(self._file(self.root)).st_size == 0)
 
     def set_access(self, mode: int, gid: int = -1) -> None:
         """Give the root its mode and group, and the sidecars' directory the same."""
@@ -274,7 +270,8 @@ class Files:
         for path in (self._file(self.root), os.path.join(self.root, abi.INFO_FILE)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        os.rmdir(os.path.join(self.root, DIRECTORY))
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(os.path.join(self.root, DIRECTORY))
 
     def names(self) -> list[str]:
         return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
