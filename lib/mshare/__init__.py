@@ -1,14 +1,14 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Share page tables between processes: Linux's mshare, on a kernel that has it or simulated.
+"""Share page tables between processes with Linux's mshare, on a kernel that has it or simulated.
 
     with mshare.Region.create("sga", "300GiB", overcommit=True) as region:
         with region.attach() as attachment:
             attachment.view(0, 5)[:] = b"hello"
 
-The public names are looked up when they are first used: the same package travels to hosts as part of
-Ansible modules, which must not carry, or import, what they do not need.
+Public names are imported at first use, because parts of this package are sent to hosts with Ansible
+modules, which must not contain or import what they do not need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-# Module -> its public names. `__init__.pyi` says the same to type checkers.
+# Module -> its public names. `__init__.pyi` has the same for type checkers.
 _PUBLIC = {
     "backends.choose": ("choose", "locate"),
     "backends.base": ("Backend",),

@@ -9,7 +9,7 @@ import os
 import sys
 
 if not __package__:
-    # Run as a folder, Python puts the folder itself on its path instead of the one it is in.
+    # When a folder is run, Python adds the folder itself to its path instead of the parent.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from mshare.cli import main

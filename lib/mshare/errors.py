@@ -1,11 +1,11 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can go wrong, as four kinds and one way to say it.
+"""Four kinds of errors, and how to print them.
 
-A kernel's refusal stays an `OSError` with its errno; everything the library itself decides is one of
-the classes below. A sentence says what was tried, on what, what was found, what is needed, and what
-to do next.
+An error of the kernel remains an `OSError` with its errno; errors of the library itself have one of the
+classes below. A message says what was tried, on what, what was found, what is needed, and what to do
+next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 class MshareError(Exception):
-    """The host or the situation does not allow what was asked."""
+    """The host or the situation does not allow the request."""
 
     kind = "failed"
     exit_code = 1
@@ -30,14 +30,14 @@ class InvalidRequest(MshareError, ValueError):
 
 
 class Unavailable(MshareError):
-    """Something this host lacks: a kernel with mshare, a mount, cffi, the rights of root."""
+    """This host lacks something: a kernel with mshare, a mount, cffi, root."""
 
     kind = "unavailable"
     exit_code = 4
 
 
 class Conflict(MshareError):
-    """What exists already is not what was asked for."""
+    """What exists is not what was requested, or is in use."""
 
     kind = "conflict"
     exit_code = 5
@@ -45,17 +45,17 @@ class Conflict(MshareError):
 
 _KINDS = (InvalidRequest, Unavailable, Conflict)
 EXIT_VERDICT_FAILED = 3
-"""A validation that ran to its end and missed a threshold."""
-# Next steps for what a kernel, or the simulator in its place, refuses. The errno is the kernel's own
-# (see the tables of the posted series); the sentence is what a DBA can do about it.
+"""A validation was completed and missed a threshold."""
+# Next steps for errors of a kernel or the simulator, which uses the same errno (see the tables of the
+# posted series): what a DBA can do about it.
 _NEXT_STEPS = {
     errno.EACCES: "run as the region's owner or group, or widen the region's mode",
     errno.EBUSY: "stop the clients and the owner first",
     errno.EEXIST: "unlink the old region first, or choose another name",
     errno.EFBIG: "raise RLIMIT_FSIZE (ulimit -f)",
-    errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner lives",
-    errno.ENOENT: "check the path; `mshare list` shows the regions there are",
-    errno.ENOMEM: "ask for less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
+    errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner is alive",
+    errno.ENOENT: "check the path; `mshare list` shows the regions",
+    errno.ENOMEM: "request less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
     errno.ENOSPC: "give the tmpfs more room (mount -o remount,size=...)",
     errno.EOPNOTSUPP: "see `mshare info` for what this generation of the kernel interface can do",
     errno.EPERM: "run as root (become: true)",
@@ -63,14 +63,14 @@ _NEXT_STEPS = {
 
 
 def sentence(error: BaseException) -> str:
-    """Say an error as one sentence; kernel errors get their name and a next step."""
+    """An error as one sentence; errors of the kernel get their name and a next step."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     name = errno.errorcode.get(error.errno, str(error.errno))
     what = f"{error.filename}: " if error.filename else ""
-    said = error.strerror or os.strerror(error.errno)
+    reason = error.strerror or os.strerror(error.errno)
     step = _NEXT_STEPS.get(error.errno)
-    return f"{what}{said} ({name})" + (f"; {step}" if step else "")
+    return f"{what}{reason} ({name})" + (f"; {step}" if step else "")
 
 
 def exit_code(error: BaseException) -> int:
@@ -79,7 +79,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def kind(error: BaseException) -> str:
-    """The word for an error in `--json` answers and module results."""
+    """The kind of an error in `--json` and in module results."""
     return error.kind if isinstance(error, MshareError) else MshareError.kind
 
 
@@ -107,6 +107,6 @@ def within(where: str, error: BaseException) -> MshareError:
 
 
 def from_exit(code: int, message: str) -> MshareError:
-    """The error with which a command line of ours ended before it could write anything down."""
+    """The error of an `mshare` command that ended before it could report one."""
     codes = {known.exit_code: known for known in _KINDS}
     return codes.get(code, MshareError)(message)

@@ -19,13 +19,13 @@ def read_text(path: str) -> str | None:
 
 
 def _temporary(path: str) -> str:
-    """Where a file's successor is written: of a known name, so that what a killed process left is found."""
+    """The temporary file for a new version. The name is fixed, so that leftovers can be found."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.new")
 
 
 def write_text(path: str, text: str, mode: int = 0o644) -> None:
-    """Replace a file in one step: readers see the old or the new one, never a half."""
+    """Replace a file in one step: readers see the old or the new text, never a part."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _temporary(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -40,7 +40,7 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def remove(*files: str) -> None:
-    """Remove files by name, and what a killed process left of writing them; missing ones are fine."""
+    """Remove files and leftovers of writing them; missing ones are fine."""
     for path in files:
         for each in (path, _temporary(path)):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -48,7 +48,7 @@ def remove(*files: str) -> None:
 
 
 def remove_empty(*directories: str) -> None:
-    """Remove directories of ours that nothing is left in; others stay."""
+    """Remove directories if they are empty."""
     for path in directories:
         with contextlib.suppress(OSError):
             os.rmdir(path)

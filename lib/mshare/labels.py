@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What sort of figure a figure is: measured, modelled or projected."""
+"""The labels of figures: measured, modelled or projected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 Kind = Literal["measured", "modelled", "projected"]
 KINDS: tuple[Kind, ...] = ("measured", "modelled", "projected")
-"""From the strongest word to the weakest."""
+"""From the strongest to the weakest."""
 
 
 def weakest(*kinds: Kind) -> Kind:

@@ -4,8 +4,8 @@
 """Page-table arithmetic for x86-64 with four levels.
 
 A process pays one leaf table (4 KiB) for every 2 MiB range it touches, one PMD table for every
-1 GiB range and one PUD table for every 512 GiB range. What counts is the ranges, not the pages: one
-page touched per 2 MiB costs the same tables as all 512. The PGD is in `PageTables` of /proc/meminfo
+1 GiB range and one PUD table for every 512 GiB range. Ranges count, not pages: touching one page per
+2 MiB costs the same tables as touching all 512. The PGD is in `PageTables` of /proc/meminfo
 but not in a process's `VmPTE`, so it is left out here.
 """
 
@@ -22,7 +22,7 @@ BASE_PAGE_BYTES = 4 * KIB
 PAGE_SIZES_BYTES = (4 * KIB, 2 * MIB, GIB)
 LEAF_SPAN_BYTES = 2 * MIB
 STRIDE_BYTES = LEAF_SPAN_BYTES
-"""One page touched per leaf table: the cheapest touch that costs every page table."""
+"""One touched page per leaf table: the fewest pages that cost all page tables."""
 _PMD_SPAN_BYTES = GIB
 _PUD_SPAN_BYTES = 512 * GIB
 
@@ -48,7 +48,9 @@ def page_tables(size_bytes: int, page_bytes: int = BASE_PAGE_BYTES, start: int =
     """
     if page_bytes not in PAGE_SIZES_BYTES:
         sizes = ", ".join(format_size(size) for size in PAGE_SIZES_BYTES)
-        raise InvalidRequest(f"page size {format_size(page_bytes)} is none of x86-64's: {sizes}")
+        raise InvalidRequest(
+            f"page size {format_size(page_bytes)} does not exist on x86-64; use one of {sizes}"
+        )
     if size_bytes < 0 or start < 0:
         raise InvalidRequest(f"a range of {size_bytes} bytes at {start:#x} does not exist")
 
@@ -65,7 +67,7 @@ def page_tables(size_bytes: int, page_bytes: int = BASE_PAGE_BYTES, start: int =
 
 
 class Totals(NamedTuple):
-    """Page tables of a number of clients, in bytes: each with its own, or all with one set."""
+    """Page tables of all clients, in bytes: each with its own, or one set for all."""
 
     without_sharing_bytes: int
     with_sharing_bytes: int
@@ -74,19 +76,18 @@ class Totals(NamedTuple):
 def totals(size_bytes: int, clients: int, page_bytes: int = BASE_PAGE_BYTES) -> Totals:
     """What `clients` processes pay for a segment without and with shared tables.
 
-    The tables below a process's PGD entry are the shared ones, so an attached process adds nothing
-    of its own for the region; what it pays for its program is the same in both figures and in
-    neither.
+    All tables below the PGD entry are shared, so an attached process adds none of its own for the
+    region. What it pays for its program is in neither figure.
     """
-    one = page_tables(size_bytes, page_bytes).total_bytes
-    return Totals(one * clients, one if clients else 0)
+    client_bytes = page_tables(size_bytes, page_bytes).total_bytes
+    return Totals(client_bytes * clients, client_bytes if clients else 0)
 
 
 def span_for_budget(budget_bytes: int) -> int:
-    """The largest span, in whole 2 MiB ranges, whose page tables fit into a budget of bytes."""
+    """The largest span, in whole 2 MiB ranges, whose page tables fit into a budget."""
     tables = max(0, budget_bytes) // TABLE_BYTES
     span_bytes = 0
-    # First what a full table of each level costs with all below it, then one more, partly filled.
+    # First full tables of each level with everything below them, then one partly filled table.
     for level_bytes, cost in ((_PUD_SPAN_BYTES, 1 + 512 + 512 * 512), (_PMD_SPAN_BYTES, 1 + 512)):
         full, tables = divmod(tables, cost)
         span_bytes += full * level_bytes

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where things are, for root and for an ordinary user; the environment can move them for tests."""
+"""Paths, for root and for ordinary users; the environment can change them for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import MshareError
 
 KERNEL_ROOT = "/sys/fs/mshare"
 SIMULATED_SOURCE = "mshare-simulated"
-"""The source of a simulated root's tmpfs in mountinfo: that is how it is recognized."""
+"""The source of a simulated root's tmpfs in mountinfo, by which it is recognized."""
 
 
 def is_root() -> bool:
@@ -19,12 +19,12 @@ def is_root() -> bool:
 
 
 def simulated_root() -> str:
-    """Where the simulated backend lives by default: for an ordinary user on the tmpfs everybody has."""
+    """The default root of the simulated backend; for an ordinary user on /dev/shm."""
     return "/run/msharefs" if is_root() else f"/dev/shm/msharefs-{os.geteuid()}"
 
 
 def config_dir() -> str:
-    """What is wanted: the specs of regions, clients and mounts. Survives a reboot."""
+    """The specifications of regions, clients and mounts. Survives a reboot."""
     if "MSHARE_CONFIG_DIR" in os.environ:
         return os.environ["MSHARE_CONFIG_DIR"]
     if is_root():
@@ -34,7 +34,7 @@ def config_dir() -> str:
 
 
 def state_dir() -> str:
-    """What runs: status files and locks. Gone after a reboot."""
+    """Status files, locks and logs. Gone after a reboot."""
     if "MSHARE_STATE_DIR" in os.environ:
         return os.environ["MSHARE_STATE_DIR"]
     if is_root():
@@ -44,7 +44,7 @@ def state_dir() -> str:
 
 
 def cache_dir() -> str:
-    """What can be made again: the preload's library. Of root, for other users' programs read it."""
+    """The preload, which can be built again. Root's is readable by other users' programs."""
     if "MSHARE_CACHE_DIR" in os.environ:
         return os.environ["MSHARE_CACHE_DIR"]
     if is_root():
@@ -54,7 +54,7 @@ def cache_dir() -> str:
 
 
 def spec_file(what: str, name: str) -> str:
-    """The spec of a region, of clients or of a mount ("regions", "clients", "mounts")."""
+    """The specification of a region, of clients or of a mount ("regions", "clients", "mounts")."""
     return os.path.join(config_dir(), what, f"{name}.json")
 
 
@@ -76,13 +76,13 @@ def escape(path: str) -> str:
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
-    """Make a directory of ours; refuse one in a shared place that somebody else made first."""
+    """Create a directory for mshare; refuse one that another user created first."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
         os.mkdir(path, mode)
     except FileExistsError:
         if os.path.islink(path) or os.lstat(path).st_uid not in (os.geteuid(), 0):
             raise MshareError(
-                f"{path} belongs to somebody else, so nothing of ours goes there; remove it or set"
-                " MSHARE_STATE_DIR"
+                f"{path} belongs to another user, so mshare does not use it; remove it or set"
+                f" MSHARE_STATE_DIR"
             ) from None

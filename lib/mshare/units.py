@@ -43,7 +43,7 @@ def parse_size(value: Size, what: str = "size") -> int:
                 " unit, like 300GiB, 64 GB (10^9 bytes) or 512M (2^20 bytes)"
             )
         number, factor = match.group(1), _FACTORS[match.group(2).lower()]
-        # Decimal fractions are scaled as integers: 0.1TiB must not depend on a float.
+        # Fractions are scaled as integers, so that 0.1TiB does not depend on a float.
         whole, __, fraction = number.partition(".")
         size_bytes = (int(whole + fraction) * factor) // 10 ** len(fraction)
     if size_bytes <= 0:
@@ -52,7 +52,7 @@ def parse_size(value: Size, what: str = "size") -> int:
 
 
 def format_size(size_bytes: float) -> str:
-    """Return a size in the binary unit people read: 1536 -> '1.5 KiB', 300 * GIB -> '300 GiB'."""
+    """Return a size with a binary unit, for people: 1536 -> '1.5 KiB', 300 * GIB -> '300 GiB'."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(size) < 1024 or unit == "TiB":

@@ -10,18 +10,18 @@ attributes:
   async:
     description: Supports being used with the C(async) keyword.
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying target.
+    description: Can run in C(check_mode) and predict whether something would change, without changing anything.
   diff_mode:
-    description: Returns details on what has changed (or would in C(check_mode)), when in diff mode.
+    description: In diff mode, returns what has changed, or in C(check_mode) what would change.
   idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second run indicates no change.
+    description: When run twice with the same arguments outside check mode, the second run reports no change.
   platform:
-    description: Target OS and families that can be operated against.
+    description: Operating systems that can be managed.
     support: full
     platforms: linux
 """
 
-    # A state module: tells in check mode what it would do, shows a diff, does nothing twice.
+    # A module that manages state.
     STATE = r"""
 attributes:
   async:
@@ -34,7 +34,7 @@ attributes:
     support: full
 """
 
-    # A module that only looks.
+    # A module that only reads.
     INFO = r"""
 attributes:
   async:
@@ -46,7 +46,7 @@ attributes:
   diff_mode:
     support: none
     details:
-      - This module changes nothing, so there is nothing to compare.
+      - This module changes nothing, so there is no diff.
   idempotent:
     support: full
 """

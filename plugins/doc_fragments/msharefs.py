@@ -9,15 +9,15 @@ class ModuleDocFragment:
 options:
   backend:
     description:
-      - V(kernel) is msharefs of a kernel with mshare, V(simulated) keeps the same rules on tmpfs.
-      - V(auto) takes the kernel's where there is one, and says which it took. Asking for V(kernel) on a host without it is an
-        error, never a fallback.
+      - V(kernel) is the msharefs of a kernel with mshare; V(simulated) follows the same rules on tmpfs.
+      - V(auto) uses the kernel's msharefs if there is one, else the simulated one, and reports which it used. V(kernel) on a
+        host without it is an error, never a fallback.
     type: str
     choices: [auto, kernel, simulated]
     default: auto
   root:
     description:
-      - Where msharefs is mounted. Left out, it is C(/sys/fs/mshare) on a kernel with mshare, and C(/run/msharefs) for the
+      - Where msharefs is mounted. The default is C(/sys/fs/mshare) on a kernel with mshare, and C(/run/msharefs) for the
         simulated backend (C(/dev/shm/msharefs-UID) for an ordinary user).
     type: path
 """

@@ -9,12 +9,12 @@ class ModuleDocFragment:
 options:
   boot:
     description:
-      - Whether it comes back after a reboot. Left out, it does on a host with systemd and does not elsewhere.
+      - Whether it comes back after a reboot. By default it does on a host with systemd, and not elsewhere.
       - V(true) on a host without systemd is an error.
     type: bool
   executable:
     description:
-      - The command line C(mshare) on the host, as the role P(dbmem.mshare.runtime#role) installs it.
+      - The path of the command line C(mshare) on the host, which the role P(dbmem.mshare.runtime#role) installs.
     type: path
     default: /usr/local/bin/mshare
 """

@@ -44,7 +44,7 @@ def program(module: AnsibleModule) -> list[str]:
     path: str = module.params["executable"]
     if not module.check_mode and not os.access(path, os.X_OK):
         raise Unavailable(
-            f"{path} is missing on this host, and it is what keeps regions and clients running; install it"
+            f"{path} is missing on this host, but regions and clients need it to run; install it"
             " with the role dbmem.mshare.runtime, or name another with executable"
         )
     return [path]

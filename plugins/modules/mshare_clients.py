@@ -10,11 +10,11 @@ module: mshare_clients
 short_description: Run processes that attach to a region
 version_added: 0.1.0
 description:
-  - Keeps a number of processes running, each of which attaches to a region by itself. They are children of one launcher,
-    which systemd keeps where it runs (C(mshare-clients@NAME.service)), and which is a detached process elsewhere.
-  - Without a O(command) the clients are the library's own. They open, look up and map the region, touch it, verify what the
+  - Keeps a number of processes running, each of which attaches to a region. They are children of one launcher. systemd manages
+    the launcher if it runs (C(mshare-clients@NAME.service)); otherwise it is a detached process.
+  - Without O(command) the clients are the library's own. They open, look up and map the region, touch it, verify what the
     owner wrote, report what their page tables cost, and wait.
-  - A client that dies is reported in RV(clients.dead) and never counted as attached.
+  - A client that dies is reported in RV(clients.dead) and no longer counted as attached.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state
@@ -34,20 +34,20 @@ EXAMPLES = r"""
     region: sga
     count: 1500
 
-- name: Run a program of my own 20 times
+- name: Run 20 processes of your own program
   dbmem.mshare.mshare_clients:
     region: sga
     count: 20
     command: [/usr/local/bin/reader, --threads, '1']
 
-- name: Clients of several regions, in one call
+- name: Start clients of several regions
   dbmem.mshare.mshare_clients:
     clients:
       - {region: sales, count: 1500}
       - {region: ledger}
     count: 100
 
-- name: End them
+- name: Stop them
   dbmem.mshare.mshare_clients:
     region: sga
     state: absent
@@ -55,28 +55,28 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: What was done, or in check mode would be done; one sentence each.
   returned: success
   type: list
   elements: str
   sample: ["start 100 clients of region sga"]
 regions:
-  description: What came of the clients of each region, in the order of O(clients); one for a single O(region).
-  returned: success, and a failure in a list
+  description: The result for each region, in the order of O(clients); one entry for a single O(region).
+  returned: success, and failure if O(clients) was used
   type: list
   elements: dict
   sample: [{"region": "sga", "changed": false, "actions": [], "clients": {"attached": 100}, "boot": {"enabled": true}}]
 clients:
-  description: The clients as they are now. Empty in check mode before they were first started, and when they are absent.
+  description: The clients as they are now. Empty if they are absent, and in check mode before their first start.
   returned: success with O(region)
   type: dict
   contains:
     requested:
-      description: How many there should be.
+      description: How many clients were requested.
       type: int
       sample: 100
     attached:
-      description: How many live and are attached.
+      description: How many are alive and attached.
       type: int
       sample: 100
     dead:
@@ -89,24 +89,24 @@ clients:
       type: str
       sample: 0.1.0
     errors:
-      description: What went wrong, one sentence each.
+      description: Errors that clients reported, one sentence each.
       type: list
       elements: str
       sample: []
     span_bytes:
-      description: How much of the region each touches.
+      description: How much of the region each client touches.
       type: int
       sample: 31138512896
     attach_ms_median:
-      description: How long it took to open, look up and map the region, measured.
+      description: How long opening, looking up and mapping the region took, in milliseconds, measured.
       type: float
       sample: 0.8
     vm_pte_after_bytes_sum:
-      description: Page tables (VmPTE) of all attached clients, measured.
+      description: Page tables (C(VmPTE)) of all attached clients, measured.
       type: int
       sample: 6291456000
 boot:
-  description: What comes back after a reboot, apart from what is there now.
+  description: What comes back after a reboot, as opposed to what exists now.
   returned: success with O(region)
   type: dict
   sample: {"managed": true, "enabled": true, "reason": null}

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mshare_info
-short_description: Tell whether a host can share page tables, and what does
+short_description: Gather facts about mshare on a host
 version_added: 0.1.0
 description:
-  - Answers whether mshare can be used on a host and why, or why not; which generation of the kernel interface it speaks and
-    with which features; and which mounts, regions, owners and clients there are.
-  - Needs nothing installed on the host but Python, and changes nothing.
-  - An answer that is not known is V(null); nothing is guessed.
+  - Shows whether mshare can be used on a host, and why or why not; the generation and features of its kernel interface; and
+    its mounts, regions, owners and clients.
+  - Needs only Python on the host, and changes nothing.
+  - What is not known is V(null); nothing is guessed. Sizes are in bytes, in keys that end in C(_bytes).
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.info
@@ -21,8 +21,8 @@ extends_documentation_fragment:
 options:
   probe:
     description:
-      - A kernel's generation is found by asking a scratch file, which has lost its name before it is asked. V(false) leaves
-        even that out; the generation is then not known.
+      - Whether to probe the kernel's generation with a temporary file, which is unlinked first. With V(false), the generation
+        remains unknown.
     type: bool
     default: true
 seealso:
@@ -33,18 +33,18 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Look at mshare on a host
+- name: Gather facts about mshare
   dbmem.mshare.mshare_info:
   register: mshare
 
-- name: Say why
+- name: Show why it is supported or not
   ansible.builtin.debug:
     msg: "{{ mshare.reasons }}"
 """
 
 RETURN = r"""
 supported:
-  description: Whether regions can be made on this host, on whichever backend O(backend) allows.
+  description: Whether regions can be created on this host with a backend that O(backend) allows.
   returned: always
   type: bool
   sample: true
@@ -54,23 +54,23 @@ kernel_supported:
   type: bool
   sample: false
 reasons:
-  description: Why, one sentence each, on success and on failure.
+  description: Why mshare is supported or not, one sentence each.
   returned: always
   type: list
   elements: str
   sample: ["kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used"]
 backend:
-  description: The backend that O(backend) stands for here; V(null) if there is none.
+  description: The backend that O(backend) selects on this host; V(null) if there is none.
   returned: always
   type: str
   sample: simulated
 root:
-  description: Where it is, or would be, mounted.
+  description: Where msharefs is mounted, or would be.
   returned: always
   type: str
   sample: /run/msharefs
 mounted:
-  description: Whether it is mounted.
+  description: Whether msharefs is mounted there.
   returned: always
   type: bool
   sample: true
@@ -82,9 +82,9 @@ mounts:
   sample: [{"root": "/run/msharefs", "backend": "simulated", "generation": "2025-08", "alignment_bytes": 549755813888}]
 regions:
   description:
-    - Every region with its window (address space) and what is mapped in it (memory), its mappings, owner and clients.
+    - Every region with its window (address space) and mapped size (memory), its mappings, owner and clients.
     - C(health) is V(healthy), V(starting), V(stale) (the owner is gone), V(missing) (the file is gone) or
-      V(unknown) (kept by a version of the library whose status files this one cannot read).
+      V(unknown) (written by a version of the library whose status files this one cannot read).
   returned: always
   type: list
   elements: dict

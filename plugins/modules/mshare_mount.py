@@ -10,11 +10,11 @@ module: mshare_mount
 short_description: Mount msharefs, real or simulated
 version_added: 0.1.0
 description:
-  - Mounts the file system through which processes share page tables, gives its root a mode and a group of its own, and on a
-    host with systemd has it come back after a reboot.
-  - A kernel mounts msharefs with mode 0777 and without the sticky bit, so that any user could remove any region.
-    This module tightens that.
-  - What is mounted is compared by identity in C(/proc/self/mountinfo). A mount that fails leaves nothing behind.
+  - Mounts the file system through which processes share page tables, sets the mode and group of its root, and on a host with
+    systemd mounts it again after a reboot.
+  - A kernel mounts msharefs with mode 0777 and without the sticky bit, so that any user could remove any region. This module
+    restricts that.
+  - An existing mount is recognized in C(/proc/self/mountinfo). A mount that fails leaves nothing behind.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state
@@ -22,18 +22,18 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - Whether msharefs should be mounted. V(absent) is refused while owners or clients live on it.
+      - Whether msharefs should be mounted. V(absent) is refused while owners or clients use it.
     type: str
     choices: [present, absent]
     default: present
   generation:
     description:
-      - Which generation of the kernel interface the simulated backend plays; the newest, if left out.
+      - Which generation of the kernel interface the simulated backend imitates. The default is the newest.
     type: str
     choices: [2022-06, 2024-09, 2025-01, 2025-04, 2025-08]
   size:
     description:
-      - The most memory that the simulated backend's tmpfs may take, like V(8GiB); half of the host's memory, if left out.
+      - The most memory that the simulated backend's tmpfs may use, like V(8GiB). The default is half of the host's memory.
     type: str
   mode:
     description:
@@ -42,16 +42,16 @@ options:
     default: '1770'
   group:
     description:
-      - The group of the root, whose members may make and see regions. It has to exist, or see O(create_group).
+      - The group of the root, whose members may create and see regions. It must exist unless you set O(create_group).
     type: str
   create_group:
     description:
-      - Create O(group) if it does not exist. A group that was created is removed together with the mount.
+      - Create O(group) if it does not exist. A group created by this module is removed together with the mount.
     type: bool
     default: false
   boot:
     description:
-      - Whether it comes back after a reboot. Left out, it does on a host with systemd and does not elsewhere.
+      - Whether msharefs is mounted again after a reboot. By default it is on a host with systemd, and not elsewhere.
       - V(true) on a host without systemd is an error.
     type: bool
 seealso:
@@ -62,11 +62,11 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Mount msharefs for the database administrators, whatever this host has
+- name: Mount the kernel's msharefs, or a simulated one, for a group
   dbmem.mshare.mshare_mount:
     group: dba
 
-- name: Try out an older generation without a special kernel
+- name: Try an older generation without a special kernel
   dbmem.mshare.mshare_mount:
     backend: simulated
     generation: 2025-04
@@ -79,7 +79,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: What was done, or in check mode would be done; one sentence each.
   returned: success
   type: list
   elements: str
@@ -90,7 +90,7 @@ backend:
   type: str
   sample: simulated
 backend_reason:
-  description: Why it is that one.
+  description: Why this backend was chosen.
   returned: success
   type: str
   sample: kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used
@@ -100,12 +100,12 @@ root:
   type: str
   sample: /run/msharefs
 mount:
-  description: What is mounted now. Empty when nothing is.
+  description: What is mounted now. Empty if nothing is.
   returned: success
   type: dict
   sample: {"root": "/run/msharefs", "backend": "simulated", "generation": "2025-08", "alignment_bytes": 549755813888, "mode": "1770"}
 boot:
-  description: What comes back after a reboot, apart from what is there now.
+  description: What comes back after a reboot, as opposed to what exists now.
   returned: success
   type: dict
   sample: {"managed": true, "enabled": true, "reason": null}

@@ -10,31 +10,30 @@ module: mshare_plan
 short_description: Plan what each remedy against page tables would save
 version_added: 0.1.0
 description:
-  - Says for each database what its page tables cost today and at its maximum of clients, and what is left of that after each
-    remedy, from connection pooling over huge pages to mshare; which remedies are not open to it, and why.
-  - Plans from a stored survey, from wishes alone, or, given neither, from a survey of the host that it makes itself.
-  - Every figure says whether it is measured, modelled or projected.
-  - Needs nothing installed on the host but Python, and changes nothing. With O(survey) or O(size) it may as well run on the
-    controller.
+  - Shows for each database what its page tables cost today and at its maximum number of clients, and what they would cost with
+    each remedy: connection pooling, huge pages, mshare. Lists which remedies are not possible, and why.
+  - Uses a stored survey, or a size and a number of clients; without either, it surveys the host.
+  - Every figure is labelled measured, modelled or projected.
+  - Needs only Python on the host, and changes nothing. With O(survey) or O(size) it can also run on the controller.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.info
 options:
   survey:
     description:
-      - What M(dbmem.mshare.mshare_survey) or C(mshare survey --json) answered.
+      - A result of M(dbmem.mshare.mshare_survey) or C(mshare survey --json).
     type: dict
   size:
     description:
-      - Without a survey, the size of a segment that is wished for, like V(300GiB). Needs O(clients).
+      - Without a survey, the size of the planned segment, like V(300GiB). Needs O(clients).
     type: str
   clients:
     description:
-      - How many processes attach. With a survey, instead of the maximum that is configured.
+      - How many processes attach. With a survey, it replaces the configured maximum.
     type: int
   memory:
     description:
-      - With O(size), the RAM of the host that is wished for. Without it there are no percentages.
+      - With O(size), the RAM of the planned host. Without it there are no percentages.
     type: str
   instance:
     description:
@@ -42,7 +41,7 @@ options:
     type: str
   pool_to:
     description:
-      - How many connections a pooler would keep; a tenth of the clients, if left out.
+      - How many connections a pooler would keep. The default is a tenth of the clients.
     type: int
 seealso:
   - module: dbmem.mshare.mshare_survey
@@ -53,7 +52,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Plan for a database that is not there yet
+- name: Plan for a database that does not exist yet
   dbmem.mshare.mshare_plan:
     size: 300GiB
     clients: 1500
@@ -72,7 +71,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 source:
-  description: What was planned from, V(survey) or V(wishes).
+  description: What the plan is based on, V(survey) or V(wishes) (O(size) and O(clients)).
   returned: success
   type: str
   sample: survey
@@ -87,7 +86,7 @@ host:
   type: dict
   sample: {"name": "db1", "kernel": "6.12.0", "memory_total_bytes": 549755813888}
 notes:
-  description: What a reader should know about the figures, one sentence each.
+  description: Remarks about the figures, one sentence each.
   returned: success
   type: list
   elements: str
@@ -95,24 +94,24 @@ notes:
 instances:
   description:
     - The instances, each with C(rows), one per remedy (page tables in bytes before and after, window, memory and waste in bytes,
-      first-touch faults, restart, reboot, confidence, reasons against it, formula with inputs), and with a C(verdict).
+      first-touch faults, restart, reboot, confidence, reasons against the remedy, formula with inputs), and with a C(verdict).
   returned: success
   type: list
   elements: dict
   sample: [{"name": "postgresql 15/main", "clients_maximum": 200, "rows": [{"id": "hugetlb_2m", "usable": true, "saving_bytes": 792723456}]}]
 paste:
-  description: Lines to paste, by where they go, C(sysctl), C(database) and C(inventory).
+  description: Lines to paste, grouped by C(sysctl), C(database) and C(inventory).
   returned: success
   type: dict
   sample: {"sysctl": ["vm.nr_hugepages = 153600"], "database": ["huge_pages = on"], "inventory": ["mshare_region_size: 300GiB"]}
 summary:
-  description: The plan as people read it, line by line.
+  description: The plan as text for people, line by line.
   returned: success
   type: list
   elements: str
   sample: ["sga: 300 GiB shared by 1,500 clients (asked for)"]
 schema_version:
-  description: The version of this shape of the answer.
+  description: The version of the result's format.
   returned: success
   type: int
   sample: 1

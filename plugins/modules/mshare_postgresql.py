@@ -10,13 +10,13 @@ module: mshare_postgresql
 short_description: Run an unmodified PostgreSQL on a region or on huge pages
 version_added: 0.1.0
 description:
-  - Starts a PostgreSQL cluster of Debian's kind (Debian's packages or PGDG's) with the preloaded library of this
-    collection, which puts its shared memory on a region, or on huge pages of a stock kernel.
+  - Starts a PostgreSQL cluster (from Debian's or PGDG's packages) with the preloaded library of this collection, which puts
+    its shared memory into a region, or into huge pages of a stock kernel.
   - Writes the cluster's C(environment) file, one file in its C(conf.d) that turns PostgreSQL's own O(ignore:huge_pages) off and,
-    for a region under systemd, a drop-in that has the region's msharefs mounted before. O(state=absent) takes all of it back.
-  - Restarts the server only if O(restart) allows it. Afterwards it looks where the segment really lies, in the postmaster and in
-    a backend, and what page tables cost before and after; if the segment is not where it should be, files and server are put back
-    and the module fails.
+    for a region under systemd, a drop-in that mounts msharefs first. O(state=absent) restores all of them.
+  - Restarts the server only if O(restart) allows it. Afterwards it checks where the segment really is, in the postmaster and in
+    a backend, and what page tables cost before and after. If the segment is not where it should be, the module restores files
+    and server, and fails.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state
@@ -24,30 +24,30 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(present) is with the library, V(absent) is the cluster as it was before.
+      - V(present) starts the cluster with the library, V(absent) restores the cluster.
     type: str
     choices: [present, absent]
     default: present
   version:
     description:
-      - The cluster's version, like V(15). Can be left out where only one cluster fits.
+      - The cluster's version, like V(15). Can be omitted if only one cluster matches.
     type: str
   cluster:
     description:
-      - The cluster's name, like V(main). Can be left out where only one cluster fits.
+      - The cluster's name, like V(main). Can be omitted if only one cluster matches.
     type: str
   pages:
     description:
-      - V(thp) are transparent huge pages on any kernel from Linux 6.1, without a pool that has to be reserved.
-      - V(hugetlb) are pages of the host's huge page pool, placed so that page tables are shared as far as a stock kernel does that.
-      - V(4k) is a region, on a kernel with mshare. On the simulated backend, which saves nothing, it has to be asked for by name with
+      - V(thp) are transparent huge pages on any kernel since Linux 6.1, without a pool to reserve.
+      - V(hugetlb) are pages of the host's huge page pool, placed so that a stock kernel shares page tables as far as it can.
+      - V(4k) is a region, on a kernel with mshare. The simulated backend saves nothing, so it must be requested explicitly with
         O(backend=simulated).
     type: str
     choices: [thp, hugetlb, 4k]
     default: thp
   region:
     description:
-      - The region to use, with O(pages=4k). Left out, the server makes one of its own, which lives and dies with it.
+      - The region to use, with O(pages=4k). By default the server creates its own, which lives and dies with it.
     type: str
   threshold:
     description:
@@ -56,28 +56,30 @@ options:
     default: 16MiB
   prefault:
     description:
-      - Whether all of the segment is touched when the server starts, which takes about 3 s per GiB. Left out, it is, but for
-        O(pages=hugetlb). With V(false) and O(pages=thp) the server starts at once, on small pages where the kernel has
+      - Whether the whole segment is touched when the server starts, which takes about 3 s per GiB. By default it is, except for
+        O(pages=hugetlb). With V(false) and O(pages=thp) the server starts at once, on small pages if the kernel has
         transparent huge pages for shared memory turned off.
     type: bool
   require:
     description:
-      - Whether the server refuses to start without. V(false) has it start on ordinary memory and say so in its log.
+      - Whether the server refuses to start if the library cannot place its memory. With V(false), it starts on ordinary memory
+        and its log says why.
     type: bool
     default: false
   restart:
     description:
-      - Whether the server may be restarted, which ends its connections. V(false) only reports RV(restart_required).
+      - Whether the server may be restarted, which ends its connections. With V(false), RV(restart_required) is only reported.
     type: bool
     default: false
   probes:
     description:
-      - How many connections measure page tables before and after a restart. V(0) measures nothing, and needs no connection.
+      - How many connections measure page tables before and after a restart. With V(0), nothing is measured and no connection is
+        needed.
     type: int
     default: 10
   library:
     description:
-      - The preloaded library on the host, as M(dbmem.mshare.mshare_runtime) installs it.
+      - The path of the preloaded library on the host, which M(dbmem.mshare.mshare_runtime) installs.
     type: path
     default: /usr/local/lib/mshare/libmshare-preload.so
 seealso:
@@ -88,18 +90,18 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Have PostgreSQL on huge pages from its next restart on
+- name: Use huge pages for PostgreSQL after its next restart
   dbmem.mshare.mshare_postgresql:
     pages: thp
 
-- name: Have it on a region now
+- name: Use a region now
   dbmem.mshare.mshare_postgresql:
     version: '15'
     cluster: main
     pages: 4k
     restart: true
 
-- name: Go back
+- name: Restore the cluster
   dbmem.mshare.mshare_postgresql:
     state: absent
     restart: true
@@ -107,7 +109,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: What was done, or in check mode would be done; one sentence each.
   returned: success
   type: list
   elements: str
@@ -119,7 +121,7 @@ cluster:
   sample:
     {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432"}
 restart_required:
-  description: Whether the server has to be restarted before it runs as asked.
+  description: Whether the server has to be restarted to take effect.
   returned: success
   type: bool
   sample: false
@@ -140,7 +142,7 @@ lost:
   sample: "PostgreSQL cluster 15-main was verified with pages thp in postmaster 4711; since then it was started anew, as postmaster 4800, and
     that is lost: the server was started with another environment"
 segment:
-  description: Where the server's shared memory lies, by the maps of the postmaster. Empty when it does not run.
+  description: Where the server's shared memory is, from the maps of the postmaster. Empty if the server does not run.
   returned: success
   type: dict
   contains:
@@ -153,11 +155,11 @@ segment:
       type: str
       sample: inode 1035
     region:
-      description: The name of the region it is.
+      description: The name of the region, if it is one.
       type: str
       sample: postgres.4711
     size_bytes:
-      description: Its memory, in bytes. Where RV(segment.size_known) is V(false), the window of a region.
+      description: Its memory, in bytes. If RV(segment.size_known) is V(false), the window of a region.
       type: int
       sample: 155189248
     window_bytes:
@@ -169,7 +171,7 @@ segment:
       type: bool
       sample: true
     address:
-      description: Where it begins.
+      description: Its start address.
       type: int
       sample: 140007178469376
     congruent_2mib:
@@ -177,11 +179,11 @@ segment:
       type: bool
       sample: true
     aligned_1gib:
-      description: Whether it begins at a multiple of 1 GiB.
+      description: Whether it starts at a multiple of 1 GiB.
       type: bool
       sample: false
     huge_bytes:
-      description: How much of it the process has mapped by huge pages.
+      description: How much of it the process maps with huge pages.
       type: int
       sample: 155189248
 backend_segment:
@@ -190,19 +192,19 @@ backend_segment:
   type: dict
   sample: {}
 page_tables:
-  description: What connections cost C(before) and C(after) a restart, measured on the same number that touched the same part of the
-    segment. Empty without a restart.
+  description: Page tables of connections C(before) and C(after) a restart, measured for the same number of connections, which
+    touched the same part of the segment. Empty without a restart.
   returned: success
   type: dict
   sample: {"before": {"connections": 10, "average_bytes": 974848, "kind": "measured"}, "after": {"average_bytes": 135168}}
 summary:
-  description: The same as sentences.
+  description: The result as sentences.
   returned: success
   type: list
   elements: str
   sample: ["PostgreSQL cluster 15-main, postmaster 4711: segment inode 1035 (anonymous, 148 MiB at 0x7f55bfe00000)"]
 boot:
-  description: What comes back after a reboot, apart from what is there now.
+  description: What comes back after a reboot, as opposed to what exists now.
   returned: success
   type: dict
   sample: {}

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mshare_region
-short_description: Manage regions of memory whose page tables are shared
+short_description: Create and remove regions of memory whose page tables are shared
 version_added: 0.1.0
 description:
-  - Sees to it that a region exists and that its owner runs. The owner is the long-lived process that a region lives and dies
-    with; it is kept by systemd where that runs (C(mshare-region@NAME.service)), and is a detached process elsewhere.
-  - A region's window (address space, a multiple of 512 GiB on x86-64) and its mapped size (memory) are two figures. Only what
-    is touched takes memory.
-  - A region's size and mappings are set once. A region that differs in them is never replaced unless told to.
+  - Ensures that a region exists and that its owner runs. The owner is the long-lived process that a region lives and dies
+    with. systemd manages it if it runs (C(mshare-region@NAME.service)); otherwise it is a detached process.
+  - A region has a window (address space, a multiple of 512 GiB on x86-64) and a mapped size (memory). Only what is touched
+    takes memory.
+  - A region's size and mappings are fixed when it is created. A region that differs is only replaced if an option allows it.
+  - Results are in bytes, in keys that end in C(_bytes).
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state
@@ -29,7 +30,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: A region for the SGA, ready before the database starts
+- name: Create a region for the SGA before the database starts
   dbmem.mshare.mshare_region:
     name: sga
     size: 300GiB
@@ -39,7 +40,7 @@ EXAMPLES = r"""
     memory_max: 310GiB
     before: [oracle.service]
 
-- name: Large files on persistent memory, mapped once for thousands of processes
+- name: Map large files on persistent memory once for thousands of processes
   dbmem.mshare.mshare_region:
     name: tables
     mappings:
@@ -48,7 +49,7 @@ EXAMPLES = r"""
       - path: /pmem/customers.dat
         size: 16GiB
 
-- name: Several databases on one host, in one call; what an entry leaves out is taken from the options beside it
+- name: Create regions for several databases; options apply to every entry that does not set them
   dbmem.mshare.mshare_region:
     regions:
       - {name: sales, size: 300GiB, before: [oracle-sales.service]}
@@ -57,7 +58,7 @@ EXAMPLES = r"""
     mode: '0660'
     prefault: true
 
-- name: Remove it
+- name: Remove the region
   dbmem.mshare.mshare_region:
     name: sga
     state: absent
@@ -65,24 +66,24 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: What was done, or in check mode would be done; one sentence each.
   returned: success
   type: list
   elements: str
   sample: ["create region sga of 300 GiB at /run/msharefs", "write /etc/mshare/regions/sga.json"]
 regions:
-  description: What came of each region, in the order of O(regions); one for a single O(name).
-  returned: success, and a failure in a list
+  description: The result for each region, in the order of O(regions); one entry for a single O(name).
+  returned: success, and failure if O(regions) was used
   type: list
   elements: dict
   sample: [{"name": "sga", "changed": false, "actions": [], "region": {"health": "healthy"}, "boot": {"enabled": true}}]
 region:
-  description: The region as it is now. Empty in check mode on a host without msharefs, and when it is absent.
+  description: The region as it is now. Empty if it is absent, and in check mode on a host without msharefs.
   returned: success with O(name)
   type: dict
   sample: {"name": "sga", "health": "healthy", "window_bytes": 549755813888, "mapped_bytes": 322122547200, "owner": {"pid": 4711, "version": "0.1.0"}}
 boot:
-  description: What comes back after a reboot, apart from what is there now.
+  description: What comes back after a reboot, as opposed to what exists now.
   returned: success with O(name)
   type: dict
   sample: {"managed": true, "enabled": true, "reason": null}

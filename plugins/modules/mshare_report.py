@@ -9,13 +9,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mshare_report
-short_description: Make one report of many hosts' surveys
+short_description: Write one report about the surveys of many hosts
 version_added: 0.1.0
 description:
   - Writes C(report.html), one page to open offline and to print; C(report.json), with the surveys themselves; and
     C(report.csv), into a folder on the controller.
   - The report has totals, the hosts by their page tables, a chart by host and instance, and what huge pages and mshare would
-    save across the fleet. Every figure says whether it is measured, modelled or projected.
+    save across all hosts. Every figure is labelled measured, modelled or projected.
   - A host without a survey is listed as missing, with the reason.
   - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)).
 attributes:
@@ -27,18 +27,18 @@ extends_documentation_fragment:
 options:
   folder:
     description:
-      - The folder on the controller. It is made if it is missing.
+      - The folder on the controller. It is created if it does not exist.
     type: path
     required: true
   results:
     description:
-      - By host name, what M(dbmem.mshare.mshare_survey) gave there, also where it failed or the host was unreachable.
+      - The results of M(dbmem.mshare.mshare_survey) by host name, including failures and unreachable hosts.
     type: dict
     default: {}
   stored:
     description:
-      - Files on the controller with the answer of C(mshare survey --json), named after their hosts; folders of such files; and
-        earlier C(report.json) files. What O(results) says about a host counts more.
+      - Files on the controller with the output of C(mshare survey --json), named after their hosts; folders of such files; and
+        earlier C(report.json) files. For a host that is also in O(results), O(results) is used.
     type: list
     elements: path
     default: []
@@ -55,13 +55,13 @@ EXAMPLES = r"""
   register: survey
   ignore_unreachable: true
 
-- name: Make a report of all
+- name: Write a report about all
   dbmem.mshare.mshare_report:
     folder: "{{ playbook_dir }}/page-tables"
     results: "{{ dict(ansible_play_hosts_all | zip(ansible_play_hosts_all | map('extract', hostvars, 'survey'))) }}"
   run_once: true
 
-- name: Make it again from what is stored
+- name: Write it again from stored surveys
   dbmem.mshare.mshare_report:
     folder: page-tables
     stored: [page-tables/report.json]
@@ -75,24 +75,24 @@ html:
   type: str
   sample: /srv/page-tables/report.html
 files:
-  description: The names of the files that were written, or in check mode would be.
+  description: The names of the files that were written, or in check mode would be written.
   returned: success
   type: list
   elements: str
   sample: [report.html, report.json, report.csv]
 totals:
-  description: The fleet's figures, each with C(value), C(unit) and C(kind), and how many hosts there are.
+  description: The figures of all hosts, each with C(value), C(unit) and C(kind), and the number of hosts.
   returned: success
   type: dict
   sample: {"hosts": 12, "hosts_missing": 1, "page_tables": {"value": 943718400000, "unit": "bytes", "kind": "measured"}}
 missing:
-  description: The hosts that have no survey, with C(host) and C(reason).
+  description: The hosts without a survey, with C(host) and C(reason).
   returned: success
   type: list
   elements: dict
   sample: [{"host": "db7", "reason": "unreachable: No route to host"}]
 summary:
-  description: The same for people, line by line.
+  description: The result as text for people, line by line.
   returned: success
   type: list
   elements: str

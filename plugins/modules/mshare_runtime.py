@@ -10,51 +10,52 @@ module: mshare_runtime
 short_description: Install the mshare library and its command line on a host
 version_added: 0.1.0
 description:
-  - Installs the Python library of this collection and the command line C(mshare), which keep regions and clients running;
-    on a host with systemd, their units as well.
-  - What it installs is listed in a manifest, and O(state=absent) removes exactly that.
-  - The packages that the library needs are a package manager's matter; RV(missing_imports) says which are missing.
+  - Installs the Python library of this collection and the command line C(mshare), which keep regions and clients running; on a
+    host with systemd also their units.
+  - A manifest lists what was installed, and O(state=absent) removes exactly that.
+  - Does not install the packages that the library needs; RV(missing_imports) lists the missing ones. The role
+    P(dbmem.mshare.runtime#role) installs them.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.state
 options:
   state:
     description:
-      - Whether it should be installed.
+      - Whether the library should be installed.
     type: str
     choices: [present, absent]
     default: present
   python:
     description:
-      - The interpreter that runs it.
+      - The interpreter that runs the library.
     type: path
     default: /usr/bin/python3
   directory:
     description:
-      - Where the library goes.
+      - Where to install the library.
     type: path
     default: /usr/local/lib/mshare
   executable:
     description:
-      - Where the command line goes.
+      - Where to install the command line.
     type: path
     default: /usr/local/bin/mshare
   require_imports:
     description:
-      - Fail when the interpreter lacks what the library imports, or O(preload=true) lacks a compiler. V(false) only reports
-        it.
+      - Fail if the interpreter lacks modules that the library imports, or if O(preload=true) lacks a compiler. With V(false),
+        this is only reported.
     type: bool
     default: true
   preload:
     description:
       - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
-        C(libmshare-preload.so) in O(directory). It is built anew when its sources differ.
-      - V(false) does not ask for it. One that is there stays, for a database may be started with it, until O(state=absent).
+        C(libmshare-preload.so) in O(directory). It is built again if its sources change.
+      - With V(false), an existing one stays until O(state=absent), because a database may be started with it.
     type: bool
     default: false
   preload_sources:
     description:
-      - The sources of that library, C(preload/src/NAME) to text. The collection sets it itself, whatever a task says.
+      - The sources of that library, as C(preload/src/NAME) and text. Set by the collection itself; a task cannot change it.
     type: dict
     default: {}
 seealso:
@@ -78,7 +79,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: What was done, or in check mode would be done; one sentence each.
   returned: success
   type: list
   elements: str
@@ -90,7 +91,7 @@ missing_imports:
   elements: str
   sample: [cffi]
 missing_compiler:
-  description: Whether the preload was asked for, is not built, and cannot be for lack of a C compiler.
+  description: Whether the preload was requested, but cannot be built because there is no C compiler.
   returned: success
   type: bool
   sample: false
@@ -100,7 +101,7 @@ version:
   type: str
   sample: 0.1.0
 boot:
-  description: What comes back after a reboot, apart from what is there now.
+  description: What comes back after a reboot, as opposed to what exists now.
   returned: success
   type: dict
   sample: {}

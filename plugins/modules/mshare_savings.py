@@ -10,12 +10,12 @@ module: mshare_savings
 short_description: Validate what sharing page tables saves
 version_added: 0.1.0
 description:
-  - Measures, with a few processes on plain shared memory, what page tables cost without sharing on this host; compares that
-    with the arithmetic; and sets it against what the clients of a region pay.
-  - Every figure says whether it is measured, modelled or projected. With sharing it is measured on a kernel with mshare and
-    modelled on the simulated backend, whose clients have page tables of their own.
-  - Fails when a threshold is missed, and returns the figures all the same.
-  - Needs nothing installed on the host but Python, and changes nothing.
+  - Measures what page tables cost without sharing on this host, with a few processes that map plain shared memory. Compares
+    that with the arithmetic, and with the page tables of a region's clients.
+  - Every figure is labelled measured, modelled or projected. The cost with sharing is measured on a kernel with mshare, and
+    modelled on the simulated backend, where clients have their own page tables.
+  - Fails if a threshold is missed, and also returns the figures then.
+  - Needs only Python on the host, and changes nothing.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.info
@@ -23,16 +23,16 @@ extends_documentation_fragment:
 options:
   region:
     description:
-      - The region whose clients are looked at. They have to run. Either this or O(regions) is needed.
+      - The region whose clients are measured. They must be running. Either this or O(regions) is required.
     type: str
   regions:
     description:
-      - Several of them, in one call. Each is measured by itself, and the verdict is positive if it is for all.
+      - Several regions, in one call. Each is measured on its own; all must pass.
     type: list
     elements: str
   span:
     description:
-      - How much plain shared memory each probe touches; what the clients touch, if left out.
+      - How much plain shared memory each probe touches. The default is what the clients touch.
     type: str
   probes:
     description:
@@ -41,30 +41,30 @@ options:
     default: 2
   min_saving_percent:
     description:
-      - The saving to reach, of the page tables in all. Left out, 90 % of what is achievable, which is (n - 1)/n with n clients.
+      - The required saving, in percent of all page tables. The default is 90 % of what n clients can achieve, (n - 1)/n.
     type: float
   max_model_error_percent:
     description:
-      - How far measured page tables may be from the arithmetic.
+      - How far measured page tables may differ from the arithmetic, in percent.
     type: float
     default: 5
   min_clients_attached:
     description:
-      - How many clients have to be attached; all that were asked for, if left out.
+      - How many clients must be attached. The default is all that were requested.
     type: int
   max_client_errors:
     description:
-      - How many errors of clients are accepted.
+      - How many errors the clients may report.
     type: int
     default: 0
   project_size:
     description:
-      - The size of the database the figures are projected to.
+      - The size of the database that the figures are projected to.
     type: str
     default: 300GiB
   project_clients:
     description:
-      - The number of clients the figures are projected to.
+      - The number of clients that the figures are projected to.
     type: int
     default: 1500
 seealso:
@@ -91,18 +91,18 @@ EXAMPLES = r"""
 
 RETURN = r"""
 passed:
-  description: The verdict.
+  description: Whether all thresholds were met.
   returned: when clients run
   type: bool
   sample: true
 reasons:
-  description: Why the verdict is negative, one sentence each.
+  description: Which thresholds were missed, one sentence each.
   returned: when clients run
   type: list
   elements: str
   sample: []
 regions:
-  description: What was found of each region, in the order of O(regions), as it is returned for a single O(region).
+  description: The result for each region, in the order of O(regions), with the same keys as for a single O(region).
   returned: when clients run, with O(regions)
   type: list
   elements: dict
@@ -114,44 +114,44 @@ figures:
   type: dict
   sample: {"without_sharing_per_client": {"value": 630374400, "unit": "bytes", "kind": "measured", "how": "the mean of 2 probes"}}
 summary:
-  description: The table that people read, line by line.
+  description: The figures as a table for people, line by line.
   returned: when clients run
   type: list
   elements: str
   sample: ["Page tables without sharing    601.2 MiB    58.7 GiB   measured"]
 baseline:
-  description: What each probe measured, and the model's figure for the same addresses.
+  description: What each probe measured, and what the model says for the same addresses.
   returned: when clients run, with O(region)
   type: dict
   sample: {"span_bytes": 322122547200}
 clients:
-  description: What the launcher saw of the clients, as in RV(dbmem.mshare.mshare_clients#module:clients).
+  description: The clients as their launcher reports them, as in RV(dbmem.mshare.mshare_clients#module:clients).
   returned: when clients run, with O(region)
   type: dict
   sample: {"region": "sga", "backend": "simulated", "requested": 100, "attached": 100}
 thresholds:
-  description: What had to be reached; V(null) asked for what is achievable.
+  description: The thresholds; V(null) stands for a default that depends on the clients.
   returned: when clients run, with O(region)
   type: dict
   sample: {"min_saving_percent": null, "max_model_error_percent": 5.0, "min_clients_attached": null, "max_client_errors": 0}
 projection:
-  description: The database the figures are projected to.
+  description: The database that the figures are projected to.
   returned: when clients run, with O(region)
   type: dict
   sample: {"size_bytes": 322122547200, "clients": 1500}
 notes:
-  description: What a reader should know about the figures, one sentence each.
+  description: Remarks about the figures, one sentence each.
   returned: when clients run, with O(region)
   type: list
   elements: str
   sample: ["kernel 6.12.0 has no msharefs in /proc/filesystems, so the simulated backend is used"]
 schema_version:
-  description: The version of this shape of the answer.
+  description: The version of the result's format.
   returned: when clients run
   type: int
   sample: 1
 error_kind:
-  description: The kind of the error, for conditions; V(verdict_failed) when a threshold was missed.
+  description: The kind of the error, for conditions; V(verdict_failed) if a threshold was missed.
   returned: failure
   type: str
   sample: verdict_failed

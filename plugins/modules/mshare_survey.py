@@ -10,12 +10,12 @@ module: mshare_survey
 short_description: Survey what page tables cost on a host, by database
 version_added: 0.1.0
 description:
-  - Tells how much memory the page tables of each database, or other group of processes, take now; on which shared segments;
-    and, where it can be read, for how many processes it is configured.
-  - Needs neither mshare nor anything else on the host but Python, and changes nothing.
-  - Reads C(VmPTE) of every process, the mappings only of those above O(threshold), and page tables by range only of a few of
-    each group. Never C(smaps), which would hold up the database.
-  - An ordinary user gets a partial answer, with C(complete=false) and what could not be read.
+  - Shows how much memory the page tables of each database, or other group of processes, take now; for which shared segments;
+    and, if it can be read, for how many processes the database is configured.
+  - Needs only Python on the host, not mshare, and changes nothing.
+  - Reads C(VmPTE) of every process, the mappings only of processes above O(threshold), and page tables by range only of a few
+    processes per group. Never reads C(smaps), which would block the database.
+  - An ordinary user gets a partial result, with C(complete=false) and a list of what could not be read.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
   - dbmem.mshare.attributes.info
@@ -27,7 +27,7 @@ options:
     default: false
   threshold:
     description:
-      - The mappings of a process with less page tables than this are not read, like V(1MiB).
+      - Mappings are only read for processes with at least this much in page tables, like V(1MiB).
     type: str
 seealso:
   - module: dbmem.mshare.mshare_plan
@@ -53,12 +53,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 survey:
-  description: The survey, as C(mshare survey --json) gives it too.
+  description: The survey, the same as from C(mshare survey --json). Sizes are in bytes, in keys that end in C(_bytes).
   returned: success
   type: dict
   contains:
     schema_version:
-      description: The version of this shape of the answer.
+      description: The version of the result's format.
       type: int
       sample: 1
     host:
@@ -66,7 +66,7 @@ survey:
       type: dict
       sample: {"name": "db1", "kernel": "6.12.0", "page_tables_bytes": 943718400, "memory_total_bytes": 549755813888}
     method:
-      description: How it was measured, and how long that took.
+      description: How it was measured, and how long that took, in milliseconds.
       type: dict
       sample: {"exact": false, "threshold_bytes": 1048576, "samples_per_group": 3, "duration_ms": 34, "uid": 0}
     complete:
@@ -79,7 +79,7 @@ survey:
       elements: dict
       sample: []
     vanished:
-      description: How many processes ended while they were looked at.
+      description: How many processes ended during the survey.
       type: int
       sample: 0
     instances:
@@ -90,7 +90,7 @@ survey:
       elements: dict
       sample: [{"name": "postgresql 15/main", "kind": "postgresql", "processes": 207, "page_tables": {"sum_bytes": 893718400}}]
     others:
-      description: The processes that are in no instance, and their page tables.
+      description: The processes that belong to no instance, and their page tables.
       type: dict
       sample: {"processes": 80, "page_tables_bytes": 41943040}
 error_kind:

@@ -70,7 +70,7 @@ def test_a_rescued_host_has_nothing_half_made(hosts: World) -> None:
             "prefaulting region sga needs 64 MiB",
             role("region", mshare_region_prefault=True),
         ),
-        ("has no owner that runs", role("clients")),
+        ("has no running owner", role("clients")),
     ]
     rescued = [
         {"block": [one], "rescue": [{"ansible.builtin.debug": {"msg": "rescued"}}]} for __, one in failing

@@ -72,7 +72,9 @@ def test_up_and_down_with_a_region_that_lives(hosts: World, other: Path) -> None
     assert hosts.do(0, "mshare --version") == f"mshare {OTHER}"
     # What runs goes on, and which version that is, is said.
     assert pids(hosts, 0) == before
-    differ = f"runs version {__version__} of the library, and {OTHER} is installed; it goes on with that"
+    differ = (
+        f"runs version {__version__} of the library, and {OTHER} is installed; it keeps using that version"
+    )
     assert [text for task in (REGION, CLIENTS) for text in up[task]["warnings"]] == [
         f"the owner of region sga {differ} until replace_outdated: true",
         f"the launcher of region sga {differ} until restart_outdated: true",
@@ -85,7 +87,7 @@ def test_up_and_down_with_a_region_that_lives(hosts: World, other: Path) -> None
     assert {one.task for one in down.results if one["changed"]} == {"runtime"}
     assert hosts.do(0, "mshare --version") == f"mshare {__version__}"
     assert pids(hosts, 0) == before
-    assert "goes on with that" not in down.output
+    assert "keeps using that version" not in down.output
 
 
 def test_what_another_version_runs_is_replaced_when_asked(hosts: World, other: Path) -> None:

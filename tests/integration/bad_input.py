@@ -24,7 +24,7 @@ AS_NOBODY = {
 
 # A check run refuses the same, though it starts no owner that would.
 ANNOUNCED = {"check_mode": True}
-MAY_NOT_LOOK = r"into which uid \d+ may not look; run as root \(become: true\)"
+MAY_NOT_LOOK = r"that uid \d+ may not look; run as root \(become: true\)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def clients(kind: str | None, says: str, **fields: Any) -> Case:
 
 NEVER_PROVISIONED = {
     "kernel where there is none": case(
-        "mount", UNAVAILABLE, "backend kernel was asked for and kernel .* has no msharefs", backend="kernel"
+        "mount", UNAVAILABLE, "backend kernel was requested, but kernel .* has no msharefs", backend="kernel"
     ),
     "mount point that is a file": case("mount", CONFLICT, "/run/file is a file", root="/run/file"),
     "mount point that is a symlink": case("mount", CONFLICT, "/run/link is a symlink", root="/run/link"),
@@ -80,7 +80,7 @@ NEVER_PROVISIONED = {
         "mount", INVALID, "group 'nosuch', which does not exist", group="nosuch"
     ),
     "mount with a wrong mode": case("mount", INVALID, "'rwx' is not a file mode", mode="rwx"),
-    "mount with a number for a mode": case("mount", INVALID, "mode 1777 is no text, and YAML", mode=1777),
+    "mount with a number for a mode": case("mount", INVALID, "mode 1777 is not text, and YAML", mode=1777),
     "mount with a wrong size": case("mount", INVALID, "size '300 gigs' is not a size", size="300 gigs"),
     "mount that is to survive": case("mount", UNAVAILABLE, "systemd does not run on this host", boot=True),
     "mount with an unknown key": case("mount", ANSIBLE, "Unsupported parameters.*colour", colour="red"),
@@ -149,10 +149,10 @@ PROVISIONED = {
         "reaches beyond the region's window", {"size": "1GiB", "offset": "511.5GiB"}, window="512GiB"
     ),
     "mappings that overlap": mapped(
-        "overlaps the one before it", {"size": "2MiB"}, {"size": "2MiB", "offset": "1MiB"}
+        "overlaps the previous mapping", {"size": "2MiB"}, {"size": "2MiB", "offset": "1MiB"}
     ),
     "mappings that overlap, announced": mapped(
-        "overlaps the one before it",
+        "overlaps the previous mapping",
         {"size": "2MiB"},
         {"size": "2MiB", "offset": "1MiB"},
         keys=ANNOUNCED,
@@ -162,11 +162,11 @@ PROVISIONED = {
         "/no/such/file: No such file", {"size": "2MiB", "path": "/no/such/file"}, kind=FAILED
     ),
     "region with a wrong mode": region(INVALID, "'999' is not a file mode", mode="999"),
-    "region with a number for a mode": region(INVALID, "mode 432 is no text, and YAML", mode=0o660),
+    "region with a number for a mode": region(INVALID, "mode 432 is not text, and YAML", mode=0o660),
     "region of an unknown group": region(INVALID, "this host has no group 'nosuch'", group="nosuch"),
     "region of an unknown user": region(INVALID, "this host has no user 'nosuch'", owner="nosuch"),
     "region on the kernel where there is none": region(
-        UNAVAILABLE, "backend kernel was asked for and kernel .* has no msharefs", backend="kernel"
+        UNAVAILABLE, "backend kernel was requested, but kernel .* has no msharefs", backend="kernel"
     ),
     "region on no msharefs": region(UNAVAILABLE, "/run/full holds no msharefs", root="/run/full"),
     "region that is to survive": region(UNAVAILABLE, "systemd does not run on this host", boot=True),
@@ -191,12 +191,12 @@ PROVISIONED = {
         FAILED, "the tmpfs at /run/tiny has .* left", root="/run/tiny", prefault=True
     ),
     "mount of another generation": case(
-        "mount", CONFLICT, "plays generation 2025-08 and 2025-04 is wanted", generation="2025-04"
+        "mount", CONFLICT, "uses generation 2025-08, but 2025-04 is requested", generation="2025-04"
     ),
     "tmpfs smaller than what is in it": case(
         "mount",
         CONFLICT,
-        "the tmpfs at /run/tiny should have 4 KiB and .* of it are in use; ask for more than that",
+        "the tmpfs at /run/tiny should have 4 KiB, but .* of it are in use; request more",
         root="/run/tiny",
         size="4KiB",
     ),
@@ -204,7 +204,7 @@ PROVISIONED = {
         INVALID, "span is how much of region sga the library's clients touch", span="1GiB", touch=False
     ),
     "span for a command": clients(
-        INVALID, "leave it out with a command", span="1GiB", command=["/bin/sleep", "9"]
+        INVALID, "omit it with a command", span="1GiB", command=["/bin/sleep", "9"]
     ),
     "clients of no region": clients(FAILED, "region nosuch at .* has no running owner", region="nosuch"),
     "clients without a count": case(

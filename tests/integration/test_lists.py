@@ -105,14 +105,15 @@ REFUSED = {
         "invalid_request",
         r"^region b \(2 of 2\): 100 TiB is more .*; nothing was changed$",
     ),
-    "twice": ("invalid_request", "region a is in the list more than once; say all of a region in one entry"),
+    "twice": ("invalid_request", "region a is in the list more than once; use one entry per region"),
     "too much in all": (
         "failed",
-        "prefaulting regions a, b needs .* of free memory in all and this host has",
+        "prefaulting regions a, b needs .* of free memory in total, but this host has",
     ),
     "too much for its tmpfs": (
         "failed",
-        "prefaulting regions a, b needs 80 MiB in all and the tmpfs at /run/tiny has .* left; give it more",
+        "prefaulting regions a, b needs 80 MiB in total, but the tmpfs at /run/tiny has .* left; give it"
+        " more",
     ),
     "no name": (None, "missing required arguments: name found in regions"),
     "both forms": (None, "parameters are mutually exclusive: name|regions"),
@@ -258,6 +259,6 @@ def test_playbook_validates_each(story: dict[str, Run]) -> None:
 
 
 def test_playbook_ends_each(host: Host, story: dict[str, Run]) -> None:
-    assert len(story["teardown"]["End the region"]["regions"]) == 2
+    assert len(story["teardown"]["Remove the region"]["regions"]) == 2
     assert host.processes() == {}
     assert not host.inside("/etc/mshare").exists()

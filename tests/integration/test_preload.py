@@ -410,7 +410,7 @@ class TestSimulated:
     def test_huge_pages_are_refused(self, library, world):
         settings = Settings("hugetlb", "simulated", str(world.root))
         __, (line,) = Preloaded(library, settings).run("refused")
-        assert "a simulated region that the preload makes has no huge pages" in line
+        assert "a simulated region created by the preload has no huge pages" in line
 
     def test_an_older_generation(self, library):
         with new_world("2025-01") as world:
@@ -586,9 +586,9 @@ class TestRun:
             (
                 ("--size", "1GiB", "--region", "a"),
                 2,
-                "--region a is used as it is, and --size makes a region",
+                "--region a uses an existing region, and --size creates one",
             ),
-            (("--pages", "thp", "--size", "1GiB"), 2, "pages thp need no region and go into none"),
+            (("--pages", "thp", "--size", "1GiB"), 2, "pages thp do not use a region"),
             (("--region", "nowhere"), 1, "nowhere: No such file or directory"),
             (("--threshold", "much"), 2, "threshold 'much' is not a size"),
             (("--pages", "hugetlb", "--size", "900GiB"), 4, "in huge pages needs 460800 of 2 MiB and"),

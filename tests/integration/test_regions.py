@@ -59,7 +59,7 @@ def run(host: Host) -> Run:
 def test_another_size_is_refused(run: Run, name: str) -> None:
     refused = run[name]
     assert (refused.failed, refused["error_kind"]) == (True, "conflict")
-    assert re.search(r"exists with 64 MiB .* size should differ \(128 MiB are wanted\)", refused["msg"])
+    assert re.search(r"exists with 64 MiB .* size should differ \(128 MiB requested\)", refused["msg"])
     assert "recreate: true" in refused["msg"]
 
 

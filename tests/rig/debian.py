@@ -76,13 +76,18 @@ def ensure_ssh_key(private: Path, comment: str) -> None:
 
 
 def bootstrap(
-    packages: Sequence[str], target: Path, options: Sequence[str], log_file: Path, mirror: str | None
+    packages: Sequence[str],
+    target: Path,
+    options: Sequence[str],
+    log_file: Path,
+    mirror: str | None,
+    suite: str = SUITE,
 ) -> None:
-    """Run mmdebstrap; its options say what the target is."""
+    """Run mmdebstrap; its options decide what the target is."""
     command = [
         *("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"),
         *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
-        *(*options, SUITE, str(target)),
+        *(*options, suite, str(target)),
         *([mirror] if mirror else []),
     ]
     if os.geteuid() == 0:

@@ -85,7 +85,9 @@ except mshare.Unavailable as error:
 """,
     )
     assert done.stderr == ""
-    assert done.stdout.startswith("mapping memory at an address needs cffi, and this Python has none (")
+    assert done.stdout.startswith(
+        "mapping memory at an address needs cffi, but this Python does not have it ("
+    )
     assert done.stdout.endswith("); install the package python3-cffi, or `pip install cffi`\n")
 
 

@@ -89,7 +89,7 @@ def test_nobody_attached_costs_nothing():
 def test_a_page_size_that_does_not_exist():
     with pytest.raises(InvalidRequest) as caught:
         page_tables(GIB, 64 * KIB)
-    assert str(caught.value) == "page size 64 KiB is none of x86-64's: 4 KiB, 2 MiB, 1 GiB"
+    assert str(caught.value) == "page size 64 KiB does not exist on x86-64; use one of 4 KiB, 2 MiB, 1 GiB"
 
 
 @pytest.mark.parametrize(("size", "start"), [(-1, 0), (1, -1)])

@@ -93,5 +93,5 @@ def test_making_a_directory_twice_is_fine(tmp_path):
 
 def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(paths.MshareError, match="belongs to somebody else"):
+    with pytest.raises(paths.MshareError, match="belongs to another user"):
         paths.make_directory(str(tmp_path / "link"))

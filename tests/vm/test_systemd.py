@@ -220,7 +220,7 @@ def test_a_region_beyond_its_tmpfs_is_refused_beforehand(others):
 def test_a_limit_that_cannot_hold_the_region_is_refused_beforehand(others):
     refused = others.run("mshare create big --size 64MiB --prefault --memory-max 64MiB")
     assert refused.returncode == 2
-    assert "and memory_max is 64 MiB; raise memory_max" in refused.stdout
+    assert "but memory_max is 64 MiB; raise memory_max" in refused.stdout
 
 
 def test_an_owner_that_reaches_its_limit_leaves_a_clear_sentence_and_nothing_else(others):

@@ -45,14 +45,14 @@ def choose(backend: str = "auto") -> Choice:
     if backend not in BACKENDS:
         raise InvalidRequest(f"backend {backend!r} is unknown; write one of " + ", ".join(BACKENDS))
     if backend == "simulated":
-        return Choice("simulated", paths.simulated_root(), "the simulated backend was asked for")
+        return Choice("simulated", paths.simulated_root(), "the simulated backend was requested")
     if kernel_has_msharefs():
         root = kernel_root() or paths.KERNEL_ROOT
         return Choice("kernel", root, "this kernel has msharefs in /proc/filesystems")
     missing = f"kernel {os.uname().release} has no msharefs in /proc/filesystems"
     if backend == "kernel":
         raise Unavailable(
-            f"backend kernel was asked for and {missing}; boot a kernel with the mshare series, or use"
+            f"backend kernel was requested, but {missing}; boot a kernel with the mshare series, or use"
             " backend simulated"
         )
     return Choice("simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used")
@@ -66,7 +66,7 @@ def require_entry(root: str, mount: mounts.Mount | None) -> None:
         and not os.access(root, os.R_OK | os.X_OK)
     ):
         raise Unavailable(
-            f"{root} holds a simulated msharefs into which uid {os.geteuid()} may not look; run as root"
+            f"{root} holds a simulated msharefs that uid {os.geteuid()} may not look; run as root"
             " (become: true), or as a member of its group"
         )
 

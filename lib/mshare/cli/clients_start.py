@@ -35,10 +35,10 @@ from .screen import Screen
 @click.option(
     "--restart-outdated",
     is_flag=True,
-    help="Start all anew if their launcher runs another version of the library.",
+    help="Restart all if their launcher runs another version of the library.",
 )
-@click.option("--restart-dead", is_flag=True, help="Start the dead again; the living stay as they are.")
-@click.option("--require-all", is_flag=True, help="Fail where fewer are attached than there should be.")
+@click.option("--restart-dead", is_flag=True, help="Start dead clients again; the others stay as they are.")
+@click.option("--require-all", is_flag=True, help="Fail if fewer are attached than requested.")
 @boot_option
 @check_option
 @click.pass_obj
@@ -90,7 +90,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
 @check_option
 @click.pass_obj
 def restart_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
-    """Start the dead again; the living stay as they are."""
+    """Start dead clients again; the others stay as they are."""
     where = locate(backend or "auto", root).root
     status = status_of(CLIENTS, region_name(name), where)
     if status is None:

@@ -15,7 +15,7 @@ from .screen import Screen
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
-    """Print the script for completion in a shell.
+    """Print the completion script for a shell.
 
     It completes commands, options and region names.
 

@@ -23,10 +23,10 @@ from .screen import Screen
 
 @click.command("info")
 @where_options
-@click.option("--no-probe", is_flag=True, help="Ask a kernel nothing; its generation is then not known.")
+@click.option("--no-probe", is_flag=True, help="Do not probe the kernel; its generation stays unknown.")
 @click.pass_obj
 def info_command(screen: Screen, backend: str | None, root: str | None, no_probe: bool) -> None:
-    """Say whether mshare works here, and what there is."""
+    """Show whether mshare works here, and what exists."""
     host = inventory.host(backend or "auto", root, probing=not no_probe)
     screen.answer(record.to_fields(host))
     screen.say(f"Supported: {_supported(host.support)}")
@@ -139,7 +139,7 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     if regions:
         _regions(screen, regions)
     else:
-        screen.say("There are no regions; make one with `mshare create NAME --size SIZE`.")
+        screen.say("There are no regions; create one with `mshare create NAME --size SIZE`.")
 
 
 @click.command("stat")

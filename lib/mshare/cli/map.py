@@ -29,7 +29,7 @@ from .screen import Screen
 @click.option("--path", metavar="FILE", help="The file, by its absolute path.")
 @click.option("--file-offset", metavar="OFFSET", help="Where in the file.")
 @click.option("--protection", metavar="PROT", help="r or rw (default: r for files, else rw).")
-@click.option("--overcommit", is_flag=True, help="Allow more than this host's RAM; a part will be used.")
+@click.option("--overcommit", is_flag=True, help="Allow more than this host's RAM; only part will be used.")
 @click.option("--replace", is_flag=True, help="Replace what is mapped there.")
 @where_options
 @click.pass_obj

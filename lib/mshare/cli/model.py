@@ -19,13 +19,13 @@ from .screen import Screen
 @click.option("--page-size", metavar="SIZE", default="4KiB", show_default=True, help="4KiB, 2MiB or 1GiB.")
 @click.pass_obj
 def model_command(screen: Screen, size: str, clients: int, page_size: str) -> None:
-    """Work out what page tables cost.
+    """Calculate what page tables cost.
 
-    For any size and number of clients: arithmetic, nothing is looked at.
+    For any size and number of clients. Only arithmetic; nothing is measured.
     """
     size_bytes, page_bytes = parse_size(size), parse_size(page_size, "page size")
     if clients < 1:
-        raise InvalidRequest(f"{clients} clients pay for nothing; ask for 1 or more, like 1500")
+        raise InvalidRequest(f"{clients} clients cannot be modelled; use 1 or more, like 1500")
     one = page_tables(size_bytes, page_bytes)
     levels = _levels(one)
     screen.answer(

@@ -24,7 +24,7 @@ from .screen import Screen
 def mount_command(
     screen: Screen, /, spec_path: str | None, boot: bool | None, check: bool, **options: Any
 ) -> None:
-    """Mount msharefs, the kernel's or a simulated one.
+    """Mount the kernel's msharefs, or a simulated one.
 
     An ordinary user can have the simulated one, as a directory on a tmpfs.
     """

@@ -76,16 +76,18 @@ where_options = _together(
         "--root", metavar="DIR", envvar=_ROOT_VARIABLE, show_envvar=True, help="Where msharefs is mounted."
     ),
 )
-check_option = click.option("--check", is_flag=True, help="Only say what would be done.")
+check_option = click.option("--check", is_flag=True, help="Only show what would be done.")
 boot_option = click.option(
-    "--boot/--no-boot", default=None, help="Have it come back after a reboot (systemd only; default there)."
+    "--boot/--no-boot",
+    default=None,
+    help="Whether it comes back after a reboot (systemd only, where it is the default).",
 )
 _spec_option = click.option(
     "--spec",
     "spec_path",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="Take everything from a file, YAML or JSON, whose keys are the options' names.",
+    help="Read everything from a YAML or JSON file whose keys are the names of the options.",
 )
 region_options = _together(
     _name_argument(required=False),
@@ -99,15 +101,19 @@ region_options = _together(
         help="A mapping; repeat it for more. Keys: kind (anonymous, hugetlb, file), size, offset,"
         " protection (r, rw), path, file_offset. Like --map kind=file,path=/data/a,size=10GiB",
     ),
-    click.option("--window", metavar="SIZE", help="Address space, where it shall be more than is mapped."),
-    click.option("--address", metavar="ADDR", help="Where all attach, in generations that want one address."),
+    click.option("--window", metavar="SIZE", help="Address space, if larger than the mapped size."),
+    click.option(
+        "--address", metavar="ADDR", help="Where all processes attach, in generations that need one address."
+    ),
     click.option("--mode", metavar="MODE", help="Permissions of the region's file (default 0600)."),
     click.option("--owner", metavar="USER", help="User of the region's file."),
     click.option("--group", metavar="GROUP", help="Group of the region's file."),
-    click.option("--overcommit", is_flag=True, help="Allow more than this host's RAM; a part will be used."),
-    click.option("--prefault", is_flag=True, help="Touch all of it before anybody attaches."),
+    click.option(
+        "--overcommit", is_flag=True, help="Allow more than this host's RAM; only part will be used."
+    ),
+    click.option("--prefault", is_flag=True, help="Touch every page before anybody attaches."),
     click.option("--pattern", is_flag=True, help="Write bytes for clients to verify; not for a database."),
-    click.option("--memory-max", metavar="SIZE", help="The most memory it may take (systemd only)."),
+    click.option("--memory-max", metavar="SIZE", help="The most memory it may use (systemd only)."),
     click.option(
         "--before", metavar="UNIT", multiple=True, help="A unit that starts after it (systemd only)."
     ),
@@ -118,19 +124,19 @@ clients_options = _together(
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]"),
     _spec_option,
     click.option("--count", metavar="N", help="How many processes attach."),
-    click.option("--span", metavar="SIZE", help="What each client touches (default: as much as fits)."),
+    click.option("--span", metavar="SIZE", help="How much each client touches (default: as much as fits)."),
     click.option("--stride", metavar="SIZE", help="Touch a page in every SIZE (default 2MiB)."),
     click.option("--no-touch", is_flag=True, help="Attach only."),
     click.option(
-        "--settle-seconds", metavar="N", help="A COMMAND that ends sooner has failed (default 1 second)."
+        "--settle-seconds", metavar="N", help="A COMMAND that ends within N seconds has failed (default 1)."
     ),
     where_options,
 )
 mount_options = _together(
     _spec_option,
     where_options,
-    click.option("--generation", metavar="ID", help="Which posted interface to play (simulated only)."),
-    click.option("--size", metavar="SIZE", help="The most memory it may take (simulated only)."),
+    click.option("--generation", metavar="ID", help="Which posted interface to imitate (simulated only)."),
+    click.option("--size", metavar="SIZE", help="The most memory it may use (simulated only)."),
     click.option("--mode", metavar="MODE", help="Permissions of the root (default 1770)."),
     click.option("--group", metavar="GROUP", help="Group of the root."),
 )
@@ -173,7 +179,7 @@ def _given(spec_path: str | None, options: _Options) -> _Options:
     given = load(spec_path)
     # A file that says nothing of a root is for whichever there is.
     if root is not None and given.setdefault("root", root) != root != os.environ.get(_ROOT_VARIABLE):
-        raise InvalidRequest(f"--root is {root}, and {spec_path} says {given['root']}; say one of them only")
+        raise InvalidRequest(f"--root is {root}, and {spec_path} says {given['root']}; use only one of them")
     return given
 
 
@@ -181,6 +187,7 @@ def _parse_mapping(text: str) -> dict[str, str]:
     parts = [part.partition("=") for part in _BETWEEN_KEYS.split(text)]
     if not all(equals for __, equals, __ in parts):
         raise InvalidRequest(
-            f"--map {text!r} is no list of KEY=VALUE; write it like kind=file,path=/data/a,size=10GiB"
+            f"--map {text!r} is not a list of KEY=VALUE pairs; write it like"
+            f" kind=file,path=/data/a,size=10GiB"
         )
     return {key: value for key, __, value in parts}

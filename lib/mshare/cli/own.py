@@ -21,7 +21,7 @@ from .screen import Screen
 
 @click.command("own")
 @region_options
-@click.option("--replace-stale", is_flag=True, help="Take the place of an owner that was killed.")
+@click.option("--replace-stale", is_flag=True, help="Replace a region whose owner was killed.")
 @click.pass_obj
 def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, **options: Any) -> None:
     """Create a region and keep it until Ctrl-C.

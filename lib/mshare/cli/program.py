@@ -25,7 +25,7 @@ Exit codes:
     2  the request is wrong
     3  the validation failed
     4  something is missing: a kernel with mshare, a mount, cffi, the rights of root
-    5  what exists is not what was asked for, or is in use
+    5  what exists is not what was requested, or is in use
   130  interrupted
 """
 _COMMANDS = {
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
 
 def _json_option() -> click.Option:
     """What is said of `--json`, which every command takes; it is looked for in `_wants_json`."""
-    return click.Option(["--json"], is_flag=True, expose_value=False, help="Answer in JSON.")
+    return click.Option(["--json"], is_flag=True, expose_value=False, help="Print JSON.")
 
 
 def _wants_json(arguments: list[str]) -> bool:
@@ -137,7 +137,7 @@ def _say_version(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     is_eager=True,
     expose_value=False,
     callback=_say_version,
-    help="Say the version and end.",
+    help="Show the version and exit.",
 )
 def mshare() -> None:
     """Memory regions that share their page tables between processes (Linux mshare).

@@ -27,16 +27,14 @@ from .screen import Screen
 
 @click.command("create")
 @region_options
-@click.option(
-    "--recreate", is_flag=True, help="End a region that differs, and make it anew: loses its content."
-)
-@click.option("--replace-stale", is_flag=True, help="Replace what a killed owner left behind.")
+@click.option("--recreate", is_flag=True, help="Replace a region that differs; its content is lost.")
+@click.option("--replace-stale", is_flag=True, help="Replace a region whose owner was killed.")
 @click.option(
     "--replace-outdated",
     is_flag=True,
-    help="Replace a region whose owner runs another version of the library: loses its content.",
+    help="Replace a region whose owner runs another version of the library; its content is lost.",
 )
-@click.option("--force", is_flag=True, help="Recreate or replace even with clients attached.")
+@click.option("--force", is_flag=True, help="Recreate or replace even if clients are attached.")
 @boot_option
 @check_option
 @click.pass_obj
@@ -52,7 +50,7 @@ def create_command(
     check: bool,
     **options: Any,
 ) -> None:
-    """Create a region, kept by an owner in the background.
+    """Create a region, with an owner in the background.
 
     The owner runs under systemd where there is one, else as a process of its own. A region that is
     there already stays as it is; one that differs is refused.
@@ -92,13 +90,13 @@ def create_command(
 @click.command("rm")
 @region_argument
 @where_options
-@click.option("--force", is_flag=True, help="Also with clients attached: they are ended first.")
+@click.option("--force", is_flag=True, help="Remove it even if clients are attached; they are killed.")
 @check_option
 @click.pass_obj
 def rm_command(
     screen: Screen, name: str, backend: str | None, root: str | None, force: bool, check: bool
 ) -> None:
-    """End a region and its owner; its content is gone."""
+    """Remove a region and end its owner; its content is lost."""
     done = apply(RegionAbsent(name, backend or "auto", root, force), check=check)
     display.outcome(
         screen,

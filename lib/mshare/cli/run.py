@@ -34,8 +34,8 @@ _KILLED = 128
 
 @click.command("run")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-@click.option("--region", metavar="NAME", help="Put the segments into this region, which exists.")
-@click.option("--size", metavar="SIZE", help="Make a region of SIZE for as long as COMMAND runs.")
+@click.option("--region", metavar="NAME", help="Put the segments into this existing region.")
+@click.option("--size", metavar="SIZE", help="Create a region of SIZE for as long as COMMAND runs.")
 @click.option(
     "--pages",
     type=click.Choice(PAGES),
@@ -45,7 +45,9 @@ _KILLED = 128
 @where_options
 @click.option("--threshold", metavar="SIZE", help="Leave smaller segments alone (default 16MiB).")
 @click.option(
-    "--prefault/--no-prefault", default=None, help="Touch all of a segment first (default, but for hugetlb)."
+    "--prefault/--no-prefault",
+    default=None,
+    help="Touch a whole segment first (the default, except for hugetlb).",
 )
 @click.option(
     "--huge-directory", metavar="DIR", help="thp: a tmpfs mounted with huge=always, for anonymous memory."
@@ -71,7 +73,8 @@ def run_command(screen: Screen, /, command: tuple[str, ...], size: str | None, *
 def _settings(options: dict[str, Any], size_bytes: int | None) -> Settings:
     if size_bytes is not None and options["region"] is not None:
         raise InvalidRequest(
-            f"--region {options['region']} is used as it is, and --size makes a region; say one of them only"
+            f"--region {options['region']} uses an existing region, and --size creates one; use only one of"
+            f" them"
         )
     wants_region = size_bytes is not None or options["region"] is not None
     pages = options["pages"] or ("4k" if wants_region or _wants_msharefs(options) else "thp")

@@ -24,10 +24,10 @@ from .screen import Screen
     type=float,
     default=5.0,
     show_default=True,
-    help="How far measured page tables may be from the model.",
+    help="How far measured page tables may differ from the model, in percent.",
 )
 @click.option(
-    "--min-clients-attached", type=int, help="How many must be attached. Default: all that were asked for."
+    "--min-clients-attached", type=int, help="How many must be attached. Default: all that were requested."
 )
 @click.option(
     "--max-client-errors",
@@ -36,7 +36,7 @@ from .screen import Screen
     show_default=True,
     help="How many errors the clients may report.",
 )
-@click.option("--span", metavar="SIZE", help="What the probe touches. Default: the same as the clients.")
+@click.option("--span", metavar="SIZE", help="How much the probe touches. Default: the same as the clients.")
 @click.option("--probes", type=int, default=2, show_default=True, help="Processes of the probe.")
 @click.option(
     "--project-size",
@@ -46,7 +46,7 @@ from .screen import Screen
     help="Scale the figures to a region of this size ...",
 )
 @click.option(
-    "--project-clients", type=int, default=1500, show_default=True, help="... and to so many clients."
+    "--project-clients", type=int, default=1500, show_default=True, help="... and to this many clients."
 )
 @where_options
 @click.pass_context

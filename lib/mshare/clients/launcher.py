@@ -141,7 +141,7 @@ class _Launcher:
         if self._spec.span is not None and self._spec.span > mapped_bytes:
             raise InvalidRequest(
                 f"clients cannot touch {format_size(self._spec.span)} of region {self._spec.region}, of which"
-                f" {format_size(mapped_bytes)} are mapped; ask for a smaller span, or leave it out"
+                f" {format_size(mapped_bytes)} are mapped; ask for a smaller span, or omit it"
             )
         fitting_bytes = self._spec.span or fit_span(self._target, self._spec.count, used_bytes)
         if not self._clients.alive:

@@ -35,7 +35,8 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
     if span_bytes <= 0:
         needed_bytes = count * (_CLIENT_BYTES + page_tables(1).total_bytes)
         raise MshareError(
-            f"{count} clients need at least {format_size(needed_bytes)}, and half of this host's available"
+            f"{count} clients need at least {format_size(needed_bytes)}, but only half of this host's"
+            f" available"
             f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
         )
     # A quarter of the room on the tmpfs and of the slice's limit: on a kernel the tables count as well.

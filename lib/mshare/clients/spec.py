@@ -33,8 +33,8 @@ def client_count(count: int) -> int:
     """How many clients to run; InvalidRequest outside 1..32768."""
     if isinstance(count, bool) or not 1 <= count <= CLIENTS_MAXIMUM:
         raise InvalidRequest(
-            f"{count} clients cannot be started; ask for 1 to {CLIENTS_MAXIMUM}, and use state absent"
-            " (`mshare clients stop`) for none"
+            f"{count} clients cannot be started; request 1 to {CLIENTS_MAXIMUM}, or use state absent"
+            f" (`mshare clients stop`) for none"
         )
     return count
 

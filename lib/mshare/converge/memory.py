@@ -31,8 +31,8 @@ def check_room(region: str, size_bytes: int, root: str) -> None:
     if room_bytes is not None and size_bytes > room_bytes:
         raise MshareError(
             f"prefaulting region {region} needs {format_size(size_bytes)} and the tmpfs at {root} has"
-            f" {format_size(room_bytes)} left; give it more room (mount with a larger size), ask for less, or"
-            " leave prefault off"
+            f" {format_size(room_bytes)} left; mount it with a larger size, reduce the region, or turn"
+            f" prefault off"
         )
 
 
@@ -44,17 +44,17 @@ def check_together(fills_bytes: Mapping[str | None, Mapping[str, int]]) -> None:
     if len(everywhere) > 1 and total_bytes > available_bytes:
         has = format_size(available_bytes)
         raise MshareError(
-            f"prefaulting regions {', '.join(everywhere)} needs {format_size(total_bytes)} of free memory in"
-            f" all and this host has {has} available; ask for less, or leave prefault off"
+            f"prefaulting regions {', '.join(everywhere)} needs {format_size(total_bytes)} of free memory"
+            f" in total, but this host has {has} available; reduce the size, or turn prefault off"
         )
     for root, sizes in fills_bytes.items():
         room_bytes = roots.free_bytes(root) if root else None
         root_bytes = sum(sizes.values())
         if room_bytes is not None and root_bytes > room_bytes:
             raise MshareError(
-                f"prefaulting regions {', '.join(sizes)} needs {format_size(root_bytes)} in all and the tmpfs"
-                f" at {root} has {format_size(room_bytes)} left; give it more room (mount with a larger"
-                " size), ask for less, or leave prefault off"
+                f"prefaulting regions {', '.join(sizes)} needs {format_size(root_bytes)} in total, but the"
+                f" tmpfs at {root} has {format_size(room_bytes)} left; mount it with a larger size, reduce"
+                f" the region, or turn prefault off"
             )
 
 
@@ -69,11 +69,11 @@ def memory_consent(
     size = format_size(mapped_bytes)
     if prefault and mapped_bytes > available_bytes:
         raise MshareError(
-            f"prefaulting {size} needs that much free memory and this host has"
-            f" {format_size(available_bytes)} available; ask for less, or leave prefault off"
+            f"prefaulting {size} needs that much free memory, but this host has"
+            f" {format_size(available_bytes)} available; reduce the size, or turn prefault off"
         )
     if mapped_bytes > memory_total_bytes and not overcommit:
         raise InvalidRequest(
-            f"{size} is more than this host's {format_size(memory_total_bytes)} of RAM; ask for less, or"
-            " say overcommit: true (--overcommit) if only a part of it will be touched"
+            f"{size} is more than this host's {format_size(memory_total_bytes)} of RAM; reduce it, or set"
+            f" overcommit: true (--overcommit) if only part of it will be touched"
         )

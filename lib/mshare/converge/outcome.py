@@ -84,7 +84,7 @@ def other_version(version: str | None) -> str | None:
 
 def goes_on(what: str, outdated: str | None, option: str) -> list[str]:
     """The warning for something that runs another version and is left alone."""
-    return [f"{what} {outdated}; it goes on with that until {option}: true"] if outdated else []
+    return [f"{what} {outdated}; it keeps using that version until {option}: true"] if outdated else []
 
 
 def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:

@@ -89,5 +89,5 @@ def _require_distinct(requests: Sequence[Request[F]]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidRequest(
-            f"region {', '.join(twice)} is in the list more than once; say all of a region in one entry"
+            f"region {', '.join(twice)} is in the list more than once; use one entry per region"
         )

@@ -38,7 +38,7 @@ def flag(value: Any, what: str) -> bool:
 
 def nonempty_text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{what} {value!r} is not a text")
+        raise InvalidRequest(f"{what} {value!r} is not text")
     return value
 
 
@@ -57,7 +57,7 @@ def file_mode(value: Any, what: str = "mode") -> int:
     """0o660 from "0660" or "660"."""
     if isinstance(value, int):
         raise InvalidRequest(
-            f"{what} {value!r} is no text, and YAML makes other digits of some numbers; write it in quotes,"
+            f"{what} {value!r} is not text, and YAML reads some numbers differently; write it in quotes,"
             " like '0660'"
         )
     try:

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every number of the kernel's interface, in one place.
+"""All numbers of the kernel's interface, in one place.
 
 Sources: the msharefs series as posted (2022-06 v2, 2024-09 RFC v3, 2025-01 v1, 2025-04 v2,
 2025-08 v3) and include/uapi/asm-generic/{ioctl,mman-common}.h. ioctl numbers are
@@ -14,9 +14,9 @@ FILESYSTEM = "msharefs"
 FILESYSTEM_MAGIC = 0x4D534852
 INFO_FILE = "mshare_info"
 PAGE_BYTES = 4096
-# The x86-64 user address space with four levels; windows beyond it can be sized but never mapped.
+# The x86-64 user address space with four levels; larger windows can be created but not mapped.
 ADDRESS_SPACE_BYTES = 1 << 47
-# What mshare_info holds on x86-64: one PGD entry. Read the file; this is the simulator's default.
+# What mshare_info contains on x86-64: one PGD entry. The simulator's default; for a kernel, read the file.
 X86_64_ALIGNMENT_BYTES = 1 << 39
 
 
@@ -55,7 +55,7 @@ MAP_HUGE_MASK = 0x3F << MAP_HUGE_SHIFT
 
 
 def huge_page_bytes(flags: int) -> int:
-    """The huge page size that mmap flags ask for: 0 without MAP_HUGETLB, 2 MiB by default."""
+    """The huge page size that mmap flags request: 0 without MAP_HUGETLB, 2 MiB by default."""
     if not flags & MAP_HUGETLB:
         return 0
     code = (flags & MAP_HUGE_MASK) >> MAP_HUGE_SHIFT

@@ -15,7 +15,7 @@ import pprint
 import tempfile
 
 # Struct layouts as in the posted series' include/uapi/linux/msharefs.h. `where` is an address up to
-# 2025-01 and an offset into the region from 2025-04 on.
+# 2025-01, and an offset into the region since 2025-04.
 DECLARATIONS = """
 struct mshare_info { uint64_t start; uint64_t size; };
 struct mshare_create {
@@ -32,7 +32,7 @@ int prctl(int option, ...);
 
 
 def generate() -> str:
-    """The text of `_libc.py`: what cffi writes, with its long literals laid out as pep8 wants them."""
+    """The text of `_libc.py`: cffi's output, with long literals wrapped for PEP 8."""
     from cffi import FFI  # type: ignore[import-untyped,unused-ignore]
 
     builder = FFI()

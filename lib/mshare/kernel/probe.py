@@ -1,10 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which generation a mounted msharefs speaks, found by asking a scratch file, never by kernel version.
+"""Detects the generation of a mounted msharefs with a temporary file, never by kernel version.
 
-Each question is harmless on a file without a size. `0x40107801` means SET_SIZE to the old generations
-and UNMAP to the new ones, so it is not among them. Needs nothing but the standard library.
+Each call is harmless on a file without a size. `0x40107801` means SET_SIZE in the old generations and
+UNMAP in the new ones, so it is not used here. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ _MAP_WITHOUT_OBJECT = abi.MAP_SHARED | abi.MAP_FIXED
 _UNUSED_FD = 0x7FFFFFFF
 
 
-def _answer(question: Callable[[], object]) -> int:
+def _errno_of(call: Callable[[], object]) -> int:
+    """The errno that a call fails with; 0 if it succeeds."""
     try:
-        question()
+        call()
     except OSError as error:
         return error.errno or -1
     return _OK
 
 
 def _read(fd: int) -> int:
-    return _answer(lambda: os.read(fd, abi.INFO_STRUCT_BYTES))
+    return _errno_of(lambda: os.read(fd, abi.INFO_STRUCT_BYTES))
 
 
 def _ioctl(fd: int, request: int) -> int:
-    return _answer(lambda: fcntl.ioctl(fd, request, bytearray(abi.INFO_STRUCT_BYTES)))
+    return _errno_of(lambda: fcntl.ioctl(fd, request, bytearray(abi.INFO_STRUCT_BYTES)))
 
 
 def _create_without_object(fd: int) -> int:
-    # Neither MAP_ANONYMOUS nor a file: the generation with files looks the descriptor up, the one
-    # without refuses the flags.
+    # Neither MAP_ANONYMOUS nor a file: the generation with files looks up the descriptor, the one
+    # without files refuses the flags.
     fields = struct.pack("=QQQIIIxxxx", 0, abi.PAGE_BYTES, 0, abi.PROT_READ, _MAP_WITHOUT_OBJECT, _UNUSED_FD)
-    return _answer(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
+    return _errno_of(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
 
 
-# (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> the generation that answers so.
+# Errno of (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> the generation.
 _ANSWERS: dict[tuple[int, ...], str] = {
     (_OK, errno.ENOTTY, errno.ENOTTY): "2022-06",
     (errno.EINVAL, _OK, errno.ENOTTY): "2024-09",
@@ -56,14 +57,14 @@ _ANSWERS: dict[tuple[int, ...], str] = {
     (errno.EINVAL, errno.ENOTTY, errno.ENOTTY): "2025-04",
     (errno.EINVAL, errno.EINVAL, errno.EINVAL): "2025-08",
 }
-# Asked once the scratch file has a size, where it can have one by ftruncate.
+# Errno of CREATE_MAPPING once the temporary file has a size, in generations that use ftruncate.
 _OBJECT_ANSWERS = {errno.EBADF: "2025-08", errno.EINVAL: "2025-04"}
 
 
 def alignment_bytes(root: str) -> int:
-    """The alignment that mshare_info holds: decimal text, too large for a C int.
+    """The alignment in mshare_info: decimal text, too large for a C int.
 
-    Raises Unavailable where the file is missing: the syscall generations of 2022 had none.
+    Raises Unavailable if the file is missing: the system-call series of 2022 had none.
     """
     path = os.path.join(root, abi.INFO_FILE)
     try:
@@ -71,17 +72,17 @@ def alignment_bytes(root: str) -> int:
             return int(file.read())
     except FileNotFoundError:
         raise Unavailable(
-            f"{path} is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose system"
-            " calls nobody can make safely on today's kernels; boot a kernel with a later series"
+            f"{path} is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose system calls"
+            f" are not safe on today's kernels; boot a kernel with a later series"
         ) from None
     except ValueError as error:
-        raise Unavailable(f"{path} holds no alignment ({error}); is this msharefs?") from None
+        raise Unavailable(f"{path} contains no alignment ({error}); is this msharefs?") from None
 
 
 def generation(root: str) -> Generation:
-    """Find the generation by the probe table, on a scratch file that is unlinked before it is asked.
+    """The generation, detected with a temporary file that is unlinked first.
 
-    Raises Unavailable, naming the answers, when they fit no known generation.
+    Raises Unavailable with the results if they match no known generation.
     """
     alignment = alignment_bytes(root)
     path = os.path.join(root, f"probe-{uuid.uuid4().hex}")
@@ -89,20 +90,20 @@ def generation(root: str) -> Generation:
     try:
         os.unlink(path)
         answers = [_read(fd), _ioctl(fd, abi.GET_SIZE), _ioctl(fd, abi.UNMAP_BY_ADDRESS)]
-        found = _ANSWERS.get(tuple(answers))
-        if found in _OBJECT_ANSWERS.values():
+        identifier = _ANSWERS.get(tuple(answers))
+        if identifier in _OBJECT_ANSWERS.values():
             os.ftruncate(fd, alignment)
             answers.append(_create_without_object(fd))
-            found = _OBJECT_ANSWERS.get(answers[-1])
+            identifier = _OBJECT_ANSWERS.get(answers[-1])
     finally:
         os.close(fd)
-    if found is None:
-        said = ", ".join(
+    if identifier is None:
+        names = ", ".join(
             errno.errorcode.get(answer, "ok" if answer == _OK else str(answer)) for answer in answers
         )
         raise Unavailable(
-            f"msharefs at {root} answered the probe with ({said}), which fits none of "
+            f"msharefs at {root} answered the probe with ({names}), which matches none of "
             + ", ".join(GENERATIONS)
             + "; please report it with the kernel's origin"
         )
-    return GENERATIONS[found]
+    return GENERATIONS[identifier]

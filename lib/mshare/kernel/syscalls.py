@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The system calls that Python's standard library has no door to: mmap at an address, and mshare's ioctls.
+"""System calls that Python's standard library lacks: mmap at an address, and mshare's ioctls.
 
 Every function raises OSError with the kernel's errno. Addresses and sizes are integers of bytes.
 """
@@ -26,12 +26,12 @@ _library: Any = None
 
 
 def _c() -> Any:
-    """The C library, opened at the first call so that a mere import needs no cffi."""
+    """The C library, opened at the first call, so that importing this module needs no cffi."""
     global _library
     if _library is None:
         if ffi is None:
             raise Unavailable(
-                f"mapping memory at an address needs cffi, and this Python has none ({_CFFI_ERROR});"
+                f"mapping memory at an address needs cffi, but this Python does not have it ({_CFFI_ERROR});"
                 " install the package python3-cffi, or `pip install cffi`"
             )
         _library = ffi.dlopen(None)
@@ -39,7 +39,7 @@ def _c() -> Any:
 
 
 def require() -> None:
-    """Raise Unavailable now, with the next step, where cffi is missing."""
+    """Raise Unavailable, with the next step, if cffi is missing."""
     _c()
 
 
@@ -71,7 +71,7 @@ def memory(address: int, length: int) -> memoryview:
 
 
 def _ioctl(fd: int, request: int, struct: Any) -> None:
-    # A variadic argument must be cdata: cffi cannot guess the C type of a Python value.
+    # Variadic arguments must be cdata: cffi cannot guess the C type of a Python value.
     _check(_c().ioctl(fd, ffi.cast("unsigned long", request), struct))
 
 
@@ -92,7 +92,7 @@ def set_size(fd: int, start: int, size: int) -> None:
 def create_mapping(
     fd: int, request: int, where: int, size: int, offset: int, prot: int, flags: int, object_fd: int
 ) -> None:
-    """MSHAREFS_CREATE_MAPPING under the number of the generation; `where` is an address or an offset."""
+    """MSHAREFS_CREATE_MAPPING with the generation's number; `where` is an address or an offset."""
     _c()
     fields = {
         "where": where,
@@ -106,16 +106,16 @@ def create_mapping(
 
 
 def unmap(fd: int, request: int, where: int, size: int) -> None:
-    """MSHAREFS_UNMAP under the number of the generation."""
+    """MSHAREFS_UNMAP with the generation's number."""
     _c()
     _ioctl(fd, request, ffi.new("struct mshare_unmap *", {"where": where, "size": size}))
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Give a range of a file back to the system; it reads as zeroes afterwards."""
+    """Free a range of a file; it reads as zeroes afterwards."""
     _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length))
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process a signal when the thread that forked it ends."""
+    """Make the kernel send this process a signal when the thread that forked it ends."""
     _check(_c().prctl(_PR_SET_PDEATHSIG, ffi.cast("unsigned long", signal_number)))

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An msharefs that should be mounted, or should not."""
+"""Ensures that an msharefs is mounted, or is not."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
     spec = msharefs.complete(spec)
     mount = _Mount(spec, boot)
     if mount.actions and not check:
-        # Where nothing is to be done no turn is waited for: a region that is started has systemd run this
-        # first, while the process that starts it has the turn.
+        # No lock if there is nothing to do: when a region is started, systemd runs this first, while the
+        # process that starts the region holds the lock.
         with one_at_a_time(check):
             mount = _Mount(spec, boot)
             mount.converge()
@@ -37,7 +37,7 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
 
 
 class _Mount:
-    """One msharefs: what is there, against what should be."""
+    """One msharefs: what exists, compared with what is requested."""
 
     def __init__(self, spec: MountSpec, boot_wanted: bool | None) -> None:
         self.spec = spec
@@ -82,8 +82,8 @@ class _Mount:
         left = msharefs.differences(self.spec, msharefs.observe(self.spec.root))
         if left:
             raise MshareError(
-                f"{self.spec.root} was brought to what is wanted and still differs in {', '.join(left)};"
-                " somebody else may be changing it: run this again"
+                f"{self.spec.root} was changed as requested, but still differs in {', '.join(left)};"
+                " something else may be changing it; run this again"
             )
 
     def outcome(self) -> Outcome[MountFacts]:
@@ -114,11 +114,11 @@ def _wanted(spec: MountSpec) -> Mapping[str, object]:
 
 
 def choose_absent(backend: str, root: str | None) -> Choice:
-    """The backend and root of what is to be absent, which this host may lack by now."""
+    """The backend and root of what should be absent; the host may no longer have the backend."""
     try:
         choice = choose(backend)
     except Unavailable:
-        choice = Choice("kernel", paths.KERNEL_ROOT, "it is to be absent")
+        choice = Choice("kernel", paths.KERNEL_ROOT, "it should be absent")
     return choice._replace(root=root or choice.root)
 
 

@@ -1,10 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mounting msharefs: the kernel's, or the simulator's tmpfs in its place; and taking it away again.
+"""Mounts and unmounts msharefs: the kernel's, or the simulator's tmpfs.
 
-What is mounted is compared by identity (type and source in mountinfo), never by option strings. A
-mount has a record from before it is made until after it is gone.
+A mount is recognized by type and source in mountinfo, never by option strings. Its record is written
+before it is mounted and removed after it is unmounted.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from ..units import format_size, round_up
 from . import preflight
 from .spec import MountSpec
 
-# As `MountSeen.source` says it.
+# As in `MountSeen.source`.
 _TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
 
 
 @dataclass(frozen=True)
 class MountSeen:
-    """What is at a root now."""
+    """What exists at a root."""
 
     root: str
     kind: str
     """ "missing", "file", "symlink", "directory" or "mount" """
     backend: str | None
-    """Whose msharefs it is; None for anything else."""
+    """The backend of an msharefs; None for anything else."""
     source: str | None
     generation: str | None
-    """Of a simulated root; a kernel's is found by probing."""
+    """Of a simulated root; for a kernel it has to be probed."""
     mode: int | None
     gid: int | None
     empty: bool
     """But for a layout that was begun and not ended."""
     size_bytes: int | None = None
-    """Of a simulated root's tmpfs: the most memory it may take."""
+    """Of a simulated root's tmpfs: the most memory it may use."""
     used_bytes: int = 0
     """How much of that it takes."""
     reason: str | None = None
@@ -61,18 +61,18 @@ class MountSeen:
 
 
 def needs_mount(spec: MountSpec) -> bool:
-    """Whether this takes mount(2): an ordinary user's simulated root is a directory on a tmpfs."""
+    """Whether this needs mount(2): an ordinary user's simulated root is a directory on a tmpfs."""
     return spec.backend == "kernel" or paths.is_root()
 
 
 def observe(root: str) -> MountSeen:
-    """Look at a root, changing nothing; Unavailable where this user may not."""
+    """Examine a root, changing nothing; Unavailable if this user may not."""
     try:
-        found = os.lstat(root)
+        status = os.lstat(root)
     except (FileNotFoundError, NotADirectoryError):
         return MountSeen(root, "missing", None, None, None, None, None, True)
-    kind = "directory" if stat.S_ISDIR(found.st_mode) else "file"
-    if stat.S_ISLNK(found.st_mode):
+    kind = "directory" if stat.S_ISDIR(status.st_mode) else "file"
+    if stat.S_ISLNK(status.st_mode):
         kind = "symlink"
     mount = mounts.mount_at(root)
     require_entry(root, mount)
@@ -96,8 +96,8 @@ def observe(root: str) -> MountSeen:
         backend,
         source,
         generation,
-        stat.S_IMODE(found.st_mode),
-        found.st_gid,
+        stat.S_IMODE(status.st_mode),
+        status.st_gid,
         empty,
         size_bytes,
         used_bytes,
@@ -107,13 +107,13 @@ def observe(root: str) -> MountSeen:
 
 
 def _room(root: str) -> tuple[int, int]:
-    """How much a tmpfs may take, and how much it does."""
-    found = os.statvfs(root)
-    return found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
+    """How much memory a tmpfs may use and how much it does use, in bytes."""
+    room = os.statvfs(root)
+    return room.f_blocks * room.f_frsize, (room.f_blocks - room.f_bfree) * room.f_frsize
 
 
 def group_id(spec: MountSpec) -> int:
-    """The gid the root should have, -1 for whatever it has; InvalidRequest for an unknown group."""
+    """The gid that the root should have, -1 for any; InvalidRequest for an unknown group."""
     if spec.group is None:
         return -1
     try:
@@ -125,12 +125,12 @@ def group_id(spec: MountSpec) -> int:
 
 
 def group_missing(spec: MountSpec) -> bool:
-    """Whether the group is to be made."""
+    """Whether the group has to be created."""
     return spec.create_group and spec.group not in {group.gr_name for group in grp.getgrall()}
 
 
 def _group_record(root: str) -> str:
-    """A file with the name of the group that was made for a root: that group, and no other, is removed."""
+    """A file with the name of the group created for a root: only that group is removed later."""
     return os.path.join(os.path.dirname(_record(root)), f"{paths.escape(root)}.group")
 
 
@@ -152,7 +152,7 @@ def _remove_group(root: str) -> None:
 
 
 def complete(spec: MountSpec) -> MountSpec:
-    """A spec with its defaults for this host, checked against it; Unavailable as `backends.choose`."""
+    """A specification with the defaults of this host, checked; Unavailable as in `backends.choose`."""
     if spec.backend == "kernel":
         choose("kernel")
     root = os.path.normpath(spec.root)
@@ -175,13 +175,13 @@ def _bare(seen: MountSeen) -> bool:
 
 
 def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
-    """What has to be done: among "mount", "size", "layout", "access"; refuses with a sentence what cannot be.
+    """What has to be done: some of "mount", "size", "layout", "access". Raises Conflict if it cannot be done.
 
-    Pure: `spec` is complete, and nothing is looked at but `seen`.
+    Pure: `spec` is complete, and only `seen` is examined.
     """
     if seen.kind in ("file", "symlink"):
         raise Conflict(
-            f"{spec.root} is a {seen.kind}, and msharefs needs a directory of its own; remove it, or choose"
+            f"{spec.root} is a {seen.kind}, but msharefs needs its own directory; remove it, or choose"
             " another mount point"
         )
     free = seen.kind == "missing" or (seen.kind == "directory" and seen.empty)
@@ -191,15 +191,15 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
         raise Conflict(f"{spec.root} is in use: it {what}; choose another mount point")
     if seen.backend is not None and seen.backend != spec.backend:
         raise Conflict(
-            f"{spec.root} holds the {seen.backend} msharefs and the {spec.backend} one is wanted; unmount it"
-            " first (`mshare umount`), when its regions are no longer needed"
+            f"{spec.root} holds the {seen.backend} msharefs, but the {spec.backend} one is requested;"
+            f" unmount it first (`mshare umount`), if its regions are no longer needed"
         )
     if seen.reason is not None:
         raise Conflict(seen.reason)
     if seen.backend == "simulated" and seen.generation != spec.generation:
         raise Conflict(
-            f"{spec.root} plays generation {seen.generation} and {spec.generation} is wanted; unmount it"
-            " first (`mshare umount`), when its regions are no longer needed"
+            f"{spec.root} uses generation {seen.generation}, but {spec.generation} is requested; unmount it"
+            " first (`mshare umount`), if its regions are no longer needed"
         )
     steps = [] if is_ours(seen) else ["mount"]
     if _size_differs(spec, seen):
@@ -210,14 +210,14 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
 
 
 def _size_differs(spec: MountSpec, seen: MountSeen) -> bool:
-    """Whether a tmpfs is to be given another size; Conflict for one that is less than what is in it."""
+    """Whether the size of a tmpfs differs; Conflict for a size below what is in use."""
     if spec.size is None or seen.size_bytes is None:
         return False
     if spec.size < seen.used_bytes:
         raise Conflict(
-            f"the tmpfs at {spec.root} should have {format_size(spec.size)} and"
-            f" {format_size(seen.used_bytes)} of it are in use; ask for more than that, or end regions first"
-            " (`mshare rm`)"
+            f"the tmpfs at {spec.root} should have {format_size(spec.size)}, but"
+            f" {format_size(seen.used_bytes)} of it are in use; request more, or remove regions first"
+            f" (`mshare rm`)"
         )
     return round_up(spec.size, BASE_PAGE_BYTES) != seen.size_bytes
 
@@ -229,15 +229,15 @@ def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
 
 
 def require_access(spec: MountSpec, seen: MountSeen) -> None:
-    """Unavailable for a process that may not mount, where that is needed."""
+    """Raise Unavailable if a mount is needed and this process may not mount."""
     if not is_ours(seen) and needs_mount(spec):
         preflight.require(spec.root)
 
 
 def mount(spec: MountSpec) -> list[str]:
-    """Bring a root to what a complete spec says; returns the steps that were taken.
+    """Bring a root to the state of a complete specification; returns the steps taken.
 
-    What fails half-way is undone: no mount without its record, no record without its mount.
+    A failure is undone: there is no mount without its record, and no record without its mount.
     """
     seen = observe(spec.root)
     steps = differences(spec, seen)
@@ -297,8 +297,9 @@ def _require_tmpfs(root: str) -> None:
     )
     if covering.filesystem != "tmpfs":
         raise Unavailable(
-            f"{root} lies on {covering.filesystem}, and a simulated msharefs is memory: choose a directory on"
-            " a tmpfs, like /dev/shm, or run as root to have one mounted"
+            f"{root} is on {covering.filesystem}, but a simulated msharefs needs a tmpfs; choose a"
+            f" directory on"
+            " one, like /dev/shm, or run as root, which mounts one"
         )
 
 
@@ -307,7 +308,7 @@ def _set_access(spec: MountSpec, gid: int) -> None:
 
 
 def umount(root: str) -> bool:
-    """Take an msharefs of ours away; False if there was none. Conflict, naming who, while it is used."""
+    """Unmount msharefs; False if there was none. Conflict, with the users, while it is in use."""
     root = os.path.normpath(root)
     seen = observe(root)
     record = _record(root)
@@ -331,7 +332,7 @@ def umount(root: str) -> bool:
 
 
 def refuse_in_use(root: str) -> None:
-    """Raise Conflict with a list of the owners and clients that live on a root."""
+    """Raise Conflict with a list of the owners and clients that use a root."""
     living = living_roles(root)
     if living:
         raise Conflict(
@@ -344,7 +345,7 @@ def refuse_in_use(root: str) -> None:
 def _run(*command: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
-        said = done.stdout.strip() or f"exit code {done.returncode}"
+        reason = done.stdout.strip() or f"exit code {done.returncode}"
         raise MshareError(
-            f"`{' '.join(command)}` failed: {said}; see who uses it with `fuser -vm {command[-1]}`"
+            f"`{' '.join(command)}` failed: {reason}; find out who uses it with `fuser -vm {command[-1]}`"
         )

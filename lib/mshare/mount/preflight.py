@@ -13,16 +13,16 @@ from ..host.limits import Host
 
 
 def require(root: str, host: Host | None = None) -> None:
-    """Raise Unavailable, with who is in the way, for a process that may not mount at a root."""
-    looked_at = host or Host()
+    """Raise Unavailable, with the reason, if this process may not mount at a root."""
+    host = host or Host()
     if not paths.is_root():
         raise Unavailable(
-            f"mounting msharefs at {root} needs root (CAP_SYS_ADMIN) and this is uid"
+            f"mounting msharefs at {root} needs root (CAP_SYS_ADMIN), but this is uid"
             f" {os.geteuid()}; run as root (become: true), or use backend simulated, which gives an"
-            " ordinary user a directory of his own"
+            f" ordinary user a directory of their own"
         )
-    if not looked_at.may_mount():
-        kind = looked_at.container()
+    if not host.may_mount():
+        kind = host.container()
         where = f"this container ({kind})" if kind else "whoever started this"
         raise Unavailable(
             f"mounting msharefs at {root} needs the capability CAP_SYS_ADMIN, which {where} does not give"

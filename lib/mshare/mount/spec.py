@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wanted of a mount, checked."""
+"""The specification of a mount, checked."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class MountSpec(Spec):
     backend: str
     root: str
     generation: str | None = None
-    """Simulated only: which generation to play."""
+    """Simulated only: which generation to imitate."""
     size: int | None = None
-    """Simulated only: the most memory its tmpfs may take."""
+    """Simulated only: the most memory its tmpfs may use."""
     mode: int = 0o1770
     group: str | None = None
     create_group: bool = False
-    """Whether a group that does not exist is made, and removed again with the mount."""
+    """Whether a missing group is created, and removed together with the mount."""
 
     @property
     def tmpfs_options(self) -> str:
-        """For mount(8), simulated only. Nobody else gets in before it has its layout and its access."""
+        """For mount(8), simulated only. No other user has access before layout and permissions are set."""
         return "mode=0700" if self.size is None else f"mode=0700,size={self.size}"
 
     @classmethod

@@ -22,7 +22,7 @@ def _mount_services(root: str) -> tuple[str, str]:
 
 
 def mount_file(spec: MountSpec) -> dict[str, str]:
-    """The mount unit of a root. Nothing at boot waits for it but regions: it cannot stop a boot."""
+    """The mount unit of a root. At boot only regions wait for it, so it cannot block the boot."""
     kernel = spec.backend == "kernel"
     what, kind = (abi.FILESYSTEM, abi.FILESYSTEM) if kernel else (paths.SIMULATED_SOURCE, "tmpfs")
     options = "" if kernel else f"Options={spec.tmpfs_options}\n"
@@ -52,19 +52,19 @@ def disable_mount(root: str) -> None:
 
 
 def enable_mount(spec: MountSpec) -> None:
-    """Write and enable the units of a root that is mounted, and have them active, as after a reboot."""
+    """Write, enable and start the units of a mounted root, as after a reboot."""
     mount_unit, service = _mount_services(spec.root)
-    # With the reload systemd learns of the mount: it must not be made a second time.
+    # After the reload systemd knows about the mount, and does not mount it again.
     write_files(mount_file(spec))
     systemctl("enable", mount_unit, service)
-    # At boot it is the service itself that asks for this, so it cannot be waited for.
+    # At boot the service itself runs this, so it must not wait for it.
     systemctl("--no-block", "start", service, "mshare-mounts.target")
 
 
 def remove_mount_unit(root: str) -> None:
-    """Disable, end and remove the units of a root that is not mounted any more."""
+    """Disable, stop and remove the units of a root that is no longer mounted."""
     disable_mount(root)
-    # It may still be on its way since the mount was made, and fail because that is gone.
+    # It may still be starting since the mount, and would fail because the mount is gone.
     ask("stop", _mount_services(root)[1])
     ask("reset-failed", _mount_services(root)[1])
     remove_files([unit_path(_mount_unit(root))])

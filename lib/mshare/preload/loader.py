@@ -93,6 +93,6 @@ def _check_elf(name: str, path: str, head: bytes, segments: list[int]) -> None:
         )
     if _INTERPRETER_SEGMENT not in segments:
         raise InvalidRequest(
-            f"{name} is linked statically ({path}), so no loader can give it the preload; use a dynamically"
-            " linked build"
+            f"{name} is linked statically ({path}), so nothing can be preloaded into it; use a dynamically"
+            f" linked build"
         )

@@ -42,9 +42,7 @@ class Settings:
                 "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
             )
         if self.backend is not None and self.pages == "thp":
-            raise InvalidRequest(
-                "pages thp need no region and go into none; leave the region away, or use pages 4k or hugetlb"
-            )
+            raise InvalidRequest("pages thp do not use a region; omit the region, or use pages 4k or hugetlb")
         return self
 
     def environment(self, library: str) -> dict[str, str]:

@@ -293,7 +293,7 @@ def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
         raise Conflict(
             f"{doing} would kill {len(found)} attached clients: {attached.told(found)}; stop them first"
             " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
-            " or say force: true (--force)"
+            " or set force: true (--force)"
         )
 
 

@@ -244,7 +244,7 @@ def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
         raise MshareError(
             f"a pattern in region {spec.name} needs at least {format_size(page_tables(1).total_bytes)} of"
             f" free memory for each 2 MiB and {format_size(budget_bytes)} may be used; free some memory,"
-            " or leave pattern off"
+            " or turn pattern off"
         )
     # One byte per page is written, so the memory of others is never overwritten by accident.
     return Pattern(random.randrange(1, 251), first.offset, span_bytes, STRIDE_BYTES)

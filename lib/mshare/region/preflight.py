@@ -72,8 +72,8 @@ def _address_space(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if limit is not None and limit[0] is not None and limit[0] < wanted.window_bytes:
         yield Finding(
             wanted.attaches,
-            f"region {wanted.name} needs {format_size(wanted.window_bytes)} of address space in each process"
-            f" that attaches, and those started here may have {format_size(limit[0])} (RLIMIT_AS,"
+            f"region {wanted.name} needs {format_size(wanted.window_bytes)} of address space in each"
+            f" process that attaches, but processes started here may have {format_size(limit[0])} (RLIMIT_AS,"
             f" {limit[1]}); lift that limit",
         )
 
@@ -97,9 +97,9 @@ def _commit_limit(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if wanted.memory_bytes > free_bytes and (fatal or not wanted.overcommit):
         yield Finding(
             fatal,
-            f"region {wanted.name} takes {format_size(wanted.memory_bytes)} and this host, whose"
-            f" vm.overcommit_memory is 2, has {format_size(max(0, free_bytes))} left to promise (CommitLimit"
-            " less Committed_AS); raise vm.overcommit_ratio, or set vm.overcommit_memory to 0",
+            f"region {wanted.name} needs {format_size(wanted.memory_bytes)}, but this host, whose"
+            f" vm.overcommit_memory is 2, has {format_size(max(0, free_bytes))} left to commit (CommitLimit"
+            f" minus Committed_AS); raise vm.overcommit_ratio, or set vm.overcommit_memory to 0",
         )
 
 
@@ -108,15 +108,15 @@ def _memory_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
         if limit.limit_bytes < wanted.filled_bytes and (wanted.prefault or not wanted.overcommit):
             yield Finding(
                 wanted.prefault,
-                f"region {wanted.name} takes {format_size(wanted.filled_bytes)} when all of it is touched,"
-                f" with its page tables and its owner, and {_may_take(limit, host)}; raise that limit, or ask"
-                " for less",
+                f"region {wanted.name} needs {format_size(wanted.filled_bytes)} when all of it is touched,"
+                f" with its page tables and its owner, but {_may_take(limit, host)}; raise that limit, or"
+                f" reduce the region",
             )
         if wanted.memory_max_bytes is not None and limit.limit_bytes < wanted.memory_max_bytes:
             yield Finding(
                 False,
-                f"memory_max of region {wanted.name} is {format_size(wanted.memory_max_bytes)}, and"
-                f" {_may_take(limit, host)}, which counts first; raise that limit, or lower memory_max",
+                f"memory_max of region {wanted.name} is {format_size(wanted.memory_max_bytes)}, but"
+                f" {_may_take(limit, host)}, which is reached first; raise that limit, or lower memory_max",
             )
 
 
@@ -138,7 +138,7 @@ def _huge_pages(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if pages > available:
         yield Finding(
             True,
-            f"region {wanted.name} needs {pages} huge pages of 2 MiB and this host has"
+            f"region {wanted.name} needs {pages} huge pages of 2 MiB, but this host has"
             f" {(pool.total if pool else 0) or 0}, of which {available} are free; raise vm.nr_hugepages by"
             f" {pages - available}",
         )
@@ -149,7 +149,7 @@ def _hugetlb_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
         if limit.limit_bytes < wanted.hugetlb_bytes:
             yield Finding(
                 True,
-                f"region {wanted.name} needs {format_size(wanted.hugetlb_bytes)} in huge pages, and"
+                f"region {wanted.name} needs {format_size(wanted.hugetlb_bytes)} in huge pages, but"
                 f" {_may_take(limit, host)}: touching more is a bus error; raise that limit",
             )
 
@@ -159,9 +159,9 @@ def _removed_at_logout(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if wanted.uid > _SYSTEM_UIDS and said is not None and said[0].lower() in ("yes", "true", "1", "on"):
         yield Finding(
             False,
-            f"region {wanted.name} is for uid {wanted.uid}, who is not a system user, and logind removes such"
-            f" a user's shared memory at logout (RemoveIPC={said[0]}, {said[1]}), under a database that runs"
-            " as well; set RemoveIPC=no, or run the database as a system user",
+            f"region {wanted.name} is for uid {wanted.uid}, who is not a system user, and logind removes"
+            f" the shared memory of such users at logout (RemoveIPC={said[0]}, {said[1]}), even while a"
+            f" database uses it; set RemoveIPC=no, or run the database as a system user",
         )
 
 

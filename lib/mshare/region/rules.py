@@ -46,8 +46,8 @@ def window_bytes(end_bytes: int, alignment_bytes: int) -> int:
     window = round_up(end_bytes, alignment_bytes)
     if window >= abi.ADDRESS_SPACE_BYTES:
         raise InvalidRequest(
-            f"{format_size(end_bytes)} needs a window of {format_size(window)} and a process has"
-            f" {format_size(abi.ADDRESS_SPACE_BYTES)} of address space; ask for less than"
+            f"{format_size(end_bytes)} needs a window of {format_size(window)} but a process has"
+            f" {format_size(abi.ADDRESS_SPACE_BYTES)} of address space; request less than"
             f" {format_size(abi.ADDRESS_SPACE_BYTES - alignment_bytes)}"
         )
     return window
@@ -59,9 +59,8 @@ def address(value: int | None, alignment_bytes: int) -> int | None:
         return None
     if value <= 0 or value % alignment_bytes or value >= abi.ADDRESS_SPACE_BYTES:
         raise InvalidRequest(
-            f"address {value:#x} cannot hold a region; take a multiple of {format_size(alignment_bytes)}"
-            f" ({alignment_bytes:#x}) between that and {format_size(abi.ADDRESS_SPACE_BYTES)}, or leave"
-            " it out"
+            f"address {value:#x} cannot hold a region; use a multiple of {format_size(alignment_bytes)}"
+            f" ({alignment_bytes:#x}) between that and {format_size(abi.ADDRESS_SPACE_BYTES)}, or omit it"
         )
     return value
 
@@ -79,19 +78,19 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
         where = f"mapping of {format_size(mapping.size_bytes)} at offset {mapping.offset:#x}"
         if mapping.kind not in kinds:
             raise InvalidRequest(
-                f"{where} is of kind {mapping.kind!r} and generation {generation.id} takes "
+                f"{where} is of kind {mapping.kind!r} but generation {generation.id} supports "
                 + ", ".join(kinds)
                 + "; see `mshare info`"
             )
         _sound(mapping, where)
         if mapping.end > window:
             raise InvalidRequest(
-                f"{where} reaches beyond the region's window of {format_size(window)}; move it or ask"
-                " for a larger window"
+                f"{where} reaches beyond the region's window of {format_size(window)}; move it or request a"
+                f" larger window"
             )
         if mapping.offset < end:
             raise InvalidRequest(
-                f"{where} overlaps the one before it, which ends at offset {end:#x}; move it there"
+                f"{where} overlaps the previous mapping, which ends at offset {end:#x}; move it behind that"
             )
         end = mapping.end
     return ordered
@@ -119,7 +118,7 @@ def _sound(mapping: Mapping, where: str) -> None:
     if negative or mapping.offset % page or mapping.object_offset % abi.PAGE_BYTES:
         raise InvalidRequest(f"{where} is not aligned; offsets are multiples of {format_size(page)}")
     if huge and mapping.size_bytes % page:
-        raise InvalidRequest(f"{where} is not made of whole pages of {format_size(page)}")
+        raise InvalidRequest(f"{where} is not a multiple of pages of {format_size(page)}")
 
 
 def memory_limit(name: str, memory_bytes: int, limit_bytes: int) -> None:
@@ -127,7 +126,7 @@ def memory_limit(name: str, memory_bytes: int, limit_bytes: int) -> None:
     needed_bytes = memory_bytes + page_tables(memory_bytes).total_bytes + OWNER_BYTES
     if limit_bytes < needed_bytes:
         raise InvalidRequest(
-            f"region {name} takes {format_size(needed_bytes)} when it is prefaulted, with its page tables and"
-            f" its owner, and memory_max is {format_size(limit_bytes)}; raise memory_max, ask for less, or"
-            " leave prefault off"
+            f"region {name} needs {format_size(needed_bytes)} when it is prefaulted, with its page tables"
+            f" and its owner, but memory_max is {format_size(limit_bytes)}; raise memory_max, reduce the"
+            f" region, or turn prefault off"
         )

@@ -44,7 +44,7 @@ _MAPPING_KEYS: dict[str, Converter] = {
 def _mappings(value: Any, what: str) -> tuple[Mapping, ...]:
     """A list of dicts; an object without an offset comes behind the one before it."""
     if not isinstance(value, (list, tuple)):
-        raise InvalidRequest(f"{what} must be a list of mappings")
+        raise InvalidRequest(f"{what} must be a list of mappings, each with a size")
     placed: list[Mapping] = []
     for number, entry in enumerate(value):
         # 2 MiB: what comes behind stays congruent to huge pages.
@@ -60,7 +60,7 @@ def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", behind: in
     if "size" not in given:
         raise InvalidRequest(f"{what} needs a size")
     if (kind == "file") != ("path" in given):
-        raise InvalidRequest(f"{what} is of kind {kind}: a path is for files, and they need one")
+        raise InvalidRequest(f"{what} is of kind {kind}; give a path for a file, and only for a file")
     page = abi.HUGE_PAGE_BYTES if kind == "hugetlb" else BASE_PAGE_BYTES
     return Mapping(
         offset=given.get("offset", behind),
@@ -110,13 +110,15 @@ class RegionSpec(Spec):
             uid = pwd.getpwnam(self.owner).pw_uid if self.owner else -1
         except KeyError:
             raise InvalidRequest(
-                f"region {self.name}'s owner: this host has no user {self.owner!r}"
+                f"region {self.name}'s owner: this host has no user {self.owner!r}; create it first, or"
+                f" choose another user"
             ) from None
         try:
             gid = grp.getgrnam(self.group).gr_gid if self.group else -1
         except KeyError:
             raise InvalidRequest(
-                f"region {self.name}'s group: this host has no group {self.group!r}"
+                f"region {self.name}'s group: this host has no group {self.group!r}; create it first, or"
+                f" set mshare_msharefs_group for the whole play (the role msharefs creates that group)"
             ) from None
         return uid, gid
 

@@ -245,8 +245,8 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     users = recorded()
     if users:
         raise Conflict(
-            f"the library in {place.directory} is what PostgreSQL cluster {', '.join(users)} is started with;"
-            " take it back first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+            f"PostgreSQL cluster {', '.join(users)} is started with the library in {place.directory}; undo"
+            f" that first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
         )
     _require_unused([path for path in files if path.endswith(".so")])
     actions = [f"remove the library from {place.directory}"]

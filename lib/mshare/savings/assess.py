@@ -1,11 +1,11 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What sharing page tables saves: arithmetic on what was observed, and a verdict.
+"""Calculates what sharing page tables saves, and a verdict.
 
-Every figure says what it is. "measured" was read from counters on this host, "modelled" is arithmetic
-from ranges, "projected" is scaled to another size or number of clients. A figure made of several is
-called by the weakest of them. Figures hold what the region costs, not what a program costs anyway.
+Every figure has a label. "measured" was read from counters on this host, "modelled" is arithmetic from
+ranges, "projected" is scaled to another size or number of clients. A figure computed from several has
+the weakest label among them. Figures cover the region, not what a program costs anyway.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PGD_BYTES = TABLE_BYTES
 
 @dataclass(frozen=True)
 class Projection:
-    """The database the figures are scaled to."""
+    """The database that the figures are scaled to."""
 
     size_bytes: int = 300 * GIB
     clients: int = 1500
@@ -55,9 +55,9 @@ class Savings:
     thresholds: Thresholds
     figures: Mapping[str, Figure]
     reasons: tuple[str, ...] = field(default=())
-    """Why the verdict is "failed": what was found, what is needed, what to do next."""
+    """Why the verdict is "failed": what was measured, what is required, what to do next."""
     notes: tuple[str, ...] = field(default=())
-    """Sentences that explain the figures to whoever sees them."""
+    """Sentences that explain the figures."""
 
     @property
     def passed(self) -> bool:
@@ -65,7 +65,7 @@ class Savings:
 
     @property
     def title(self) -> str:
-        """What the figures are about. Address space and memory are two sizes."""
+        """The region, and its sizes: address space and memory."""
         seen = self.clients
         parts = (
             ("window {} of address space", seen.window_bytes),
@@ -78,13 +78,13 @@ class Savings:
 
     @property
     def verdict(self) -> str:
-        """One line: passed or failed, and on what kind of figure."""
+        """One line: passed or failed, and the label of the saving."""
         word = "passed" if self.passed else "failed"
         saving, percent = self.figures["saving"], self.figures["saving_percent"]
         return f"Validation {word}: saving {saving.text} ({percent.text}, {saving.kind})"
 
     def rows(self) -> list[Row]:
-        """The table people see, as texts."""
+        """The table for people, as text."""
         return [self._row(*line) for line in _TABLE if any(name in self.figures for name in line[1:])]
 
     def _row(self, label: str, per_client: str, in_all: str) -> Row:
@@ -99,13 +99,13 @@ class Savings:
         return Row(shown, texts[0], texts[1], ", ".join(kinds))
 
     def summary_lines(self) -> list[str]:
-        """The table and the verdict as aligned plain text."""
+        """The table and the verdict as aligned text."""
         rows = [Row("", "per client", "in all", ""), *self.rows()]
-        label, one, all_ = (
+        label, client, total = (
             max(len(getattr(row, column)) for row in rows) for column in ("label", "per_client", "in_all")
         )
         table = [
-            f"{row.label:<{label}}  {row.per_client:>{one}}  {row.in_all:>{all_}}  {row.kind}".rstrip()
+            f"{row.label:<{label}}  {row.per_client:>{client}}  {row.in_all:>{total}}  {row.kind}".rstrip()
             for row in rows
         ]
         reasons = [f"- {text}" for text in self.reasons]
@@ -124,7 +124,7 @@ class Savings:
             },
             "clients": {
                 **asdict(self.clients),
-                "dead": [asdict(one) for one in self.clients.dead],
+                "dead": [asdict(client) for client in self.clients.dead],
                 "errors": list(self.clients.errors),
             },
             "baseline": self.baseline.to_dict(),
@@ -140,7 +140,7 @@ def assess(
     thresholds: Thresholds | None = None,
     notes: tuple[str, ...] = (),
 ) -> Savings:
-    """Put a host's figures together and judge them."""
+    """Calculate all figures and the verdict."""
     projection = projection or Projection()
     thresholds = thresholds or Thresholds()
     figures = {
@@ -160,8 +160,8 @@ def assess(
 def _clients(seen: ClientsSeen) -> Iterable[Figure]:
     yield Figure("clients_attached", seen.attached, "clients", "measured", "the launcher's count")
     for name, value, how in (
-        ("attach_median", seen.attach_ms_median, "median of the clients' own clocks"),
-        ("attach_slowest", seen.attach_ms_max, "slowest of the clients' own clocks"),
+        ("attach_median", seen.attach_ms_median, "median of the times that the clients measured"),
+        ("attach_slowest", seen.attach_ms_max, "slowest of the times that the clients measured"),
     ):
         if value is not None:
             yield Figure(name, value, "ms", "measured", how, per_client=True)
@@ -171,8 +171,8 @@ def _clients(seen: ClientsSeen) -> Iterable[Figure]:
             seen.host_grown_bytes,
             "bytes",
             "measured",
-            "PageTables in /proc/meminfo, before the clients and after; with all they cost besides the"
-            " region, and whatever else ran",
+            "PageTables in /proc/meminfo, before and after starting the clients; includes everything else"
+            " that ran",
         )
 
 
@@ -181,7 +181,7 @@ def _span_bytes(baseline: Baseline, seen: ClientsSeen) -> int:
 
 
 def _page_tables(baseline: Baseline, seen: ClientsSeen) -> Iterable[Figure]:
-    """Without sharing, with sharing, and the difference."""
+    """Page tables without sharing, with sharing, and the difference."""
     without_one = _probe(baseline, _span_bytes(baseline, seen))
     without = _without_in_all(without_one, seen)
     with_one, with_ = _with_sharing(_span_bytes(baseline, seen), seen)
@@ -190,18 +190,18 @@ def _page_tables(baseline: Baseline, seen: ClientsSeen) -> Iterable[Figure]:
     percent = 100 * saving_bytes / without.value if without.value else 0.0
     each_bytes = saving_bytes // seen.attached if seen.attached else 0
     yield from (without_one, without, with_one, with_)
-    yield Figure("saving", saving_bytes, "bytes", kind, "without sharing less with sharing, in all")
+    yield Figure("saving", saving_bytes, "bytes", kind, "without sharing minus with sharing, in all")
     yield Figure("saving_per_client", each_bytes, "bytes", kind, "saving / clients attached", per_client=True)
     yield Figure("saving_percent", percent, "percent", kind, "saving / without sharing, in all")
 
 
 def _probe(baseline: Baseline, span_bytes: int) -> Figure:
-    """What one client would pay for the span, from the probe."""
+    """What one client would pay for the span without sharing, from the probe."""
     value: float = baseline.measured_bytes
     kind: Kind = "measured"
     how = (
         f"growth of VmPTE in {len(baseline.processes)} processes that touched"
-        f" {format_size(baseline.span_bytes)} of plain shared memory in 4 KiB pages, mean"
+        f" {format_size(baseline.span_bytes)} of plain shared memory in 4 KiB pages; mean"
     )
     if span_bytes != baseline.span_bytes:
         ratio = page_tables(span_bytes).total_bytes / page_tables(baseline.span_bytes).total_bytes
@@ -217,20 +217,21 @@ def _without_in_all(probe: Figure, seen: ClientsSeen) -> Figure:
             seen.grown_bytes,
             "bytes",
             "measured",
-            f"{seen.grown_how}, sum over the attached clients: simulated, each has tables of its own",
+            f"{seen.grown_how}, sum over the attached clients, which have their own tables on the simulated"
+            f" backend",
         )
     how = f"per client x {seen.attached} attached"
     return Figure("without_sharing", probe.value * seen.attached, "bytes", "projected", how)
 
 
 def _with_sharing(span_bytes: int, seen: ClientsSeen) -> tuple[Figure, Figure]:
-    """Per client and in all."""
+    """Page tables with sharing, per client and in all."""
     shared_bytes, shared_kind, shared_how = _shared_once(span_bytes, seen)
-    own_bytes, own_how = 0, "a client has no tables of its own for the region"
+    own_bytes, own_how = 0, "a client has no page tables of its own for the region"
     own_kind: Kind = "modelled"
     if seen.backend == "kernel" and seen.grown_bytes is not None:
         own_bytes, own_kind = seen.grown_bytes, "measured"
-        own_how = "growth of VmPTE, mean of the attached clients"
+        own_how = "growth of VmPTE; mean of the attached clients"
     each_bytes = own_bytes // seen.attached if seen.attached else 0
     return (
         Figure("with_sharing_per_client", each_bytes, "bytes", own_kind, own_how, per_client=True),
@@ -245,12 +246,12 @@ def _with_sharing(span_bytes: int, seen: ClientsSeen) -> tuple[Figure, Figure]:
 
 
 def _shared_once(span_bytes: int, seen: ClientsSeen) -> tuple[int, Kind, str]:
-    """The shared tables: bytes, kind, and where from.
+    """The shared tables: bytes, label, and source.
 
-    A kernel shows them in the host's PageTables only, together with what every client has for its own
-    program (its VmPTE and PGD) and with whatever else runs. What remains is below the model where the
-    owner touched the region before the clients came, and far above where other programs grew: then
-    the model is the honest figure.
+    A kernel counts them only in the host's PageTables, together with the tables of every client's own
+    program (its VmPTE and PGD) and of other programs. The rest is below the model if the owner touched
+    the region before the clients attached, and far above it if other programs grew: then the model is
+    used.
     """
     modelled_bytes = page_tables(span_bytes).total_bytes if seen.attached else 0
     how = f"tables for every 2 MiB, 1 GiB and 512 GiB of {format_size(span_bytes)}"
@@ -258,48 +259,48 @@ def _shared_once(span_bytes: int, seen: ClientsSeen) -> tuple[int, Kind, str]:
     if seen.backend == "kernel" and host_bytes is not None and own_bytes is not None:
         measured_bytes = host_bytes - own_bytes - seen.attached * _PGD_BYTES
         if modelled_bytes <= measured_bytes <= modelled_bytes * _PLAUSIBLE:
-            return measured_bytes, "measured", "growth of PageTables less the clients' VmPTE and PGD"
+            return measured_bytes, "measured", "growth of PageTables minus the clients' VmPTE and PGD"
         how += f" (PageTables grew by {format_size(measured_bytes)} besides the clients' own)"
     return modelled_bytes, "modelled", how
 
 
 def _model(baseline: Baseline) -> Iterable[Figure]:
     worst = baseline.worst
-    how = "measured - modelled for the same addresses, in the process farthest from the model"
+    how = "measured minus modelled for the same addresses, in the process that differs most"
     yield Figure("model_difference", worst.difference_bytes, "bytes", "measured", how, per_client=True)
     yield Figure("model_error_percent", worst.error_percent, "percent", "measured", how, per_client=True)
 
 
 def _projected(seen: ClientsSeen, to: Projection) -> Iterable[Figure]:
-    """The model for the database the figures are scaled to, with a client's measured own growth."""
-    one = page_tables(to.size_bytes)
+    """The model for the projected database, with the growth measured for a client."""
+    tables = page_tables(to.size_bytes)
     measured = seen.backend == "kernel" and seen.attached and seen.grown_bytes
     own_bytes = measured // seen.attached if measured else 0
     in_all = f"per client x {to.clients}"
     for name, each_bytes, in_all_bytes, how_each, how in (
         (
             "projected_without",
-            one.total_bytes,
-            one.total_bytes * to.clients,
+            tables.total_bytes,
+            tables.total_bytes * to.clients,
             "model: 4 KiB per 2 MiB, per 1 GiB and per 512 GiB",
             in_all,
         ),
         (
             "projected_leaf",
-            one.leaf_bytes,
-            one.leaf_bytes * to.clients,
+            tables.leaf_bytes,
+            tables.leaf_bytes * to.clients,
             "model: 4 KiB per 2 MiB",
             in_all,
         ),
         (
             "projected_with",
             own_bytes,
-            one.total_bytes + own_bytes * to.clients,
-            "growth of VmPTE of a client here" if measured else "model: none of its own",
+            tables.total_bytes + own_bytes * to.clients,
+            "growth of VmPTE of a client on this host" if measured else "model: none of its own",
             f"{in_all} + the tables of one process",
         ),
     ):
         yield Figure(f"{name}_per_client", each_bytes, "bytes", "projected", how_each, per_client=True)
         yield Figure(name, in_all_bytes, "bytes", "projected", how)
-    saving_bytes = one.total_bytes * (to.clients - 1) - own_bytes * to.clients
-    yield Figure("projected_saving", saving_bytes, "bytes", "projected", "without less with, in all")
+    saving_bytes = tables.total_bytes * (to.clients - 1) - own_bytes * to.clients
+    yield Figure("projected_saving", saving_bytes, "bytes", "projected", "without minus with, in all")

@@ -1,10 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What page tables cost on this host without sharing: a probe on plain shared memory.
+"""Measures what page tables cost on this host without sharing, with a probe on plain shared memory.
 
-Real processes map one sparse memfd, touch a page in every stride, and read their own VmPTE before and
-after. Standard library only: it runs inside an Ansible module on a host with nothing installed.
+Real processes map a sparse memfd, touch a page in every stride, and read their own VmPTE before and
+after. Only the standard library: this runs in an Ansible module on a host with nothing installed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..units import GIB, format_size
 
 MAX_PROCESSES = 64
 EDGE_BYTES = 6 * TABLE_BYTES
-"""How far a process may honestly be from the model: at each end of the range it can share a leaf, a
-PMD and a PUD table with whatever it has mapped next to it."""
+"""How far a process may differ from the model: at each end of the range it can share a leaf, a PMD and
+a PUD table with adjacent mappings."""
 _MEMFD = "mshare-baseline"
 _PAGES_PER_READ = 4096
 _USABLE_PERCENT = 90
@@ -34,13 +34,13 @@ _USABLE_PERCENT = 90
 
 @dataclass(frozen=True)
 class ProcessTables:
-    """One process's page tables before and after it mapped and touched the memory."""
+    """Page tables of a process before and after it mapped and touched the memory."""
 
     address: int
     vm_pte_before_bytes: int
     vm_pte_after_bytes: int
     modelled_bytes: int
-    """The model's figure for exactly this address range."""
+    """The model for exactly this address range."""
 
     @property
     def measured_bytes(self) -> int:
@@ -48,7 +48,7 @@ class ProcessTables:
 
     @property
     def difference_bytes(self) -> int:
-        """Measured less modelled."""
+        """Measured minus modelled."""
         return self.measured_bytes - self.modelled_bytes
 
     @property
@@ -65,7 +65,7 @@ class ProcessTables:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the probe found: at least one process, all with the same span."""
+    """The result of the probe: at least one process, all with the same span."""
 
     span_bytes: int
     stride_bytes: int
@@ -74,27 +74,27 @@ class Baseline:
     @property
     def measured_bytes(self) -> int:
         """Page tables per process, measured: the mean, in whole bytes."""
-        return sum(one.measured_bytes for one in self.processes) // len(self.processes)
+        return sum(process.measured_bytes for process in self.processes) // len(self.processes)
 
     @property
     def worst(self) -> ProcessTables:
-        """The process that is farthest from the model."""
-        return max(self.processes, key=lambda one: abs(one.difference_bytes))
+        """The process that differs most from the model."""
+        return max(self.processes, key=lambda process: abs(process.difference_bytes))
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "span_bytes": self.span_bytes,
             "stride_bytes": self.stride_bytes,
             "measured_bytes": self.measured_bytes,
-            "processes": [one.to_dict() for one in self.processes],
+            "processes": [process.to_dict() for process in self.processes],
         }
 
 
 def measure(span_bytes: int, stride_bytes: int = STRIDE_BYTES, processes: int = 2) -> Baseline:
-    """Let real processes map and touch `span_bytes` of plain shared memory and read what it cost.
+    """Let real processes map and touch `span_bytes` of plain shared memory, and measure their tables.
 
-    A span must be at least a page, a stride whole pages and at most 2 MiB: InvalidRequest. MshareError
-    when the host has too little memory for it or a process of the probe fails.
+    Raises InvalidRequest unless a span is at least a page and a stride whole pages up to 2 MiB;
+    MshareError if the host has too little memory or a process of the probe fails.
     """
     _check_request(span_bytes, stride_bytes, processes)
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
@@ -105,7 +105,7 @@ def measure(span_bytes: int, stride_bytes: int = STRIDE_BYTES, processes: int = 
         reports = forked(lambda: _observe(memory_fd, span_bytes, stride_bytes), processes)
     finally:
         os.close(memory_fd)
-    return Baseline(span_bytes, stride_bytes, tuple(ProcessTables(**one) for one in reports))
+    return Baseline(span_bytes, stride_bytes, tuple(ProcessTables(**report) for report in reports))
 
 
 def _check_request(span_bytes: int, stride_bytes: int, processes: int) -> None:
@@ -121,7 +121,7 @@ def _check_request(span_bytes: int, stride_bytes: int, processes: int) -> None:
 
 
 def needed_bytes(span_bytes: int, stride_bytes: int = STRIDE_BYTES, processes: int = 2) -> int:
-    """The memory a baseline takes while it runs: everybody's tables, and the touched pages once."""
+    """The memory that a baseline needs: the tables of all processes, and the touched pages once."""
     tables_bytes = page_tables(span_bytes).total_bytes + EDGE_BYTES
     return processes * tables_bytes + _touched_bytes(span_bytes, stride_bytes)
 
@@ -131,7 +131,7 @@ def _touched_bytes(span_bytes: int, stride_bytes: int) -> int:
 
 
 def largest_span(memory_bytes: int, stride_bytes: int = STRIDE_BYTES, processes: int = 2) -> int:
-    """The largest span in whole 2 MiB whose baseline takes at most `memory_bytes`; 0 if none does."""
+    """The largest span in whole 2 MiB whose baseline needs at most `memory_bytes`; 0 if none does."""
     low, high = 0, memory_bytes // TABLE_BYTES
     while low < high:
         middle = (low + high + 1) // 2
@@ -143,7 +143,7 @@ def largest_span(memory_bytes: int, stride_bytes: int = STRIDE_BYTES, processes:
 
 
 def check_memory(span_bytes: int, stride_bytes: int, processes: int, available_bytes: int) -> None:
-    """Refuse a baseline that would take more than 90 % of the available memory."""
+    """Refuse a baseline that needs more than 90 % of the available memory."""
     usable_bytes = available_bytes * _USABLE_PERCENT // 100
     needed = needed_bytes(span_bytes, stride_bytes, processes)
     if needed <= usable_bytes:
@@ -195,8 +195,7 @@ def _fork(work: Callable[[], dict[str, int]]) -> tuple[int, int]:
 
 
 def _in_child(work: Callable[[], dict[str, int]], write_fd: int) -> None:
-    # Whatever happens, nothing of the parent's may run here: no exit handlers, no handlers of
-    # signals, no flush of its buffers.
+    # Nothing of the parent may run here: no exit handlers, no signal handlers, no flush of its buffers.
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
@@ -218,7 +217,7 @@ def _collect(pid: int, running: dict[int, int]) -> dict[str, int]:
     if code < 0:
         raise MshareError(
             f"process {pid} of the baseline was killed by {signal.Signals(-code).name}; if that was the"
-            " OOM killer (see dmesg, and the memory limit of this cgroup), ask for a smaller span"
+            " OOM killer (see dmesg, and the memory limit of this cgroup), use a smaller span"
         )
     if not text:
         raise MshareError(f"process {pid} of the baseline ended with code {code} and no report")
@@ -232,13 +231,13 @@ def _wait(pid: int) -> int:
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
-        # SIGCHLD was ignored when this program was started: the kernel reaps, and tells nothing.
+        # SIGCHLD was ignored when this program was started, so the kernel reaps without a status.
         return 0
 
 
 def _observe(memory_fd: int, span_bytes: int, stride_bytes: int) -> dict[str, int]:
-    # A fork starts without tables for the program's own code. The rehearsal runs every line once, so
-    # that neither those nor the heap's grow in between the two readings.
+    # A fork starts without page tables for the program's own code. Run every line once before, so that
+    # neither those nor the heap's tables grow between the two readings.
     _map_and_touch(memory_fd, min(span_bytes, stride_bytes), stride_bytes)
     return _map_and_touch(memory_fd, span_bytes, stride_bytes)
 
@@ -247,8 +246,8 @@ def _map_and_touch(memory_fd: int, span_bytes: int, stride_bytes: int) -> dict[s
     before_bytes = procfs.vm_pte_bytes()
     with mmap.mmap(memory_fd, span_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
         with contextlib.suppress(OSError):
-            # Where transparent huge pages are on for shmem, one touch would take 2 MiB. A kernel
-            # without them answers EINVAL.
+            # With transparent huge pages for shmem, one touch would take 2 MiB. A kernel without them
+            # returns EINVAL.
             memory.madvise(mmap.MADV_NOHUGEPAGE)
         _touch(memory, stride_bytes)
         after_bytes = procfs.vm_pte_bytes()
@@ -264,10 +263,10 @@ def _map_and_touch(memory_fd: int, span_bytes: int, stride_bytes: int) -> dict[s
 def _touch(memory: mmap.mmap, stride_bytes: int) -> None:
     read_bytes = stride_bytes * _PAGES_PER_READ
     with memoryview(memory) as view:
-        # A strided slice is read at C speed; in parts, for its result lies on the heap.
+        # A strided slice is read at C speed; in parts, because its result is on the heap.
         for start in range(0, len(view), read_bytes):
             bytes(view[start : start + read_bytes : stride_bytes])
-        # A range that does not start on 2 MiB ends in one leaf table more.
+        # A range that does not start at a multiple of 2 MiB has one more leaf table at its end.
         bytes(view[-1:])
 
 

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a launcher reported of its clients."""
+"""What a launcher reported about its clients."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class ClientsSeen:
     window_bytes: int | None = None
     mapped_bytes: int | None = None
     span_bytes: int | None = None
-    """What each client touched; None where the clients are programs of the user's."""
+    """What each client touched; None if the clients are the user's own programs."""
     stride_bytes: int | None = None
     attach_ms_median: float | None = None
     attach_ms_max: float | None = None
     grown_how: str = "growth of VmPTE"
-    """Where the clients' own page tables are from."""
+    """The source of the clients' own page tables."""
     vm_pte_before_bytes_sum: int | None = None
     """Over the attached clients, before they mapped the region."""
     vm_pte_after_bytes_sum: int | None = None
     """Over the same clients, after they touched their span."""
     host_page_tables_before_bytes: int | None = None
-    """PageTables of /proc/meminfo before the first client was started."""
+    """PageTables in /proc/meminfo before the first client was started."""
     host_page_tables_after_bytes: int | None = None
 
     @classmethod
@@ -56,14 +56,14 @@ class ClientsSeen:
 
     @property
     def grown_bytes(self) -> int | None:
-        """By how much the clients' own page tables grew in all, or None where nobody looked."""
+        """By how much the clients' own page tables grew in all; None if that was not measured."""
         grown = _difference(self.vm_pte_before_bytes_sum, self.vm_pte_after_bytes_sum)
-        # A client that gives tables of its own back meanwhile has no negative cost.
+        # A client that frees tables in the meantime has no negative cost.
         return None if grown is None else max(0, grown)
 
     @property
     def host_grown_bytes(self) -> int | None:
-        """By how much the host's PageTables grew while the clients came."""
+        """By how much the host's PageTables grew while the clients attached."""
         return _difference(self.host_page_tables_before_bytes, self.host_page_tables_after_bytes)
 
 

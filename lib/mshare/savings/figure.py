@@ -21,7 +21,7 @@ _TEXT = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its unit, what kind of number it is, and where it is from."""
+    """A number with its unit, label and source."""
 
     name: str
     value: float

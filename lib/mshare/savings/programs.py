@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that have a region mapped and are no clients of a launcher's: backends of a database, for one."""
+"""Programs that have a region mapped without a launcher, such as the backends of a database."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Programs:
 def attached_programs(root: str, region: str, backend: str) -> Programs | None:
     """Who has a region mapped; None if nobody has but its owner.
 
-    Page tables are those of the region's mappings alone, from a scan of each process. A kernel's shared
-    tables are nobody's own: there, nothing is said of them.
+    Page tables are only those of the region's mappings, from a scan of each process. On a kernel the
+    tables are shared and belong to no process, so they are left out.
     """
     facts = inventory.region_facts(root, region)
     found = [(process, own) for process, own in _attached(facts.path) if process.pid != facts.owner.pid]
@@ -70,7 +70,7 @@ def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
             mappings = reader.shared(process)
         except (Vanished, ProcessLookupError, PermissionError):
             continue
-        own = [one for one in mappings if one.identity == (device, file.st_ino)]
+        own = [mapping for mapping in mappings if mapping.identity == (device, file.st_ino)]
         if own:
             yield process, own
 
@@ -78,7 +78,7 @@ def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
 def _tables_bytes(process: Process, own: list[HostMapping]) -> int:
     try:
         with pagemap.Pagemap(process.pid) as opened:
-            tables = pagemap.tables(opened, [(one, BASE_PAGE_BYTES) for one in own])
+            tables = pagemap.tables(opened, [(mapping, BASE_PAGE_BYTES) for mapping in own])
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
-    return sum(one.bytes for one in tables.values())
+    return sum(table.bytes for table in tables.values())

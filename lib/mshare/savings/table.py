@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The table of savings that people see."""
+"""The table of savings for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _TABLE = (
     # label, the figure per client, the figure in all
-    ("Clients attached, of {requested} asked for", "", "clients_attached"),
+    ("Clients attached, of {requested} requested", "", "clients_attached"),
     ("Attach time, median", "attach_median", ""),
     ("Attach time, slowest", "attach_slowest", ""),
     ("Page tables without sharing", "without_sharing_per_client", "without_sharing"),
@@ -27,7 +27,7 @@ _TABLE = (
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table people see."""
+    """A line of the table."""
 
     label: str
     per_client: str

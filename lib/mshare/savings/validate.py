@@ -1,9 +1,9 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The validation of a deployment: what its clients report, against a probe without sharing.
+"""Validates a deployment: compares what its clients report with a probe without sharing.
 
-Needs nothing but the standard library, and changes nothing.
+Needs only the standard library, and changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .clients_seen import ClientsSeen
 from .programs import Programs, attached_programs
 from .verdict import Thresholds
 
-# The probe may take this part of the free memory.
+# The probe may use this share of the free memory: one part in four.
 _MEMORY_SHARE = 4
 
 
@@ -40,11 +40,11 @@ def validate(
     projection: Projection | None = None,
     thresholds: Thresholds | None = None,
 ) -> Savings:
-    """Measure a baseline over what the clients of a region touch, and judge what sharing saves.
+    """Measure a baseline over the span that the clients of a region touch, and validate the saving.
 
-    `span_bytes` has the probe touch another span than the clients did. Without clients of a launcher's,
-    the clients are the programs that have the region mapped, such as the backends of a database. Raises
-    MshareError where there are none of either: there is nothing to validate then.
+    With `span_bytes` the probe touches another span than the clients did. If no launcher runs, the
+    clients are the programs that have the region mapped, such as the backends of a database. Raises
+    MshareError if there are no clients at all.
     """
     region_name(region)
     choice = locate(backend, root)
@@ -59,7 +59,7 @@ def validate(
         seen = programs.seen
     else:
         raise MshareError(
-            f"no clients of region {region} at {where} run and no other program has it mapped, so there is"
+            f"no clients of region {region} at {where} run, and no other program has it mapped, so there is"
             " nothing to validate; start some first (`mshare clients start`, or the role"
             " dbmem.mshare.clients)"
         )
@@ -89,23 +89,23 @@ def _launched(facts: ClientsFacts) -> ClientsSeen:
 def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
     """What sharing saves in each of several regions, with the same arguments of `validate` for all.
 
-    Raises what `validate` does, of several with the region's name before the sentence.
+    Raises what `validate` raises; with several regions the message starts with the region's name.
     """
     for region in regions:
         region_name(region)
-    found = {}
+    savings = {}
     for region in regions:
         try:
-            found[region] = validate(region, **how)
+            savings[region] = validate(region, **how)
         except (MshareError, OSError) as error:
             if len(regions) == 1:
                 raise
             raise errors.within(f"region {region}", error) from error
-    return found
+    return savings
 
 
 def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
-    """The sentence for thresholds that were missed."""
+    """The message for missed thresholds."""
     return f"the validation of region {', '.join(regions)} failed: {'; '.join(reasons)}"
 
 
@@ -117,7 +117,8 @@ def _notes(choice: Choice, launched: ClientsFacts | None, programs: Programs | N
         notes.append(f"The clients are programs that have the region mapped, besides its owner: {who}.")
     if launched is not None and launched.span_fitted:
         why = (
-            "fitted to this host's free memory, for simulated clients really pay for page tables of their own"
+            "fitted to this host's free memory, because simulated clients really pay for their own page"
+            " tables"
             if choice.backend == "simulated"
             else "fitted to this host's free memory"
         )

@@ -38,6 +38,7 @@ class Kind:
     packages: tuple[str, ...]
     customize: str
     options: tuple[str, ...] = ()
+    suite: str = SUITE
 
 
 # What ssh and Ansible need, and nothing else: a host of ours has to be surveyed as bare as this.
@@ -49,6 +50,24 @@ LIBRARY = Kind(
     _CUSTOMIZE_LIBRARY.replace("{library}", " ".join(_LIBRARY)) + _CUSTOMIZE,
     ("--skip=cleanup/apt",),
 )
+
+# A Debian as its installer leaves it, with nothing that this project needs. What its documentation has users
+# install is in apt's cache, so that the hosts need no network.
+_TYPED = " ".join(("git", "make", "python3-apt", "python3-venv", "python3-psutil", *_LIBRARY))
+
+
+def fresh(suite: str) -> Kind:
+    """A host on which a newcomer begins; `suite` is Debian's name of the release."""
+    cached = (
+        f'\nchroot "$1" apt-get -qq -y -o APT::Install-Recommends=true --download-only install {_TYPED}\n'
+    )
+    return Kind(
+        f"fresh-{suite}",
+        ("ca-certificates", "openssh-server", "python3"),
+        cached + _CUSTOMIZE,
+        ("--skip=cleanup/apt",),
+        suite,
+    )
 
 
 def cache_dir() -> Path:
@@ -98,7 +117,7 @@ def _ensure_ssh_key() -> None:
 
 
 def _recipe_digest(kind: Kind, mirror: str | None) -> str:
-    ingredients = repr((SUITE, kind.packages, DPKG_OPTIONS, kind.customize, *kind.options, mirror))
+    ingredients = repr((kind.suite, kind.packages, DPKG_OPTIONS, kind.customize, *kind.options, mirror))
     return hashlib.sha256(ingredients.encode() + ssh_key().with_suffix(".pub").read_bytes()).hexdigest()
 
 
@@ -108,7 +127,7 @@ def _build(base: Base, kind: Kind, mirror: str | None) -> None:
     hook = kind.customize.format(key=ssh_key().with_suffix(".pub"))
     options = ["--mode=root", "--format=directory", *kind.options, f"--customize-hook={hook}"]
     with workspace(base.folder) as work:
-        debian.bootstrap(kind.packages, work / "root", options, base.folder / "build.log", mirror)
+        debian.bootstrap(kind.packages, work / "root", options, base.folder / "build.log", mirror, kind.suite)
         if base.root.exists():
             remove_tree(base.root)
         (work / "root").rename(base.root)

@@ -59,14 +59,14 @@ def test_a_kernel_that_is_asked_for_and_not_there_is_no_fallback(host):
     with pytest.raises(Unavailable) as caught:
         choose.choose("kernel")
     assert str(caught.value) == (
-        f"backend kernel was asked for and kernel {RELEASE} has no msharefs in /proc/filesystems; boot a"
+        f"backend kernel was requested, but kernel {RELEASE} has no msharefs in /proc/filesystems; boot a"
         " kernel with the mshare series, or use backend simulated"
     )
 
 
 def test_simulated_is_simulated_on_a_kernel_with_msharefs_too(host):
     root = host(kernel=True)
-    assert choose.choose("simulated") == ("simulated", root, "the simulated backend was asked for")
+    assert choose.choose("simulated") == ("simulated", root, "the simulated backend was requested")
 
 
 def test_a_backend_that_nobody_knows(host):

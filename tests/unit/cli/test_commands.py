@@ -356,7 +356,7 @@ class TestBadInput:
         spec.write_text("name: new\nsize: 1GiB\nroot: /one\n")
         done = shared.run("create", "--spec", str(spec), "--root", "/two")
         assert done.returncode == 2
-        assert "say one of them only" in done.stderr
+        assert "use only one of them" in done.stderr
 
     @needs_no_kernel
     @pytest.mark.parametrize("words", [CREATE, ("own", "new", "--size", "1MiB"), ("list",), ("mount",)])
@@ -492,8 +492,8 @@ class TestMounts:
         )
         assert [one.returncode for one in done] == [0, 1, 0], [one.stderr for one in done]
         assert (
-            f"{root} was brought to what is wanted and still differs in size; somebody else may be changing"
-            " it: run this again" in " ".join(done[1].stderr.split())
+            f"{root} was changed as requested, but still differs in size; something else may be changing it;"
+            " run this again" in " ".join(done[1].stderr.split())
         )
 
     def test_in_use_by_somebody_else(self, world):

@@ -84,7 +84,7 @@ class TestOwner:
         refused = world.run("create", "sga", "--size", "64MiB")
         assert refused.returncode == 1
         assert (
-            f"region sga at {world.root} was made and is missing; see `mshare list`, and its owner's log"
+            f"region sga at {world.root} was created, but is missing; see `mshare list` and the owner's log"
             in " ".join(refused.stderr.split())
         )
         world.ok("rm", "sga")
@@ -128,7 +128,7 @@ class TestOwner:
         assert left.returncode == 0
         assert (
             f"the owner of region sga runs version {__version__} of the library, and 7.8.9 is installed;"
-            " it goes on with that until replace_outdated: true" in left.stderr
+            " it keeps using that version until replace_outdated: true" in left.stderr
         )
         assert world.region()["owner"]["pid"] == first
         with world.started("attach", "sga", "--hold") as holder:
@@ -252,7 +252,7 @@ class TestClients:
         assert left.returncode == 0
         assert (
             f"the launcher of region sga runs version {__version__} of the library, and 7.8.9 is installed;"
-            " it goes on with that until restart_outdated: true" in left.stderr
+            " it keeps using that version until restart_outdated: true" in left.stderr
         )
         assert clients.json("clients", "status", "sga")["clients"] == before
         announced = clients.ok(*start, "--restart-outdated", "--check", command=as_other)

@@ -82,7 +82,7 @@ def test_answers_that_fit_nothing(root, monkeypatch, answers, said):
     with pytest.raises(Unavailable) as caught:
         probe.generation(str(root))
     assert str(caught.value) == (
-        f"msharefs at {root} answered the probe with {said}, which fits none of 2022-06, 2024-09,"
+        f"msharefs at {root} answered the probe with {said}, which matches none of 2022-06, 2024-09,"
         " 2025-01, 2025-04, 2025-08; please report it with the kernel's origin"
     )
     assert os.listdir(root) == ["mshare_info"]
@@ -93,7 +93,7 @@ def test_an_msharefs_of_the_system_calls_of_2022(tmp_path):
         probe.generation(str(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path}/mshare_info is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose"
-        " system calls nobody can make safely on today's kernels; boot a kernel with a later series"
+        f" system calls are not safe on today's kernels; boot a kernel with a later series"
     )
 
 
@@ -105,7 +105,7 @@ def test_an_alignment_that_fits_no_int(root):
 @pytest.mark.parametrize("text", ["", "x\n", "0x1000\n"])
 def test_no_alignment_in_mshare_info(root, text):
     (root / "mshare_info").write_text(text)
-    with pytest.raises(Unavailable, match=r"holds no alignment .*; is this msharefs"):
+    with pytest.raises(Unavailable, match=r"contains no alignment .*; is this msharefs"):
         probe.alignment_bytes(str(root))
 
 
@@ -122,7 +122,7 @@ def test_generations_that_nobody_knows(identifier):
     with pytest.raises(InvalidRequest) as caught:
         generation(identifier)
     assert str(caught.value) == (
-        f"generation {identifier!r} is unknown; known are 2022-06, 2024-09, 2025-01, 2025-04, 2025-08"
+        f"generation {identifier!r} is unknown; use one of 2022-06, 2024-09, 2025-01, 2025-04, 2025-08"
     )
 
 

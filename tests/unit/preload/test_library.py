@@ -164,7 +164,7 @@ class TestSettings:
             (Settings("huge"), "pages 'huge' is unknown; write one of 4k, thp, hugetlb"),
             (Settings("4k"), "need msharefs; name its backend"),
             (Settings("hugetlb", region="sga"), "need msharefs; name its backend"),
-            (Settings("thp", "kernel", "/r"), "leave the region away, or use pages 4k or hugetlb"),
+            (Settings("thp", "kernel", "/r"), "omit the region, or use pages 4k or hugetlb"),
         ],
     )
     def test_what_does_not_go_together(self, settings, sentence):

@@ -72,8 +72,8 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
         address_space(4 * GIB),
         FILLED,
         [
-            r"failure: region sga needs 512 GiB of address space in each process that attaches, and those"
-            r" started here may have 4 GiB \(RLIMIT_AS, set with ulimit -v in .*\); lift that limit"
+            r"failure: region sga needs 512 GiB of address space in each process that attaches, but"
+            r" processes started here may have 4 GiB \(RLIMIT_AS, set with ulimit -v in .*\); lift that limit"
         ],
     ),
     "address space, and others will attach": (address_space(4 * GIB), SPARSE, ["warning: .*RLIMIT_AS"]),
@@ -92,8 +92,8 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
         commit(2, 10, 4),
         FILLED,
         [
-            r"failure: region sga takes 8 GiB and this host, whose vm.overcommit_memory is 2, has 6 GiB left"
-            r" to promise .*; raise vm.overcommit_ratio"
+            r"failure: region sga needs 8 GiB, but this host, whose vm.overcommit_memory is 2, has 6 GiB left"
+            r" to commit .*; raise vm.overcommit_ratio"
         ],
     ),
     "strict overcommit, filled later": (commit(2, 10, 4), SPARSE, ["warning: .*overcommit_memory is 2"]),
@@ -108,14 +108,14 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
         {**V2, "sys/fs/cgroup/user.slice/memory.max": f"{4 * GIB}\n"},
         FILLED,
         [
-            r"failure: region sga takes 8 GiB when all of it is touched, with its page tables and"
-            r" its owner, and its cgroup may take 4 GiB \(/sys/fs/cgroup/user.slice/memory.max\)"
+            r"failure: region sga needs 8 GiB when all of it is touched, with its page tables and"
+            r" its owner, but its cgroup may take 4 GiB \(/sys/fs/cgroup/user.slice/memory.max\)"
         ],
     ),
     "cgroup of the session, filled later": (
         {**V2, "sys/fs/cgroup/user.slice/memory.max": f"{4 * GIB}\n"},
         SPARSE,
-        ["warning: region sga takes"],
+        ["warning: region sga needs"],
     ),
     "cgroup of the session, never filled": (
         {**V2, "sys/fs/cgroup/user.slice/memory.max": f"{4 * GIB}\n"},
@@ -131,7 +131,7 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
     "slice below memory_max": (
         {**V2, "sys/fs/cgroup/mshare.slice/memory.max": f"{9 * GIB}\n"},
         replace(SUPERVISED, memory_max_bytes=10 * GIB),
-        [r"warning: memory_max of region sga is 10 GiB, and its cgroup may take 9 GiB .*which counts first"],
+        [r"warning: memory_max of region sga is 10 GiB, but its cgroup may take 9 GiB .*which is reached"],
     ),
     "container, cgroup v1": (
         {
@@ -150,7 +150,7 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
     "no huge pages": (
         pool(0, 0),
         HUGE,
-        [r"failure: region sga needs 512 huge pages of 2 MiB and this host has 0, .* by 512"],
+        [r"failure: region sga needs 512 huge pages of 2 MiB, but this host has 0, .* by 512"],
     ),
     "huge pages of somebody else": (
         pool(600, 600, reserved=200),
@@ -263,7 +263,7 @@ def test_a_real_limit_of_address_space(world: World) -> None:
     limited = ["prlimit", f"--as={4 * GIB}:{4 * GIB}"]
     refused = world.run("--pattern", command=[*limited, *create])
     assert refused.returncode == 1
-    assert "those started here may have 4 GiB (RLIMIT_AS" in refused.stderr
+    assert "processes started here may have 4 GiB (RLIMIT_AS" in refused.stderr
     made = world.run(command=[*limited, *create])
     assert made.returncode == 0
     assert "Warning: region sga needs 512 GiB of address space" in made.stderr

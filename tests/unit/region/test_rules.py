@@ -88,7 +88,7 @@ def test_a_window_is_the_smallest_that_holds_what_ends_there(end):
 @pytest.mark.parametrize("end", [127 * TIB + 512 * GIB + 1, 128 * TIB, 1 << 60])
 def test_a_window_above_the_address_space(end):
     said = sentence(rules.window_bytes, end, WINDOW)
-    assert "a process has 128 TiB of address space; ask for less than 127.5 TiB" in said
+    assert "a process has 128 TiB of address space; request less than 127.5 TiB" in said
 
 
 def test_addresses():
@@ -99,8 +99,8 @@ def test_addresses():
 @pytest.mark.parametrize("address", [0, -WINDOW, 4096, WINDOW + 1, 128 * TIB, 1 << 63])
 def test_addresses_that_cannot_hold_a_region(address):
     assert sentence(rules.address, address, WINDOW) == (
-        f"address {address:#x} cannot hold a region; take a multiple of 512 GiB (0x8000000000) between"
-        " that and 128 TiB, or leave it out"
+        f"address {address:#x} cannot hold a region; use a multiple of 512 GiB (0x8000000000) between"
+        " that and 128 TiB, or omit it"
     )
 
 
@@ -110,7 +110,7 @@ def test_mappings_are_sorted_by_offset():
 
 
 BAD_MAPPINGS = [
-    (Mapping(0, GIB, "files"), "is of kind 'files' and generation 2025-08 takes anonymous, hugetlb, file"),
+    (Mapping(0, GIB, "files"), "is of kind 'files' but generation 2025-08 supports anonymous, hugetlb, file"),
     (Mapping(0, 0), "mapping of 0 B at offset 0x0 is empty; give it a size, like 300GiB"),
     (Mapping(0, -GIB), "is empty; give it a size"),
     (Mapping(0, GIB, prot=0x40), "has the unknown protection 0x40; write r or rw"),
@@ -120,10 +120,10 @@ BAD_MAPPINGS = [
     (Mapping(0, GIB, "file", path="/x", object_offset=1), "is not aligned"),
     (Mapping(0, GIB, "file", path="/x", object_offset=-4096), "is not aligned"),
     (Mapping(4096, 2 * MIB, "hugetlb"), "is not aligned; offsets are multiples of 2 MiB"),
-    (Mapping(0, MIB, "hugetlb"), "mapping of 1 MiB at offset 0x0 is not made of whole pages of 2 MiB"),
+    (Mapping(0, MIB, "hugetlb"), "mapping of 1 MiB at offset 0x0 is not a multiple of pages of 2 MiB"),
     (
         Mapping(511 * GIB, 2 * GIB),
-        "reaches beyond the region's window of 512 GiB; move it or ask for a larger",
+        "reaches beyond the region's window of 512 GiB; move it or request a larger",
     ),
     (Mapping(WINDOW, 4096), "reaches beyond the region's window"),
 ]
@@ -139,7 +139,7 @@ def test_mappings_that_no_region_holds(mapping, said):
 def test_kinds_that_a_generation_lacks(generation, kind):
     said = sentence(rules.mappings, [Mapping(0, 2 * MIB, kind)], WINDOW, GENERATIONS[generation])
     assert said.endswith(
-        f"is of kind {kind!r} and generation {generation} takes anonymous; see `mshare info`"
+        f"is of kind {kind!r} but generation {generation} supports anonymous; see `mshare info`"
     )
 
 
@@ -147,8 +147,8 @@ def test_overlapping_mappings():
     said = sentence(rules.mappings, [Mapping(GIB, GIB), Mapping(0, GIB + 4096)], WINDOW, NEWEST)
     end = GIB + 4096
     assert said == (
-        f"mapping of 1 GiB at offset {GIB:#x} overlaps the one before it, which ends at offset"
-        f" {end:#x}; move it there"
+        f"mapping of 1 GiB at offset {GIB:#x} overlaps the previous mapping, which ends at offset"
+        f" {end:#x}; move it behind that"
     )
 
 
@@ -183,8 +183,8 @@ def test_memory_that_can_be_asked_for(mapped, overcommit, prefault):
 
 def test_above_ram_without_consent():
     assert sentence(memory.memory_consent, 300 * GIB, 24 * GIB, 10 * GIB, False, False) == (
-        "300 GiB is more than this host's 24 GiB of RAM; ask for less, or say overcommit: true"
-        " (--overcommit) if only a part of it will be touched"
+        "300 GiB is more than this host's 24 GiB of RAM; reduce it, or set overcommit: true"
+        " (--overcommit) if only part of it will be touched"
     )
 
 
@@ -193,8 +193,8 @@ def test_prefaulting_more_than_is_free(overcommit):
     with pytest.raises(MshareError) as caught:
         memory.memory_consent(11 * GIB, 24 * GIB, 10 * GIB, overcommit, True)
     assert str(caught.value) == (
-        "prefaulting 11 GiB needs that much free memory and this host has 10 GiB available; ask for less,"
-        " or leave prefault off"
+        "prefaulting 11 GiB needs that much free memory, but this host has 10 GiB available; reduce the"
+        " size, or turn prefault off"
     )
 
 
@@ -206,6 +206,6 @@ def test_client_counts(count):
 @pytest.mark.parametrize("count", [0, -1, 32769, 10_000_000, True])
 def test_client_counts_that_cannot_be_started(count):
     assert sentence(spec.client_count, count) == (
-        f"{count} clients cannot be started; ask for 1 to 32768, and use state absent"
-        " (`mshare clients stop`) for none"
+        f"{count} clients cannot be started; request 1 to 32768, or use state absent (`mshare clients"
+        f" stop`) for none"
     )

@@ -280,21 +280,21 @@ VERDICTS = [
         status(1),
         probe(),
         Thresholds(min_saving_percent=90),
-        ["saving is 0.00 % (modelled) with 1 client where 90.00 % is needed and 0.00 % is the best"],
+        ["saving is 0.00 % (modelled) with 1 client, but 90.00 % is required and 0.00 % is the best"],
     ),
     (
         "a kernel that does not share",
         kernel_status(growth_bytes=ONE),
         probe(),
         Thresholds(),
-        ["with 100 clients where 89.10 % is needed and 99.00 % is the best possible; attach more"],
+        ["with 100 clients, but 89.10 % is required and 99.00 % is the best possible; attach more"],
     ),
     (
         "some died",
         status(attached=98, dead=(DeadClient(1, 7, "killed by SIGKILL"),) * 2),
         probe(),
         Thresholds(),
-        ["98 clients of 100 attached, 2 died (the first: killed by SIGKILL), and 100 must be"],
+        ["98 clients of 100 attached, 2 died (the first: killed by SIGKILL), but 100 must be"],
     ),
     (
         "some died and may",
@@ -303,13 +303,13 @@ VERDICTS = [
         Thresholds(min_clients_attached=90),
         [],
     ),
-    ("nobody", status(0, requested=5), probe(), Thresholds(), ["0 clients of 5 attached, and 5"]),
+    ("nobody", status(0, requested=5), probe(), Thresholds(), ["0 clients of 5 attached, but 5"]),
     (
         "errors",
         status(errors=["client 4: pattern differs at 2 MiB", "client 5: too"]),
         probe(),
         Thresholds(),
-        ["reported 2 errors (the first: client 4: pattern differs at 2 MiB) and 0 are allowed"],
+        ["reported 2 errors (the first: client 4: pattern differs at 2 MiB), but at most 0 are allowed"],
     ),
     (
         "errors that are allowed",
@@ -323,7 +323,7 @@ VERDICTS = [
         kernel_status(),
         probe(off_bytes=-60 * MIB),
         Thresholds(),
-        ["has 541.2 MiB of page tables where the model says 601.2 MiB, 9.98 % apart, and 5 %"],
+        ["has 541.2 MiB of page tables where the model says 601.2 MiB, a difference of 9.98 %, but only 5 %"],
     ),
     (
         "a small span is mostly edges",
@@ -338,7 +338,7 @@ VERDICTS = [
         probe(),
         Thresholds(),
         [
-            "a client has 1 MiB of page tables of its own where the probe had 601.2 MiB, and 5 % less",
+            "a client has 1 MiB of its own page tables where the probe had 601.2 MiB, but at most 5 % less",
             "the saving is",
         ],
     ),
@@ -382,7 +382,7 @@ class TestVerdict:
         ],
     )
     def test_a_threshold_out_of_bounds_is_refused(self, name, value, bounds):
-        with pytest.raises(InvalidRequest, match=f"{name} is {value:g} and must be {bounds}"):
+        with pytest.raises(InvalidRequest, match=f"{name} is {value:g}, but must be {bounds}"):
             Thresholds(**{name: value})
 
 
@@ -430,7 +430,7 @@ class TestTable:
             "value": 99 * ONE,
             "unit": "bytes",
             "kind": "modelled",
-            "how": "without sharing less with sharing, in all",
+            "how": "without sharing minus with sharing, in all",
             "per_client": False,
         }
         assert fields["clients"]["errors"] == ["x"]
@@ -448,7 +448,7 @@ class TestTable:
 
 SEEN = """
                                           per client     in all
-Clients attached, of 100 asked for                          100  measured
+Clients attached, of 100 requested                          100  measured
 Attach time, median                           0.4 ms             measured
 Attach time, slowest                          3.2 ms             measured
 Page tables without sharing                601.2 MiB   58.7 GiB  measured

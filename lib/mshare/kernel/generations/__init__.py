@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The generations of the kernel's interface, one file each, and the table of them all."""
+"""The generations of the kernel's interface, one file each, and a table of them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ SYSCALL_GENERATIONS = ("2022-01", "2022-04")
 
 
 def generation(identifier: str) -> Generation:
-    """The generation with an id such as "2025-08"; InvalidRequest for one nobody can speak."""
+    """The generation with an id such as "2025-08"; InvalidRequest for an unusable one."""
     if identifier in SYSCALL_GENERATIONS:
         raise InvalidRequest(
-            f"generation {identifier} was a set of system calls whose numbers mainline Linux has since"
-            " given to others, so calling them is dangerous; use a kernel with one of "
-            + ", ".join(GENERATIONS)
+            f"generation {identifier} was a set of system calls whose numbers mainline Linux now uses for"
+            f" other calls, so calling them is dangerous; use a kernel with one of " + ", ".join(GENERATIONS)
         )
     if identifier not in GENERATIONS:
-        raise InvalidRequest(f"generation {identifier!r} is unknown; known are " + ", ".join(GENERATIONS))
+        raise InvalidRequest(f"generation {identifier!r} is unknown; use one of " + ", ".join(GENERATIONS))
     return GENERATIONS[identifier]
 
 

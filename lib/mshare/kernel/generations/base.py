@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a generation of the kernel's interface is: its features, and how its calls are made."""
+"""The features of a generation of the kernel's interface, and how to call it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
-    """Where a region must lie (None: anywhere aligned) and how large its window is (0: not set)."""
+    """The address of a region (None: any aligned address) and the size of its window (0: not set)."""
 
     address: int | None
     window_bytes: int
@@ -21,17 +21,17 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """What a generation can do; back-ports mix them, so they are recorded one by one."""
+    """What a generation can do. Features are separate, because back-ports mix them."""
 
     size_set_by: str
     """"mmap" (the creator's first), "ioctl" or "ftruncate"."""
     mapping_kinds: tuple[str, ...]
-    """Which objects a region takes: "anonymous", "hugetlb", "file"."""
+    """Which objects a region can contain: "anonymous", "hugetlb", "file"."""
     explicit_mappings: bool
     """Whether objects are mapped one by one; otherwise the whole window is anonymous memory."""
     unmap: bool
     any_address: bool
-    """Whether each process may attach at an address of its own."""
+    """Whether each process may attach at a different address."""
     owner_bound: bool
     """Whether a region dies with the task that created it."""
 
@@ -45,7 +45,7 @@ class Generation(ABC):
 
     @abstractmethod
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
-        """Give a fresh region its one and only size (and address, where it has one)."""
+        """Set the size of a new region, once (and its address, if it has one)."""
 
     @abstractmethod
     def geometry(self, fd: int) -> Geometry:
@@ -65,11 +65,11 @@ class Generation(ABC):
         raise not_supported("objects cannot be mapped one by one", self)
 
     def unmap(self, fd: int, offset: int, size: int) -> None:
-        """Unmap a range inside the region, for everybody."""
+        """Unmap a range inside the region, for all processes."""
         raise not_supported("objects cannot be unmapped", self)
 
 
 def not_supported(what: str, generation: Generation) -> OSError:
-    """EOPNOTSUPP, for a call that a generation does not have at all."""
+    """EOPNOTSUPP, for a call that a generation does not have."""
     message = f"{os.strerror(errno.EOPNOTSUPP)}: {what} in generation {generation.id}"
     return OSError(errno.EOPNOTSUPP, message)

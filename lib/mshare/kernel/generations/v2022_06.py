@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""2022-06 (v2, Khalid Aziz): the creator's first mmap fixes address and size; read() tells the others."""
+"""2022-06 (v2, Khalid Aziz): the creator's first mmap sets address and size; read() returns them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class V2022_06(Generation):
     )
 
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
-        # The mmap that sets the size is also the creator's attachment; it is dropped again so that
-        # every attachment, the creator's own too, goes the same way afterwards.
-        # A second mmap would be an attachment like any other, so the kernel would not refuse it.
+        # The mmap that sets the size also attaches the creator; it is unmapped again, so that every
+        # attachment, also the creator's, works the same way afterwards.
+        # A second mmap would be an ordinary attachment, so the kernel would not refuse it.
         if self.geometry(fd).window_bytes:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the region has its size already")
         where = syscalls.mmap(
@@ -40,13 +40,13 @@ class V2022_06(Generation):
         )
         try:
             if self.geometry(fd) != Geometry(where, window_bytes):
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the kernel took another size")
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the kernel set another size")
         finally:
             syscalls.munmap(where, window_bytes)
 
     def geometry(self, fd: int) -> Geometry:
-        # Two u64, start and size; zeroes before the first mmap. Asked through a file of its own: read()
-        # is all there is, and a second one on the same file may be past the end.
+        # Two u64, start and size; zeroes before the first mmap. Read through a separate open file, because
+        # a second read() on the same one may be past the end.
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             start, size = struct.unpack("=QQ", os.read(reader, abi.INFO_STRUCT_BYTES))

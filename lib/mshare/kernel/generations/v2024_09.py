@@ -32,7 +32,7 @@ class V2024_09(Generation):
         return Geometry(int(info.start) if info.size else None, int(info.size))
 
     def address_of(self, fd: int, offset: int) -> int:
-        """The address an offset has in every process: these generations know no offsets."""
+        """The address of an offset in every process, because this generation has no offsets."""
         start = self.geometry(fd).address
         if start is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the region has no size yet")

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""2025-01 (v1): as 2024-09, and mappings can be taken out again."""
+"""2025-01 (v1): as 2024-09, and mappings can be unmapped."""
 
 from __future__ import annotations
 

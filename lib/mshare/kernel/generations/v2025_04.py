@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""2025-04 (v2): an ordinary file's size is the window, mappings go by offset, any address will do."""
+"""2025-04 (v2): the file size is the window, mappings have offsets, processes choose their addresses."""
 
 from __future__ import annotations
 

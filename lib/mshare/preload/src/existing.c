@@ -63,7 +63,7 @@ void region_take_existing(const struct request *request, const char *used, void 
     if (request->kind == POSIX) {
         fail(outcome, ENOMEM,
              "other processes find it by its name, and it cannot be found in an existing region;"
-             " leave --region away");
+             " omit --region");
         return;
     }
     if (used) {

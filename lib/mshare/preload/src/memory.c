@@ -84,7 +84,7 @@ bool can_prefault(size_t size, struct outcome *outcome)
     if (!kilobytes || size <= kilobytes << 10)
         return true;
     fail(outcome, ENOMEM,
-         "prefaulting it needs more memory than is available (%s); make it smaller, or leave prefault off",
+         "prefaulting it needs more memory than is available (%s); make it smaller, or turn prefault off",
          size_text(kilobytes << 10).text);
     return false;
 }

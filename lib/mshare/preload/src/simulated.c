@@ -52,7 +52,7 @@ static int prepare(struct store *store, struct outcome *outcome)
     if (!newest && !strstr(layout, "\"generation\": \"2025-04\"")) {
         fail(outcome, ENOMEM,
              "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
-             " look into; make one with `mshare mount --backend simulated`",
+             " look into; create one with `mshare mount --backend simulated`",
              settings()->root);
         return -1;
     }
@@ -131,7 +131,7 @@ static int refuse_huge(int map_flags, struct outcome *outcome)
     if (!(map_flags & MAP_HUGETLB))
         return 0;
     fail(outcome, ENOMEM,
-         "a simulated region that the preload makes has no huge pages; use pages hugetlb without"
+         "a simulated region created by the preload has no huge pages; use pages hugetlb without"
          " a region");
     return -1;
 }

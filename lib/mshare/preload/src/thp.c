@@ -61,7 +61,7 @@ static void fell_short(size_t made, size_t size, int error, struct outcome *outc
     read_policy(policy, sizeof policy);
     const char *step = error == EINVAL ? "set it to advise, or name a tmpfs mounted with huge=always in"
                                          " MSHARE_PRELOAD_HUGE_DIRECTORY, or boot Linux 6.1 or newer"
-                                       : "free memory is scarce or in pieces: start earlier after boot, or"
+                                       : "free memory is scarce or fragmented: start earlier after boot, or"
                                          " echo 1 > /proc/sys/vm/compact_memory";
     fail(outcome, ENOMEM,
          "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"

@@ -182,7 +182,7 @@ def test_no_layout(root, tmp_path):
     with pytest.raises(Unavailable) as caught:
         Layout.read(root)
     assert str(caught.value) == (
-        f"{root} holds no simulated msharefs; make one with `mshare mount --backend simulated --root"
+        f"{root} holds no simulated msharefs; create one with `mshare mount --backend simulated --root"
         f" {root}` or the module dbmem.mshare.mshare_mount"
     )
 
@@ -192,6 +192,6 @@ def test_a_layout_of_another_version(layout, tmp_path):
     os.chmod(path, 0o644)
     path.write_text(json.dumps({"version": 99, "generation": "2025-08", "alignment_bytes": 1}))
     with pytest.raises(
-        Unavailable, match="was laid out by version 99 of the simulator and this is version 1"
+        Unavailable, match="was laid out by version 99 of the simulator, but this is version 1"
     ):
         Layout.read(str(tmp_path))
