@@ -85,7 +85,7 @@ def kind(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it is written into status files and `--json` answers."""
+    """An error as it is written to status files and `--json`."""
 
     kind: str
     message: str
@@ -102,7 +102,7 @@ class Failure:
 
 
 def within(where: str, error: BaseException) -> MshareError:
-    """An error of the same kind that says where it was, before the sentence."""
+    """An error of the same kind whose message starts with the place."""
     return Failure(kind(error), f"{where}: {sentence(error)}", exit_code(error)).to_error()
 
 

@@ -77,7 +77,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         done,
         check,
         f"{attached} of {spec.count} clients are attached to region {spec.region}.",
-        f"The clients of region {spec.region} run already, as asked; nothing to do.",
+        f"The clients of region {spec.region} run already as requested; nothing to do.",
         clients=done.answer(),
     )
     if told and done.facts is not None:

@@ -152,7 +152,7 @@ def stat_command(screen: Screen, name: str, backend: str | None, root: str | Non
     facts = inventory.region_facts(where.root, region_name(name))
     known = facts.owner.pid is not None or facts.reason is not None
     if not facts.exists and not known:
-        raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows those there are")
+        raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows the regions")
     screen.answer({"backend": where.backend, "region": record.to_fields(facts)})
     screen.say(f"Region {name}: {facts.health}")
     screen.fields(

@@ -71,7 +71,7 @@ def create_command(
         done,
         check,
         f"Region {spec.name} is ready.",
-        f"Region {spec.name} is there already, as asked; nothing to do.",
+        f"Region {spec.name} exists already as requested; nothing to do.",
         region=done.answer(),
         backend=backend.backend,
         reason=backend.reason,

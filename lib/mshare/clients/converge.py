@@ -133,8 +133,8 @@ def _require_attached(facts: ClientsFacts | None) -> None:
     reasons = [*facts.errors, *(dead.reason for dead in facts.dead)][:3]
     raise MshareError(
         f"{facts.attached} of {facts.requested} clients are attached to region {facts.region};"
-        f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start the"
-        " dead again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
+        f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start dead"
+        f" clients again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
     )
 
 

@@ -24,7 +24,7 @@ from .spec import MountSpec
 
 
 def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = False) -> Outcome[MountFacts]:
-    """See to it that msharefs is mounted with the access specified, now and (systemd) after a reboot."""
+    """Ensure that msharefs is mounted with the given access, now and (systemd) after a reboot."""
     spec = msharefs.complete(spec)
     mount = _Mount(spec, boot)
     if mount.actions and not check:
@@ -151,7 +151,7 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
             if msharefs.is_ours(seen):
                 # Programs that are not ours are never ended.
                 msharefs.refuse_in_use(root)
-            # In this order: what cannot be unmounted keeps its units.
+            # In this order, so that a mount that cannot be unmounted keeps its units.
             msharefs.umount(root)
             if unit:
                 units.remove_mount_unit(root)

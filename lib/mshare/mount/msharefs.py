@@ -53,7 +53,7 @@ class MountSeen:
     size_bytes: int | None = None
     """Of a simulated root's tmpfs: the most memory it may use."""
     used_bytes: int = 0
-    """How much of that it takes."""
+    """How much of that it uses."""
     reason: str | None = None
     """Why a simulated root cannot be read."""
     unfinished: bool = False

@@ -211,9 +211,9 @@ class _Region:
         if self.rebuild and not self.request.recreate:
             raise Conflict(
                 f"region {name} exists with {format_size(facts.mapped_bytes or 0)} mapped in a window of"
-                f" {format_size(facts.window_bytes or 0)}, and its {', '.join(self.rebuild)} should differ"
-                f" ({format_size(self.spec.mapped_bytes)} are wanted); a region's size and mappings are set"
-                " once: say recreate: true (--recreate) to make it anew, which loses what is in it"
+                f" {format_size(facts.window_bytes or 0)}, but its {', '.join(self.rebuild)} should differ"
+                f" ({format_size(self.spec.mapped_bytes)} requested); a region's size and mappings are"
+                f" fixed: set recreate: true (--recreate) to create it again, which loses its content"
             )
         if ending:
             _refuse_attached(name, self.root, f"recreating region {name}", self.request.force)

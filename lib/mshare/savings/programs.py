@@ -58,7 +58,7 @@ def attached_programs(root: str, region: str, backend: str) -> Programs | None:
 
 
 def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
-    """Processes that have a file mapped, and where."""
+    """Processes that have a file mapped, with the mappings."""
     try:
         file = os.stat(path)
     except OSError:

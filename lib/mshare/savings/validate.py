@@ -63,7 +63,7 @@ def validate(
             " nothing to validate; start some first (`mshare clients start`, or the role"
             " dbmem.mshare.clients)"
         )
-    # Clients that are programs of the user's touch what they like: the probe takes the whole region then.
+    # The user's own programs may touch anything, so the probe covers the whole region.
     span_bytes = span_bytes or seen.span_bytes or seen.mapped_bytes
     if not span_bytes:
         raise MshareError(
@@ -110,11 +110,11 @@ def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
 
 
 def _notes(choice: Choice, launched: ClientsFacts | None, programs: Programs | None) -> tuple[str, ...]:
-    """Why it is this backend, and why the clients touch what they touch."""
+    """Why this backend is used, and why the clients touch this span."""
     notes = [f"Backend {choice.backend}: {choice.reason}."]
     if programs is not None:
         who = ", ".join(f"{count} of {name}" for name, count in sorted(programs.counts.items()))
-        notes.append(f"The clients are programs that have the region mapped, besides its owner: {who}.")
+        notes.append(f"The clients are programs, other than the owner, that have the region mapped: {who}.")
     if launched is not None and launched.span_fitted:
         why = (
             "fitted to this host's free memory, because simulated clients really pay for their own page"

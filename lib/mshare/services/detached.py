@@ -160,4 +160,4 @@ class Detached(Supervisor):
     def reload(self, role: Role[S], name: str, root: str) -> None:
         status = status_of(role, name, root)
         if status is None or not signal_process(status.pid, status.started_ticks, signal.SIGHUP):
-            raise MshareError(f"the {role} of {name} do not run any more; start them again")
+            raise MshareError(f"the {role} of {name} are no longer running; start them again")

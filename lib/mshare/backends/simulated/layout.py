@@ -316,7 +316,7 @@ class Layout(Files):
                 text = file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise Unavailable(
-                f"{root} holds no simulated msharefs; make one with `mshare mount --backend"
+                f"{root} holds no simulated msharefs; create one with `mshare mount --backend"
                 f" simulated --root {root}` or the module dbmem.mshare.mshare_mount"
             ) from None
         next_step = f"`mshare umount --force --root {root}` ends it with its regions, then mount it again"
@@ -325,8 +325,8 @@ class Layout(Files):
         version = record.build(_LayoutVersion, fields, place).version
         if version != _LAYOUT_VERSION:
             raise Unavailable(
-                f"{root} was laid out by version {version} of the simulator and this is"
-                f" version {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
+                f"{root} was laid out by version {version} of the simulator, but this is version"
+                f" {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
             )
         found = record.build(LayoutFile, fields, place)
         if found.generation not in GENERATIONS:
