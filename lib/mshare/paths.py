@@ -14,6 +14,10 @@ SIMULATED_SOURCE = "mshare-simulated"
 """The source of a simulated root's tmpfs in mountinfo, by which it is recognized."""
 
 
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+"""The folder of this library. No other file derives it from its own place, which may move."""
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 

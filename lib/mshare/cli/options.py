@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from .. import paths
 from ..backends import root as root_files
 from ..backends.choose import BACKENDS
 from ..clients.spec import ClientsSpec
@@ -38,7 +39,7 @@ def program() -> list[str]:
     if os.path.basename(script) == "mshare" and os.path.isfile(script) and os.access(script, os.X_OK):
         return [script]
     isolated = ["-I"] if sys.flags.isolated else []
-    return [sys.executable, *isolated, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    return [sys.executable, *isolated, paths.PACKAGE]
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:

@@ -32,7 +32,7 @@ LINK = ("-shared", "-o", FILE_NAME)
 @functools.cache
 def own_sources() -> dict[str, str]:
     """The C sources that lie in this package: file name -> text."""
-    return sources_in(os.path.join(os.path.dirname(os.path.abspath(__file__)), "src"))
+    return sources_in(os.path.join(paths.PACKAGE, "preload", "src"))
 
 
 def sources_in(directory: str) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _put(built: str, path: str) -> None:
 
 def installed() -> str | None:
     """The library that the module mshare_runtime built beside this package, if it is of this version."""
-    directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    directory = os.path.dirname(paths.PACKAGE)
     path = os.path.join(directory, FILE_NAME)
     text = files.read_text(os.path.join(directory, "manifest.json"))
     return path if text is not None and digest(own_sources()) in text and os.path.exists(path) else None
