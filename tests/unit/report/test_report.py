@@ -245,6 +245,7 @@ def test_bars_are_drawn_on_one_scale(two: Fleet) -> None:
 # -- many
 
 
+# How long it takes: benchmarks/report.py.
 def test_five_hundred_hosts_are_one_report(tmp_path: Path) -> None:
     for name, survey in surveys.fleet(500).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(survey))

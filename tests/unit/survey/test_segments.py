@@ -178,9 +178,7 @@ def test_a_sparse_segment_of_300_gib():
         touch(map_shared(-1, 300 * GIB, flags=NORESERVE, address=32 * TIB), 300 * GIB, GIB)
 
     with running(work) as (pid,):
-        began = time.perf_counter()
         __, found = surveyed(pid)
-        assert time.perf_counter() - began < 2
     (segment,) = found["segments"]
     assert segment["size_bytes"] == 300 * GIB
     # A page in every GiB: a leaf and a PMD table each.
