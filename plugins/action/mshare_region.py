@@ -4,33 +4,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
-    NUMBER,
-    SEQUENCE,
-    TEXT,
-    TRUTH,
-    Command,
-)
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.converging import EachAction
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.action import LibraryAction
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.commands import REGION
 
 
-class ActionModule(EachAction):
-    PRESENT = Command(
-        ("create",),
-        spec={
-            **dict.fromkeys(("name", "backend", "root", "mode", "owner", "group"), TEXT),
-            **dict.fromkeys(("size", "window", "address", "memory_max"), NUMBER),
-            **dict.fromkeys(("mappings", "before"), SEQUENCE),
-            **dict.fromkeys(("overcommit", "prefault", "pattern"), TRUTH),
-        },
-        flags=("recreate", "replace_stale", "replace_outdated", "force"),
-        switches=("boot",),
-    )
-    ABSENT = Command(("rm",), argument="name", values=("backend", "root"), flags=("force",))
-    NAME, LIST, FACTS = "name", "regions", "region"
-    ALTERNATIVES = ("size", "mappings")
-
-    def _settled(self, facts: dict[str, Any]) -> bool:
-        return not facts or facts["health"] == "healthy"
+class ActionModule(LibraryAction):
+    COMMANDS = REGION

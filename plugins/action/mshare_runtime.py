@@ -8,10 +8,12 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.dbmem.mshare.plugins.module_utils import _results
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import manifest
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import preload_sources, sources
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.module_action import ModuleAction
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import sources as package
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.action import LibraryAction
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import sources
 
 # The module's own options and defaults, as far as they say what should be there.
 PLACE = {
@@ -21,15 +23,15 @@ PLACE = {
 }
 
 
-class ActionModule(ModuleAction):
-    """Asks with one command whether exactly this is installed, before the module is sent with the whole library.
+class ActionModule(LibraryAction):
+    """Asks with one command whether exactly this is installed, before the module is sent with all the sources.
 
     On a second run that is all there is to do.
     """
 
     def _arguments(self) -> dict[str, Any]:
         absent = self._task.args.get("state") == "absent"
-        return {**self._task.args, **({} if absent else {"preload_sources": preload_sources()})}
+        return {**self._task.args, **({} if absent else {"sources": package.pack(sources())})}
 
     def _answer(self) -> dict[str, Any] | None:
         place = self._place()
@@ -44,7 +46,7 @@ class ActionModule(ModuleAction):
             "missing_imports": [],
             "missing_compiler": False,
             "version": library.__version__,
-            "diff": {"before": summary, "after": summary},
+            "diff": _results.diff(f"library in {place.directory}", summary, summary)[0],
         }
 
     def _place(self) -> manifest.Place | None:

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every module of this collection does the same way: report an outcome, or fail with a sentence."""
+"""What every module of this collection does the same way: its options, its end, its failure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
-
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 
 MSHAREFS_OPTIONS = {
     "backend": {"type": "str", "choices": ["auto", "kernel", "simulated"], "default": "auto"},
@@ -60,17 +58,13 @@ def attempt(module: AnsibleModule, action: Callable[[], Any]) -> Any:
 
 def fail(module: AnsibleModule, error: MshareError | OSError) -> NoReturn:
     """End the module with an error as one sentence and its kind."""
-    module.fail_json(msg=sentence(error), error_kind=kind(error))
+    ended: Callable[..., NoReturn] = module.fail_json
+    ended(msg=sentence(error), error_kind=kind(error))
 
 
-def report(module: AnsibleModule, outcome: Outcome, **results: Any) -> NoReturn:
-    """End the module with what was, or in check mode would be, done."""
-    for text in outcome.warnings:
+def end(module: AnsibleModule, results: dict[str, Any]) -> NoReturn:
+    """End the module with its results, among them the sentences to warn of, and whether it failed."""
+    for text in results.pop("warnings", []):
         module.warn(text)
-    module.exit_json(
-        changed=outcome.changed,
-        actions=outcome.actions,
-        boot=outcome.boot,
-        diff={"before": outcome.before, "after": outcome.after},
-        **results,
-    )
+    ended: Callable[..., NoReturn] = module.fail_json if results.pop("failed", False) else module.exit_json
+    ended(**results)

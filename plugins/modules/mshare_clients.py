@@ -117,9 +117,11 @@ error_kind:
   sample: invalid_request
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _converge, _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.clients.converge import (
     ClientsAbsent,
     ClientsPresent,
@@ -145,7 +147,7 @@ EACH = {
 SPEC_KEYS = ("region", "backend", "root", *SPEC_OPTIONS)
 
 
-def wish(module, entry):
+def request(module: AnsibleModule, entry: dict[str, Any]) -> ClientsAbsent | ClientsPresent:
     """What is wanted of the clients of one region."""
     if entry["state"] == "absent":
         return ClientsAbsent(entry["region"], entry["backend"], entry["root"])
@@ -159,18 +161,18 @@ def wish(module, entry):
     )
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
             **_module.PROGRAM_OPTIONS,
-            **_each.one_or_many("region", "clients", EACH),
+            **_converge.one_or_many("region", "clients", EACH),
         },
-        **_each.either("region", "clients"),
+        **_converge.either("region", "clients"),
         supports_check_mode=True,
     )
-    entries = _each.entries(module.params, "region", "clients")
-    _each.converge(module, "region", "clients", lambda: [wish(module, entry) for entry in entries])
+    entries = _converge.entries(module.params, "region", "clients")
+    _converge.converge(module, "region", "clients", lambda: [request(module, entry) for entry in entries])
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.info import inventory
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={**_module.MSHAREFS_OPTIONS, "probe": {"type": "bool", "default": True}},
         supports_check_mode=True,

@@ -116,21 +116,25 @@ error_kind:
   sample: conflict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module, _results
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.backends import choose
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge import (
     choose_absent,
     mount_absent,
     mount_present,
 )
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge import result as mount_result
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.spec import MountSpec
 
 SPEC_KEYS = ("generation", "size", "mode", "group", "create_group")
 
 
-def converge(module):
+def converge(module: AnsibleModule) -> tuple[choose.Choice, Outcome[Any]]:
     root = module.params["root"]
     if module.params["state"] == "absent":
         choice = choose_absent(module.params["backend"], root)
@@ -142,7 +146,7 @@ def converge(module):
     return choice, mount_present(spec, boot=module.params["boot"], check=module.check_mode)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
@@ -160,14 +164,8 @@ def main():
         supports_check_mode=True,
     )
     choice, outcome = _module.attempt(module, lambda: converge(module))
-    _module.report(
-        module,
-        outcome,
-        backend=choice.backend,
-        backend_reason=choice.reason,
-        root=choice.root,
-        mount=outcome.answer(),
-    )
+    answer = mount_result(choice, outcome)
+    _module.end(module, _results.converged(answer, f"msharefs at {choice.root}"))
 
 
 if __name__ == "__main__":

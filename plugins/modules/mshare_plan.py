@@ -122,6 +122,8 @@ error_kind:
   sample: invalid_request
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
@@ -132,7 +134,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey 
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
-def known(params):
+def known(params: dict[str, Any]) -> facts.Facts:
     if params["size"] is not None:
         memory_bytes = parse_size(params["memory"], "memory") if params["memory"] else None
         return facts.from_wishes(
@@ -142,7 +144,7 @@ def known(params):
     return facts.from_survey(surveyed, params["instance"], params["clients"])
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "survey": {"type": "dict"},

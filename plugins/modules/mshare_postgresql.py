@@ -215,9 +215,12 @@ error_kind:
   sample: unavailable
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _converge, _module
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge import (
     postgresql_absent,
     postgresql_present,
@@ -226,7 +229,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.spe
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
-def converge(module):
+def converge(module: AnsibleModule) -> Outcome[Any]:
     params = module.params
     how = {
         "version": params["version"],
@@ -250,7 +253,7 @@ def converge(module):
     return postgresql_present(spec, **how)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
@@ -269,7 +272,7 @@ def main():
         supports_check_mode=True,
     )
     outcome = _module.attempt(module, lambda: converge(module))
-    _module.report(module, outcome, **outcome.answer())
+    _converge.report(module, outcome, "PostgreSQL", **outcome.answer())
 
 
 if __name__ == "__main__":

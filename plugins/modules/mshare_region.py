@@ -94,9 +94,11 @@ error_kind:
   sample: conflict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _each, _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _converge, _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.region.converge import (
     RegionAbsent,
     RegionPresent,
@@ -140,7 +142,7 @@ STATE = {"state": {"type": "str", "choices": ["present", "absent"], "default": "
 SPEC_KEYS = ("name", "backend", "root", *SPEC_OPTIONS)
 
 
-def wish(module, entry):
+def request(module: AnsibleModule, entry: dict[str, Any]) -> RegionAbsent | RegionPresent:
     """What is wanted of one region."""
     if entry["state"] == "absent":
         return RegionAbsent(entry["name"], entry["backend"], entry["root"], entry["force"])
@@ -152,19 +154,19 @@ def wish(module, entry):
     )
 
 
-def main():
+def main() -> None:
     each = {**STATE, **SPEC_OPTIONS, **CONSENTS}
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
             **_module.PROGRAM_OPTIONS,
-            **_each.one_or_many("name", "regions", each),
+            **_converge.one_or_many("name", "regions", each),
         },
-        **_each.either("name", "regions"),
+        **_converge.either("name", "regions"),
         supports_check_mode=True,
     )
-    entries = _each.entries(module.params, "name", "regions", alternatives=("size", "mappings"))
-    _each.converge(module, "name", "region", lambda: [wish(module, entry) for entry in entries])
+    entries = _converge.entries(module.params, "name", "regions", alternatives=("size", "mappings"))
+    _converge.converge(module, "name", "region", lambda: [request(module, entry) for entry in entries])
 
 
 if __name__ == "__main__":

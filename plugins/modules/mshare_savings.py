@@ -157,15 +157,16 @@ error_kind:
   sample: verdict_failed
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.assess import (
-    SCHEMA_VERSION,
-    Projection,
-)
+from ansible_collections.dbmem.mshare.plugins.module_utils._verdict import verdict
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.assess import Projection, Savings
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.validate import (
-    failure,
+    result,
+    results,
     validate_each,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.verdict import Thresholds
@@ -179,7 +180,7 @@ THRESHOLDS = (
 )
 
 
-def assess(params):
+def assess(params: dict[str, Any]) -> dict[str, Savings]:
     """What sharing saves, by region."""
     how = {
         "backend": params["backend"],
@@ -194,25 +195,7 @@ def assess(params):
     return validate_each(params["regions"] or [params["region"]], how)
 
 
-def results_of(savings):
-    """What is returned for one region."""
-    return {**savings.to_dict(), "summary": savings.summary_lines()}
-
-
-def joined(found):
-    """What is returned for several: one verdict, one text, and each of them."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "passed": all(savings.passed for savings in found.values()),
-        "reasons": [
-            f"region {region}: {reason}" for region, savings in found.items() for reason in savings.reasons
-        ],
-        "summary": [line for savings in found.values() for line in [*savings.summary_lines(), ""]][:-1],
-        "regions": [{"region": region, **results_of(savings)} for region, savings in found.items()],
-    }
-
-
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_module.MSHAREFS_OPTIONS,
@@ -232,15 +215,8 @@ def main():
         supports_check_mode=True,
     )
     found = _module.attempt(module, lambda: assess(module.params))
-    results = results_of(*found.values()) if module.params["regions"] is None else joined(found)
-    if not results["passed"]:
-        module.fail_json(
-            msg=failure(found, results["reasons"]),
-            error_kind="verdict_failed",
-            changed=False,
-            **results,
-        )
-    module.exit_json(changed=False, **results)
+    answer = result(*found.values()) if module.params["regions"] is None else results(found)
+    _module.end(module, verdict(found, answer))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,8 @@ error_kind:
   sample: invalid_request
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
@@ -107,14 +109,14 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey 
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
-def ask(params):
-    options = {"exact": params["exact"]}
+def ask(params: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {"exact": params["exact"]}
     if params["threshold"] is not None:
         options["threshold_bytes"] = parse_size(params["threshold"], "threshold")
     return survey(**options).to_dict()
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "exact": {"type": "bool", "default": False},

@@ -10,8 +10,8 @@ import shlex
 from pathlib import Path
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import library as preload_library
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import install, manifest
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import manifest
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import sources as package
 
 
 def is_same_as(executable: str) -> str:
@@ -25,21 +25,8 @@ def is_same_as(executable: str) -> str:
 @functools.cache
 def sources() -> dict[str, str]:
     """The library, as mshare_runtime brings it: path below the package -> text."""
-    top = Path(library.__file__).parent
-    files = {path.relative_to(top): path for path in sorted(top.rglob("*.py"))}
-    found = {
-        str(below): path.read_text(encoding="utf-8")
-        for below, path in files.items()
-        if below.parts[0] not in install.CONTROLLERS
-    }
-    return {**found, **preload_sources()}
-
-
-@functools.cache
-def preload_sources() -> dict[str, str]:
-    """Of the library what is not Python, and so not among the module_utils that Ansible ships."""
-    folder = Path(library.__file__).parents[3] / "lib" / "mshare" / manifest.PRELOAD
-    return {manifest.PRELOAD + name: text for name, text in preload_library.sources_in(str(folder)).items()}
+    # Not through the links in module_utils: what is not Python, such as the preload's C, has none.
+    return package.read(str(Path(library.__file__).parents[3] / "lib" / "mshare"))
 
 
 @functools.cache

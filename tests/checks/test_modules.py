@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from functools import cache
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from checks.layout import COLLECTION, ROOT, load_yaml, modules
-from mshare.runtime.install import CONTROLLERS
 
 NAMES = [path.stem for path in modules()]
 ATTRIBUTES = {"async", "check_mode", "diff_mode", "idempotent", "platform"}
@@ -82,14 +80,3 @@ def test_action_group_has_the_modules_that_share_options() -> None:
         if {"backend", "root"} <= documentation()[f"{COLLECTION}.{name}"]["doc"]["options"].keys()
     )
     assert group == sorted(sharing)
-
-
-def test_the_runtime_brings_the_whole_library() -> None:
-    """The action plugin compares with the files here; the module brings what its imports send."""
-    library = ROOT / "plugins" / "module_utils" / "mshare"
-    files = {".".join(path.relative_to(library).with_suffix("").parts) for path in library.rglob("*.py")}
-    source = (ROOT / "plugins" / "modules" / "mshare_runtime.py").read_text()
-    imported = r"^    import ansible_collections\.\S+?\.module_utils\.mshare\.(\S+)$"
-    sent = set(re.findall(imported, source, re.MULTILINE))
-    here = {name for name in files if not name.startswith(CONTROLLERS) and not name.endswith("__init__")}
-    assert sent == here

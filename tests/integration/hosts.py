@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Task = dict[str, Any]
 
 HERE = Path(__file__).parent
@@ -56,6 +58,12 @@ class Result:
         """The names of a module's own results, without those of Ansible."""
         common = {"changed", "diff", "failed", "msg", "invocation", "warnings", "deprecations", "exception"}
         return {key for key in self.fields if key not in common and not key.startswith("_ansible")}
+
+    def sides(self, side: str) -> dict[str, Any]:
+        """A side of the diff ("before", "after"), read back: what the pair of texts is of -> its fields."""
+        diff = self.fields["diff"]
+        pairs = diff if isinstance(diff, list) else [diff]
+        return {pair[f"{side}_header"]: yaml.safe_load(pair[side]) for pair in pairs}
 
 
 @dataclass(frozen=True)

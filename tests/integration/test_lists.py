@@ -141,14 +141,14 @@ def test_create(run: Run) -> None:
     assert [one["region"]["mode"] for one in created["regions"]] == ["0640"] * 2
     assert [one["changed"] for one in created["regions"]] == [True, True]
     assert created["actions"] == [action for one in created["regions"] for action in one["actions"]]
-    assert created["diff"]["before"] == {"a": {"state": "absent"}, "b": {"state": "absent"}}
-    assert created["diff"]["after"]["b"]["size"] == 64 * MIB
+    assert created.sides("before") == {"region a": {"state": "absent"}, "region b": {"state": "absent"}}
+    assert created.sides("after")["region b"]["size"] == 64 * MIB
 
 
 def test_create_again(run: Run) -> None:
     again = run["create again"]
     assert (again["changed"], again["actions"]) == (False, [])
-    assert again["diff"]["before"] == again["diff"]["after"]
+    assert again.sides("before") == again.sides("after")
 
 
 def test_an_entry_takes_what_it_leaves_out_from_the_module(run: Run) -> None:
@@ -171,7 +171,7 @@ def test_a_failure_says_what_was_done_before_it(run: Run) -> None:
     assert re.search(says, failed["msg"])
     assert failed["changed"] is True
     assert names(failed) == ["c"]
-    assert failed["diff"]["after"]["c"]["state"] == "present"
+    assert failed.sides("after")["region c"]["state"] == "present"
 
 
 def test_clients_of_a_region_that_is_not_there(run: Run) -> None:

@@ -97,11 +97,9 @@ def test_a_check_run_says_what_it_would_do_and_does_nothing(cluster: Cluster) ->
     moved = playbook(cluster, "--check", "--diff").succeeded()[MOVE]
     assert moved["changed"]
     assert any("restart PostgreSQL cluster 15-main" in action for action in moved["actions"])
-    (environment,) = (
-        lines for path, lines in moved["diff"]["after"].items() if path.endswith("/environment")
-    )
-    assert "MSHARE_PRELOAD_PAGES = 'thp'" in environment
-    assert "MSHARE_PRELOAD_PAGES = 'thp'" not in str(moved["diff"]["before"])
+    (environment,) = (pair for pair in moved["diff"] if pair["after_header"].endswith("/environment"))
+    assert "MSHARE_PRELOAD_PAGES = 'thp'\n" in environment["after"]
+    assert "MSHARE_PRELOAD_PAGES = 'thp'" not in environment["before"]
     assert (cluster.files(), traces(cluster), cluster.pid) == (files, before, pid)
 
 

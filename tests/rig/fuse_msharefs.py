@@ -30,8 +30,12 @@ from typing import Any, TextIO
 # mfusepy would take libfuse 2 if it found both.
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
 
+# It runs as a script.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import mfusepy
-from msharefs_rules import (
+
+from rig.msharefs_rules import (
     ADDRESS_SPACE_BYTES,
     DEFAULT_ALIGNMENT_BYTES,
     GENERATIONS,
@@ -41,7 +45,7 @@ from msharefs_rules import (
     Region,
     refuse,
 )
-from proc_facts import Task, commit_limit_bytes, device_of_mount, open_client_file, shared_mapping
+from rig.proc_facts import Task, commit_limit_bytes, device_of_mount, open_client_file, shared_mapping
 
 INFO_PATH = "/mshare_info"
 HIDDEN_PREFIX = ".fuse_hidden"

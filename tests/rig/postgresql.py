@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = Path("/usr/lib/postgresql")
 ACCOUNT = "postgres"
@@ -89,7 +90,9 @@ class Server:
     def command(self, program: str, *words: str) -> list[str]:
         """One of PostgreSQL's own client programs, told where the instance is."""
         where = ["-h", str(self.directory), "-p", str(self.port), "-U", ACCOUNT]
-        return _as_account(str(_programs() / program), *where, *words)
+        programs = _programs()
+        assert programs is not None, missing()
+        return _as_account(str(programs / program), *where, *words)
 
     def run(self, program: str, *words: str) -> str:
         done = subprocess.run(
@@ -97,7 +100,8 @@ class Server:
         )
         return done.stdout
 
-    def connect(self):
+    def connect(self) -> Any:
+        """A connection of psycopg, which is there for tests only."""
         import psycopg
 
         return psycopg.connect(

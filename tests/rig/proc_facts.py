@@ -12,7 +12,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from msharefs_rules import ClientFile, Host, refuse
+from rig.msharefs_rules import ClientFile, Host, refuse
 
 FILE_SYSTEM_TYPE = "fuse.msharefs"
 

@@ -57,7 +57,8 @@ def name_of(result: int) -> str:
 
 def vm_pte_kib() -> int:
     with open("/proc/self/status") as status:
-        return int(re.search(r"VmPTE:\s+(\d+)", status.read()).group(1))
+        (kib,) = re.findall(r"VmPTE:\s+(\d+)", status.read())
+        return int(kib)
 
 
 def mapping(address: int) -> dict[str, Any]:
@@ -201,7 +202,7 @@ def refused() -> None:
         mmap.mmap(-1, SIZE_BYTES)
         answer("ok")
     except OSError as error:
-        answer(errno.errorcode[error.errno])
+        answer(errno.errorcode[error.errno or 0])
 
 
 def hold() -> None:
@@ -301,13 +302,15 @@ def sysv_make() -> None:
 def posix() -> None:
     """shm_open twice, by name; the second time in a process of its own."""
     made = shared_memory.SharedMemory(create=True, size=SIZE_BYTES)
-    made.buf[0] = 7
-    answer(mapping(ctypes.addressof(ctypes.c_char.from_buffer(made.buf)))["file"])
+    memory = made.buf
+    assert memory is not None
+    memory[0] = 7
+    answer(mapping(ctypes.addressof(ctypes.c_char.from_buffer(memory)))["file"])
     pid = os.fork()
     if not pid:
         os.execv(sys.executable, [sys.executable, __file__, "posix_attach", made.name])
     os.waitpid(pid, 0)
-    answer(made.buf[1])
+    answer(memory[1])
     files()
     os.unlink(f"/dev/shm/{made.name}")
     # Its unlinking is noticed at the next segment.
@@ -319,8 +322,10 @@ def posix_attach(name: str) -> None:
     found = shared_memory.SharedMemory(name=name)
     # Else Python's tracker removes the name some time after this process, which is its maker's to do.
     resource_tracker.unregister(f"/{found.name}", "shared_memory")
-    answer([found.buf[0], mapping(ctypes.addressof(ctypes.c_char.from_buffer(found.buf)))["file"]])
-    found.buf[1] = 9
+    memory = found.buf
+    assert memory is not None
+    answer([memory[0], mapping(ctypes.addressof(ctypes.c_char.from_buffer(memory)))["file"]])
+    memory[1] = 9
     os._exit(0)
 
 

@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mshare.survey.survey import survey
 from mshare.units import MIB
@@ -24,34 +26,35 @@ NORESERVE, FIXED_NOREPLACE = 0x4000, 0x100000
 FAILED = ctypes.c_void_p(-1).value
 
 
-def map_shared(fd, size_bytes, offset=0, address=None, flags=0):
+def map_shared(fd: int, size_bytes: int, offset: int = 0, address: int | None = None, flags: int = 0) -> int:
     """mmap as the kernel has it, with an address; stays until the process ends."""
     flags |= mmap.MAP_SHARED | (FIXED_NOREPLACE if address else 0) | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
     found = LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
     if found == FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return found
+    return int(found)
 
 
-def touch(address, size_bytes, stride_bytes=2 * MIB):
+def touch(address: int, size_bytes: int, stride_bytes: int = 2 * MIB) -> None:
     for at in range(address, address + size_bytes, stride_bytes):
         ctypes.memset(at, 1, 1)
 
 
-def sysv(size_bytes, key):
+def sysv(size_bytes: int, key: int) -> int:
     """A SysV segment, attached, and removed as soon as nobody uses it."""
     number = LIBC.shmget(key, ctypes.c_size_t(size_bytes), 0o1600)
     if number < 0:
         raise OSError(ctypes.get_errno(), "shmget")
-    address = LIBC.shmat(number, None, 0)
+    address: int = LIBC.shmat(number, None, 0)
     LIBC.shmctl(number, 0, None)
     return address
 
 
 @contextlib.contextmanager
-def running(work, count=1):
+def running(work: Callable[[int], object], count: int = 1) -> Iterator[list[int]]:
     """Pids of children that have done `work(number)` and stay; killed at the end."""
-    pids, failed = [], []
+    pids: list[int] = []
+    failed: list[bytes] = []
     try:
         for number in range(count):
             read_fd, write_fd = os.pipe()
@@ -80,23 +83,23 @@ def running(work, count=1):
             os.waitpid(pid, 0)
 
 
-def survey_fields(**options):
+def survey_fields(**options: Any) -> dict[str, Any]:
     """A survey as --json has it."""
     return survey(**options).to_dict()
 
 
-def instance_of(found, pid):
+def instance_of(found: dict[str, Any], pid: int) -> Any:
     """The instance that a process belongs to."""
-    return next((one for one in found["instances"] if pid in one["pids"]), None)
+    return next((instance for instance in found["instances"] if pid in instance["pids"]), None)
 
 
-def surveyed(pid, **options):
+def surveyed(pid: int, **options: Any) -> tuple[dict[str, Any], Any]:
     """A survey of everything, however small, and the instance of a process."""
     found = survey_fields(threshold_bytes=1, **options)
     return found, instance_of(found, pid)
 
 
-def python(code, *before, **options):
+def python(code: str, *before: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Another Python that has this library, after a command like unshare."""
     command = [*before, sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)

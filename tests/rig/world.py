@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,10 @@ class World:
         for pid in (process.pid, *reversed(others)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
-        said = _said(process, PATIENCE_SECONDS) or []
+        said: Sequence[str] = _said(process, PATIENCE_SECONDS) or ()
         time.sleep(1)  # For the others to write their logs.
         logs = [f"{path}: {path.read_text()}" for path in self.state.rglob("*.log")]
-        return "\n".join([f"{process.args} did not end", *said, *waits, *states, *logs])
+        return "\n".join([f"{process.args!r} did not end", *said, *waits, *states, *logs])
 
     def run_as_nobody(self, *arguments: str) -> Done[str]:
         return self.run(*arguments, command=[sys.executable, "-c", _AS_NOBODY])

@@ -75,10 +75,10 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
     told = display.outcome(
         screen,
         done,
+        done.to_dict("clients"),
         check,
         f"{attached} of {spec.count} clients are attached to region {spec.region}.",
         f"The clients of region {spec.region} run already as requested; nothing to do.",
-        clients=done.answer(),
     )
     if told and done.facts is not None:
         display.clients(screen, done.facts)
@@ -111,8 +111,8 @@ def stop_command(screen: Screen, name: str, backend: str | None, root: str | Non
     display.outcome(
         screen,
         done,
+        done.to_dict("clients"),
         check,
         f"Stopped the clients of region {name}.",
         f"No clients of region {name} run; nothing to do.",
-        clients=done.answer(),
     )

@@ -36,21 +36,15 @@ def sizes(facts: RegionFacts) -> list[tuple[str, str | None]]:
 
 
 def outcome(
-    screen: Screen, done: Outcome[object], check: bool, changed: str, unchanged: str, **facts: object
+    screen: Screen,
+    done: Outcome[object],
+    answer: dict[str, object],
+    check: bool,
+    changed: str,
+    unchanged: str,
 ) -> bool:
     """Show what was done, or what would be; returns whether there is something new to describe."""
-    screen.answer(
-        {
-            "changed": done.changed,
-            "check": check,
-            "actions": done.actions,
-            "before": done.before,
-            "after": done.after,
-            "boot": done.boot,
-            "warnings": done.warnings,
-            **facts,
-        }
-    )
+    screen.answer({**answer, "check": check})
     for warning in done.warnings:
         screen.warn(warning)
     if not done.changed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..backends.choose import choose
+from ..backends.choose import Choice, choose
 from ..mount import converge
 from . import display
 from .options import boot_option, check_option, mount_options, mount_spec, where_options
@@ -37,17 +37,15 @@ def mount_command(
         return {"root": choice.root, **given, "backend": choice.backend}
 
     spec = mount_spec(spec_path, options, fill)
+    choice = Choice(spec.backend, spec.root, reason)
     done = converge.mount_present(spec, boot=boot, check=check)
     told = display.outcome(
         screen,
         done,
+        converge.result(choice, done),
         check,
-        f"The {spec.backend} msharefs is mounted at {spec.root}: {reason}.",
+        f"The {spec.backend} msharefs is mounted at {spec.root}: {choice.reason}.",
         f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
-        backend=spec.backend,
-        root=spec.root,
-        reason=reason,
-        mount=done.answer(),
     )
     if told and done.facts is not None:
         screen.fields(
@@ -78,11 +76,8 @@ def umount_command(screen: Screen, backend: str | None, root: str | None, force:
     display.outcome(
         screen,
         done,
+        converge.result(choice, done),
         check,
         f"Unmounted {where}.",
         f"There is no msharefs at {where}; nothing to do.",
-        backend=choice.backend,
-        root=where,
-        reason=choice.reason,
-        mount=done.answer(),
     )

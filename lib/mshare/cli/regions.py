@@ -69,12 +69,10 @@ def create_command(
     told = display.outcome(
         screen,
         done,
+        {**done.to_dict("region"), "backend": backend.backend, "reason": backend.reason},
         check,
         f"Region {spec.name} is ready.",
         f"Region {spec.name} exists already as requested; nothing to do.",
-        region=done.answer(),
-        backend=backend.backend,
-        reason=backend.reason,
     )
     if told and done.facts is not None:
         screen.fields(
@@ -101,8 +99,8 @@ def rm_command(
     display.outcome(
         screen,
         done,
+        done.to_dict("region"),
         check,
         f"Removed region {name}.",
         f"There is no region {name}; nothing to do.",
-        region=done.answer(),
     )

@@ -9,7 +9,7 @@ import click
 
 from ..errors import EXIT_VERDICT_FAILED
 from ..savings.assess import Projection, Savings
-from ..savings.validate import validate
+from ..savings.validate import result, validate
 from ..savings.verdict import Thresholds
 from ..units import parse_size
 from .options import region_argument, where_options
@@ -82,7 +82,7 @@ def validate_command(
             min_saving_percent, max_model_error_percent, min_clients_attached, max_client_errors
         ),
     )
-    screen.answer({**found.to_dict(), "summary": found.summary_lines()})
+    screen.answer(result(found))
     _savings(screen, found)
     if not found.passed:
         ctx.exit(EXIT_VERDICT_FAILED)

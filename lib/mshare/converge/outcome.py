@@ -50,6 +50,14 @@ class Outcome(Generic[F]):
         """The facts for JSON: empty where there are none."""
         return {} if self.facts is None else record.to_fields(self.facts)
 
+    def to_dict(self, facts: str) -> dict[str, object]:
+        """As the command line answers; `facts` is what the facts are called there ("region", "clients")."""
+        return {**{name: getattr(self, name) for name in ANSWERED}, facts: self.answer()}
+
+
+ANSWERED = ("changed", "actions", "before", "after", "boot", "warnings")
+"""What every answer has besides its facts."""
+
 
 ABSENT: Mapping[str, object] = {"state": "absent"}
 

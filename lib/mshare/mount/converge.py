@@ -113,6 +113,16 @@ def _wanted(spec: MountSpec) -> Mapping[str, object]:
     return {key: whole[key] for key in ("state", "root", "backend", "mode", "size") if key in whole}
 
 
+def result(choice: Choice, outcome: Outcome[MountFacts]) -> dict[str, object]:
+    """What the command line answers and the module returns."""
+    return {
+        **outcome.to_dict("mount"),
+        "backend": choice.backend,
+        "backend_reason": choice.reason,
+        "root": choice.root,
+    }
+
+
 def choose_absent(backend: str, root: str | None) -> Choice:
     """The backend and root of what should be absent; the host may no longer have the backend."""
     try:

@@ -34,8 +34,6 @@ from .manifest import (
     wanted_files,
 )
 
-# Packages of the library that only the controller uses.
-CONTROLLERS = ("report",)
 _NAMED = 5
 _COMMAND_CHARACTERS = 60
 
@@ -108,7 +106,8 @@ def present(
             (bool(modes), f"let all users read {', '.join(sorted(modes)[:_NAMED])}"),
         )
     )
-    before = summary(read_text(place.manifest))
+    stale = [place.preload] if build and os.path.exists(place.preload) else []
+    before = summary(read_text(place.manifest), sorted({*outdated, *left_over, *stale, *modes}))
     if actions and not check:
         _require_access(place)
         if build:

@@ -161,14 +161,11 @@ def listed_files(place: Place) -> list[str]:
     return [] if found is None else [*found.files]
 
 
-def summary(manifest: str | None) -> Mapping[str, object]:
-    """A side of the diff: what is installed, not what is in every file."""
+def summary(manifest: str | None, differs: Iterable[str] = ()) -> Mapping[str, object]:
+    """A side of the diff: what is installed, and which files are not as they should be."""
     if manifest is None:
         return ABSENT
     found = parse_manifest(manifest, "the manifest")
-    return {
-        "state": "present",
-        "version": found.version,
-        "sha256": found.sha256,
-        "preload_sha256": found.preload_sha256,
-    }
+    preload = {"preload": "built"} if found.preload_sha256 else {}
+    files = {"differs": list(differs)} if differs else {}
+    return {"state": "present", "version": found.version, **preload, **files}

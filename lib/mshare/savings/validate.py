@@ -8,7 +8,7 @@ Needs only the standard library, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import errors
@@ -21,7 +21,7 @@ from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..units import format_size
 from . import baseline
-from .assess import Projection, Savings, assess
+from .assess import SCHEMA_VERSION, Projection, Savings, assess
 from .clients_seen import ClientsSeen
 from .programs import Programs, attached_programs
 from .verdict import Thresholds
@@ -102,6 +102,24 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
                 raise
             raise errors.within(f"region {region}", error) from error
     return savings
+
+
+def result(savings: Savings) -> dict[str, Any]:
+    """What the command line answers for one region, and the module returns."""
+    return {**savings.to_dict(), "summary": savings.summary_lines()}
+
+
+def results(found: Mapping[str, Savings]) -> dict[str, Any]:
+    """The same for several: one verdict, one text, and each of them."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "passed": all(savings.passed for savings in found.values()),
+        "reasons": [
+            f"region {region}: {reason}" for region, savings in found.items() for reason in savings.reasons
+        ],
+        "summary": [line for savings in found.values() for line in [*savings.summary_lines(), ""]][:-1],
+        "regions": [{"region": region, **result(savings)} for region, savings in found.items()],
+    }
 
 
 def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ def touch() -> None:
 
 
 touch()
-ends = []
+ends: list[int] = []
 for __ in range(processes - 1):
     reader, writer = os.pipe()
     if os.fork() == 0:

@@ -124,7 +124,7 @@ class Machine:
     # -- making ----------------------------------------------------------------------------
 
     def _make_overlay(self) -> None:
-        backing = ["-F", "raw", "-b", self.image.disk]
+        backing = ["-F", "raw", "-b", str(self.image.disk)]
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.overlay], check=True)
 
     def _qemu_command(self, hardware: Hardware) -> list[str]:
@@ -219,7 +219,8 @@ class Machine:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _launch(daemon: list[str]) -> None:

@@ -1,14 +1,16 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that take one region or a list of them: their options, what each entry means, their results."""
+"""Modules that bring something about: for one thing, for one region, or for each region of a list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ansible_collections.dbmem.mshare.plugins.module_utils._module import fail
+from ansible_collections.dbmem.mshare.plugins.module_utils import _results
+from ansible_collections.dbmem.mshare.plugins.module_utils._module import end, fail
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.request import (
     Halted,
     Request,
@@ -20,7 +22,12 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
-    from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
+
+def report(module: AnsibleModule, outcome: Outcome[Any], title: str, **results: Any) -> NoReturn:
+    """End the module with what was, or in check mode would be, done to what `title` names in the diff."""
+    answer = outcome.to_dict("facts")
+    del answer["facts"]
+    end(module, _results.converged({**answer, **results}, title))
 
 
 def one_or_many(name: str, many: str, each: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +72,9 @@ def merged(params: dict[str, Any], entry: dict[str, Any], alternatives: tuple[st
     return {**params, **others, **given}
 
 
-def converge(module: AnsibleModule, name: str, facts: str, requests: Callable[[], list[Request]]) -> NoReturn:
+def converge(
+    module: AnsibleModule, name: str, facts: str, requests: Callable[[], list[Request[Any]]]
+) -> NoReturn:
     """Bring about what is wanted of one region (`name` is given) or of several, and end the module.
 
     `name` and `facts` are what a region's name and its facts are called in the results.
@@ -73,54 +82,18 @@ def converge(module: AnsibleModule, name: str, facts: str, requests: Callable[[]
     try:
         if module.params[name] is None:
             outcomes = apply_all(requests(), check=module.check_mode)
+            results = _results.several(name, facts, _answers(facts, outcomes))
         else:
             (request,) = requests()
-            outcomes = {request.region: apply(request, check=module.check_mode)}
+            outcome = apply(request, check=module.check_mode)
+            results = _results.one(name, facts, request.region, outcome.to_dict(facts))
     except Halted as halted:
-        module.fail_json(msg=str(halted), error_kind=halted.kind, **_joined(name, facts, halted.done))
+        results = _results.several(name, facts, _answers(facts, halted.done))
+        module.fail_json(msg=str(halted), error_kind=halted.kind, **results)
     except (MshareError, OSError) as error:
         fail(module, error)
-    for sentence in warnings(outcomes):
-        module.warn(sentence)
-    module.exit_json(**results(name, facts, outcomes, many=module.params[name] is None))
+    end(module, results)
 
 
-def warnings(outcomes: dict[str, Outcome]) -> list[str]:
-    """What is to be warned of, each sentence once."""
-    return list(dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings))
-
-
-def results(name: str, facts: str, outcomes: dict[str, Outcome], *, many: bool) -> dict[str, Any]:
-    """What is returned of one region, or of several."""
-    joined = _joined(name, facts, outcomes)
-    if many:
-        return joined
-    (outcome,) = outcomes.values()
-    return {
-        **joined,
-        facts: outcome.answer(),
-        "boot": outcome.boot,
-        "diff": {"before": outcome.before, "after": outcome.after},
-    }
-
-
-def _joined(name: str, facts: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """What came of several regions, as one result."""
-    return {
-        "changed": any(outcome.changed for outcome in outcomes.values()),
-        "actions": [action for outcome in outcomes.values() for action in outcome.actions],
-        "diff": {
-            "before": {region: outcome.before for region, outcome in outcomes.items()},
-            "after": {region: outcome.after for region, outcome in outcomes.items()},
-        },
-        "regions": [
-            {
-                name: region,
-                "changed": outcome.changed,
-                "actions": outcome.actions,
-                facts: outcome.answer(),
-                "boot": outcome.boot,
-            }
-            for region, outcome in outcomes.items()
-        ],
-    }
+def _answers(facts: str, outcomes: Mapping[str, Outcome[Any]]) -> dict[str, dict[str, Any]]:
+    return {region: outcome.to_dict(facts) for region, outcome in outcomes.items()}

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.dbmem.mshare.plugins.plugin_utils.command_line import (
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.action import documents
+from ansible_collections.dbmem.mshare.plugins.plugin_utils.commands import (
     NUMBER,
     SEQUENCE,
     TEXT,
     TRUTH,
     Command,
-    documents,
 )
 
 CREATE = Command(
