@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 _VERSIONS = "/api/v3/collections/dbmem/mshare/versions/"
 
@@ -24,7 +25,7 @@ def answers(tarball: Path, address: str) -> dict[str, bytes]:
     match = re.fullmatch(r"dbmem-mshare-(.+)\.tar\.gz", tarball.name)
     assert match is not None, tarball.name
     version = match[1]
-    detail = {
+    detail: dict[str, Any] = {
         "version": version,
         "href": f"{_VERSIONS}{version}/",
         "namespace": {"name": "dbmem"},
