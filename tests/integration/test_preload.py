@@ -319,6 +319,25 @@ class TestSimulated:
             assert json.loads(release(holder)) == "back"
         assert world.files() == []
 
+    def test_a_region_that_the_preload_made_is_validated(self, simulated, world):
+        with simulated.started("hold") as holder:
+            region = f"preload.{read(holder)}.1"
+            alone = world.run("validate", region, "--probes", "1")
+            assert alone.returncode == 1
+            assert "no other program has it mapped, so there is nothing to validate" in alone.stderr
+            with world.started("attach", region, "--hold", "--touch", "64MiB") as client:
+                assert client.stdout is not None
+                client.stdout.readline()
+                done = world.run("--json", "validate", region, "--probes", "1", "--min-saving-percent", "0")
+            release(holder)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["clients"]["region"], answer["clients"]["attached"]) == (region, 1)
+        counted, without = (answer["figures"][name] for name in ("clients_attached", "without_sharing"))
+        assert counted["how"] == "processes that have the region mapped, besides its owner"
+        assert without["kind"] == "measured"
+        assert without["value"] >= SIZE_BYTES // 512
+
     def test_a_killed_owners_name_is_cleaned_by_the_next(self, simulated, world):
         with simulated.started("stay") as process:
             read(process)
@@ -568,6 +587,25 @@ class TestRun:
         done = self.run(world, "--size", "64MiB", "--", *PROGRAM, "anonymous")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[0])["file"].startswith(f"{world.root}/run.")
+        assert world.files() == []
+
+    def test_a_region_for_the_while_in_huge_pages(self, world):
+        """The pool is asked before the region is made, and the region is made of it."""
+        with huge_pages.reserved(40):
+            done = self.run(world, "--pages", "hugetlb", "--size", "64MiB", "--", *PROGRAM, "anonymous")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout.splitlines()[0])["fresh"]
+            script = f"{sys.executable} -m mshare --json list; cat /sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"
+            done = self.run(world, "--pages", "hugetlb", "--size", "64MiB", "--", "sh", "-c", script)
+            text, __, reserved = done.stdout.rpartition("}")
+            (region,) = json.loads(text + "}")["regions"]
+            assert [entry["kind"] for entry in region["mappings"]] == ["hugetlb"]
+            assert int(reserved) == 32
+            refused = self.run(world, "--pages", "hugetlb", "--size", "96MiB", "--", "true")
+            assert refused.returncode == 4
+            assert "needs 48 of 2 MiB and 40 are free; raise vm.nr_hugepages by 8" in " ".join(
+                refused.stderr.split()
+            )
         assert world.files() == []
 
     def test_a_region_for_the_while_passes_signals_and_the_exit_code_on(self, world):

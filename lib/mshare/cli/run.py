@@ -19,11 +19,12 @@ from ..backends.choose import kernel_has_msharefs, locate
 from ..errors import InvalidRequest, Unavailable
 from ..host import huge_pages
 from ..kernel.abi import HUGE_PAGE_BYTES
+from ..pagetable import BASE_PAGE_BYTES
 from ..preload.library import library
 from ..preload.loader import program
 from ..preload.settings import PAGES, Settings
 from ..region.rules import region_name
-from ..units import format_size, parse_size
+from ..units import format_size, parse_size, round_up
 from .options import where_options
 from .screen import Screen
 
@@ -133,15 +134,18 @@ def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]
     from dataclasses import replace
 
     from ..backends.connect import connect
+    from ..backends.mapping import Mapping
     from ..region.region import Region
 
+    mapping = Mapping(0, round_up(size_bytes, BASE_PAGE_BYTES))
     if settings.pages == "hugetlb":
         _check_pool(size_bytes)
+        mapping = Mapping(0, round_up(size_bytes, HUGE_PAGE_BYTES), "hugetlb")
     name = f"run.{os.getpid()}"
     backend = connect(settings.backend or "auto", settings.root)
-    with Region.create(name, size_bytes, backend=backend) as region:
+    with Region.create(name, mappings=[mapping], backend=backend) as region:
         try:
-            yield replace(settings, region=name, region_bytes=size_bytes)
+            yield replace(settings, region=name, region_bytes=mapping.size_bytes)
         finally:
             region.unlink()
 

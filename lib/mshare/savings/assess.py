@@ -158,7 +158,7 @@ def assess(
 
 
 def _clients(seen: ClientsSeen) -> Iterable[Figure]:
-    yield Figure("clients_attached", seen.attached, "clients", "measured", "the launcher's count")
+    yield Figure("clients_attached", seen.attached, "clients", "measured", seen.attached_how)
     for name, value, how in (
         ("attach_median", seen.attach_ms_median, "median of the times that the clients measured"),
         ("attach_slowest", seen.attach_ms_max, "slowest of the times that the clients measured"),

@@ -30,6 +30,8 @@ class ClientsSeen:
     stride_bytes: int | None = None
     attach_ms_median: float | None = None
     attach_ms_max: float | None = None
+    attached_how: str = "the launcher's count"
+    """Where the number of clients is from."""
     grown_how: str = "growth of VmPTE"
     """The source of the clients' own page tables."""
     vm_pte_before_bytes_sum: int | None = None
@@ -45,7 +47,7 @@ class ClientsSeen:
         """Take the facts that count; MshareError where the launcher's status cannot be read."""
         if facts.requested is None or facts.attached is None:
             raise MshareError(facts.errors[0])
-        own = {field.name for field in fields(cls)} - {"backend", "generation", "grown_how"}
+        own = {field.name for field in fields(cls)} - {"backend", "generation", "attached_how", "grown_how"}
         return cls(
             **{name: getattr(facts, name) for name in own - {"span_bytes"}},
             # Nobody asked programs of the user's to touch anything, and what they touch is not known.

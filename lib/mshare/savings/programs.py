@@ -45,6 +45,7 @@ def attached_programs(root: str, region: str, backend: str) -> Programs | None:
         attached=len(found),
         window_bytes=facts.window_bytes,
         mapped_bytes=facts.mapped_bytes,
+        attached_how="processes that have the region mapped, besides its owner",
     )
     if backend == "simulated":
         after_bytes = sum(process.vm_pte_bytes for process, __ in found)
