@@ -18,7 +18,8 @@ HOSTS = 6
 OLDEST, NEWEST, ORDINARY_USER, NO_SFTP, NO_CFFI, NO_NETWORK = range(HOSTS)
 PYTHONS = {OLDEST: "3.9", NEWEST: "3.13"}
 REMOVE = (
-    "dpkg --purge --force-depends python3-cffi-backend python3-cffi python3-click python3-rich python3-yaml"
+    "dpkg --purge --force-depends python3-cffi-backend python3-cffi python3-click python3-psutil python3-rich"
+    " python3-yaml"
 )
 TOOLS = ("dbmem.mshare.mshare_info", "dbmem.mshare.mshare_survey")
 

@@ -595,7 +595,8 @@ class TestRun:
             done = self.run(world, "--pages", "hugetlb", "--size", "64MiB", "--", *PROGRAM, "anonymous")
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout.splitlines()[0])["fresh"]
-            script = f"{sys.executable} -m mshare --json list; cat /sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"
+            pool = "/sys/kernel/mm/hugepages/hugepages-2048kB"
+            script = f"{sys.executable} -m mshare --json list; cat {pool}/resv_hugepages"
             done = self.run(world, "--pages", "hugetlb", "--size", "64MiB", "--", "sh", "-c", script)
             text, __, reserved = done.stdout.rpartition("}")
             (region,) = json.loads(text + "}")["regions"]

@@ -18,14 +18,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import errors, files, record
 from ..backends.connect import connect
 from ..errors import Failure, InvalidRequest, MshareError
 from ..host import procfs
+from ..kernel import syscalls
 from ..region.status import OwnerStatus, require_owner
-from ..services import signals, status_file
+from ..services import signals, status_file, tree
 from ..services.lock import locked
 from ..services.notify import notify
 from ..units import format_size
@@ -34,6 +35,9 @@ from .roll import Member, Roll
 from .span import fit_span
 from .spec import ClientsSpec
 from .status import CLIENTS, LauncherStatus, StatusFile, starting
+
+if TYPE_CHECKING:
+    import psutil
 
 _END_SECONDS = 10.0
 _STATUS_SECONDS = 0.25
@@ -120,6 +124,10 @@ class _Launcher:
 
     def run(self) -> None:
         try:
+            if self._spec.command:
+                tree.require()
+                # What a client's program leaves behind stays in this tree, and ends with it.
+                syscalls.adopt_orphans()
             # Forks share what is not touched; the collector would touch every object once.
             gc.collect()
             gc.freeze()
@@ -306,7 +314,8 @@ class _Launcher:
                 os.kill(pid, signal.SIGUSR1)
 
     def _end(self, clients: list[Member]) -> None:
-        """SIGTERM, and SIGKILL for those that do not listen; returns when all are gone."""
+        """SIGTERM, and SIGKILL for those that do not listen; returns when they and theirs are gone."""
+        started = self._started_by(clients)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for member in clients:
                 if member.pid in self._clients.alive:
@@ -319,6 +328,16 @@ class _Launcher:
                     if member.pid in self._clients.alive and os.waitpid(member.pid, os.WNOHANG)[0]:
                         del self._clients.alive[member.pid]
                 time.sleep(0.005)
+        tree.end(started, _END_SECONDS)
+
+    def _started_by(self, clients: list[Member]) -> list[psutil.Process]:
+        """What programs of the user's have started; when all are to end, also what they have left behind."""
+        if not self._spec.command or not clients:
+            return []
+        ending = {member.pid for member in clients}
+        if ending == set(self._clients.alive):
+            return [process for process in tree.descendants(os.getpid()) if process.pid not in ending]
+        return [process for pid in ending for process in tree.descendants(pid)]
 
     def _signal(self, pid: int, number: int) -> None:
         # A program of the user's leads a process group: what it started ends with it.

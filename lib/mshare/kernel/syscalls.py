@@ -22,6 +22,7 @@ except ImportError as error:  # pragma: no cover - tested in a process of its ow
     _CFFI_ERROR = error
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _library: Any = None
 
 
@@ -114,6 +115,11 @@ def unmap(fd: int, request: int, where: int, size: int) -> None:
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Free a range of a file; it reads as zeroes afterwards."""
     _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what one's children leave behind when they end (PR_SET_CHILD_SUBREAPER)."""
+    _check(_c().prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("unsigned long", 1)))
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -23,6 +23,7 @@ from ..services import systemd
 IMPORTS = {
     "cffi": "python3-cffi",
     "click": "python3-click",
+    "psutil": "python3-psutil",
     "rich": "python3-rich",
     "yaml": "python3-yaml (python3-pyyaml)",
 }

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .. import files
 from ..errors import Conflict, MshareError, Unavailable
 from ..host import procfs
-from . import lock, status_file
+from . import lock, status_file, tree
 from .status_file import AnyRole, Role, S, Unread
 from .supervisor import (
     START_SECONDS,
@@ -25,6 +25,8 @@ from .supervisor import (
     status_of,
     wait,
 )
+
+_LEFT_SECONDS = 10.0
 
 
 def signal_process(pid: int, started_ticks: int, number: int) -> bool:
@@ -144,6 +146,9 @@ class Detached(Supervisor):
                 f"stopping the {role} of {name} (process {pid})",
                 f"see {status_file.file(root, name, role, 'log')}",
             )
+        if writer is not None:
+            # A launcher that was killed could not end what its clients' programs had started.
+            tree.end(tree.found(tree.session(*writer)), _LEFT_SECONDS)
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
         return stopped
 

@@ -27,7 +27,14 @@ echo 'dba ALL=(ALL) NOPASSWD: ALL' >"$1/etc/sudoers.d/dba"
 chroot "$1" localedef -i de_DE -f ISO-8859-1 de_DE
 chroot "$1" apt-get -qq -y --reinstall --download-only install {library}
 """
-_LIBRARY = ("python3-cffi", "python3-cffi-backend", "python3-click", "python3-rich", "python3-yaml")
+_LIBRARY = (
+    "python3-cffi",
+    "python3-cffi-backend",
+    "python3-click",
+    "python3-psutil",
+    "python3-rich",
+    "python3-yaml",
+)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ PACKAGES = (
     "python3-apt",
     "python3-cffi",
     "python3-click",
+    "python3-psutil",
     "python3-rich",
     "python3-yaml",
     "sudo",

@@ -1,0 +1,97 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a process has started, and what they started: found, and ended together.
+
+psutil is imported only where there is something to end: what merely looks at a host has no use for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import MshareError, Unavailable
+from ..host import procfs
+
+if TYPE_CHECKING:
+    import psutil
+
+
+def require() -> None:
+    """Unavailable, with the next step, where psutil is missing."""
+    try:
+        import psutil  # noqa: F401
+    except ImportError:
+        raise Unavailable(
+            "ending what a program has started needs psutil; install the package python3-psutil, or `pip"
+            " install psutil`"
+        ) from None
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """What a process has started and what they started, oldest first; none for a process that is gone.
+
+    Each is known by its pid and the time it was created: a pid that is used again is another process.
+    """
+    require()
+    import psutil
+
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def session(leader_pid: int, started_ticks: int) -> list[int]:
+    """The processes of the session that a process led, alive or not, without the leader itself.
+
+    A session keeps its number as long as somebody is in it, so no other process gets that pid meanwhile.
+    """
+    found = procfs.start_ticks(leader_pid)
+    if found is not None and found != started_ticks:
+        return []  # Nobody was left, and the number was used again.
+    return [pid for pid in procfs.pids() if pid != leader_pid and _session_of(pid) == leader_pid]
+
+
+def _session_of(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        if procfs.start_ticks(pid) is not None:
+            return os.getsid(pid)
+    return None
+
+
+def found(pids: Sequence[int]) -> list[psutil.Process]:
+    """Processes by their pids; those that are gone are left out."""
+    if not pids:
+        return []
+    require()
+    import psutil
+
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(pid))
+    return processes
+
+
+def end(processes: Sequence[psutil.Process], seconds: float) -> None:
+    """SIGTERM, and SIGKILL for those that have not ended in time; MshareError for what survives that."""
+    if not processes:
+        return
+    require()
+    import psutil
+
+    alive = [process for process in processes if process.is_running()]
+    for signal_all in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                signal_all(process)
+        __, alive = psutil.wait_procs(alive, timeout=seconds)
+    if alive:
+        pids = ", ".join(str(process.pid) for process in alive)
+        raise MshareError(
+            f"process {pids} did not end in {2 * seconds:g} s, even by SIGKILL; see what it waits for"
+        )
