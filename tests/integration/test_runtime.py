@@ -85,4 +85,4 @@ def test_a_library_that_does_not_run(host: Host, run: Run) -> None:
     }
     failed = host.play([runtime("install", **place)])
     assert failed.exit_code != 0
-    assert "`/run/broken/mshare --version` should say 0.1.0 and said broken" in failed.said
+    assert "`/run/broken/mshare --version` should print 0.1.0, but printed broken" in failed.said

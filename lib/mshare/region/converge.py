@@ -164,7 +164,7 @@ class _Region:
         )
 
     def _ending(self) -> list[str]:
-        """Why a region that runs is to be ended."""
+        """Why a running region has to be ended."""
         why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
         return why + ([f"owner {self.outdated}"] if self.request.replace_outdated and self.outdated else [])
 
@@ -181,7 +181,7 @@ class _Region:
             first = starting(self.spec.name, self.root, self.spec.to_dict())
             self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.request.progress)
         except BaseException:
-            # An owner that is killed while it fills its region cannot take the name away, and so the memory.
+            # An owner that is killed while it fills its region cannot remove the name, and so the memory.
             if not inventory.region_facts(self.root, self.spec.name).owner.alive:
                 roots.unlink(self.root, self.spec.name)
             raise
@@ -192,7 +192,7 @@ class _Region:
         return {"state": "present", **self.stored, **self._access()}
 
     def _access(self) -> dict[str, object]:
-        """Mode, and owner and group where a spec names them: as they are now, whatever it was made with."""
+        """The current mode, and owner and group if a specification names them."""
         facts = self.facts
         if facts.mode is None or facts.uid is None or facts.gid is None:
             return {}
@@ -237,7 +237,7 @@ class _Region:
 
 
 def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
-    """What this host has to say about a region."""
+    """The findings of this host about a region."""
     supervised = current().survives_reboot
     uid = spec.ids()[0] if root is not None else -1
     return preflight.findings(
@@ -260,8 +260,8 @@ def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[pr
 
 
 def _window_bytes(spec: RegionSpec, root: str) -> int:
-    """How large the window is. Refuses what no owner could make on this msharefs; the owner would, but a
-    check run starts none."""
+    """The size of the window. Refuses what no owner could create on this msharefs, because check mode
+    starts no owner that would refuse it."""
     alignment_bytes = roots.alignment_bytes(root)
     generation = roots.generation(root, roots.backend_at(root) or "kernel")
     assert generation is not None, "a kernel was asked"
@@ -358,7 +358,7 @@ class RegionAbsent(Request[RegionFacts]):
             _end(keeper, name, found)
             if keeper.survives_reboot:
                 remove_region_files(name)
-            # Clients that were ended by force must not be started by anybody for a region that is gone.
+            # Clients that were killed must not be started again for a region that is gone.
             remove_spec(paths.spec_file("clients", name))
             remove_spec(spec_path)
         before = {"state": "present"} if actions else ABSENT

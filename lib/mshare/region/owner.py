@@ -4,8 +4,8 @@
 """The owner: the long-lived process that a region lives and dies with.
 
 On the newest generation a region belongs to the *task* that created its file, so the owner creates it
-from its main thread and then stays. It tells when the region is ready (systemd, and a status file),
-and on SIGTERM takes the region's name away before it ends. What fails half-way is undone.
+from its main thread and then stays. It reports when the region is ready (to systemd, and in a status
+file), and on SIGTERM removes the region's name before it ends. A failure is undone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .spec import RegionSpec
 from .status import OWNER, OwnerStatus, Prefault, starting
 
 OOM_SCORE_ADJUST = -900
-"""Its death takes the database with it: it should be the last that the kernel ends."""
-# The pattern may take this part of the free memory (a page and a leaf table for each 2 MiB).
+"""Its death kills the database, so the OOM killer should choose it last."""
+# The pattern may use an eighth of the free memory (a page and a leaf table for each 2 MiB).
 _PATTERN_SHARE = 8
 _PREFAULT_STEP_BYTES = 256 * MIB
 _PROGRESS_SECONDS = 0.5
@@ -54,7 +54,7 @@ def _on_stop(number: int, frame: FrameType | None) -> None:
 
 
 class _Status:
-    """The owner's status file, its message to systemd, and the log line for both."""
+    """The owner's status file, and its messages to systemd."""
 
     def __init__(self, path: str, first: OwnerStatus) -> None:
         self._path = path
@@ -67,7 +67,7 @@ class _Status:
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         self.write(replace(self.now, state="prefaulting", prefault=Prefault(done_bytes, total_bytes)))
         said = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
-        # Minutes of work must not look like a service that hangs.
+        # Prefaulting for minutes must not look like a service that hangs.
         notify(STATUS=said, EXTEND_TIMEOUT_USEC=str(60_000_000))
 
     def ready(self) -> None:
@@ -85,12 +85,12 @@ def run(
     supervised: bool = True,
     on_ready: Callable[[OwnerStatus], None] = lambda status: None,
 ) -> None:
-    """Own a region until SIGTERM or SIGINT. To be called from the main thread of a process.
+    """Own a region until SIGTERM or SIGINT. Must be called from the main thread of a process.
 
     `on_ready` is called with the status once the region can be attached. When it is
-    `supervised`, the reason of a failure stays in the status file for whoever started it.
+    `supervised`, the reason of a failure stays in the status file for the process that started it.
 
-    Raises Conflict when the region has an owner, or when a killed owner left its name behind and
+    Raises Conflict if the region has an owner, or if a killed owner left its name behind and
     `replace_stale` is not set.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -121,7 +121,7 @@ def run(
                 status_file.remove_own(backend.root, spec.name, OWNER)
             raise
         finally:
-            # Still held: who comes now makes a lock file of its own, and there is no region any more.
+            # The lock is still held. A process that comes now creates its own lock file; the region is gone.
             files.remove(lock)
 
 
@@ -160,7 +160,7 @@ def _own(
 
 @contextlib.contextmanager
 def _created(spec: RegionSpec, backend: Backend) -> Iterator[Region]:
-    """The region, whose name goes when the block is left, whatever the reason."""
+    """The region, whose name is removed when the block is left, for whatever reason."""
     created = Region.create(
         spec.name,
         mappings=spec.mappings,
@@ -181,7 +181,7 @@ def _created(spec: RegionSpec, backend: Backend) -> Iterator[Region]:
 
 
 def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
-    """Deal with a name that exists already: nobody owns it, for the lock is ours."""
+    """Handle an existing name: it has no owner, because this process holds the lock."""
     if name not in backend.names():
         return
     if not replace_stale:
@@ -194,7 +194,7 @@ def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
 
 
 def _resist_oom() -> int:
-    """Lower this process's OOM score where that is allowed; returns what it is now."""
+    """Lower this process's OOM score if that is allowed; returns the current score."""
     path = "/proc/self/oom_score_adj"
     with contextlib.suppress(PermissionError), open(path, "w", encoding="ascii") as file:
         file.write(str(OOM_SCORE_ADJUST))
@@ -203,7 +203,7 @@ def _resist_oom() -> int:
 
 
 def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) -> None:
-    """Prefault and write the pattern through an attachment of the owner's own, given up afterwards."""
+    """Prefault and write the pattern through an attachment of the owner, which is detached afterwards."""
     with created.attach() as attachment:
         if spec.prefault:
             _prefault(spec, attachment.memory, status)
@@ -230,7 +230,7 @@ def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
 
 
 def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
-    """A pattern over the first anonymous mapping, as far as the host's memory easily allows."""
+    """A pattern over the first anonymous mapping, as much as fits the host's memory."""
     first = next((mapping for mapping in spec.mappings if mapping.kind == "anonymous"), None)
     if first is None:
         raise InvalidRequest(f"region {spec.name} has no anonymous mapping that could hold a pattern")
@@ -246,5 +246,5 @@ def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
             f" free memory for each 2 MiB and {format_size(budget_bytes)} may be used; free some memory,"
             " or turn pattern off"
         )
-    # One byte per page is written, so the memory of others is never overwritten by accident.
+    # Only one byte per page is written.
     return Pattern(random.randrange(1, 251), first.offset, span_bytes, STRIDE_BYTES)

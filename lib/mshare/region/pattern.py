@@ -1,9 +1,9 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes that an owner leaves in a region for its clients to verify, one per touched page.
+"""Bytes that an owner writes to a region for its clients to verify, one per touched page.
 
-Written and read through strided views, so that touching 150,000 pages is one call into C.
+Written and read through strided views, so that touching 150,000 pages takes few calls into C.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _PAGES_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Pattern:
-    """Page number n, at n times the stride, begins with a byte that depends on n and the salt."""
+    """Page number n, at n times the stride, starts with a byte that depends on n and the salt."""
 
     salt: int
-    """Anew for each owner: memory of an earlier one is not mistaken for this one's."""
+    """Different for each owner, so that memory of an earlier owner is not accepted."""
     offset: int
     span_bytes: int
     stride_bytes: int
@@ -29,7 +29,7 @@ class Pattern:
         return -(-min(span_bytes, self.span_bytes) // self.stride_bytes)
 
     def _expected(self, first: int, count: int) -> bytes:
-        # 251 is prime: neighbours differ, and so do pages that lie a power of two apart.
+        # 251 is prime, so neighbours differ, and so do pages at a distance of a power of two.
         return bytes((self.salt + page) % 251 for page in range(first, first + count))
 
     def _chunks(self, memory: memoryview, span_bytes: int) -> Iterator[tuple[memoryview, bytes]]:
@@ -41,7 +41,7 @@ class Pattern:
             yield memory[start : stop : self.stride_bytes], self._expected(first, count)
 
     def write(self, memory: memoryview) -> None:
-        """Touch every page of the span and leave the pattern."""
+        """Touch every page of the span and write the pattern."""
         for view, expected in self._chunks(memory, self.span_bytes):
             view[:] = expected
 
@@ -49,14 +49,14 @@ class Pattern:
         """Touch the pages of the first `span_bytes`; returns how many do not hold the pattern."""
         wrong = 0
         for view, expected in self._chunks(memory, span_bytes):
-            found = view.tobytes()
-            if found != expected:
-                wrong += sum(a != b for a, b in zip(found, expected))
+            content = view.tobytes()
+            if content != expected:
+                wrong += sum(a != b for a, b in zip(content, expected))
         return wrong
 
 
 def touch(memory: memoryview, offset: int, span_bytes: int, stride_bytes: int) -> None:
-    """Read one byte every stride: a read fault makes a page present, and changes nothing in it."""
+    """Read one byte per stride: a read fault makes a page present and does not change it."""
     for start in range(offset, offset + span_bytes, stride_bytes * _PAGES_AT_ONCE):
         stop = min(start + stride_bytes * _PAGES_AT_ONCE, offset + span_bytes)
         memory[start:stop:stride_bytes].tobytes()

@@ -1,10 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The table of checks of a host before a region is made there, and what each says.
+"""Checks of a host before a region is created there.
 
-A failure is what would certainly stop the region or end its owner; whatever depends on what is done
-with the region later is a warning.
+A failure is what would certainly stop the region or kill its owner; what depends on the later use of the
+region is a warning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..pagetable import page_tables
 from ..units import format_size
 from .rules import OWNER_BYTES
 
-# The last uid that is a system's user, whose shared memory logind leaves alone.
+# The highest uid of a system user, whose shared memory logind leaves alone.
 _SYSTEM_UIDS = 999
 _MEMORY_FILES = ("memory", "memory.limit_in_bytes", "memory.max")
 _HUGETLB_FILES = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max")
@@ -28,32 +28,32 @@ _HUGETLB_FILES = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a region asks of its host."""
+    """What a region needs from its host."""
 
     name: str
     window_bytes: int
     memory_bytes: int
-    """Of anonymous and huge pages, not of files."""
+    """Anonymous memory and huge pages, without files."""
     hugetlb_bytes: int = 0
     overcommit: bool = False
-    """Whether somebody said that only a part will be touched."""
+    """Whether the user expects that only part will be touched."""
     prefault: bool = False
     attaches: bool = False
-    """Whether its owner maps it itself, to fill it."""
+    """Whether the owner maps it itself, to fill it."""
     memory_max_bytes: int | None = None
     units: Sequence[str] = ()
-    """Of systemd, that are to start after it."""
+    """systemd units that start after it."""
     uid: int = 0
-    """To whom its file belongs."""
+    """The owner of its file."""
     simulated: bool = False
     address_space_limit: tuple[int, str] | None = None
-    """What processes started by systemd may have, and where that is set; None where systemd does not run."""
+    """The limit of processes started by systemd, and who sets it; None if systemd does not run."""
     supervised: bool = False
-    """Whether systemd keeps it, in mshare.slice."""
+    """Whether systemd manages it, in mshare.slice."""
 
     @property
     def filled_bytes(self) -> int:
-        """What it takes when all of it is touched, with page tables and owner."""
+        """What it needs when all of it is touched, with page tables and owner."""
         return self.memory_bytes + page_tables(self.memory_bytes).total_bytes + OWNER_BYTES
 
 
@@ -79,7 +79,7 @@ def _address_space(wanted: Wanted, host: Host) -> Iterator[Finding]:
 
 
 def _who_limits(host: Host) -> str:
-    """Where this process's RLIMIT_AS comes from, as far as files tell."""
+    """Where this process's RLIMIT_AS comes from, as far as files show."""
     for file in ["/etc/security/limits.conf", *host.files("/etc/security/limits.d/*.conf")]:
         for line in (host.read(file) or "").splitlines():
             words = line.split("#")[0].split()
@@ -92,7 +92,7 @@ def _commit_limit(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if host.number("/proc/sys/vm/overcommit_memory") != 2:
         return
     free_bytes = host.memory_bytes("CommitLimit") - host.memory_bytes("Committed_AS")
-    # The simulator's tmpfs is accounted page by page when they are touched, a kernel's memory when mapped.
+    # The simulator's tmpfs is accounted when pages are touched, a kernel's memory when it is mapped.
     fatal = wanted.prefault or not wanted.simulated
     if wanted.memory_bytes > free_bytes and (fatal or not wanted.overcommit):
         yield Finding(
@@ -121,7 +121,7 @@ def _memory_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
 
 
 def _slice(wanted: Wanted) -> str | None:
-    """The cgroup above the region's own, whose limit is the region's memory_max."""
+    """The parent of the region's own cgroup, whose limit is the region's memory_max."""
     return "/mshare.slice" if wanted.supervised else None
 
 

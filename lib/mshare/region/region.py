@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Regions as a program uses them: create, open, map objects into, attach, unlink."""
+"""Regions for programs: create, open, map objects, attach, unlink."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ..kernel import abi, syscalls
 from ..units import GIB, Size, format_size, parse_size, round_up
 from . import rules
 
-# Where a region lies in the generations that want one address for all; far from what a 64-bit
-# process maps by itself.
+# The address of regions in generations that need one address for all processes; far from what a 64-bit
+# process maps itself.
 FIXED_ADDRESS = 2048 * GIB
 
 
 @dataclass(frozen=True)
 class RegionStat:
-    """A region at one moment. Address space (window) and memory (mapped) are two figures."""
+    """The state of a region: address space (window), memory (mapped), access."""
 
     name: str
     path: str
     backend: str
     generation: str
     address: int | None
-    """Where every process must attach, or None where each may choose."""
+    """Where every process must attach, or None if each process may choose."""
     window_bytes: int
     mapped_bytes: int | None
-    """None where the backend cannot tell what is mapped inside (a kernel does not list it)."""
+    """None if the backend cannot tell what is mapped inside (a kernel does not list it)."""
     mappings: list[Mapping] | None
     mode: int
     uid: int
@@ -52,16 +52,16 @@ class Attachment:
 
     @property
     def memory(self) -> memoryview:
-        """The whole window as a writable buffer. A touch outside every mapping is SIGSEGV."""
+        """The whole window as a writable buffer. Touching it outside all mappings causes SIGSEGV."""
         return self.view(0, self.window_bytes)
 
     def view(self, offset: int, size_bytes: int) -> memoryview:
-        """A part of the window as a writable buffer; not to be used after `detach`."""
+        """A part of the window as a writable buffer; must not be used after `detach`."""
         if self._window is None:
             raise InvalidRequest("the region is detached; attach it again to use its memory")
         if offset < 0 or size_bytes < 0 or offset + size_bytes > self.window_bytes:
             raise InvalidRequest(
-                f"{size_bytes} bytes at offset {offset} lie outside the window of"
+                f"{size_bytes} bytes at offset {offset} are outside the window of"
                 f" {format_size(self.window_bytes)}"
             )
         return syscalls.memory(self.address + offset, size_bytes)
@@ -90,8 +90,8 @@ class Attachment:
 class Region:
     """An open region; a context manager, true while open.
 
-    Kernel refusals are OSError with the kernel's errno; a request that makes no sense is
-    InvalidRequest before the kernel is asked.
+    An error of the kernel is an OSError with its errno; an invalid request is refused with
+    InvalidRequest before.
     """
 
     def __init__(self, backend: Backend, file: RegionFile) -> None:
@@ -111,11 +111,11 @@ class Region:
         overcommit: bool = False,
         backend: Backend | None = None,
     ) -> Region:
-        """Create a region with `size` of anonymous memory, or with the objects in `mappings`, or empty
-        with a `window` alone.
+        """Create a region with `size` of anonymous memory, with the objects in `mappings`, or an empty one
+        with only a `window`.
 
-        On the newest generation the region lives and dies with the calling *thread*. `address` is
-        used only by the generations that want one for all. What fails half-way is unlinked again.
+        On the newest generation the region lives and dies with the calling *thread*. `address` is only
+        used by generations that need one address for all. If this fails, the region is unlinked again.
         """
         rules.region_name(name)
         backend = backend or connect()
@@ -126,8 +126,8 @@ class Region:
             wanted.insert(0, Mapping(0, mapped))
         if not wanted and window is None:
             raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
-        wish = None if window is None else parse_size(window, "window")
-        wanted, window_bytes = rules.place(wanted, wish, backend.alignment_bytes, generation)
+        requested_bytes = None if window is None else parse_size(window, "window")
+        wanted, window_bytes = rules.place(wanted, requested_bytes, backend.alignment_bytes, generation)
         if not generation.features.any_address:
             address = address or FIXED_ADDRESS
         address = rules.address(address, backend.alignment_bytes)
@@ -146,7 +146,7 @@ class Region:
 
     @classmethod
     def open(cls, name: str, *, read_only: bool = False, backend: Backend | None = None) -> Region:
-        """Open a region that exists. Whoever may open it may in practice write to it."""
+        """Open an existing region. In practice, whoever may open it may write to it."""
         rules.region_name(name)
         backend = backend or connect()
         return cls(backend, backend.open(name, os.O_RDONLY if read_only else os.O_RDWR))
@@ -160,7 +160,7 @@ class Region:
         return self._backend.path(self.name)
 
     def map(self, mapping: Mapping, *, overcommit: bool = False, replace: bool = False) -> None:
-        """Map an object into the region, for everybody. What is there already is replaced only if told."""
+        """Map an object into the region, for all processes; `replace` allows to replace a mapping."""
         flags = abi.MAP_SHARED | abi.MAP_FIXED
         flags |= 0 if replace else abi.MAP_FIXED_NOREPLACE
         if mapping.kind == "file":
@@ -184,7 +184,7 @@ class Region:
         )
 
     def map_anonymous(self, offset: int, size: Size, *, overcommit: bool = False) -> Mapping:
-        """Map fresh zeroed memory at an offset."""
+        """Map new zeroed memory at an offset."""
         mapping = Mapping(offset, round_up(parse_size(size), abi.PAGE_BYTES))
         self.map(mapping, overcommit=overcommit)
         return mapping
@@ -214,14 +214,14 @@ class Region:
         return mapping
 
     def unmap(self, offset: int, size: Size) -> None:
-        """Unmap a range for everybody; anonymous memory in it is freed."""
+        """Unmap a range for all processes; anonymous memory in it is freed."""
         self._file.unmap(offset, parse_size(size))
 
     def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
         """Map the region into this process, at any aligned address unless one is given or fixed.
 
-        `read_only` is needed for a region opened read-only, and no protection: on a kernel a store
-        goes through wherever the inner mapping is writable.
+        `read_only` is needed for a region opened read-only. It protects nothing: on a kernel a store
+        succeeds wherever the inner mapping is writable.
         """
         geometry = self._file.geometry()
         rules.address(address, self._backend.alignment_bytes)
@@ -235,10 +235,10 @@ class Region:
         self._file.set_access(mode, uid, gid)
 
     def stat(self) -> RegionStat:
-        """What the region is now."""
+        """The current state of the region."""
         geometry = self._file.geometry()
-        found = os.fstat(self._file.fd)
-        inside = self._file.mappings()
+        status = os.fstat(self._file.fd)
+        mappings = self._file.mappings()
         return RegionStat(
             name=self.name,
             path=self.path,
@@ -246,11 +246,11 @@ class Region:
             generation=self._backend.generation.id,
             address=geometry.address,
             window_bytes=geometry.window_bytes,
-            mapped_bytes=None if inside is None else sum(m.size_bytes for m in inside),
-            mappings=inside,
-            mode=found.st_mode & 0o7777,
-            uid=found.st_uid,
-            gid=found.st_gid,
+            mapped_bytes=None if mappings is None else sum(mapping.size_bytes for mapping in mappings),
+            mappings=mappings,
+            mode=status.st_mode & 0o7777,
+            uid=status.st_uid,
+            gid=status.st_gid,
         )
 
     def unlink(self) -> None:
@@ -282,5 +282,5 @@ def unlink(name: str, backend: Backend | None = None) -> None:
 
 
 def list_regions(backend: Backend | None = None) -> list[str]:
-    """The names of the regions there are."""
+    """The names of all regions."""
     return (backend or connect()).names()

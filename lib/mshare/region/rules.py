@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can be asked of a region at all: pure checks that answer with a sentence before anything is done."""
+"""Checks of a request for a region. Pure: they need no host, and raise before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..pagetable import page_tables
 from ..units import MIB, format_size, round_up
 
 NAME_LENGTH = 128
-# systemd instance names, file names and environment variables all take these without escaping.
+# systemd instance names, file names and environment variables need no escaping for these.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*\Z")
 OWNER_BYTES = 32 * MIB
-"""What an owner itself takes beside its region; measured 15 MiB."""
+"""What an owner itself needs besides its region; measured 15 MiB."""
 
 
 def region_name(name: str) -> str:
@@ -41,7 +41,7 @@ def region_name(name: str) -> str:
 def window_bytes(end_bytes: int, alignment_bytes: int) -> int:
     """The window for objects that end at `end_bytes`: a multiple of the alignment.
 
-    Raises InvalidRequest for more than the address space.
+    Raises InvalidRequest if it exceeds the address space.
     """
     window = round_up(end_bytes, alignment_bytes)
     if window >= abi.ADDRESS_SPACE_BYTES:
@@ -68,8 +68,8 @@ def address(value: int | None, alignment_bytes: int) -> int | None:
 def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> list[Mapping]:
     """Check objects against a window and a generation; returns them sorted by offset.
 
-    Raises InvalidRequest for a kind the generation lacks, for anything unaligned, beyond the window,
-    or overlapping another.
+    Raises InvalidRequest for a kind that the generation lacks, and for objects that are unaligned,
+    beyond the window, or overlap.
     """
     ordered = sorted(wanted, key=lambda mapping: mapping.offset)
     kinds = generation.features.mapping_kinds
@@ -99,7 +99,7 @@ def mappings(wanted: Iterable[Mapping], window: int, generation: Generation) -> 
 def place(
     wanted: Iterable[Mapping], window: int | None, alignment_bytes: int, generation: Generation
 ) -> tuple[list[Mapping], int]:
-    """A region's objects, checked, and its window: the one that is wished for, or what they need."""
+    """A region's objects, checked, and its window: the requested one, or what the objects need."""
     objects = list(wanted)
     end = max((mapping.end for mapping in objects), default=1) if window is None else window
     window = window_bytes(end, alignment_bytes)
@@ -107,7 +107,7 @@ def place(
 
 
 def _sound(mapping: Mapping, where: str) -> None:
-    """Raise InvalidRequest for an object that no region could hold."""
+    """Raise InvalidRequest for an object that no region can contain."""
     if mapping.size_bytes <= 0:
         raise InvalidRequest(f"{where} is empty; give it a size, like 300GiB")
     if mapping.prot & ~abi.PROT_ALL or mapping.prot < 0:
@@ -122,7 +122,7 @@ def _sound(mapping: Mapping, where: str) -> None:
 
 
 def memory_limit(name: str, memory_bytes: int, limit_bytes: int) -> None:
-    """Refuse a limit below what a prefaulted region takes: the kernel would end its owner half-way."""
+    """Refuse a limit below what a prefaulted region needs: the kernel would kill its owner half-way."""
     needed_bytes = memory_bytes + page_tables(memory_bytes).total_bytes + OWNER_BYTES
     if limit_bytes < needed_bytes:
         raise InvalidRequest(

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wanted of a region, checked."""
+"""The specification of a region, checked."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ _MAPPING_KEYS: dict[str, Converter] = {
 
 
 def _mappings(value: Any, what: str) -> tuple[Mapping, ...]:
-    """A list of dicts; an object without an offset comes behind the one before it."""
+    """A list of dicts; an object without an offset follows the previous one."""
     if not isinstance(value, (list, tuple)):
         raise InvalidRequest(f"{what} must be a list of mappings, each with a size")
     placed: list[Mapping] = []
     for number, entry in enumerate(value):
-        # 2 MiB: what comes behind stays congruent to huge pages.
-        behind = round_up(placed[-1].end, abi.HUGE_PAGE_BYTES) if placed else 0
-        placed.append(mapping_from_dict(entry, f"{what}[{number}]", behind))
+        # At 2 MiB, so that the next object stays congruent to huge pages.
+        next_offset = round_up(placed[-1].end, abi.HUGE_PAGE_BYTES) if placed else 0
+        placed.append(mapping_from_dict(entry, f"{what}[{number}]", next_offset))
     return tuple(placed)
 
 
-def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", behind: int = 0) -> Mapping:
+def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", next_offset: int = 0) -> Mapping:
     """Check and normalize a mapping; without an offset it lies at `behind`. Undoes mapping_to_dict."""
     given = convert(entry, _MAPPING_KEYS, what)
     kind = given.get("kind", "file" if "path" in given else "anonymous")
@@ -63,10 +63,10 @@ def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", behind: in
         raise InvalidRequest(f"{what} is of kind {kind}; give a path for a file, and only for a file")
     page = abi.HUGE_PAGE_BYTES if kind == "hugetlb" else BASE_PAGE_BYTES
     return Mapping(
-        offset=given.get("offset", behind),
+        offset=given.get("offset", next_offset),
         size_bytes=round_up(given["size"], page),
         kind=kind,
-        # A file is shared to be read unless somebody says otherwise.
+        # Files are read-only by default.
         prot=given.get("protection", protection("r" if kind == "file" else "rw")),
         path=given.get("path"),
         object_offset=given.get("file_offset", 0),
@@ -75,7 +75,7 @@ def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", behind: in
 
 @dataclass(frozen=True)
 class RegionSpec(Spec):
-    """A region that should exist. Either a size (one anonymous mapping) or mappings."""
+    """A region that should exist, with either a size (one anonymous mapping) or mappings."""
 
     name: str
     mappings: tuple[Mapping, ...]
@@ -89,14 +89,14 @@ class RegionSpec(Spec):
     overcommit: bool = False
     prefault: bool = False
     pattern: bool = False
-    """Whether the owner leaves bytes in the memory that clients of ours verify: for trials, not databases."""
+    """Whether the owner writes bytes that our clients verify: for trials, not databases."""
     memory_max: int | None = None
-    """The most memory that systemd lets the region (its owner, who is charged for it) have."""
+    """The most memory for the region, enforced by systemd on its owner, who is charged for it."""
     before: tuple[str, ...] = ()
-    """systemd units that start after the region and stop before it: the database's."""
+    """systemd units that start after the region and stop before it, such as the database's."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The normal form; one anonymous mapping is a size."""
+        """The normal form; a single anonymous mapping is a size."""
         entries = super().to_dict()
         if self.mappings and self.mappings == (Mapping(0, self.mapped_bytes),):
             del entries["mappings"]
@@ -104,8 +104,8 @@ class RegionSpec(Spec):
         return entries
 
     def ids(self) -> tuple[int, int]:
-        """The uid and gid the region should have; -1 where that is left open. InvalidRequest for a name
-        that this host does not know."""
+        """The uid and gid that the region should have; -1 for any. InvalidRequest for a name that this host
+        does not know."""
         try:
             uid = pwd.getpwnam(self.owner).pw_uid if self.owner else -1
         except KeyError:
@@ -128,7 +128,7 @@ class RegionSpec(Spec):
 
     @property
     def memory_bytes(self) -> int:
-        """What of it is the region's own memory, not a file's."""
+        """The region's own memory, without files."""
         return sum(mapping.size_bytes for mapping in self.mappings if mapping.kind != "file")
 
     @classmethod

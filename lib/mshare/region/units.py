@@ -15,7 +15,7 @@ from .spec import RegionSpec
 
 
 def region_files(spec: RegionSpec) -> dict[str, str]:
-    """The slice that limits and shows a region's memory, and what has to wait for the region."""
+    """The slice that limits and accounts a region's memory, and the units that wait for the region."""
     limit = "" if spec.memory_max is None else f"MemoryMax={spec.memory_max}\n"
     before = "".join(f"Before={unit}\n" for unit in spec.before)
     return {
@@ -32,7 +32,7 @@ def region_files_differ(spec: RegionSpec) -> bool:
 
 @contextlib.contextmanager
 def region_files_written(spec: RegionSpec) -> Iterator[None]:
-    """Write a region's files; put back what was there if the block fails."""
+    """Write a region's files; restore the old ones if the block fails."""
     old_texts = {path: read_text(path) for path in region_files(spec)}
     write_files(region_files(spec))
     try:
@@ -47,8 +47,8 @@ def region_files_written(spec: RegionSpec) -> Iterator[None]:
 
 
 def remove_region_files(name: str) -> None:
-    """Remove the files of a region that has ended (they have the same names whatever is in them), and its
-    slice, which stays active otherwise; with the last region's slice the one above it."""
+    """Remove the files of a region that has ended, and its slice, which would stay active; with the last
+    region also the parent slice. The names of the files do not depend on the specification."""
     remove_files(region_files(RegionSpec(name, ())))
     ask("stop", f"mshare-{name}.slice")
     if not glob(unit_path("mshare-*.slice")):
@@ -56,7 +56,7 @@ def remove_region_files(name: str) -> None:
 
 
 def address_space_limit(name: str) -> tuple[int, str] | None:
-    """The LimitAS of a region's owner in bytes, and where it is set; None without a limit."""
+    """The LimitAS of a region's owner in bytes, and who sets it; None without a limit."""
     unit = f"mshare-region@{name}.service"
     limit = ask("show", "--value", "--property=LimitAS", unit)
     where = f"LimitAS of {unit}, or DefaultLimitAS in /etc/systemd/system.conf"

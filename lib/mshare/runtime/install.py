@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Installing the library on a host: files that are listed, so that exactly they can be removed."""
+"""Installs the library on a host. A manifest lists the files, so that exactly these can be removed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _COMMAND_CHARACTERS = 60
 
 
 def missing_imports(python: str) -> list[str]:
-    """Which of IMPORTS an interpreter lacks; Unavailable where there is no interpreter."""
+    """Which of IMPORTS an interpreter lacks; Unavailable if there is no such interpreter."""
     try:
-        asked = subprocess.run(
+        done = subprocess.run(
             [python, "-I", "-c", missing_imports_code()],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,27 +50,27 @@ def missing_imports(python: str) -> list[str]:
         )
     except OSError as error:
         raise Unavailable(
-            f"{python} cannot be run ({error.strerror}); install Python 3.9 or newer, or name another"
+            f"{python} cannot be run ({error.strerror}); install Python 3.9 or newer, or choose another"
             " interpreter"
         ) from None
-    if asked.returncode != 0:
-        raise Unavailable(f"{python} does not work: {asked.stdout.strip()}; name another interpreter")
-    return asked.stdout.split()
+    if done.returncode != 0:
+        raise Unavailable(f"{python} does not work: {done.stdout.strip()}; choose another interpreter")
+    return done.stdout.split()
 
 
 def missing_sentence(python: str, missing: list[str]) -> str:
-    """What to do about missing imports."""
+    """The message for missing imports."""
     packages = ", ".join(IMPORTS[name] for name in missing)
     return f"{python} lacks {', '.join(missing)}, which the library needs; install {packages}"
 
 
 def has_preload(place: Place) -> bool:
-    """Whether the preload is among what is installed."""
+    """Whether the preload is installed."""
     return place.preload in listed_files(place)
 
 
 def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
-    """Whether the preload has to be built and cannot be."""
+    """Whether the preload has to be built, but there is no compiler."""
     return _preload_outdated(place, sources) and not library.compilers()
 
 
@@ -83,10 +83,10 @@ def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
 def present(
     place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False, runs: bool = True
 ) -> Outcome[object]:
-    """See to it that the library, given as path -> text, is installed; what runs is not touched.
+    """Ensure that the library, given as path -> text, is installed. Running processes are not touched.
 
-    It has to run then, unless what it imports is still to be installed. `preload` builds the library of
-    `mshare run` as well; Unavailable where no compiler is.
+    It must run afterwards, unless the modules that it imports are yet to be installed (`runs`).
+    `preload` also builds the library of `mshare run`; Unavailable without a compiler.
     """
     files = wanted_files(place, sources, current().survives_reboot)
     manifest = manifest_of(files, sources, place.preload if preload else None)
@@ -161,24 +161,25 @@ def wrong_modes(place: Place, paths: Iterable[str]) -> dict[str, int]:
 
 
 def _require_runs(place: Place) -> None:
-    """MshareError for a command line that is installed and does not run, with what it said."""
-    asked = subprocess.run(
+    """Raise MshareError, with its output, if the installed command line does not run."""
+    done = subprocess.run(
         [place.executable, "--version"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    if asked.returncode != 0 or __version__ not in asked.stdout:
-        said = (asked.stdout.strip().splitlines() or ["nothing"])[-1]
+    if done.returncode != 0 or __version__ not in done.stdout:
+        printed = (done.stdout.strip().splitlines() or ["nothing"])[-1]
         raise MshareError(
-            f"`{place.executable} --version` should say {__version__} and said {said}; run it by hand with"
-            f" {place.python}, and look what that interpreter lacks"
+            f"`{place.executable} --version` should print {__version__}, but printed {printed}; run it by"
+            f" hand"
+            f" with {place.python} to see what that interpreter lacks"
         )
 
 
 def _require_access(place: Place) -> None:
-    """Unavailable, before anything is written, for a user who may not change both places."""
+    """Raise Unavailable, before anything is written, if this user may not write to both places."""
     for path in (place.directory, os.path.dirname(place.executable)):
         existing = os.path.abspath(path)
         while not os.path.lexists(existing):
@@ -192,7 +193,7 @@ def _require_access(place: Place) -> None:
 
 
 def _compile(place: Place) -> None:
-    """Byte code for faster starts, made now: later a root's run would leave it behind unlisted."""
+    """Compile now for faster starts: byte code written later by root would not be listed."""
     subprocess.run(
         [place.python, "-I", "-m", "compileall", "-q", os.path.join(place.directory, "mshare")],
         stdout=subprocess.DEVNULL,
@@ -202,7 +203,7 @@ def _compile(place: Place) -> None:
 
 
 def _remove(files: list[str]) -> None:
-    """Remove files, the byte code of each, and directories that nothing is left in."""
+    """Remove files, their byte code, and directories that become empty."""
     directories = set()
     for path in files:
         remove(path)
@@ -237,7 +238,7 @@ def _require_unused(libraries: list[str]) -> None:
 
 
 def absent(place: Place, *, check: bool = False) -> Outcome[object]:
-    """See to it that nothing of the library is left: what the manifest lists, and the manifest."""
+    """Ensure that the library is not installed: remove what the manifest lists, and the manifest."""
     files = [*listed_files(place), *library.cached()]
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What belongs on a host: the files of an installation and the list of them."""
+"""The files of an installation, and the manifest that lists them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..preload import library
 from ..preload.settings import FILE_NAME
 from ..services import systemd
 
-# What the library imports -> what Debian and Fedora call the package.
+# Imported module -> name of the package in Debian (and in Fedora).
 IMPORTS = {
     "cffi": "python3-cffi",
     "click": "python3-click",
@@ -28,12 +28,12 @@ IMPORTS = {
     "yaml": "python3-yaml (python3-pyyaml)",
 }
 PRELOAD = "preload/src/"
-"""Where below the package the preload's C sources are."""
+"""The folder of the preload's C sources, below the package."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the library goes, and which Python runs it."""
+    """Where the library is installed, and which Python runs it."""
 
     directory: str
     executable: str
@@ -48,7 +48,7 @@ class Place:
         return os.path.join(self.directory, FILE_NAME)
 
     def program(self) -> str:
-        """The text of the command line. Isolated (-I): a user's environment must not change an owner."""
+        """The text of the command line. Isolated (-I), because the environment must not change an owner."""
         return (
             f"#!{self.python} -I\n"
             "# Managed by dbmem.mshare; changes made here are overwritten.\n"
@@ -75,41 +75,41 @@ def wanted_files(place: Place, sources: dict[str, str], units: bool) -> dict[str
 
 
 def preload_sources(sources: dict[str, str]) -> dict[str, str]:
-    """Of the library's sources, path below the package -> text, the preload's: file name -> text."""
+    """The preload's sources, as file name -> text, out of the library's (path below the package -> text)."""
     return {path[len(PRELOAD) :]: text for path, text in sources.items() if path.startswith(PRELOAD)}
 
 
 def digest(files: dict[str, str]) -> str:
-    """One number for the names and texts of files."""
+    """A checksum of the names and texts of files."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_of(files: dict[str, str], sources: dict[str, str], preload: str | None) -> str:
-    """What is installed; `preload` is the path of the preload's library, built here: it has no text."""
+    """The manifest of an installation; `preload` is the path of the preload, which is built on the host."""
     return manifest_text(
         [*files, preload] if preload else files,
         library=digest(sources),
         sha256=digest(files),
-        # Of its sources: they decide whether it is built anew.
+        # A checksum of its sources, which decide whether it is built again.
         preload_sha256=library.digest(preload_sources(sources)) if preload else None,
     )
 
 
 def manifest_text(files: Iterable[str], **digests: str | None) -> str:
-    """A manifest. Without digests it is of an installation under way: one that was killed is done again."""
+    """A manifest. Without digests, the installation has not been completed and is done again."""
     fields: dict[str, object] = {"version": __version__, "library": None, "sha256": None}
     return json.dumps({**fields, "files": sorted(files), "preload_sha256": None, **digests}, indent=2) + "\n"
 
 
 def manifest(place: Place, sources: dict[str, str], *, units: bool = False, preload: bool = False) -> str:
-    """The text of the manifest of what belongs on a host, with systemd's units and the preload or without."""
+    """The manifest of an installation, with or without systemd's units and the preload."""
     return manifest_of(wanted_files(place, sources, units), sources, place.preload if preload else None)
 
 
 def check_command(place: Place, sources: dict[str, str], preload: bool = False) -> str:
-    """A shell command that succeeds where exactly this is installed, and the interpreter lacks nothing."""
+    """A shell command that succeeds if exactly this is installed and no import is missing."""
     sums = {units: _sums(place, sources, units, preload) for units in (False, True)}
-    # By an answer of Python's, not by its exit code: it prints what is missing.
+    # Python prints what is missing; its exit code does not tell.
     lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(missing_imports_code())}"
     built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
     folders = {
@@ -127,7 +127,7 @@ def check_command(place: Place, sources: dict[str, str], preload: bool = False) 
 
 
 def _sums(place: Place, sources: dict[str, str], units: bool, preload: bool) -> str:
-    """What sha256sum takes to check every file, and the manifest."""
+    """The input of sha256sum that checks every file and the manifest."""
     own = manifest(place, sources, units=units, preload=preload)
     files = {**wanted_files(place, sources, units), place.manifest: own}
     return "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {path}\n" for path, text in files.items())

@@ -170,7 +170,7 @@ def test_mapping_and_unmapping(newest, tmp_path):
             with region.attach() as attachment:
                 attachment.view(MIB, 1)[:] = b"y"
                 for offset, size in ((-1, 1), (0, -1), (512 * GIB, 1)):
-                    with pytest.raises(InvalidRequest, match="lie outside the window of 512 GiB"):
+                    with pytest.raises(InvalidRequest, match="are outside the window of 512 GiB"):
                         attachment.view(offset, size)
             region.unmap(0, "8KiB")
             assert region.stat().mapped_bytes == 8 * KIB
