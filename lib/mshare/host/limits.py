@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Limits as they are written on a host, below a root that tests can choose."""
+"""Limits in files of a host, below a root that tests can choose."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from glob import glob
 from ..units import KIB
 from .mounts import Mount, parse_mounts
 
-# Without a limit, cgroup v1 says a number near 2**63 that depends on the page size.
+# Without a limit, cgroup v1 has a number near 2**63 that depends on the page size.
 _NO_LIMIT_BYTES = 1 << 60
 _CAP_SYS_ADMIN = 21
 
 
 @dataclass(frozen=True)
 class CgroupLimit:
-    """What a cgroup, or one above it, may take."""
+    """The limit of a cgroup or of a parent."""
 
     path: str
-    """The file the limit is written in."""
+    """The file that contains the limit."""
     limit_bytes: int
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where the files are: the host's own, or a tree that looks like one."""
+    """The files of this host, or of a tree that looks like one."""
 
     root: str = "/"
 
@@ -38,7 +38,7 @@ class Host:
         return os.path.join(self.root, path.lstrip("/"))
 
     def read(self, path: str) -> str | None:
-        """A file's text, or None where it is missing or not ours to read."""
+        """A file's text, or None if it is missing or unreadable."""
         try:
             with open(self.path(path), encoding="utf-8", errors="replace") as file:
                 return file.read()
@@ -46,31 +46,31 @@ class Host:
             return None
 
     def number(self, path: str) -> int:
-        """A file's one number; 0 where it is missing."""
+        """The number in a file; 0 if it is missing."""
         text = (self.read(path) or "").strip()
         return int(text) if text.isdigit() else 0
 
     def memory_bytes(self, field: str) -> int:
         """A size in /proc/meminfo."""
-        found = re.search(rf"^{field}:\s+(\d+) kB$", self.read("/proc/meminfo") or "", re.MULTILINE)
-        return int(found[1]) * KIB if found else 0
+        match = re.search(rf"^{field}:\s+(\d+) kB$", self.read("/proc/meminfo") or "", re.MULTILINE)
+        return int(match[1]) * KIB if match else 0
 
     def address_space_bytes(self) -> int | None:
-        """RLIMIT_AS (soft) of this process, which what it starts inherits; None without a limit."""
-        found = re.search(r"^Max address space\s+(\S+)", self.read("/proc/self/limits") or "", re.MULTILINE)
-        return int(found[1]) if found and found[1].isdigit() else None
+        """RLIMIT_AS (soft) of this process, which its children inherit; None without a limit."""
+        match = re.search(r"^Max address space\s+(\S+)", self.read("/proc/self/limits") or "", re.MULTILINE)
+        return int(match[1]) if match and match[1].isdigit() else None
 
     def may_mount(self) -> bool:
         """Whether this process has CAP_SYS_ADMIN."""
-        found = re.search(r"^CapEff:\s+([0-9a-f]+)$", self.read("/proc/self/status") or "", re.MULTILINE)
-        return found is None or bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
+        match = re.search(r"^CapEff:\s+([0-9a-f]+)$", self.read("/proc/self/status") or "", re.MULTILINE)
+        return match is None or bool(int(match[1], 16) >> _CAP_SYS_ADMIN & 1)
 
     def container(self) -> str | None:
-        """What kind of container this is; None outside of one."""
+        """The kind of container that this is; None outside of containers."""
         environment = (self.read("/proc/1/environ") or "").split("\0")
-        said = [line.partition("=")[2] for line in environment if line.startswith("container=")]
-        if said or self.read("/run/systemd/container"):
-            return (said or [(self.read("/run/systemd/container") or "").strip()])[0]
+        names = [line.partition("=")[2] for line in environment if line.startswith("container=")]
+        if names or self.read("/run/systemd/container"):
+            return (names or [(self.read("/run/systemd/container") or "").strip()])[0]
         files = {"/run/.containerenv": "podman", "/.dockerenv": "docker"}
         return next((kind for path, kind in files.items() if os.path.exists(self.path(path))), None)
 
@@ -79,14 +79,14 @@ class Host:
         return os.path.isdir(self.path("/run/systemd/system"))
 
     def files(self, pattern: str) -> list[str]:
-        """The files that a pattern names, as paths on the host."""
+        """The files that match a pattern, as paths on the host."""
         above = self.root.rstrip("/")
-        return sorted(found[len(above) :] for found in glob(above + pattern))
+        return sorted(path[len(above) :] for path in glob(above + pattern))
 
     def setting(self, name: str, key: str) -> tuple[str, str] | None:
-        """KEY=value in /etc/systemd/NAME.conf or its drop-ins, and the file that says it.
+        """The value of KEY=value in /etc/systemd/NAME.conf or its drop-ins, and the file that sets it.
 
-        A file as it is shipped has its defaults as comments, so those of this build are known as well.
+        The file as shipped has the defaults of this build as comments, so these are known as well.
         """
         main = [f"/usr/lib/systemd/{name}.conf", f"/etc/systemd/{name}.conf"]
         drop_ins = [
@@ -94,9 +94,9 @@ class Host:
             for top in ("/usr/lib", "/run", "/etc")
             for file in self.files(f"{top}/systemd/{name}.conf.d/*.conf")
         ]
-        return self._said([*main, *drop_ins], key) or self._said(main, f"#{key}")
+        return self._last_setting([*main, *drop_ins], key) or self._last_setting(main, f"#{key}")
 
-    def _said(self, files: Iterable[str], key: str) -> tuple[str, str] | None:
+    def _last_setting(self, files: Iterable[str], key: str) -> tuple[str, str] | None:
         lines = [
             (value, file)
             for file in files
@@ -107,7 +107,7 @@ class Host:
     def cgroup_limits(
         self, controller: str, v1_file: str, v2_file: str, below: str | None = None
     ) -> list[CgroupLimit]:
-        """The limits of a cgroup and of those above it: of this process's, or of one by its path."""
+        """The limits of a cgroup and its parents: that of this process, or the one at a path."""
         return [
             CgroupLimit(file, int(text))
             for folder, name in self._hierarchies(controller, v1_file, v2_file, below)
@@ -119,7 +119,7 @@ class Host:
     def _hierarchies(
         self, controller: str, v1_file: str, v2_file: str, below: str | None
     ) -> Iterator[tuple[tuple[str, str], str]]:
-        """(mount point, path in it) of the cgroup where the controller is, and the file with its limit."""
+        """(mount point, path in it) of the cgroup with the controller, and the file with its limit."""
         mounts = parse_mounts(self.read("/proc/self/mountinfo"))
         for line in (self.read("/proc/self/cgroup") or "").splitlines():
             number, controllers, path = line.split(":", 2)
@@ -135,7 +135,7 @@ def _has(mount: Mount, controller: str) -> bool:
 
 
 def _upwards(folder: tuple[str, str], name: str) -> list[str]:
-    """A file in a cgroup and in each above it. In a container the path may not exist; the topmost does."""
+    """A file in a cgroup and in each parent. In a container the path may not exist; the topmost does."""
     top, path = folder
     parts = [part for part in path.split("/") if part]
     return ["/".join([top, *parts[:count], name]) for count in range(len(parts), -1, -1)]

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
 
-Its sources are in preload/src. Here: where it is, how it is built, and for which programs the loader would
-ignore it.
+Its sources are in preload/src. This file finds and builds it.
 """
 
 from __future__ import annotations
@@ -37,39 +36,39 @@ def own_sources() -> dict[str, str]:
 
 def sources_in(directory: str) -> dict[str, str]:
     """The C sources in a folder: file name -> text."""
-    found = {}
+    sources = {}
     for name in os.listdir(directory):
         if name.endswith((".c", ".h")):
             with open(os.path.join(directory, name), encoding="utf-8") as file:
-                found[name] = file.read()
-    return found
+                sources[name] = file.read()
+    return sources
 
 
 def digest(sources: Mapping[str, str]) -> str:
-    """What tells one version of the built library from another: its sources, and how they are built."""
-    told = repr((sorted(sources.items()), COMPILE, LINK))
-    return hashlib.sha256(told.encode()).hexdigest()
+    """A checksum that identifies a version of the built library: its sources and how they are built."""
+    recipe = repr((sorted(sources.items()), COMPILE, LINK))
+    return hashlib.sha256(recipe.encode()).hexdigest()
 
 
 def compilers() -> list[str]:
-    """The C compilers of this host, the one to use first."""
-    found = (shutil.which(name) for name in COMPILERS)
-    return [path for path in found if path is not None]
+    """The C compilers of this host, the preferred one first."""
+    paths_or_none = (shutil.which(name) for name in COMPILERS)
+    return [path for path in paths_or_none if path is not None]
 
 
 def compiler() -> str:
-    """The host's C compiler; Unavailable, naming the packages, where there is none."""
-    found = compilers()
-    if found:
-        return found[0]
+    """The host's C compiler; Unavailable, with the packages to install, if there is none."""
+    available = compilers()
+    if available:
+        return available[0]
     raise Unavailable(
-        f"building {FILE_NAME} needs a C compiler and this host has none ({', '.join(COMPILERS)}); install"
+        f"building {FILE_NAME} needs a C compiler, but this host has none ({', '.join(COMPILERS)}); install"
         " gcc and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
     )
 
 
 def build(path: str, sources: Mapping[str, str]) -> None:
-    """Build the library of its sources at a path, in one step for whoever looks. Raises Unavailable."""
+    """Build the library from its sources and put it at a path in one step. Raises Unavailable."""
     program = compiler()
     with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
         for name, text in sources.items():
@@ -88,24 +87,24 @@ def _compile(directory: str, command: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines()
-        said = next((line for line in lines if "error" in line), "it says nothing")
+        reason = next((line for line in lines if "error" in line), "without a message")
         raise Unavailable(
-            f"{command[0]} cannot build {FILE_NAME} ({said}); install gcc and libc6-dev (Debian) or gcc and"
-            " glibc-devel (Fedora), or build it on a host like this one with `mshare preload`"
+            f"{command[0]} cannot build {FILE_NAME} ({reason}); install gcc and libc6-dev (Debian) or gcc and"
+            " glibc-devel (Fedora), or build it on a similar host with `mshare preload`"
         )
 
 
 def _put(built: str, path: str) -> None:
-    """Copy beside the target, then rename: a program that has the old library loaded keeps it."""
+    """Copy next to the target, then rename, so that programs keep the old library that they have loaded."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     os.close(fd)
     try:
-        shutil.copyfile(built, beside)
-        os.chmod(beside, 0o755)
-        os.replace(beside, path)
+        shutil.copyfile(built, temporary)
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(beside)
+        os.unlink(temporary)
         raise
 
 
@@ -118,27 +117,27 @@ def installed() -> str | None:
 
 
 def cached() -> list[str]:
-    """The libraries in the cache, of whatever version."""
+    """The libraries in the cache, of all versions."""
     stem = FILE_NAME.partition(".")[0]
     return glob.glob(os.path.join(glob.escape(paths.cache_dir()), f"{stem}-*.so"))
 
 
 def users(paths: Sequence[str]) -> list[int]:
-    """The processes that have one of these files mapped, as it is or as it was before it was replaced."""
+    """The processes that have one of these files mapped, or a version that has been replaced."""
     names = {*paths, *(f"{path} (deleted)" for path in paths)}
-    found = []
+    pids = []
     for pid in procfs.pids():
         mapped = (line.split(None, 5) for line in procfs.lines(procfs.maps(pid)))
         if any(len(fields) == 6 and fields[5] in names for fields in mapped):
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def library() -> str:
-    """The library: the one that is installed, else one in the cache, built there when it is missing."""
-    found = installed()
-    if found is not None:
-        return found
+    """The path of the library: the installed one, else one in the cache, which is built if missing."""
+    existing = installed()
+    if existing is not None:
+        return existing
     sources = own_sources()
     stem, __, suffix = FILE_NAME.partition(".")
     path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs for which the loader would ignore the preload."""
+"""Detects programs for which the loader would ignore the preload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDENT_BYTES = 20  # magic, class, data, ..., type, machine
 def program(name: str) -> str:
     """The path of a command that the library works for.
 
-    MshareError for one that is not there; InvalidRequest for one for which the loader ignores LD_PRELOAD.
+    Raises MshareError if it does not exist, InvalidRequest if the loader ignores LD_PRELOAD for it.
     """
     path = shutil.which(name)
     if path is None:
@@ -45,24 +45,24 @@ def _check_loader(name: str, path: str, depth: int) -> None:
             elif head.startswith(b"\x7fELF"):
                 _check_elf(name, path, head, _segment_types(file, head))
     except OSError:
-        # Who may run a program need not be allowed to read it.
+        # A user who may run a program may not be allowed to read it.
         return
 
 
 def _check_privileges(name: str, path: str) -> None:
-    """What makes the kernel start a program in secure mode, in which the loader takes no LD_PRELOAD."""
-    found = os.stat(path)
+    """Refuse programs that the kernel starts in secure mode, in which the loader ignores LD_PRELOAD."""
+    status = os.stat(path)
     reason = None
-    if found.st_mode & 0o4000 and found.st_uid != os.getuid():
+    if status.st_mode & 0o4000 and status.st_uid != os.getuid():
         reason = "setuid"
-    elif found.st_mode & 0o2010 == 0o2010 and found.st_gid != os.getgid():
+    elif status.st_mode & 0o2010 == 0o2010 and status.st_gid != os.getgid():
         reason = "setgid"
     elif os.getuid() != 0 and _has_capabilities(path):
         reason = "given file capabilities"
     if reason is not None:
         raise InvalidRequest(
             f"{name} is {reason}, so the loader ignores LD_PRELOAD and its memory stays as it is; run the"
-            " program it starts, as the user it runs as"
+            " program that it starts, as that program's user"
         )
 
 
@@ -89,7 +89,7 @@ def _check_elf(name: str, path: str, head: bytes, segments: list[int]) -> None:
     if (head[4], head[18:20]) != (own[4], own[18:20]):
         raise InvalidRequest(
             f"{name} is for another architecture than the preload ({path}), so its memory stays as it is; run"
-            " a program of this host's own architecture"
+            " a program for this host's architecture"
         )
     if _INTERPRETER_SEGMENT not in segments:
         raise InvalidRequest(

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the preload is told, by the environment of a program; preload/src/settings.c reads it."""
+"""The settings of the preload, in the environment of a program; preload/src/settings.c reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIBRARY = f"/usr/local/lib/mshare/{FILE_NAME}"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the library is told; None leaves it at its default."""
+    """The settings of the library; None stands for its default."""
 
     pages: str
     backend: str | None = None
@@ -26,7 +26,7 @@ class Settings:
     root: str | None = None
     region: str | None = None
     region_bytes: int | None = None
-    """How much of the region may be used, where the library cannot find out (a kernel tells nobody)."""
+    """How much of the region may be used, if the library cannot find out (on a kernel)."""
     huge_directory: str | None = None
     threshold_bytes: int | None = None
     prefault: bool | None = None
@@ -34,7 +34,7 @@ class Settings:
     verbose: bool | None = None
 
     def check(self) -> Settings:
-        """Itself; InvalidRequest for what does not go together."""
+        """The settings themselves; InvalidRequest for a contradiction."""
         if self.pages not in PAGES:
             raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
         if self.backend is None and (self.pages == "4k" or self.region is not None):
@@ -46,7 +46,7 @@ class Settings:
         return self
 
     def environment(self, library: str) -> dict[str, str]:
-        """The variables for a program that shall have the library, whose other preloads it keeps."""
+        """The environment variables for a program that is started with the library."""
         self.check()
         given: dict[str, object] = {
             "PAGES": self.pages,
@@ -72,7 +72,7 @@ def preloaded(environment: dict[str, str]) -> list[str]:
 
 
 def has_ours(environment: dict[str, str]) -> bool:
-    """Whether our library is among them, wherever it is installed."""
+    """Whether an environment preloads our library, wherever it is installed."""
     return os.path.basename(LIBRARY) in map(os.path.basename, preloaded(environment))
 
 

@@ -113,7 +113,7 @@ def present(
         if build:
             library.compiler()
         with one_at_a_time(False), _readable_by_all():
-            # The manifest first: whatever happens, it lists what there may be to remove.
+            # The manifest first, so that after an interruption it lists everything that may exist.
             begun = manifest_text({*files, *left_over, *([place.preload] if preload else [])})
             write_text(place.manifest, begun)
             for path in outdated:
