@@ -11,7 +11,7 @@ short_description: Plan what each remedy against page tables would save
 version_added: 0.1.0
 description:
   - Shows for each database what its page tables cost today and at its maximum number of clients, and what they would cost with
-    each remedy: connection pooling, huge pages, mshare. Lists which remedies are not possible, and why.
+    each remedy, such as connection pooling, huge pages or mshare. Lists which remedies are not possible, and why.
   - Uses a stored survey, or a size and a number of clients; without either, it surveys the host.
   - Every figure is labelled measured, modelled or projected.
   - Needs only Python on the host, and changes nothing. With O(survey) or O(size) it can also run on the controller.

@@ -160,8 +160,29 @@ def test_the_command_line_without_ansible(host: Fleet) -> None:
     assert "Validation passed" in shown
 
 
-def test_with_ansible_from_galaxy(host: Fleet) -> None:
-    # Ansible itself is the reader's matter; here it is the one of `make deploy`.
-    prepared = 'export PATH="$HOME/mshare/.venv/bin:$PATH" LC_ALL=C.UTF-8\n'
-    shown = succeeded(host, prepared + typed("docs/survey-fleet.md"))
+# Ansible itself is the reader's to install; here it is the one of `make deploy`.
+WITH_ANSIBLE = 'export PATH="$HOME/mshare/.venv/bin:$PATH" LC_ALL=C.UTF-8\n'
+
+
+def test_on_hosts_of_an_inventory(host: Fleet) -> None:
+    installed, built = blocks("docs/deploy.md", "On other hosts")
+    shown = succeeded(host, f"set -e\ncd\n{WITH_ANSIBLE}{installed}cd ~/mshare\n{built}")
+    assert "Validation passed" in shown
+    shown = succeeded(host, WITH_ANSIBLE + typed("docs/roll-back.md", "A whole deployment"))
+    assert "failed=0" in shown
+    shown = succeeded(host, WITH_ANSIBLE + typed("docs/survey-fleet.md"))
     assert "1 host" in shown
+
+
+def test_the_snippets_about_regions_are_one_play(host: Fleet) -> None:
+    text = (REPOSITORY / "docs" / "region-in-your-play.md").read_text()
+    play = "".join(block for language, block in BLOCK.findall(text) if language == "yaml")
+    # Only the sizes are a test's; a slice must have room for what an owner itself needs.
+    play = re.sub(r"(memory_max: )\S+", r"\1 1GiB", play).replace("00GiB", "00MiB").replace("4GiB", "4MiB")
+    play = play.replace("16GiB", "16MiB")
+    files = "mkdir -p /pmem; truncate -s 64M /pmem/orders.dat; truncate -s 16M /pmem/customers.dat"
+    install = "ansible-galaxy collection install dbmem.mshare"
+    run = "ansible-playbook -i inventory.ini play.yml"
+    written = f"cat >play.yml <<'END'\n{play}END"
+    shown = succeeded(host, "\n".join(["set -e", "cd", WITH_ANSIBLE, files, written, install, run]))
+    assert re.search(r"failed=0 .*rescued=0 +ignored=0", shown), shown
