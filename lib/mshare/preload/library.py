@@ -30,7 +30,7 @@ LINK = ("-shared", "-o", FILE_NAME)
 
 @functools.cache
 def own_sources() -> dict[str, str]:
-    """The C sources that lie in this package: file name -> text."""
+    """The C sources in this package: file name -> text."""
     return sources_in(os.path.join(paths.PACKAGE, "preload", "src"))
 
 
@@ -109,7 +109,7 @@ def _put(built: str, path: str) -> None:
 
 
 def installed() -> str | None:
-    """The library that the module mshare_runtime built beside this package, if it is of this version."""
+    """The library that the module mshare_runtime built next to this package, if it has this version."""
     directory = os.path.dirname(paths.PACKAGE)
     path = os.path.join(directory, FILE_NAME)
     text = files.read_text(os.path.join(directory, "manifest.json"))
