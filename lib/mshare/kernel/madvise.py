@@ -38,14 +38,8 @@ def collapse(pidfd: int, address: int, size_bytes: int) -> None:
     is gone, EPERM without CAP_SYS_NICE and the right to trace.
     """
     part = _Range(address, size_bytes)
-    done = _LIBC.syscall(
-        ctypes.c_long(SYS_process_madvise),
-        ctypes.c_int(pidfd),
-        ctypes.byref(part),
-        ctypes.c_size_t(1),
-        ctypes.c_int(MADV_COLLAPSE),
-        ctypes.c_uint(0),
-    )
+    rest = (ctypes.byref(part), ctypes.c_size_t(1), ctypes.c_int(MADV_COLLAPSE), ctypes.c_uint(0))
+    done = _LIBC.syscall(SYS_process_madvise, ctypes.c_int(pidfd), *rest)
     if done < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -79,10 +79,10 @@ def test_the_sizes_in_the_ioctl_numbers_are_those_of_the_structs(constant, struc
 
 def test_no_system_call_number_is_known_to_the_library():
     """450 to 452, those of the 2022 series, belong to other calls of mainline now."""
-    library = Path(abi.__file__).parent
+    library = Path(abi.__file__).parents[1]
     for path in library.rglob("*.py"):
         # The preload makes those that have a name in every libc.
-        assert not re.search(r"\bsyscall\s*\((?!SYS_[a-z]+\b)", path.read_text(encoding="utf-8")), path
+        assert not re.search(r"\bsyscall\s*\((?!SYS_[a-z_]+\b)", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(
