@@ -36,7 +36,7 @@ class Settings:
     def check(self) -> Settings:
         """The settings themselves; InvalidRequest for a contradiction."""
         if self.pages not in PAGES:
-            raise InvalidRequest(f"pages {self.pages!r} is unknown; use one of " + ", ".join(PAGES))
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
         if self.backend is None and (self.pages == "4k" or self.region is not None):
             raise InvalidRequest(
                 "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
