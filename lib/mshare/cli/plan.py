@@ -23,10 +23,10 @@ from .screen import Screen
 )
 @click.option("--size", metavar="SIZE", help="Without a survey: a segment of this size, like 300GiB ...")
 @click.option("--clients", type=int, help="... and how many processes attach. With a survey: as its maximum.")
-@click.option("--memory", metavar="SIZE", help="RAM of the host that is wished for, for percentages.")
+@click.option("--memory", metavar="SIZE", help="RAM of the planned host, for percentages.")
 @click.option("--instance", metavar="NAME", help="Only this instance of the survey.")
 @click.option("--pool-to", type=int, help="Connections a pooler would keep. Default: a tenth of the clients.")
-@click.option("--formula", is_flag=True, help="Show how each figure is worked out.")
+@click.option("--formula", is_flag=True, help="Show how each figure is calculated.")
 @click.pass_obj
 def plan_command(
     screen: Screen,
@@ -38,7 +38,7 @@ def plan_command(
     pool_to: int | None,
     formula: bool,
 ) -> None:
-    """Work out what each remedy would save.
+    """Calculate what each remedy would save.
 
     From a survey's JSON ("-" reads it from standard input), from --size and --clients alone, or from a
     survey of this host made now. Changes nothing.
@@ -60,7 +60,7 @@ def _wishes(
     if survey is not None:
         raise InvalidRequest("--size plans without a survey, and one was given as well; leave one out")
     if clients is None:
-        raise InvalidRequest("--size alone is half a wish; say how many processes attach with --clients")
+        raise InvalidRequest("--size needs --clients as well, the number of processes that attach")
     memory_bytes = None if memory is None else parse_size(memory, "memory")
     return facts.from_wishes(parse_size(size), clients, instance, memory_bytes)
 
@@ -75,7 +75,9 @@ def _surveyed(screen: Screen, path: str | None) -> Survey:
         with click.open_file(path, encoding="utf-8") as stream:
             return from_fields(json.load(stream), path)
     except ValueError as error:
-        raise InvalidRequest(f"{path} is no JSON ({error}); make it with `mshare survey --json`") from error
+        raise InvalidRequest(
+            f"{path} is not valid JSON ({error}); make it with `mshare survey --json`"
+        ) from error
 
 
 def _show(screen: Screen, made: Plan, formula: bool) -> None:

@@ -23,9 +23,7 @@ _MISSING_SHOWN = 5
 
 @click.command("survey")
 @click.option("--exact", is_flag=True, help="Scan every process, not only samples of each group.")
-@click.option(
-    "--watch", type=float, metavar="SECONDS", help="Again every so many seconds, with what changed."
-)
+@click.option("--watch", type=float, metavar="SECONDS", help="Repeat every SECONDS, and show what changed.")
 @click.option("--prometheus", "as_metrics", is_flag=True, help="Text for node exporter's textfile collector.")
 @click.option(
     "--threshold",
@@ -38,13 +36,13 @@ _MISSING_SHOWN = 5
 def survey_command(
     screen: Screen, exact: bool, watch: float | None, as_metrics: bool, threshold: str
 ) -> None:
-    """Say what page tables cost here today.
+    """Show what page tables cost here today.
 
     Per database or other program with shared memory. Only reads; as an ordinary user the answer is
     partial and says so.
     """
     if watch is not None and watch <= 0:
-        raise InvalidRequest(f"--watch {watch:g} is no interval; write seconds, like 5")
+        raise InvalidRequest(f"--watch {watch:g} is not an interval; write seconds, like 5")
     if as_metrics and screen.as_json:
         raise InvalidRequest("--prometheus and --json are two answers; ask for one of them")
     threshold_bytes = parse_size(threshold, "threshold")

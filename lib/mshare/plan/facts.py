@@ -211,5 +211,5 @@ def check_clients(clients: int) -> int:
     most = CLIENTS_MAXIMUM * 128
     # The most that pid_max can be on 64 bits: more processes no host has.
     if isinstance(clients, bool) or not 1 <= clients <= most:
-        raise InvalidRequest(f"{clients} clients cannot be planned for; ask for 1 to {most}, like 1500")
+        raise InvalidRequest(f"{clients} clients cannot be planned for; use 1 to {most}, like 1500")
     return clients

@@ -143,7 +143,7 @@ def plan(facts: Facts, pool_to: int | None = None) -> Plan:
     Raises InvalidRequest for a pool of less than one.
     """
     if pool_to is not None and pool_to < 1:
-        raise InvalidRequest(f"a pool of {pool_to} connections serves nobody; ask for 1 or more")
+        raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
     pools = [pool_to or -(-one.clients_maximum // _POOL_SHARE) for one in facts.instances]
     planned = tuple(_instance(facts, one, pool) for one, pool in zip(facts.instances, pools) if one.segments)
     return Plan(
@@ -325,7 +325,7 @@ def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
         said.append("No remedy that is open saves anything.")
     if all(one.page_bytes > BASE_PAGE_BYTES for one in instance.segments):
         said.append(
-            "Its memory is in static huge pages already, which win most of it: at max clients page tables"
+            "Its memory is in static huge pages already, which save most of it: at max clients page tables"
             f" are {format_size(huge.at_maximum_bytes)}, and mshare would save"
             f" {format_size(newest.saving_bytes)}."
         )
@@ -346,7 +346,8 @@ def _about_huge_pages(huge: Row, newest: Row, share: float) -> str:
     if share < _MOST_OF_IT:
         return f"{compared}."
     return (
-        f"{compared}, on any kernel: they win most of it already, so begin there. mshare adds that pages stay"
+        f"{compared}, on any kernel: they save most of it already, so start there. mshare adds that pages"
+        f" stay"
         " small and need no pool, and that first-touch faults are taken once for all clients."
     )
 

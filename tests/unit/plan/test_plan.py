@@ -122,7 +122,7 @@ class TestFromASurvey:
         huge["segments"] = [segment(SIZE, 100, kind="hugetlb", page_bytes=2 * MIB)]
         huge["page_tables"]["sum_bytes"] = huge["segments"][0]["page_tables_bytes"]
         (one,) = planned(huge).instances
-        assert "in static huge pages already, which win most of it" in one.verdict[-1]
+        assert "in static huge pages already, which save most of it" in one.verdict[-1]
         assert not one.row("hugetlb_2m").usable
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestFromWishes:
             from_wishes(GIB, clients)
 
     def test_a_pool_that_serves_nobody(self):
-        with pytest.raises(InvalidRequest, match="serves nobody"):
+        with pytest.raises(InvalidRequest, match="cannot serve anybody"):
             plan(from_wishes(GIB, 10), 0)
 
     @settings(deadline=None)
@@ -283,7 +283,7 @@ class TestCommand:
             (["--size", "0", "--clients", "2"], 2, "greater than zero"),
             (["-", "--size", "1GiB", "--clients", "2"], 2, "leave one out"),
             (["-", "--memory", "1GiB"], 2, "--memory goes with --size"),
-            (["-"], 2, "is no JSON"),
+            (["-"], 2, "is not valid JSON"),
             (["/nonexistent/survey.json"], 1, "ENOENT"),
         ],
     )

@@ -86,7 +86,7 @@ def test_watching_says_what_changed_until_it_is_interrupted():
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--watch", "0"], "--watch 0 is no interval"),
+        (["--watch", "0"], "--watch 0 is not an interval"),
         (["--threshold", "much"], "threshold 'much' is not a size"),
         (["--prometheus", "--json"], "are two answers"),
     ],
