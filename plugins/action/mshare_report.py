@@ -15,6 +15,7 @@ OPTIONS = {
     "folder": {"type": "path", "required": True},
     "results": {"type": "dict", "default": {}},
     "stored": {"type": "list", "elements": "path", "default": []},
+    "compare": {"type": "path"},
 }
 
 
@@ -34,25 +35,11 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": sentence(error), "error_kind": kind(error)}
 
     def _report(self, options: dict[str, Any]) -> dict[str, Any]:
-        fleet, contents = files.contents(*files.gathered(options["results"], options["stored"]))
-        changed = files.changed(options["folder"], contents)
+        folder = options["folder"]
+        gathered = files.gathered(options["results"], options["stored"])
+        report = files.report(gathered, options["compare"])
+        changed = report.changed(folder)
+        diff = [report.diff(folder, name) for name in changed] if self._task.diff else []
         if changed and not self._task.check_mode:
-            files.write(options["folder"], contents)
-        page = files.page_of(options["folder"])
-        return {
-            "changed": bool(changed),
-            "files": changed,
-            "html": page,
-            "totals": fleet.to_dict()["totals"],
-            "missing": fleet.to_dict()["missing"],
-            "summary": [*fleet.summary_lines(), f"The report is {page}"],
-            "diff": [
-                {
-                    "before": "",
-                    "after": f"{name} is written anew\n",
-                    "before_header": name,
-                    "after_header": name,
-                }
-                for name in changed
-            ],
-        }
+            report.write(folder)
+        return {**report.facts(folder, changed), "diff": diff}

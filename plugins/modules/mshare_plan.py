@@ -61,8 +61,8 @@ EXAMPLES = r"""
   register: plan
 
 - name: Show it
-  ansible.builtin.debug:
-    msg: "{{ plan.summary }}"
+  dbmem.mshare.mshare_show:
+    lines: "{{ plan.summary }}"
 
 - name: Plan for the databases of this host
   dbmem.mshare.mshare_plan:

@@ -14,8 +14,9 @@ version_added: 0.1.0
 description:
   - Writes C(report.html), one page to open offline and to print; C(report.json), with the surveys themselves; and
     C(report.csv), into a folder on the controller.
-  - The report has totals, the hosts by their page tables, a chart by host and instance, and what huge pages and mshare would
-    save across all hosts. Every figure is labelled measured, modelled or projected.
+  - The report begins with a verdict, which hosts would run out of memory at their own maximum of processes. It has totals, the
+    hosts by the share of RAM that their page tables take, a chart by host and instance, and what huge pages and mshare would save
+    across all hosts. Every figure is labelled measured, modelled or projected.
   - A host without a survey is listed as missing, with the reason.
   - Runs on the controller whatever host it is for, so one host has to run it (C(run_once)).
 attributes:
@@ -42,6 +43,10 @@ options:
     type: list
     elements: path
     default: []
+  compare:
+    description:
+      - An earlier C(report.json) on the controller. The report then says what grew since, per host and instance.
+    type: path
 seealso:
   - module: dbmem.mshare.mshare_survey
   - module: dbmem.mshare.mshare_plan
@@ -85,6 +90,20 @@ totals:
   returned: success
   type: dict
   sample: {"hosts": 12, "hosts_missing": 1, "page_tables": {"value": 943718400000, "unit": "bytes", "kind": "measured"}}
+verdict:
+  description:
+    - Whether the hosts survive their own maxima of processes. C(state) is V(fine), V(at risk) or V(out of memory), the worst of
+      all hosts; C(sentence) names the hosts.
+  returned: success
+  type: dict
+  sample: {"state": "fine", "sentence": "All 12 hosts survive their own maxima."}
+compared:
+  description:
+    - What changed since the report that O(compare) names, with C(since), C(grown_bytes), and C(hosts) and C(instances) with their
+      page tables before and now; V(null) without O(compare).
+  returned: success
+  type: dict
+  sample: {"earlier": "/srv/page-tables/report.json", "since": "2026-11-01T06:00:00Z", "grown_bytes": 1048576, "hosts": [], "instances": []}
 missing:
   description: The hosts without a survey, with C(host) and C(reason).
   returned: success
@@ -96,7 +115,7 @@ summary:
   returned: success
   type: list
   elements: str
-  sample: ["12 hosts surveyed, 1 missing"]
+  sample: ["All 12 hosts survive their own maxima.", "12 hosts surveyed, 1 missing"]
 error_kind:
   description: The kind of the error, for conditions.
   returned: failure

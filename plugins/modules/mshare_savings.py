@@ -85,8 +85,8 @@ EXAMPLES = r"""
     regions: [sales, ledger]
 
 - name: Show the table
-  ansible.builtin.debug:
-    msg: "{{ savings.summary }}"
+  dbmem.mshare.mshare_show:
+    lines: "{{ savings.summary }}"
 """
 
 RETURN = r"""

@@ -53,7 +53,7 @@ def test_deploy(story: Story) -> None:
 
 
 def test_deploy_shows_the_table(story: Story) -> None:
-    shown = "\n".join(story.runs["deploy"]["Show"]["msg"])
+    shown = "\n".join(story.runs["deploy"]["Show"]["lines"])
     for words in ("100", "measured", "projected", "880.6 GiB", "1,500"):
         assert words in shown
 

@@ -107,7 +107,7 @@ def test_every_host_is_surveyed_or_missing(report: Path) -> None:
     assert found["missing"][0]["reason"].startswith("unreachable: ")
     with (report / "report.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert {row["host"]: row["state"] for row in rows}["gone"] == "missing"
+    assert {row["host"]: row["status"] for row in rows}["gone"] == "missing"
 
 
 def test_each_host_tells_of_its_own_processes_and_of_no_others(report: Path) -> None:
@@ -225,6 +225,7 @@ def page(report: Path) -> Page:
 def test_the_page_shows_the_fleet(page: Page) -> None:
     assert "3 hosts surveyed" in page.texts["summary"]
     assert "1 missing; 3 instances" in " ".join(page.texts["summary"].split())
+    assert page.texts["verdict"].startswith("All 3 hosts survive their own maxima.")
     assert [row[0] for row in page.rows["missing"][1:]] == ["gone"]
     assert {row[0] for row in page.rows["hosts"][1:]} == {"host1", "host2", "host3"}
 
@@ -258,7 +259,7 @@ def test_the_page_prints_and_can_be_looked_at(report: Path, page: Page, tmp_path
 def test_five_hundred_hosts_are_shown(tmp_path: Path) -> None:
     if reason := browser.missing():
         pytest.skip(reason)
-    files.write(str(tmp_path), files.contents(surveys.fleet(500))[1])
+    files.report(files.Gathered(surveys.fleet(500), ())).write(str(tmp_path))
     page = Page(browser.shown(tmp_path / "report.html"))
     assert len(page.rows["hosts"]) == 1 + 500
     assert page.rows["hosts"][1][0] in page.texts["chart"]

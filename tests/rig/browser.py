@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # It must ask the network for nothing of its own while it looks at a file.
 _FLAGS = (
@@ -32,6 +36,36 @@ def missing() -> str | None:
 def shown(page: Path) -> str:
     """The document as the browser understood it."""
     return _run("--dump-dom", page)
+
+
+def measured(page: Path, width: int, script: str, *, printed: bool = False, dark: bool = False) -> Any:
+    """What a script finds out about the page in a window of a width: `answer` is what it assigns.
+
+    The page stands in a frame, for a browser's own window cannot be as narrow as a phone; `document` and
+    `window` are the frame's. `printed`: with the rules for paper instead of those for a screen.
+    """
+    text = page.read_text(encoding="utf-8")
+    if printed:
+        text = text.replace("@media screen", "@media not all").replace("@media print", "@media all")
+    frame = (
+        f'<iframe id="frame" srcdoc="{html.escape(text)}" style="border: 0; width: {width}px; height: 900px">'
+    )
+    run = (
+        "frame.onload = () => { let answer; ((document, window) => {" + script + "})(frame.contentDocument,"
+        " frame.contentWindow); document.title = JSON.stringify(answer); }"
+    )
+    with tempfile.TemporaryDirectory(prefix="mshare-page-") as folder:
+        holder = Path(folder, "holder.html")
+        holder.write_text(
+            f'<!DOCTYPE html><meta charset="utf-8"><title></title>{frame}</iframe><script>{run}</script>',
+            encoding="utf-8",
+        )
+        scheme = "--blink-settings=preferredColorScheme=" + ("0" if dark else "1")
+        document = _run("--dump-dom", holder, scheme, "--window-size=1400,1000")
+    title = re.search(r"<title>(.*?)</title>", document, re.DOTALL)
+    assert title is not None
+    assert title[1], "the script did not come to its end"
+    return json.loads(html.unescape(title[1]))
 
 
 def picture(page: Path, to: Path) -> None:

@@ -48,6 +48,7 @@ _COMMANDS = {
     "survey": "survey",
     "plan": "plan",
     "collapse": "collapse",
+    "report": "report",
     "completion": "completion",
 }
 

@@ -1,32 +1,49 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a command says: to people as sentences and tables, to programs as JSON.
+"""What a command answers: to people as sentences and tables, to programs as JSON.
 
-Commands say both, one after the other; the screen shows the one that was asked for. rich is imported
-when something is drawn, for it takes longer than many a command.
+Commands give both, one after the other; the screen shows the one that was asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
 
+from .. import texttable
 from ..services.status_file import SCHEMA_VERSION
 from .progress import Bar
 
-# Wide enough for anything we say: a row is never cut, and a narrow terminal folds it by itself.
-_COLUMNS = 10_000
+# Colour never stands alone: the word is there without it.
 _STYLES = {
-    "healthy": "green",
-    "starting": "yellow",
-    "stale": "red",
-    "missing": "red",
+    # word: colour, bold
+    "healthy": ("green", False),
+    "fine": ("green", False),
+    "passed": ("green", False),
+    "starting": ("yellow", False),
+    "at risk": ("yellow", True),
+    "stale": ("red", False),
+    "missing": ("red", False),
+    "failed": ("red", True),
+    "out of memory": ("red", True),
 }
+
+
+def _paint(text: str, cell: str) -> str:
+    if cell not in _STYLES:
+        return text
+    colour, bold = _STYLES[cell]
+    return click.style(text, fg=colour, bold=bold)
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True)
 
 
 class Screen:
@@ -34,6 +51,13 @@ class Screen:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+
+    @property
+    def width(self) -> int:
+        """How many columns the terminal has."""
+        if not sys.stdout.isatty():
+            return texttable.WIDTH
+        return shutil.get_terminal_size((texttable.WIDTH, 0)).columns
 
     def answer(self, fields: Mapping[str, object]) -> None:
         """The answer for programs."""
@@ -61,21 +85,9 @@ class Screen:
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
         """A table; the columns named in `right` hold figures."""
-        if self.as_json:
-            return
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for head in heads:
-            table.add_column(head, justify="right" if head in right else "left")
-        for row in rows:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-        console = Console(width=_COLUMNS, highlight=False, markup=False, emoji=False)
-        with console.capture() as capture:
-            console.print(table)
-        click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+        if not self.as_json:
+            for line in texttable.table(heads, rows, right, self.width, _paint, _bold):
+                click.echo(line)
 
     def warn(self, text: str) -> None:
         """What may do harm later."""

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mshare validate, model: what sharing page tables saves, measured and by arithmetic."""
+"""mshare validate: what sharing page tables saves, measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from ..errors import EXIT_VERDICT_FAILED
 from ..savings.assess import Projection, Savings
+from ..savings.table import HEADS, RIGHT
 from ..savings.validate import result, validate
 from ..savings.verdict import Thresholds
 from ..units import parse_size
@@ -91,8 +92,7 @@ def validate_command(
 def _savings(screen: Screen, found: Savings) -> None:
     for line in (found.title, *found.notes, ""):
         screen.say(line)
-    rows = [(row.label, row.per_client, row.in_all, row.kind) for row in found.rows()]
-    screen.table(("", "Per client", "In all", "Figures are"), rows, right=("Per client", "In all"))
+    screen.table(HEADS, [row.cells for row in found.rows()], RIGHT)
     screen.say("")
     screen.say(found.verdict)
     for reason in found.reasons:

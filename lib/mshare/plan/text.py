@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .. import texttable
 from ..units import format_size
 from .plan import InstancePlan, Plan, Row
 from .remedies import counted
@@ -120,7 +121,12 @@ def lines(plan: Plan, formula: bool = False) -> list[str]:
     """The whole plan as aligned plain text."""
     said = list(plan.notes)
     for instance in plan.instances:
-        said += ["", *title(instance), "", *_table(HEADS, [cells(row) for row in instance.rows])]
+        said += [
+            "",
+            *title(instance),
+            "",
+            *texttable.table(HEADS, [cells(row) for row in instance.rows], RIGHT),
+        ]
         said += _list("Not open, and why:", not_open(instance))
         said += _list("What each takes:", takes(instance))
         said += _list("How After is worked out:", formulas(instance) if formula else [])
@@ -133,14 +139,3 @@ def lines(plan: Plan, formula: bool = False) -> list[str]:
 def _list(head: str, entries: Iterable[str]) -> list[str]:
     entries = [f"  {entry}" for entry in entries]
     return ["", head, *entries] if entries else []
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if head in RIGHT else f"{cell:<{width}}"
-            for head, cell, width in zip(heads, row, widths)
-        ).rstrip()
-        for row in (heads, *rows)
-    ]

@@ -8,49 +8,121 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import record
+from ..errors import InvalidRequest, sentence
+from .changes import compare
 from .fleet import Fleet, Missing, fleet
 from .page import page
 from .table import table
 
+PAGE, DOCUMENT, TABLE = "report.html", "report.json", "report.csv"
+_NEXT_STEP = "make it again with `mshare survey --json`"
 
-def from_results(results: Mapping[str, Any]) -> tuple[dict[str, Any], list[Missing]]:
-    """Surveys, and hosts without one, from what a task of mshare_survey gave on each host."""
+
+@dataclass(frozen=True)
+class Gathered:
+    """Surveys as they were decoded, by host name, and the hosts without one."""
+
+    surveys: dict[str, Any]
+    missing: tuple[Missing, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A fleet's report: its figures, and its files by name."""
+
+    fleet: Fleet
+    contents: dict[str, str]
+
+    def changed(self, folder: str) -> list[str]:
+        """The names of the files that are not yet what they should be."""
+        return [name for name, text in self.contents.items() if _read(Path(folder, name)) != _encoded(text)]
+
+    def facts(self, folder: str, changed: list[str]) -> dict[str, Any]:
+        """What the module and the command answer."""
+        figures = self.fleet.to_dict()
+        return {
+            "changed": bool(changed),
+            "files": changed,
+            "html": page_of(folder),
+            "verdict": figures["verdict"],
+            "totals": figures["totals"],
+            "missing": figures["missing"],
+            "compared": figures["compared"],
+            "summary": [*self.fleet.summary_lines(), f"The report is {page_of(folder)}"],
+        }
+
+    def diff(self, folder: str, name: str) -> dict[str, str]:
+        """A file's text before and after, as Ansible shows it. The page is drawn from the others' figures."""
+        before = (_read(Path(folder, name)) or b"").decode("utf-8", "backslashreplace")
+        texts = {"before": before, "after": _encoded(self.contents[name]).decode("utf-8")}
+        path = os.path.join(folder, name)
+        return {**texts, "before_header": path, "after_header": path}
+
+    def write(self, folder: str) -> None:
+        """Each file whole or not at all: somebody may have the last report open."""
+        os.makedirs(folder, exist_ok=True)
+        for name, text in self.contents.items():
+            path = Path(folder, name)
+            draft = path.with_name(f".{name}.new")
+            draft.write_bytes(_encoded(text))
+            os.replace(draft, path)
+
+
+def from_results(results: Mapping[str, Any]) -> Gathered:
+    """From what a task of mshare_survey gave on each host."""
     surveys, missing = {}, []
     for host, result in results.items():
         if isinstance(result, Mapping) and isinstance(result.get("survey"), Mapping):
             surveys[host] = result["survey"]
         else:
             missing.append(Missing(host, _reason(result)))
-    return surveys, missing
+    return Gathered(surveys, tuple(missing))
 
 
 def _reason(result: Any) -> str:
-    said = str(result.get("msg") or "") if isinstance(result, Mapping) else ""
-    words = " ".join(said.split())
+    message = str(result.get("msg") or "") if isinstance(result, Mapping) else ""
+    words = " ".join(message.split())
     if isinstance(result, Mapping) and result.get("unreachable"):
         return f"unreachable: {words}" if words else "unreachable"
     return f"failed: {words}" if words else "not surveyed in this run"
 
 
-def from_files(paths: Iterable[str]) -> tuple[dict[str, Any], list[Missing]]:
-    """The same from files of `mshare survey --json`, folders of such, and earlier reports."""
+def from_files(paths: Iterable[str]) -> Gathered:
+    """From files of `mshare survey --json`, folders of such, and earlier reports.
+
+    A file of a folder that cannot be read makes its host missing; one that is named itself must be there.
+    """
     surveys: dict[str, Any] = {}
     missing: list[Missing] = []
     for path in _files(paths):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            missing.append(Missing(path.stem, f"{path} is not JSON: {error}"))
-            continue
-        if isinstance(content, dict) and "surveys" in content:
-            surveys.update(content["surveys"])
-            missing += [Missing(str(one["host"]), str(one["reason"])) for one in content["missing"]]
-        else:
-            surveys[path.stem] = content
-    return surveys, missing
+            content = record.load(path.read_bytes(), str(path), _NEXT_STEP)
+            if "surveys" in content:
+                earlier = _stored(content, path)
+                surveys.update(earlier.surveys)
+                missing += earlier.missing
+            else:
+                surveys[path.stem] = content
+        except record.Malformed as error:
+            missing.append(Missing(path.stem, sentence(error)))
+    return Gathered(surveys, tuple(missing))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a report is made again from, of all that report.json holds."""
+
+    surveys: dict[str, object]
+    missing: tuple[Missing, ...]
+
+
+def _stored(content: Mapping[str, object], path: Path) -> _Stored:
+    return record.build(_Stored, content, record.Place(str(path), "make the report again"))
 
 
 def _files(paths: Iterable[str]) -> Iterator[Path]:
@@ -58,46 +130,59 @@ def _files(paths: Iterable[str]) -> Iterator[Path]:
         yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
-def gathered(results: Mapping[str, Any], stored: Iterable[str]) -> tuple[dict[str, Any], list[Missing]]:
-    """Both together. What a host said in this run, be it nothing, counts more than what is stored of it."""
-    fresh, lost = from_results(results)
-    old, lost_before = from_files(stored)
-    surveys = {**{host: survey for host, survey in old.items() if host not in results}, **fresh}
-    return surveys, [*lost, *(one for one in lost_before if one.host not in {*results, *surveys})]
-
-
-def contents(surveys: Mapping[str, Any], missing: Iterable[Missing] = ()) -> tuple[Fleet, dict[str, str]]:
-    """The fleet, and the report's files by name."""
-    found = fleet(surveys, missing)
-    document = {**found.to_dict(), "surveys": dict(surveys)}
-    return found, {
-        "report.html": page(found),
-        "report.json": json.dumps(document, indent=1, sort_keys=True) + "\n",
-        "report.csv": table(found),
+def gathered(results: Mapping[str, Any], stored: Iterable[str]) -> Gathered:
+    """Both together. What a host answered in this run, even nothing, replaces what is stored of it."""
+    fresh, old = from_results(results), from_files(stored)
+    surveys = {
+        **{host: survey for host, survey in old.surveys.items() if host not in results},
+        **fresh.surveys,
     }
+    missing = [one for one in old.missing if one.host not in {*results, *surveys}]
+    return Gathered(surveys, (*fresh.missing, *missing))
 
 
-def changed(folder: str, files: Mapping[str, str]) -> list[str]:
-    """The names of the files that are not yet what they should be."""
-    return [name for name, text in files.items() if _read(Path(folder, name)) != text]
+def report(found: Gathered, compare_with: str | None = None) -> Report:
+    """The report on what was gathered, compared with an earlier report.json.
+
+    Raises InvalidRequest where the earlier report cannot be read.
+    """
+    made = fleet(found.surveys, found.missing)
+    if compare_with is not None:
+        made = replace(made, compared=compare(_earlier(compare_with), made, compare_with))
+    # A survey that could not be read is named among the missing; it is not handed on.
+    surveys = {host.name: found.surveys[host.name] for host in made.hosts}
+    document = {**made.to_dict(), "surveys": surveys}
+    contents = {
+        PAGE: page(made),
+        DOCUMENT: json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n",
+        TABLE: table(made),
+    }
+    return Report(made, contents)
 
 
-def write(folder: str, files: Mapping[str, str]) -> None:
-    """Each file whole or not at all: somebody may have the last report open."""
-    os.makedirs(folder, exist_ok=True)
-    for name, text in files.items():
-        path = Path(folder, name)
-        draft = path.with_name(f".{name}.new")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-
-
-def _read(path: Path) -> str | None:
+def _earlier(path: str) -> Fleet:
     try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
+        content = record.load(Path(path).read_bytes(), path, "name the report.json of an earlier report")
+        stored = _stored(content, Path(path))
+    except record.Malformed as error:
+        raise InvalidRequest(f"there is nothing to compare with: {error}") from None
+    earlier = fleet(stored.surveys)
+    if stored.surveys and not earlier.hosts:
+        raise InvalidRequest(f"there is nothing to compare with in {path}: {earlier.missing[0].reason}")
+    return earlier
+
+
+def _encoded(text: str) -> bytes:
+    # A process's name may hold bytes that are no text; Python keeps them as lone surrogates.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
         return None
 
 
 def page_of(folder: str) -> str:
-    return os.path.abspath(os.path.join(folder, "report.html"))
+    return os.path.abspath(os.path.join(folder, PAGE))

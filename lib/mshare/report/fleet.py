@@ -1,26 +1,36 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The surveys of many hosts as one: totals, hosts by their page tables, who is missing.
+"""The surveys of many hosts as one: totals, hosts by their share of RAM, who is missing.
 
-Pure: dicts of the survey's schema in, dataclasses out. What hosts say is text of strangers here; nothing of
-it is trusted to be well-formed, and a survey that cannot be read makes its host missing, with the reason.
+Pure: decoded surveys in, dataclasses out. What hosts answer is text of strangers here; nothing of it is
+trusted to be well-formed, and a survey that cannot be read makes its host missing, with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from .. import __version__, texttable
 from ..errors import InvalidRequest
 from ..host.huge_pages import Pool
-from ..labels import Kind
+from ..labels import Kind, weakest
 from ..survey.record import InstanceRecord, Survey, from_fields
 from ..units import counted, format_size
 from .remedies import HUGE, MSHARE, REMEDIES, Saving, add, savings_of
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from .changes import Comparison
+
+SCHEMA_VERSION = 2
+State = Literal["fine", "at risk", "out of memory"]
+STATES: tuple[State, ...] = ("fine", "at risk", "out of memory")
+"""From the best to the worst; the last would run out of memory with as many processes as it allows."""
+_MOST_NAMED = 10
+_AT_RISK = 0.5
+"""The part of the available memory that page tables may grow into."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class Instance:
     page_tables_segments_bytes: int | None
     """None where what the processes map could not be read."""
     share_of_host_percent: float
+    """Of the host's page tables."""
+    percent_of_memory: float
+    """Its page tables, of the host's RAM."""
     figure_kind: str
     """ "measured" or "modelled": what the part of the segments is."""
     savings: tuple[Saving, ...]
@@ -56,6 +69,15 @@ class Instance:
     @property
     def at_maximum_bytes(self) -> int:
         return self.savings[0].maximum.before_bytes
+
+    @property
+    def at_maximum_kind(self) -> Kind:
+        return "projected" if (self.processes_maximum or 0) > self.processes else "measured"
+
+    @property
+    def usable(self) -> bool:
+        """Whether a remedy is open to it today."""
+        return any(saving.usable for saving in self.savings)
 
     def saving(self, remedy: str) -> Saving:
         return next(one for one in self.savings if one.remedy == remedy)
@@ -73,6 +95,8 @@ class Host:
     """One host that was surveyed."""
 
     name: str
+    surveyed_at: str
+    """UTC, ISO 8601."""
     kernel: str
     boot_id: str | None
     """The same on hosts that are containers of one machine: its memory and page tables are all of theirs."""
@@ -96,21 +120,94 @@ class Host:
         """Page tables of the host that are in none of its instances."""
         return max(0, self.page_tables_bytes - sum(one.page_tables_bytes for one in self.instances))
 
+    @property
+    def growth_bytes(self) -> int:
+        """Page tables that come on top when every instance has as many processes as it allows."""
+        return sum(one.at_maximum_bytes - one.page_tables_bytes for one in self.instances)
+
+    @property
+    def at_maximum_bytes(self) -> int:
+        return self.page_tables_bytes + self.growth_bytes
+
+    @property
+    def kind(self) -> Kind:
+        """Of its figures at the maximum."""
+        return weakest("measured", *(one.at_maximum_kind for one in self.instances))
+
+    @property
+    def state(self) -> State:
+        """Whether its memory suffices for the page tables of its own maxima. Projected, like these."""
+        if self.growth_bytes > self.available_bytes:
+            return "out of memory"
+        return "at risk" if self.growth_bytes > _AT_RISK * self.available_bytes else "fine"
+
+    @property
+    def sentence(self) -> str:
+        """The state in words and figures."""
+        grown = f"page tables would grow by {format_size(self.growth_bytes)}"
+        left = f"{format_size(self.available_bytes)} of memory are available"
+        return {
+            "fine": f"{grown} at the maximum of processes; {left}",
+            "at risk": f"{grown} at the maximum of processes, and only {left}",
+            "out of memory": f"runs out of memory before its maximum of processes: {grown}, and only {left}",
+        }[self.state]
+
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "instances": [one.to_dict() for one in self.instances]}
+        return {
+            **asdict(self),
+            "percent_of_memory": self.percent_of_memory,
+            "at_maximum_bytes": self.at_maximum_bytes,
+            "state": self.state,
+            "instances": [one.to_dict() for one in self.instances],
+        }
 
 
 @dataclass(frozen=True)
 class Fleet:
+    """What was found on all hosts together."""
+
     hosts: tuple[Host, ...]
-    """The one with most page tables first."""
+    """The one whose page tables take most of its RAM first."""
     missing: tuple[Missing, ...]
+    compared: Comparison | None = None
+    """With an earlier report, where that was asked for."""
 
     @property
     def instances(self) -> list[Instance]:
-        """Of all hosts, the one with most page tables first."""
+        """Of all hosts: those with a usable remedy first, among them the one that takes most of its RAM."""
         found = (instance for host in self.hosts for instance in host.instances)
-        return sorted(found, key=lambda one: (-one.page_tables_bytes, one.host, one.name))
+        return sorted(found, key=lambda one: (not one.usable, -one.percent_of_memory, one.host, one.name))
+
+    def in_state(self, state: State) -> list[Host]:
+        return [host for host in self.hosts if host.state == state]
+
+    @property
+    def state(self) -> State:
+        """The worst of its hosts."""
+        return max((host.state for host in self.hosts), key=STATES.index, default="fine")
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: which hosts do not survive their own maxima."""
+        if not self.hosts:
+            return "No host was surveyed."
+        lost, risky = self.in_state("out of memory"), self.in_state("at risk")
+        if lost:
+            verb = "does not survive its own maximum" if len(lost) == 1 else "do not survive their own maxima"
+            return f"{counted(len(lost), 'host')} of {len(self.hosts):,} {verb}: {_names(lost)}."
+        if risky:
+            verb = "is at risk at its own maximum" if len(risky) == 1 else "are at risk at their own maxima"
+            return f"{counted(len(risky), 'host')} of {len(self.hosts):,} {verb}: {_names(risky)}."
+        if len(self.hosts) == 1:
+            return "The host survives its own maximum."
+        all_hosts = "Both hosts" if len(self.hosts) == 2 else f"All {len(self.hosts):,} hosts"
+        return f"{all_hosts} survive their own maxima."
+
+    @property
+    def surveyed(self) -> tuple[str, str] | None:
+        """When the first and the last survey were made."""
+        times = [host.surveyed_at for host in self.hosts]
+        return (min(times), max(times)) if times else None
 
     @property
     def partial(self) -> list[Host]:
@@ -156,13 +253,13 @@ class Fleet:
 
     @property
     def at_maximum_kind(self) -> Kind:
-        grown = any((one.processes_maximum or 0) > one.processes for one in self.instances)
-        return "projected" if grown else "measured"
+        return weakest("measured", *(host.kind for host in self.hosts))
 
     @property
     def savings(self) -> list[Saving]:
-        """What each remedy would save in all instances together, in the order of REMEDIES."""
-        return [add(remedy, [one.saving(remedy) for one in self.instances]) for remedy in REMEDIES]
+        """What each remedy would save in all instances together; those that can be used today first."""
+        found = [add(remedy, [one.saving(remedy) for one in self.instances]) for remedy in REMEDIES]
+        return sorted(found, key=lambda saving: (not saving.usable, -saving.maximum.saved_bytes))
 
     def saving(self, remedy: str) -> Saving:
         return next(one for one in self.savings if one.remedy == remedy)
@@ -177,23 +274,50 @@ class Fleet:
 
     def summary_lines(self) -> list[str]:
         """The totals as plain text."""
-        return [
-            f"{counted(len(self.hosts), 'host')} surveyed, {len(self.partial):,} of them in part,"
-            f" {len(self.missing):,} missing",
-            *(f"missing: {one.host}: {one.reason}" for one in self.missing),
-            *self.shared_kernels,
+        partial = f", {len(self.partial):,} of them in part" if self.partial else ""
+        paragraphs = [
+            self.verdict,
+            *(f"  {host.name} {host.sentence} ({host.kind})" for host in self.in_danger[:_MOST_NAMED]),
+            f"{counted(len(self.hosts), 'host')} surveyed{partial}, {len(self.missing):,} missing",
+            *(f"  missing: {one.host}: {one.reason}" for one in self.missing),
+            *(f"  {sentence}" for sentence in self.shared_kernels),
             f"Page tables now: {format_size(self.page_tables_bytes)} (measured),"
-            f" {self.percent_of_memory:.1f} % of {format_size(self.memory_bytes)} of memory",
+            f" {self.percent_of_memory:.1f} % of {format_size(self.memory_bytes)} of RAM",
             *(
-                f"{one.name} would save {format_size(one.now.saved_bytes)} now ({one.now.kind}),"
+                f"  {one.name} would save {format_size(one.now.saved_bytes)} now ({one.now.kind}),"
                 f" {format_size(one.maximum.saved_bytes)} at the maximum ({one.maximum.kind})"
                 for one in (self.huge, self.mshare)
             ),
+            *self._compared_lines(),
         ]
+        return [line for text in paragraphs for line in texttable.wrapped(text, texttable.WIDTH, "    ")]
+
+    @property
+    def in_danger(self) -> list[Host]:
+        """Hosts that are not fine, the worst first."""
+        return [host for state in reversed(STATES[1:]) for host in self.in_state(state)]
+
+    def _compared_lines(self) -> Iterator[str]:
+        if self.compared is None:
+            return
+        if self.compared.since is None:
+            yield f"No host of this report is in {self.compared.earlier}, so nothing is compared"
+            return
+        yield (
+            f"Since {self.compared.since} page tables {grown(self.compared.grown_bytes)} (measured), on"
+            f" {counted(len(self.compared.hosts), 'host')} of both reports"
+        )
+        for change in self.compared.hosts[:_MOST_NAMED]:
+            if change.grown_bytes > 0:
+                yield f"  {change.host} {grown(change.grown_bytes)} to {format_size(change.now_bytes or 0)}"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
+            "version": __version__,
+            "surveyed": None if self.surveyed is None else dict(zip(("first", "last"), self.surveyed)),
+            "verdict": {"state": self.state, "sentence": self.verdict},
+            "compared": None if self.compared is None else self.compared.to_dict(),
             "totals": {
                 "hosts": len(self.hosts),
                 "hosts_missing": len(self.missing),
@@ -219,15 +343,17 @@ def fleet(surveys: Mapping[str, Any], missing: Iterable[Missing] = ()) -> Fleet:
             hosts.append(_host(name, from_fields(survey, f"the survey of {name}")))
         except InvalidRequest as error:
             lost.append(Missing(name, str(error)))
-    hosts.sort(key=lambda host: (-host.page_tables_bytes, host.name))
+    hosts.sort(key=lambda host: (-host.percent_of_memory, -host.page_tables_bytes, host.name))
     return Fleet(tuple(hosts), tuple(sorted(lost, key=lambda one: one.host)))
 
 
 def _host(name: str, survey: Survey) -> Host:
     facts = survey.host
-    instances = [_instance(name, *each) for each in zip(survey.instances, savings_of(survey))]
+    memory_bytes = facts.memory_total_bytes
+    instances = [_instance(name, memory_bytes, *each) for each in zip(survey.instances, savings_of(survey))]
     return Host(
         name=name,
+        surveyed_at=survey.created_at,
         kernel=facts.kernel,
         boot_id=facts.boot_id,
         memory_bytes=facts.memory_total_bytes,
@@ -258,7 +384,7 @@ def _remarks(survey: Survey) -> Iterable[str]:
         yield f"{survey.vanished:,} ended meanwhile"
 
 
-def _instance(host: str, found: InstanceRecord, savings: list[Saving]) -> Instance:
+def _instance(host: str, memory_bytes: int, found: InstanceRecord, savings: list[Saving]) -> Instance:
     tables = found.page_tables
     largest = max(found.segments, key=lambda one: one.size_bytes, default=None)
     return Instance(
@@ -273,9 +399,22 @@ def _instance(host: str, found: InstanceRecord, savings: list[Saving]) -> Instan
         page_tables_average_bytes=tables.average_bytes,
         page_tables_segments_bytes=tables.segments_bytes,
         share_of_host_percent=found.share_of_host_percent,
+        percent_of_memory=_percent(tables.sum_bytes, memory_bytes),
         figure_kind=tables.segments_kind,
         savings=tuple(savings),
     )
+
+
+def grown(size_bytes: int) -> str:
+    """How page tables changed: "grew by 3 GiB"."""
+    if not size_bytes:
+        return "did not change"
+    return f"{'grew' if size_bytes > 0 else 'shrank'} by {format_size(abs(size_bytes))}"
+
+
+def _names(hosts: Sequence[Host]) -> str:
+    named = ", ".join(host.name for host in hosts[:_MOST_NAMED])
+    return named if len(hosts) <= _MOST_NAMED else f"{named} and {len(hosts) - _MOST_NAMED:,} more"
 
 
 def _percent(part: float, whole: float) -> float:

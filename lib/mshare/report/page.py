@@ -14,13 +14,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import Unavailable
 from ..units import counted, format_size
 from .chart import MOST_HOSTS, RANKS, bars
-from .fleet import Fleet
+from .fleet import Fleet, grown
 from .remedies import HUGE, MSHARE
 
 MOST_INSTANCES = 50
+MOST_CHANGES = 30
 # Where a long name may go on in the next line.
 _SEPARATORS = re.compile(r"([-/_.:,;@=#+]+)")
 
@@ -38,6 +40,11 @@ def page(fleet: Fleet) -> str:
     environment.filters["number"] = "{:,}".format
     environment.filters["percent"] = _percent
     environment.filters["counted"] = counted
+    environment.filters["moment"] = _moment
+    environment.filters["grown"] = grown
+    environment.filters["signed"] = lambda size_bytes: (
+        f"{'+' if size_bytes > 0 else ''}{format_size(size_bytes)}"
+    )
     environment.filters["breakable"] = lambda text: markup("<wbr>").join(
         _SEPARATORS.sub("\\1\0", str(text)).split("\0")
     )
@@ -53,6 +60,8 @@ def page(fleet: Fleet) -> str:
             instances=fleet.instances[:MOST_INSTANCES],
             huge=HUGE,
             mshare=MSHARE,
+            version=__version__,
+            most_changes=MOST_CHANGES,
         )
     )
 
@@ -75,6 +84,12 @@ def _jinja() -> Any:
             " where the report is made: pip install Jinja2"
         ) from None
     return jinja2
+
+
+def _moment(created_at: str) -> str:
+    """2026-11-27T08:12:31Z -> 2026-11-27 08:12 UTC; what is written otherwise stays as it is."""
+    written = re.match(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2})\S*(?:Z|\+00:00)$", created_at)
+    return f"{written[1]} {written[2]} UTC" if written else created_at
 
 
 def _percent(value: float) -> str:

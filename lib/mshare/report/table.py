@@ -8,12 +8,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Union
 
-from .fleet import Fleet, Instance
+from .fleet import Fleet, Host, Instance
 from .remedies import REMEDIES, Saving
 
-_HOST = ("host", "state", "kernel", "memory_bytes", "host_page_tables_bytes (measured)")
+Value = Union[str, int, float, None]
+_HOST = (
+    "host",
+    "status",
+    "surveyed_at",
+    "kernel",
+    "memory_bytes",
+    "host_page_tables_measured_bytes",
+    "host_page_tables_percent_of_memory",
+    "host_at_its_maximum",
+)
 _INSTANCE = (
     "instance",
     "kind",
@@ -21,13 +31,19 @@ _INSTANCE = (
     "segments_bytes",
     "processes",
     "processes_maximum",
-    "page_tables_bytes (measured)",
+    "page_tables_measured_bytes",
     "page_tables_segments_bytes",
     "page_tables_segments_kind",
-    "page_tables_at_maximum_bytes (projected)",
+    "page_tables_at_maximum_bytes",
+    "page_tables_at_maximum_kind",
 )
 _SAVED = ("usable", "saved_bytes", "saved_kind", "saved_at_maximum_bytes", "saved_at_maximum_kind")
-COLUMNS = (*_HOST, *_INSTANCE, *(f"{remedy}: {what}" for remedy in REMEDIES for what in _SAVED), "remarks")
+COLUMNS = (
+    *_HOST,
+    *_INSTANCE,
+    *(f"{remedy.replace('-', '_')}_{what}" for remedy in REMEDIES for what in _SAVED),
+    "remarks",
+)
 
 
 def table(fleet: Fleet) -> str:
@@ -38,34 +54,41 @@ def table(fleet: Fleet) -> str:
     return text.getvalue()
 
 
-def _rows(fleet: Fleet) -> Iterator[list[Any]]:
-    blank = [""] * (len(COLUMNS) - len(_HOST) - 1)
+def _rows(fleet: Fleet) -> Iterator[list[Value]]:
+    blank: list[Value] = [""] * (len(COLUMNS) - len(_HOST) - 1)
     for host in fleet.hosts:
-        state, remarks = ("partial" if host.remarks else "complete"), "; ".join(host.remarks)
-        start = [host.name, state, host.kernel, host.memory_bytes, host.page_tables_bytes]
+        remarks = "; ".join(host.remarks)
         for instance in host.instances:
-            yield [*start, *_instance(instance), remarks]
+            yield [*_host(host), *_instance(instance), remarks]
         if not host.instances:
-            yield [*start, *blank, remarks]
+            yield [*_host(host), *blank, remarks]
     for missing in fleet.missing:
-        yield [missing.host, "missing", "", "", "", *blank, missing.reason]
+        yield [missing.host, "missing", *[""] * (len(_HOST) - 2), *blank, missing.reason]
 
 
-def _instance(one: Instance) -> list[Any]:
-    fields = [
+def _host(host: Host) -> list[Value]:
+    return [
+        *(host.name, "partial" if host.remarks else "complete", host.surveyed_at, host.kernel),
+        *(host.memory_bytes, host.page_tables_bytes, round(host.percent_of_memory, 2), host.state),
+    ]
+
+
+def _instance(one: Instance) -> list[Value]:
+    fields: list[Value] = [
         *(one.name, one.kind, one.segment, one.segments_bytes, one.processes, one.processes_maximum),
-        *(one.page_tables_bytes, one.page_tables_segments_bytes, one.figure_kind, one.at_maximum_bytes),
+        *(one.page_tables_bytes, one.page_tables_segments_bytes, one.figure_kind),
+        *(one.at_maximum_bytes, one.at_maximum_kind),
     ]
     return fields + [value for saving in one.savings for value in _saved(saving)]
 
 
-def _saved(saving: Saving) -> tuple[Any, ...]:
+def _saved(saving: Saving) -> tuple[Value, ...]:
     now, maximum = saving.now, saving.maximum
     usable = "yes" if saving.usable else "no"
     return (usable, now.saved_bytes, now.kind, maximum.saved_bytes, maximum.kind)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Value) -> Value:
     """A spreadsheet would run a process's name that begins like a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .. import texttable
 from ..errors import InvalidRequest
 from ..labels import Kind, weakest
 from ..pagetable import TABLE_BYTES, page_tables
@@ -21,7 +22,7 @@ from ..units import GIB, format_size
 from .baseline import Baseline
 from .clients_seen import ClientsSeen
 from .figure import Figure
-from .table import _TABLE, Row
+from .table import HEADS, RIGHT, TABLE, Row
 from .verdict import Thresholds, failure_reasons
 
 SCHEMA_VERSION = 1
@@ -85,7 +86,7 @@ class Savings:
 
     def rows(self) -> list[Row]:
         """The table for people, as text."""
-        return [self._row(*line) for line in _TABLE if any(name in self.figures for name in line[1:])]
+        return [self._row(*line) for line in TABLE if any(name in self.figures for name in line[1:])]
 
     def _row(self, label: str, per_client: str, in_all: str) -> Row:
         here = [self.figures.get(name) for name in (per_client, in_all)]
@@ -100,14 +101,7 @@ class Savings:
 
     def summary_lines(self) -> list[str]:
         """The table and the verdict as aligned text."""
-        rows = [Row("", "per client", "in all", ""), *self.rows()]
-        label, client, total = (
-            max(len(getattr(row, column)) for row in rows) for column in ("label", "per_client", "in_all")
-        )
-        table = [
-            f"{row.label:<{label}}  {row.per_client:>{client}}  {row.in_all:>{total}}  {row.kind}".rstrip()
-            for row in rows
-        ]
+        table = texttable.table(HEADS, [row.cells for row in self.rows()], RIGHT)
         reasons = [f"- {text}" for text in self.reasons]
         return [self.title, *self.notes, "", *table, "", self.verdict, *reasons]
 

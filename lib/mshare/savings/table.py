@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_TABLE = (
+HEADS = ("", "Per client", "In all", "Figures are")
+RIGHT = HEADS[1:3]
+TABLE = (
     # label, the figure per client, the figure in all
     ("Clients attached, of {requested} requested", "", "clients_attached"),
     ("Attach time, median", "attach_median", ""),
@@ -33,3 +35,8 @@ class Row:
     per_client: str
     in_all: str
     kind: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of HEADS."""
+        return (self.label, self.per_client, self.in_all, self.kind)

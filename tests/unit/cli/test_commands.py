@@ -143,10 +143,10 @@ class TestScreens:
     def test_list_is_not_cut_when_it_is_piped(self, world):
         name = "long" * 32
         with world.owned(name, "--size", "1MiB"):
-            line = world.ok("list").splitlines()[1]
-        assert line.split()[0] == name
-        assert line.endswith(str(world.root / name))
-        assert "\x1b" not in line
+            lines = world.ok("list").splitlines()
+        assert name in lines
+        assert lines[-1].endswith(name)
+        assert not any("\x1b" in line for line in lines)
 
     def test_window_and_mapped_size_are_two_figures(self, shared):
         said = shared.ok("stat", "here")

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mshare.errors import Unavailable
+from mshare import __version__
+from mshare.errors import InvalidRequest, Unavailable
 from mshare.pagetable import page_tables
 from mshare.report import chart, files, table
 from mshare.report.fleet import Fleet, Missing, fleet
@@ -32,6 +35,11 @@ def two() -> Fleet:
     return fleet({"db1": DB1, "db2": DB2})
 
 
+def contents(surveyed: dict[str, Any]) -> dict[str, str]:
+    """The report's files on surveys."""
+    return files.report(files.Gathered(surveyed, ())).contents
+
+
 def sum_of(survey: dict[str, Any]) -> int:
     return sum(one["page_tables"]["sum_bytes"] for one in survey["instances"])
 
@@ -39,7 +47,7 @@ def sum_of(survey: dict[str, Any]) -> int:
 # -- figures
 
 
-def test_hosts_and_instances_come_with_most_page_tables_first(two: Fleet) -> None:
+def test_hosts_and_instances_come_with_most_of_their_ram_first(two: Fleet) -> None:
     assert [host.name for host in two.hosts] == ["db2", "db1"]
     assert [one.name for one in two.instances] == ["big", "main", "web"]
 
@@ -58,9 +66,9 @@ def test_hosts_on_one_kernel_are_counted_once_and_named() -> None:
     found = fleet({"one": one, "two": two, "three": three})
     assert found.page_tables_bytes == 2 * 64 * MIB + MIB
     assert found.memory_bytes == 2 * 512 * GIB
-    assert "one, two run on one kernel: counted once in the totals" in found.summary_lines()
+    assert "  one, two run on one kernel: counted once in the totals" in found.summary_lines()
     assert found.to_dict()["totals"]["kernels"] == 2
-    assert "one, two run on one kernel" in files.contents({"one": one, "two": two})[1]["report.html"]
+    assert "one, two run on one kernel" in contents({"one": one, "two": two})["report.html"]
 
 
 def test_hosts_whose_survey_does_not_name_its_kernel_are_counted_each() -> None:
@@ -105,9 +113,10 @@ def test_a_fleets_saving_is_the_sum_of_its_instances(two: Fleet) -> None:
 
 
 def test_a_fleet_of_nobody() -> None:
-    found, made = files.contents({}, [Missing("db1", "unreachable")])
-    assert (found.page_tables_bytes, found.mshare.now.saved_bytes) == (0, 0)
-    assert 'id="chart"' not in made["report.html"]
+    made = files.report(files.Gathered({}, (Missing("db1", "unreachable"),)))
+    assert (made.fleet.page_tables_bytes, made.fleet.mshare.now.saved_bytes) == (0, 0)
+    assert made.fleet.verdict == "No host was surveyed."
+    assert 'id="chart"' not in made.contents["report.html"]
 
 
 # -- who is missing
@@ -123,7 +132,7 @@ def test_a_fleet_of_nobody() -> None:
     ],
 )
 def test_a_host_without_a_survey_is_missing_with_the_reason(result: Any, reason: str) -> None:
-    assert files.from_results({"db3": result}) == ({}, [Missing("db3", reason)])
+    assert files.from_results({"db3": result}) == files.Gathered({}, (Missing("db3", reason),))
 
 
 @pytest.mark.parametrize(
@@ -152,47 +161,192 @@ def test_what_a_host_could_not_read_is_told() -> None:
 
 
 def test_the_same_fleet_makes_the_same_files(tmp_path: Path) -> None:
-    made = [files.contents({"db1": DB1})[1] for __ in range(2)]
-    assert made[0] == made[1]
+    made = [files.report(files.Gathered({"db1": DB1}, ())) for __ in range(2)]
+    assert made[0].contents == made[1].contents
     folder = str(tmp_path / "new" / "folder")
-    assert files.changed(folder, made[0]) == ["report.html", "report.json", "report.csv"]
-    files.write(folder, made[0])
-    assert files.changed(folder, made[1]) == []
+    assert made[0].changed(folder) == ["report.html", "report.json", "report.csv"]
+    made[0].write(folder)
+    assert made[1].changed(folder) == []
 
 
 def test_a_report_is_made_again_from_what_it_stored(tmp_path: Path) -> None:
-    surveyed, lost = files.from_results({"db1": {"survey": DB1}, "db3": UNREACHABLE})
-    made = files.contents(surveyed, lost)[1]
-    files.write(str(tmp_path), made)
-    assert files.contents(*files.gathered({}, [str(tmp_path / "report.json")]))[1] == made
+    made = files.report(files.from_results({"db1": {"survey": DB1}, "db3": UNREACHABLE}))
+    made.write(str(tmp_path))
+    again = files.report(files.gathered({}, [str(tmp_path / "report.json")]))
+    assert again.contents == made.contents
 
 
 def test_stored_surveys_are_named_after_their_hosts(tmp_path: Path) -> None:
     (tmp_path / "db1.json").write_text(json.dumps(DB1))
     (tmp_path / "db4.json").write_text("{")
-    surveyed, lost = files.from_files([str(tmp_path)])
-    assert surveyed == {"db1": DB1}
-    assert [one.host for one in lost] == ["db4"]
+    found = files.from_files([str(tmp_path)])
+    assert found.surveys == {"db1": DB1}
+    assert [one.host for one in found.missing] == ["db4"]
 
 
-def test_what_a_host_says_in_this_run_counts_more_than_what_is_stored(tmp_path: Path) -> None:
+def test_what_a_host_answers_in_this_run_counts_more_than_what_is_stored(tmp_path: Path) -> None:
     (tmp_path / "db1.json").write_text(json.dumps(DB1))
     (tmp_path / "db2.json").write_text(json.dumps(DB2))
-    surveyed, lost = files.gathered({"db1": UNREACHABLE}, [str(tmp_path)])
-    assert list(surveyed) == ["db2"]
-    assert [one.host for one in lost] == ["db1"]
+    found = files.gathered({"db1": UNREACHABLE}, [str(tmp_path)])
+    assert list(found.surveys) == ["db2"]
+    assert [one.host for one in found.missing] == ["db1"]
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_a_number_that_is_none_makes_its_host_missing_with_a_sentence(tmp_path: Path, number: str) -> None:
+    text = json.dumps(DB1).replace('"duration_ms": 40', f'"duration_ms": {number}')
+    assert number in text
+    (tmp_path / "db1.json").write_text(text)
+    made = files.report(files.from_files([str(tmp_path)]))
+    assert [one.host for one in made.fleet.missing] == ["db1"]
+    assert str(tmp_path / "db1.json") in made.fleet.missing[0].reason
+    json.loads(made.contents["report.json"], parse_constant=pytest.fail)
+
+
+def test_a_number_that_is_none_does_not_come_from_a_module_either() -> None:
+    endless = copy.deepcopy(DB1)
+    endless["method"]["duration_ms"] = float("inf")
+    made = files.report(files.from_results({"db1": {"survey": endless}}))
+    assert "duration_ms" in made.fleet.missing[0].reason
+    json.loads(made.contents["report.json"], parse_constant=pytest.fail)
+
+
+def test_the_files_say_when_the_surveys_were_made_and_by_which_version(two: Fleet) -> None:
+    document = json.loads(contents({"db1": DB1})["report.json"])
+    assert document["version"] == __version__
+    assert document["surveyed"] == {"first": DB1["created_at"], "last": DB1["created_at"]}
+    assert f"report by mshare {__version__}" in contents({"db1": DB1})["report.html"]
 
 
 def test_every_instance_and_every_missing_host_has_a_line_of_csv(two: Fleet) -> None:
     lost = fleet({"db1": DB1, "db2": DB2}, [Missing("db3", "unreachable")])
     rows = list(csv.DictReader(io.StringIO(table.table(lost))))
-    assert [(row["host"], row["state"], row["instance"]) for row in rows] == [
+    assert [(row["host"], row["status"], row["instance"]) for row in rows] == [
         ("db2", "complete", "big"),
         ("db2", "complete", "web"),
         ("db1", "complete", "main"),
         ("db3", "missing", ""),
     ]
     assert rows[3]["remarks"] == "unreachable"
+
+
+def test_the_heads_of_the_csv_are_plain_words() -> None:
+    assert [head for head in table.COLUMNS if not re.fullmatch(r"[a-z][a-z0-9_]*", head)] == []
+    assert len(set(table.COLUMNS)) == len(table.COLUMNS)
+
+
+# -- verdict and order
+
+
+def host(name: str, maximum: int, **fields: Any) -> dict[str, Any]:
+    """100 processes with 128 MiB of page tables each, and 128 GiB available."""
+    return surveys.survey(name, [surveys.instance("main", 64 * GIB, 100, maximum=maximum)], **fields)
+
+
+def test_a_host_that_does_not_survive_its_own_maximum_is_the_verdict() -> None:
+    found = fleet({"a": host("a", 200), "b": host("b", 700), "c": host("c", 5000)})
+    assert {one.name: one.state for one in found.hosts} == {
+        "a": "fine",
+        "b": "at risk",
+        "c": "out of memory",
+    }
+    assert found.state == "out of memory"
+    assert found.verdict == "1 host of 3 does not survive its own maximum: c."
+    lines = found.summary_lines()
+    assert lines[0] == found.verdict
+    assert lines[1].startswith("  c runs out of memory before its maximum of processes: page tables would")
+    assert found.to_dict()["verdict"] == {"state": "out of memory", "sentence": found.verdict}
+
+
+@pytest.mark.parametrize(
+    ("maxima", "verdict"),
+    [
+        ([200], "The host survives its own maximum."),
+        ([200, 300], "Both hosts survive their own maxima."),
+        ([700], "1 host of 1 is at risk at its own maximum: db0."),
+        ([700, 800], "2 hosts of 2 are at risk at their own maxima: db1, db0."),
+        (
+            [5000] * 12,
+            "12 hosts of 12 do not survive their own maxima:"
+            " db0, db1, db10, db11, db2, db3, db4, db5, db6, db7 and 2 more.",
+        ),
+    ],
+)
+def test_the_verdict_has_the_right_numbers(maxima: list[int], verdict: str) -> None:
+    found = fleet({f"db{number}": host(f"db{number}", maximum) for number, maximum in enumerate(maxima)})
+    if maxima == [700, 800]:
+        verdict = verdict.replace("db1, db0", "db0, db1")
+    assert found.verdict == verdict
+
+
+def test_hosts_are_ranked_by_what_page_tables_take_of_their_ram() -> None:
+    small, large = host("small", 100), host("large", 200)
+    large["host"]["page_tables_bytes"] *= 2
+    large["host"]["memory_total_bytes"] *= 4
+    assert [one.name for one in fleet({"large": large, "small": small}).hosts] == ["small", "large"]
+
+
+def test_what_can_be_acted_on_comes_before_what_cannot(two: Fleet) -> None:
+    usable = [saving.usable > 0 for saving in two.savings]
+    assert usable == sorted(usable, reverse=True)
+    assert two.savings[-1].remedy == MSHARE
+    assert [one.name for one in two.instances] == ["big", "main", "web"]
+    assert [one.usable for one in two.instances] == [True, True, False]
+
+
+# -- compared with an earlier report
+
+
+def earlier_report(folder: Path, surveyed: dict[str, Any]) -> str:
+    files.report(files.Gathered(surveyed, ())).write(str(folder))
+    return str(folder / "report.json")
+
+
+def test_what_grew_since_an_earlier_report(tmp_path: Path) -> None:
+    before = {
+        "db1": surveys.survey("db1", [surveys.instance("old", GIB, 10), surveys.instance("main", GIB, 10)])
+    }
+    before["db1"]["created_at"] = "2026-11-01T06:00:00+00:00"
+    now = {"db1": surveys.survey("db1", [surveys.instance("main", GIB, 30), surveys.instance("new", GIB, 5)])}
+    made = files.report(files.Gathered({**now, "db2": DB2}, ()), earlier_report(tmp_path, before))
+    compared = made.fleet.compared
+    assert compared is not None
+    assert compared.since == "2026-11-01T06:00:00+00:00"
+    each = page_tables(GIB).total_bytes + surveys.PROCESS_BYTES
+    assert [(one.instance, one.grown_bytes) for one in compared.instances] == [
+        ("main", 20 * each),
+        ("new", 5 * each),
+        ("old", -10 * each),
+    ]
+    (change,) = compared.hosts
+    assert (change.host, change.grown_bytes) == ("db1", compared.grown_bytes)
+    text = " ".join(" ".join(made.fleet.summary_lines()).split())
+    assert "Since 2026-11-01T06:00:00+00:00 page tables grew by" in text
+    assert "on 1 host of both reports" in text
+    assert 'id="grown-instance"' in made.contents["report.html"]
+    assert json.loads(made.contents["report.json"])["compared"]["grown_bytes"] == compared.grown_bytes
+
+
+def test_two_reports_without_a_common_host(tmp_path: Path) -> None:
+    made = files.report(files.Gathered({"db2": DB2}, ()), earlier_report(tmp_path, {"db1": DB1}))
+    assert "No host of this report is in" in " ".join(made.fleet.summary_lines())
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "an object"),
+        ("{}", "has no field surveys"),
+        ('{"surveys": {"db1": {"schema_version": 1}}, "missing": []}', "not a survey of this release"),
+    ],
+)
+def test_what_is_no_report_cannot_be_compared_with(tmp_path: Path, text: str, needed: str) -> None:
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(InvalidRequest, match=r"there is nothing to compare with.*") as raised:
+        files.report(files.Gathered({"db1": DB1}, ()), str(tmp_path / "old.json"))
+    assert needed in str(raised.value)
+    assert str(tmp_path / "old.json") in str(raised.value)
 
 
 # -- texts of strangers
@@ -203,18 +357,29 @@ EVIL = '<script>alert(1)</script>"&'
 
 def test_nothing_a_host_says_becomes_part_of_the_page() -> None:
     survey = surveys.survey(EVIL, [surveys.instance(EVIL, 64 * GIB, 10)])
-    made = files.contents({EVIL: survey}, [Missing(EVIL, EVIL)])[1]
+    made = files.report(files.Gathered({EVIL: survey}, (Missing(EVIL, EVIL),))).contents
     assert "alert(1)</script>" not in made["report.html"]
     assert made["report.html"].count("<script") == 1
 
 
+def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
+    name = b"postgres\xff\xfe".decode(errors="surrogateescape")
+    made = files.report(files.Gathered({"db1": surveys.survey("db1", [surveys.instance(name, GIB, 10)])}, ()))
+    made.write(str(tmp_path))
+    assert made.changed(str(tmp_path)) == []
+    for file in ("report.html", "report.csv"):
+        assert "postgres\\udcff\\udcfe" in (tmp_path / file).read_text(encoding="utf-8")
+    again = files.report(files.gathered({}, [str(tmp_path / "report.json")]))
+    assert again.contents == made.contents
+
+
 def test_no_cell_of_the_csv_is_a_formula() -> None:
     survey = surveys.survey("db1", [surveys.instance("=1+1", 64 * GIB, 10)])
-    assert ",'=1+1," in files.contents({"db1": survey})[1]["report.csv"]
+    assert ",'=1+1," in contents({"db1": survey})["report.csv"]
 
 
 def test_the_page_asks_the_network_for_nothing() -> None:
-    page = files.contents({"db1": DB1})[1]["report.html"]
+    page = contents({"db1": DB1})["report.html"]
     assert "://" not in page
     assert "default-src 'none'" in page
 
@@ -249,12 +414,12 @@ def test_bars_are_drawn_on_one_scale(two: Fleet) -> None:
 def test_five_hundred_hosts_are_one_report(tmp_path: Path) -> None:
     for name, survey in surveys.fleet(500).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(survey))
-    found, made = files.contents(*files.gathered({}, [str(tmp_path)]))
-    files.write(str(tmp_path / "report"), made)
-    assert (len(found.hosts), len(found.missing)) == (500, 0)
+    made = files.report(files.gathered({}, [str(tmp_path)]))
+    made.write(str(tmp_path / "report"))
+    assert (len(made.fleet.hosts), len(made.fleet.missing)) == (500, 0)
 
 
 def test_without_jinja_the_report_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(Unavailable, match=r"filled in by Jinja.*pip install Jinja2"):
-        files.contents({"db1": DB1})
+        contents({"db1": DB1})

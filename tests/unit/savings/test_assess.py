@@ -447,7 +447,7 @@ class TestTable:
 
 
 SEEN = """
-                                          per client     in all
+                                          Per client     In all  Figures are
 Clients attached, of 100 requested                          100  measured
 Attach time, median                           0.4 ms             measured
 Attach time, slowest                          3.2 ms             measured

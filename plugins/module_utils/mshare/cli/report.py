@@ -1,0 +1,1 @@
+../../../../lib/mshare/cli/report.py

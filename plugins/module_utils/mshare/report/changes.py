@@ -1,0 +1,1 @@
+../../../../lib/mshare/report/changes.py
