@@ -213,7 +213,7 @@ class ModuleDocFragment:
 
 
 for _fragment, _texts in {
-    "REGION": ("name", "The name of the region: letters, digits, C(_) and C(.).", "regions", _REGION),
+    "REGION": ("name", "The name of the region, of letters, digits, C(_) and C(.).", "regions", _REGION),
     "CLIENTS": ("region", "The region to attach to.", "clients", _CLIENTS),
 }.items():
     setattr(ModuleDocFragment, _fragment, _both(*_texts))

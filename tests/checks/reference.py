@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from checks.layout import COLLECTION, ROOT
@@ -27,11 +28,13 @@ def write(folder: Path) -> None:
 
 
 def main() -> None:
-    # Only pages: one of a module that is gone goes.
-    for page in REFERENCE.glob("*.rst"):
-        page.unlink()
-    REFERENCE.mkdir(exist_ok=True)
-    write(REFERENCE)
+    # Elsewhere first: documentation that cannot be rendered costs no page.
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        # Only pages: one of a module that is gone goes.
+        for page in REFERENCE.glob("*.rst"):
+            page.unlink()
+        shutil.copytree(folder, REFERENCE, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
