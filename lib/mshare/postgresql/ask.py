@@ -21,7 +21,7 @@ def setting(cluster: Cluster, name: str) -> str | None:
     words = [
         cluster.program("postgres"),
         *("-D", cluster.data_directory),
-        *("-c", f"config_file={os.path.join(cluster.configuration, 'postgresql.conf')}"),
+        *("-c", f"config_file={cluster.main}"),
         *("-C", name),
     ]
     try:

@@ -1,12 +1,13 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The PostgreSQL clusters of a host: what Debian's postgresql-common lists, and what else runs."""
+"""The PostgreSQL clusters of a host: of Debian's postgresql-common, and of plain systemd units."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -14,14 +15,16 @@ from glob import glob
 from .. import files
 from ..errors import Conflict, Unavailable
 from . import configuration
-from .managers import choose, evidence, pg_ctlcluster
+from .managers import choose, evidence, pg_ctlcluster, units
 from .managers.evidence import Evidence
 from .managers.manager import Manager
+from .managers.systemd_unit import SYSTEMD_UNIT
 
 COMMON = "/etc/postgresql-common"
 PROGRAMS = "/usr/lib/postgresql"
 LOGS = "/var/log/postgresql"
 CONTROL = "/usr/bin/pg_ctlcluster"
+_VERSION = re.compile(r"[0-9]{1,2}(\.[0-9]{1,2})?\Z")
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,26 @@ class Cluster:
     data_directory: str
     uid: int
     gid: int
+    configuration: str
+    """The folder of its postgresql.conf."""
+    programs: str
+    """The folder of its programs."""
+    plain_unit: str | None = None
+    """The unit that starts it directly; None for a cluster of Debian's pg_ctlcluster."""
 
     @property
     def id(self) -> str:
-        """As systemd's unit and Debian's files have it: 15-main."""
-        return f"{self.version}-{self.name}"
+        """As systemd's unit has it: 15-main of Debian, postgresql-16 of PGDG on EL."""
+        return f"{self.version}-{self.name}" if self.plain_unit is None else self.name
 
     @property
     def unit(self) -> str:
-        return f"postgresql@{self.id}.service"
+        return self.plain_unit or f"postgresql@{self.id}.service"
 
     @property
-    def configuration(self) -> str:
-        return configuration_of(self.version, self.name)
+    def main(self) -> str:
+        """Its postgresql.conf."""
+        return os.path.join(self.configuration, "postgresql.conf")
 
     @property
     def owner(self) -> str:
@@ -54,16 +64,28 @@ class Cluster:
 
     @property
     def log(self) -> str:
-        """Where the server writes before it has read where it should."""
+        """Where the server writes; of a plain unit the file that it last named, or none."""
+        if self.plain_unit is not None:
+            named = evidence.regular_text(os.path.join(self.data_directory, "current_logfiles"))
+            paths = [line.partition(" ")[2] for line in named.split("\n") if line.startswith("stderr ")]
+            return os.path.join(self.data_directory, paths[0]) if paths else ""
         link = os.path.join(self.configuration, "log")
         return os.path.realpath(link) if os.path.islink(link) else f"{LOGS}/postgresql-{self.id}.log"
 
     def program(self, name: str) -> str:
-        return os.path.join(PROGRAMS, self.version, "bin", name)
+        return os.path.join(self.programs, name)
 
     def manager(self) -> Manager:
         """Who manages it; Conflict, with what to set there, for one whose clusters are left alone."""
-        return choose.require_supported(self.id, evidence.gather(self.data_directory, self.configuration))
+        found = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
+        manager = choose.require_supported(self.id, found)
+        if manager is SYSTEMD_UNIT and self.plain_unit is None:
+            raise Conflict(
+                f"PostgreSQL cluster {self.id} has its configuration in {self.configuration}, but unit"
+                f" {found.unit} starts it without pg_ctlcluster, and would not give it the environment there;"
+                f" start it as {self.unit}, and run this again"
+            )
+        return manager
 
 
 class OnHost:
@@ -79,7 +101,7 @@ class OnHost:
         return path
 
     def listed(self, path: str) -> Sequence[str]:
-        planned = {os.path.basename(one) for one in self._planned if os.path.dirname(one) == path}
+        planned = {os.path.basename(each) for each in self._planned if os.path.dirname(each) == path}
         try:
             return sorted({*os.listdir(path), *planned})
         except OSError:
@@ -92,25 +114,41 @@ def configuration_of(version: str, name: str) -> str:
 
 def settings(cluster: Cluster, planned: dict[str, str] | None = None) -> configuration.Settings:
     """What a cluster's files set, with some of them (path -> text) as they will be."""
-    main = os.path.join(cluster.configuration, "postgresql.conf")
-    return configuration.settings(OnHost(planned), main, cluster.data_directory, {})
+    return configuration.settings(OnHost(planned), cluster.main, cluster.data_directory, {})
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A cluster that could be meant, by its version and name."""
+
+    version: str
+    name: str
+    plain: Cluster | None = None
+    """Of a plain unit; Debian's are looked into when they are meant."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.version}/{self.name}"
 
 
 def find(version: str | None, name: str | None) -> Cluster:
     """The cluster of a version and a name; without them the only one there is.
 
-    Unavailable on a host that has none; Conflict, with a list, where it is not clear which one is meant.
+    Of a plain unit the name is the unit's, without ".service". Unavailable on a host that has none;
+    Conflict, with a list, where it is not clear which one is meant, or where others manage what runs.
     """
-    every = _every()
+    debian = [_Known(*each) for each in _debian()]
+    others = _others({configured_data_directory(each.version, each.name) for each in debian})
+    every = [*debian, *(_Known(each.version, each.name, each) for each in map(_plain, others) if each)]
     if not every:
-        for other in _others():
-            choose.require_supported(_label(other), other)
+        for other in others:
+            choose.require_supported(other.data_directory or f"of process {other.postmaster}", other)
         raise Unavailable(
-            f"no PostgreSQL cluster was found in {pg_ctlcluster.CONFIGURATION}/VERSION/NAME, and none runs;"
-            " install postgresql from Debian or PGDG, or create one with pg_createcluster"
+            f"no PostgreSQL cluster was found in {pg_ctlcluster.CONFIGURATION}/VERSION/NAME, and no systemd"
+            " unit starts one; create one with pg_createcluster, or start the one that is meant"
         )
-    meant = [one for one in every if version in (None, one[0]) and name in (None, one[1])]
-    listed = ", ".join("/".join(one) for one in every)
+    meant = [each for each in every if version in (None, each.version) and name in (None, each.name)]
+    listed = ", ".join(each.label for each in every)
     if not meant:
         asked = f"{version or '*'}/{name or '*'}"
         raise Unavailable(
@@ -118,31 +156,59 @@ def find(version: str | None, name: str | None) -> Cluster:
         )
     if len(meant) > 1:
         raise Conflict(
-            f"this host has {len(every)} PostgreSQL clusters ({listed}) and it was not said which one is"
-            " meant; set version and cluster (mshare_postgresql_version, mshare_postgresql_cluster)"
+            f"this host has {len(every)} PostgreSQL clusters ({listed}) and more than one could be meant;"
+            " set version and cluster (mshare_postgresql_version, mshare_postgresql_cluster)"
         )
-    return _cluster(*meant[0])
+    return meant[0].plain or _cluster(meant[0].version, meant[0].name)
 
 
-def _others() -> list[Evidence]:
-    """The servers that run and belong to none of Debian's clusters."""
-    return [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
-
-
-def _label(other: Evidence) -> str:
-    """What to call a cluster that has no name."""
-    return other.data_directory or f"of process {other.postmaster}"
-
-
-def _every() -> list[tuple[str, str]]:
+def _debian() -> list[tuple[str, str]]:
     paths = sorted(glob(os.path.join(pg_ctlcluster.CONFIGURATION, "*", "*", "postgresql.conf")))
     return [(path.split("/")[-3], path.split("/")[-2]) for path in paths]
 
 
-def _cluster(version: str, name: str) -> Cluster:
+def configured_data_directory(version: str, name: str) -> str:
+    """Where a cluster of Debian's has its data, by its postgresql.conf."""
     main = os.path.join(configuration_of(version, name), "postgresql.conf")
     read = configuration.settings(OnHost(), main, "", {})
-    data, __ = read.get("data_directory", (f"/var/lib/postgresql/{version}/{name}", ""))
+    return read.get("data_directory", (f"/var/lib/postgresql/{version}/{name}", ""))[0]
+
+
+def _others(known: set[str]) -> list[Evidence]:
+    """What runs, or is started by a unit, and is none of Debian's clusters."""
+    places = {os.path.realpath(path) for path in known}
+    found = [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
+    running = {each.data_directory for each in found}
+    stopped = [
+        evidence.stopped(unit.data_directory, unit)
+        for unit in units.of_postgresql()
+        if unit.data_directory is not None and unit.data_directory not in running
+    ]
+    return [each for each in (*found, *stopped) if each.apart or each.data_directory not in places]
+
+
+def _plain(found: Evidence) -> Cluster | None:
+    """The cluster of a unit that starts PostgreSQL itself; None for everybody else's."""
+    if choose.manager_of(found)[0] is not SYSTEMD_UNIT or found.unit is None:
+        return None
+    version = evidence.regular_text(os.path.join(found.data_directory, "PG_VERSION")).strip()
+    if not _VERSION.match(version):
+        return None
+    owner = os.stat(found.data_directory)
+    return Cluster(
+        version,
+        found.unit.rpartition(".")[0],
+        found.data_directory,
+        owner.st_uid,
+        owner.st_gid,
+        found.configuration,
+        found.programs,
+        found.unit,
+    )
+
+
+def _cluster(version: str, name: str) -> Cluster:
+    data = configured_data_directory(version, name)
     try:
         owner = os.stat(data)
     except OSError as error:
@@ -150,4 +216,5 @@ def _cluster(version: str, name: str) -> Cluster:
             f"the data directory {data} of PostgreSQL cluster {version}/{name} cannot be read"
             f" ({error.strerror}); run as root (become: true), or see data_directory in its postgresql.conf"
         ) from None
-    return Cluster(version, name, data, owner.st_uid, owner.st_gid)
+    programs = os.path.join(PROGRAMS, version, "bin")
+    return Cluster(version, name, data, owner.st_uid, owner.st_gid, configuration_of(version, name), programs)

@@ -386,7 +386,7 @@ def _require_asked(move: _Move) -> None:
         )
 
 
-def _verify(move: _Move, probes: int, position: int) -> None:
+def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
     """MshareError unless postmaster and backend have the segment where it should be."""
     assert move.server is not None
     move.segment = placement.of(move.server.pid)

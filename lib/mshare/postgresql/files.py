@@ -16,6 +16,7 @@ import re
 from .. import files, paths
 from ..services import systemd
 from ..services.choose import systemd_runs
+from . import unit_files
 from .clusters import COMMON, Cluster
 from .spec import ClusterSpec
 
@@ -33,11 +34,15 @@ def environment_file(cluster: Cluster) -> str:
 
 
 def configuration_file(cluster: Cluster) -> str:
-    """Last in its folder: a setting counts where it was said last."""
+    """Last in its folder: of a setting that two files set, the last one counts."""
+    if cluster.plain_unit is not None:
+        return unit_files.configuration_file(cluster)
     return os.path.join(cluster.configuration, "conf.d", "zz-dbmem-mshare.conf")
 
 
 def drop_in_file(cluster: Cluster) -> str:
+    if cluster.plain_unit is not None:
+        return unit_files.drop_in_file(cluster)
     return systemd.unit_path(f"{cluster.unit}.d/dbmem-mshare.conf")
 
 
@@ -53,16 +58,22 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
     # It is of use as long as the same is wanted.
     if "verified" in record_then and {**record_then, "verified": None} == {**fields, "verified": None}:
         fields["verified"] = record_then["verified"]
+    record_change: Changes = {record_file(cluster): _record_text(fields)}
+    if cluster.plain_unit is not None:
+        parts = unit_files.Parts(_HEAD, _drop_in_sections(spec), _configuration())
+        return {**unit_files.present(cluster, spec, parts), **record_change}
     return {
         environment_file(cluster): _with_block(_without_block(_environment(cluster)), spec),
         configuration_file(cluster): _configuration(),
         drop_in_file(cluster): _drop_in(spec) if under_systemd else None,
-        record_file(cluster): _record_text(fields),
+        **record_change,
     }
 
 
 def absent(cluster: Cluster) -> Changes:
     """What the files were before."""
+    if cluster.plain_unit is not None:
+        return {**unit_files.absent(cluster), record_file(cluster): None}
     own = files.read_text(environment_file(cluster))
     text = None if own is None else _without_block(own)
     if own != text and text == (_common() or ""):
@@ -107,21 +118,25 @@ def _configuration() -> str:
 
 def _drop_in(spec: ClusterSpec) -> str | None:
     """What has to be there before the server: only a region's msharefs, and the region itself."""
+    sections = _drop_in_sections(spec)
+    return None if sections is None else _HEAD + "\n".join(filter(None, sections))
+
+
+def _drop_in_sections(spec: ClusterSpec) -> tuple[str, str] | None:
+    """The sections [Unit] and [Service] that a region needs; None for pages that need none."""
     if spec.pages != "4k":
         return None
     mounts = "mshare-mounts.target"
     if spec.region is None:
-        return f"{_HEAD}[Unit]\nWants={mounts}\nAfter={mounts}\n"
+        return f"[Unit]\nWants={mounts}\nAfter={mounts}\n", ""
     # A region takes the server's memory along. PartOf= has the server stopped before a region that is
     # stopped, and started again with one that systemd starts again because its owner was killed. A server
     # that died of that is started again as well: not by Restart=, for Debian's ExecStop= fails after every
     # end, one that somebody asked for too. With BindsTo= it would be stopped, and nothing would start it.
     region = f"mshare-region@{spec.region}.service"
     needs = "Requires" if spec.require else "Wants"
-    return (
-        f"{_HEAD}[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n\n"
-        "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"
-    )
+    unit = f"[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n"
+    return unit, "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"
 
 
 def different(wanted: Changes) -> Changes:

@@ -85,7 +85,7 @@ def start(cluster: Cluster) -> Server:
 def _control(cluster: Cluster, what: str, before: Server | None, seconds: float) -> Server:
     position = log_position(cluster)
     words = [CONTROL, cluster.version, cluster.name, what]
-    if systemd_runs():
+    if systemd_runs() or cluster.plain_unit is not None:
         # The unit ignores a failure of the start, so what came of it has to be looked at anyway.
         words = ["systemctl", what, cluster.unit]
     done = subprocess.run(
@@ -103,7 +103,7 @@ def _control(cluster: Cluster, what: str, before: Server | None, seconds: float)
     said = said_since(cluster, position) or done.stdout.strip() or "nothing"
     raise MshareError(
         f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
-        f" does not run: {said}; see {cluster.log}"
+        f" does not run: {said}; see {cluster.log or f'`journalctl --unit {cluster.unit}`'}"
     )
 
 
@@ -131,20 +131,52 @@ def _size(path: str) -> int:
         return 0
 
 
-def log_position(cluster: Cluster) -> int:
-    """How long a cluster's log is now, for `said_since`."""
-    return _size(cluster.log)
+@dataclass(frozen=True)
+class LogPosition:
+    """Where a cluster's log ended, for `said_since`."""
+
+    path: str
+    size_bytes: int
+    time: float
 
 
-def said_since(cluster: Cluster, position: int, word: str = "") -> str:
-    """The last lines of a cluster's log after a position, those with a word in them."""
+def log_position(cluster: Cluster) -> LogPosition:
+    return LogPosition(cluster.log, _size(cluster.log), time.time())
+
+
+def said_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
+    """The last lines of a cluster's log after a position, those with a word in them.
+
+    What a plain unit's server writes before its logging collector runs is in systemd's journal.
+    """
+    lines = _journal(cluster.unit, position.time) if cluster.plain_unit is not None else []
+    path = cluster.log
+    begin = position.size_bytes if path == position.path and position.size_bytes <= _size(path) else 0
     try:
-        with open(cluster.log, encoding="utf-8", errors="replace") as file:
-            file.seek(position if position <= _size(cluster.log) else 0)
-            lines = [line.strip() for line in file.read().split("\n")]
+        with open(path, encoding="utf-8", errors="replace") as file:
+            file.seek(begin)
+            lines += [line.strip() for line in file.read().split("\n")]
     except OSError:
-        return ""
+        pass
     return " / ".join([line for line in lines if line and word in line][-_SAID_LINES:])
+
+
+def _journal(unit: str, since: float) -> list[str]:
+    words = [
+        "journalctl",
+        "--quiet",
+        "--no-pager",
+        f"--unit={unit}",
+        f"--since=@{int(since)}",
+        "--output=cat",
+    ]
+    try:
+        asked = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        )
+    except OSError:
+        return []
+    return [line.strip() for line in asked.stdout.decode("utf-8", "replace").split("\n")]
 
 
 class Connection:

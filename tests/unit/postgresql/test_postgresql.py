@@ -75,7 +75,7 @@ def test_the_only_cluster_needs_no_name(etc):
 @pytest.mark.parametrize(
     ("which", "error", "sentence"),
     [
-        ((None, None), Conflict, r"3 PostgreSQL clusters \(13/main, 15/main, 15/test\) and it was not said"),
+        ((None, None), Conflict, r"3 PostgreSQL clusters \(13/main, 15/main, 15/test\) and more than one"),
         (("15", None), Conflict, "set version and cluster"),
         (("14", None), Unavailable, r"no PostgreSQL cluster 14/\* on this host, which has 13/main, 15/main"),
         (("13", "test"), Unavailable, "no PostgreSQL cluster 13/test"),

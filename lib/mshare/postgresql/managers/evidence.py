@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...host import procfs
 from ...host.processes import unit as unit_of
+from ..configuration import options
+from . import units
 
 PROGRAMS = ("postgres", "postmaster")
 _DELETED = " (deleted)"
@@ -54,10 +55,16 @@ class Evidence:
     """The systemd unit it runs in."""
     starts: str = ""
     """What that unit runs (ExecStart)."""
+    programs: str = ""
+    """The folder of the server's programs."""
     apart: tuple[str, ...] = ()
     """What it does not share with this process: "pid" and "mnt" namespaces, the "root" file system."""
     is_first: bool = False
     """Whether it is the first process of its pid namespace, as in a container without an init."""
+
+    @property
+    def unit_described(self) -> units.Unit:
+        return units.Unit(self.unit or "", self.starts)
 
     def started_by(self, process: Ancestor) -> str:
         """A clause for one of its parents."""
@@ -68,10 +75,17 @@ class Evidence:
         return f"its postmaster {self.postmaster} is in unit {self.unit}"
 
 
-def gather(data_directory: str, configuration: str) -> Evidence:
-    """Everything that the host shows about the cluster in a data directory."""
+def gather(data_directory: str, configuration: str, unit: str | None = None) -> Evidence:
+    """Everything that the host shows about the cluster in a data directory.
+
+    `unit` is what is known to start it, for one that does not run.
+    """
     pid = next((pid for pid, place in postmasters() if _same_file(place, data_directory)), None)
-    return Evidence(data_directory, configuration) if pid is None else of_process(pid, configuration)
+    if pid is not None:
+        return of_process(pid, configuration)
+    if unit is not None:
+        return replace(stopped(data_directory, units.describe(unit)), configuration=configuration)
+    return Evidence(data_directory, configuration)
 
 
 def of_process(pid: int, configuration: str | None = None) -> Evidence:
@@ -80,15 +94,32 @@ def of_process(pid: int, configuration: str | None = None) -> Evidence:
     unit = unit_of(_path_of_systemd(pid))
     return Evidence(
         data_directory,
-        configuration or data_directory,
+        configuration or _configuration(pid, data_directory),
         pid,
         tuple(_parents(pid)),
         tuple(_foreign_cgroups(pid)),
         unit,
-        _starts(unit),
+        units.describe(unit).starts if unit is not None else "",
+        os.path.dirname(_link(pid, "exe")),
         tuple(_apart(pid)),
         _pid_inside(pid) == 1,
     )
+
+
+def stopped(data_directory: str, unit: units.Unit) -> Evidence:
+    """The same for a cluster that does not run, and that a unit starts."""
+    programs = os.path.dirname(os.path.realpath(unit.program))
+    return Evidence(data_directory, data_directory, unit=unit.name, starts=unit.starts, programs=programs)
+
+
+def _configuration(pid: int, data_directory: str) -> str:
+    """Where its postgresql.conf is: beside config_file or in what -D names, else with the data."""
+    arguments = (procfs.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
+    given = options(arguments)
+    if "config_file" in given:
+        return os.path.dirname(given["config_file"][0])
+    named = given.get("data_directory", (data_directory, ""))[0]
+    return named if os.path.isfile(os.path.join(named, "postgresql.conf")) else data_directory
 
 
 def postmasters() -> list[tuple[int, str]]:
@@ -193,18 +224,3 @@ def _apart(pid: int) -> list[str]:
     if not _same_file(f"/proc/{pid}/root", "/"):
         found.append("root")
     return found
-
-
-def _starts(unit: str | None) -> str:
-    """What systemd runs for a unit; empty where it cannot say."""
-    if unit is None or not unit.endswith(".service") or not os.path.isdir("/run/systemd/system"):
-        return ""
-    asked = subprocess.run(
-        ["systemctl", "show", "--property=ExecStart", "--value", unit],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip()

@@ -1,0 +1,116 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd's units that start PostgreSQL, as systemd itself describes them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+_STARTERS = ("postgres", "postmaster", "pg_ctl")
+_NAMES = re.compile(r"postgres|pgsql|postmaster")
+_PROPERTIES = ("ExecStart", "Environment", "EnvironmentFiles", "TimeoutStartUSec")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd says about one unit."""
+
+    name: str
+    starts: str = ""
+    """Its ExecStart, as systemctl shows it."""
+    environment_text: str = ""
+    environment_files: tuple[str, ...] = ()
+    start_seconds: float | None = None
+    """How long a start may take; None for ever."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its Environment=, with what drop-ins make of it."""
+        pairs = (pair.partition("=") for pair in shlex.split(self.environment_text))
+        return {name: value for name, __, value in pairs}
+
+    @property
+    def program(self) -> str:
+        path = re.search(r"\bpath=(\S+)", self.starts)
+        return path[1] if path else ""
+
+    @property
+    def starts_postgresql(self) -> bool:
+        return os.path.basename(self.program) in _STARTERS
+
+    @property
+    def data_directory(self) -> str | None:
+        """Where its cluster is, by -D or PGDATA; None where it says neither."""
+        arguments = re.search(r"argv\[\]=(.*?) ;", self.starts)
+        words = iter(arguments[1].split() if arguments else [])
+        place = self.environment.get("PGDATA")
+        for word in words:
+            if word == "-D":
+                place = next(words, place)
+            elif word.startswith("-D"):
+                place = word[2:]
+        for name, value in self.environment.items():
+            place = place and place.replace("${" + name + "}", value).replace("$" + name, value)
+        return os.path.realpath(place) if place else None
+
+
+def runs() -> bool:
+    """sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def describe(name: str) -> Unit:
+    """One unit; an empty one where systemd does not run or knows none of that name."""
+    if not runs() or not name.endswith(".service"):
+        return Unit(name)
+    text = _ask("show", f"--property={','.join(_PROPERTIES)}", name)
+    fields: dict[str, str] = {}
+    files = []
+    for key, __, value in (line.partition("=") for line in text.split("\n")):
+        if key == "EnvironmentFiles":
+            files.append(value.partition(" (")[0].lstrip("-"))
+        else:
+            fields[key] = value
+    return Unit(
+        name,
+        fields.get("ExecStart", ""),
+        fields.get("Environment", ""),
+        tuple(path for path in files if path),
+        _seconds(fields.get("TimeoutStartUSec", "infinity")),
+    )
+
+
+def of_postgresql() -> list[Unit]:
+    """The units that start PostgreSQL themselves, running or not."""
+    if not runs():
+        return []
+    listed = _ask("list-unit-files", "--type=service", "--no-legend", "--no-pager").split("\n")
+    names = {line.split()[0] for line in listed if line.strip()}
+    found = [describe(name) for name in sorted(names) if _NAMES.search(name) and "@." not in name]
+    return [unit for unit in found if unit.starts_postgresql]
+
+
+def _seconds(text: str) -> float | None:
+    """systemd's way to show a time span: "1min 30s"."""
+    if text in ("infinity", "0", ""):
+        return None
+    parts = re.findall(r"([0-9.]+)\s*([a-z]+)", text)
+    return sum(float(number) * _SECONDS.get(unit, 1) for number, unit in parts)
+
+
+def _ask(*words: str) -> str:
+    asked = subprocess.run(
+        ["systemctl", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    return asked.stdout

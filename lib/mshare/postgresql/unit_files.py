@@ -1,0 +1,107 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files for a cluster that a plain systemd unit starts: what is Debian's own elsewhere, by systemd here.
+
+The environment is a drop-in's Environment=, which reaches PostgreSQL because the unit runs it. Settings
+are in a file of ours, included by a marked block at the end of postgresql.conf: later lines win, and
+postgresql.auto.conf stays PostgreSQL's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from .. import files
+from ..errors import Conflict
+from ..preload.settings import FILE_NAME, PREFIX, preloaded
+from ..services import systemd
+from .clusters import Cluster
+from .managers import units
+from .spec import ClusterSpec
+
+_BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
+_BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
+_INCLUDED = "dbmem-mshare.conf"
+
+
+def drop_in_file(cluster: Cluster) -> str:
+    """Last among the unit's drop-ins: of a variable that two set, the last one counts."""
+    return systemd.unit_path(f"{cluster.unit}.d/zz-dbmem-mshare.conf")
+
+
+def configuration_file(cluster: Cluster) -> str:
+    return os.path.join(cluster.configuration, _INCLUDED)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the files have in common with those of Debian's clusters."""
+
+    head: str
+    sections: tuple[str, str] | None
+    """[Unit] and [Service] lines that a region needs."""
+    settings: str
+
+
+def present(cluster: Cluster, spec: ClusterSpec, parts: Parts) -> dict[str, str | None]:
+    """The files with a spec."""
+    unit_section, service_section = parts.sections or ("", "")
+    main = _without_block(files.read_text(cluster.main) or "")
+    block = f"\n{_BEGIN}\ninclude_if_exists = '{_INCLUDED}'\n{_END}\n"
+    return {
+        drop_in_file(cluster): parts.head
+        + "\n".join(filter(None, (unit_section, service_section, _service_section(cluster, spec)))),
+        configuration_file(cluster): parts.settings,
+        cluster.main: main + block,
+    }
+
+
+def absent(cluster: Cluster) -> dict[str, str | None]:
+    """The files as they were before."""
+    main = files.read_text(cluster.main)
+    return {
+        drop_in_file(cluster): None,
+        configuration_file(cluster): None,
+        cluster.main: None if main is None else _without_block(main),
+    }
+
+
+def _without_block(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def _service_section(cluster: Cluster, spec: ClusterSpec) -> str:
+    unit = units.describe(cluster.unit)
+    _require_no_file_wins(unit)
+    others = [path for path in preloaded(unit.environment) if os.path.basename(path) != FILE_NAME]
+    variables = {
+        "LD_PRELOAD": " ".join([spec.library, *others]),
+        **spec.environment(),
+        "PGCTLTIMEOUT": str(spec.start_seconds),
+    }
+    lines = [f'Environment="{name}={_escaped(value)}"' for name, value in variables.items()]
+    # More than that is left as it is, unless it is ours: our own drop-in is part of what systemd shows.
+    allowed = unit.start_seconds
+    ours = "TimeoutStartSec=" in (files.read_text(drop_in_file(cluster)) or "")
+    if allowed is not None and (ours or allowed < spec.start_seconds):
+        lines.append(f"TimeoutStartSec={spec.start_seconds}")
+    return "\n".join(["[Service]", *lines, ""])
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def _require_no_file_wins(unit: units.Unit) -> None:
+    """Conflict for an EnvironmentFile= that sets what the drop-in would: the file wins over any drop-in."""
+    for path in unit.environment_files:
+        for line in (files.read_text(path) or "").split("\n"):
+            name = line.partition("=")[0].strip()
+            if name == "LD_PRELOAD" or name.startswith(PREFIX):
+                raise Conflict(
+                    f"{path}, the EnvironmentFile of unit {unit.name}, sets {name}, which would hide what a"
+                    " drop-in sets; move it into Environment= of a drop-in of that unit, and run this again"
+                )
