@@ -10,10 +10,13 @@ module: mshare_postgresql
 short_description: Run an unmodified PostgreSQL on a region or on huge pages
 version_added: 0.1.0
 description:
-  - Starts a PostgreSQL cluster (from Debian's or PGDG's packages) with the preloaded library of this collection, which puts
-    its shared memory into a region, or into huge pages of a stock kernel.
-  - Writes the cluster's C(environment) file, one file in its C(conf.d) that turns PostgreSQL's own O(ignore:huge_pages) off and,
-    for a region under systemd, a drop-in that mounts msharefs first. O(state=absent) restores all of them.
+  - Starts a PostgreSQL cluster with the preloaded library of this collection, which puts its shared memory into a region, or into
+    huge pages of a stock kernel.
+  - Works for clusters of Debian's C(pg_ctlcluster) and for those that a plain systemd unit starts, such as PGDG's on EL. Refuses,
+    before anything is changed, clusters that something else manages (Patroni, other cluster managers, containers, operators), and
+    says what to set there.
+  - Writes the environment, one file that turns PostgreSQL's own O(ignore:huge_pages) off and, for a region under systemd, a drop-in
+    that starts the server after the region. O(state=absent) restores all of it byte for byte.
   - Restarts the server only if O(restart) allows it. Afterwards it checks where the segment really is, in the postmaster and in
     a backend, and what page tables cost before and after. If the segment is not where it should be, the module restores files
     and server, and fails.
@@ -34,7 +37,8 @@ options:
     type: str
   cluster:
     description:
-      - The cluster's name, like V(main). Can be omitted if only one cluster matches.
+      - The cluster's name, like V(main); for a cluster of a plain systemd unit the unit's, like V(postgresql-16). Can be omitted
+        if only one cluster matches.
     type: str
   pages:
     description:
