@@ -109,6 +109,7 @@ def systemd_units(value: Any, what: str) -> tuple[str, ...]:
 Converter = Callable[[Any, str], Any]
 
 
+# Any: each key has a type of its own, and the dataclass that takes the values names it.
 def convert(given: Fields[str, Any], converters: dict[str, Converter], what: str) -> dict[str, Any]:
     """Check a dict key by key; keys that are None are as if they were not there."""
     if not isinstance(given, Fields):
@@ -123,7 +124,7 @@ def convert(given: Fields[str, Any], converters: dict[str, Converter], what: str
 class Spec:
     """What the three kinds have in common: the msharefs they are about."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The normal form: what `from_dict` takes; nothing that was left open."""
         entries = {field.name: getattr(self, field.name) for field in fields(self)}
         return {key: _plain(key, value) for key, value in entries.items() if value not in (None, ())}

@@ -95,7 +95,7 @@ class RegionSpec(Spec):
     before: tuple[str, ...] = ()
     """systemd units that start after the region and stop before it, such as the database's."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The normal form; a single anonymous mapping is a size."""
         entries = super().to_dict()
         if self.mappings and self.mappings == (Mapping(0, self.mapped_bytes),):

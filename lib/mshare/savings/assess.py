@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from .. import texttable
 from ..errors import InvalidRequest
@@ -105,7 +104,7 @@ class Savings:
         reasons = [f"- {text}" for text in self.reasons]
         return [self.title, *self.notes, "", *table, "", self.verdict, *reasons]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything, for JSON."""
         return {
             "schema_version": SCHEMA_VERSION,

@@ -10,14 +10,13 @@ after. Only the standard library: this runs in an Ansible module on a host with 
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from .. import record
 from ..errors import InvalidRequest, MshareError, sentence
 from ..host import procfs
 from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, TABLE_BYTES, page_tables
@@ -55,12 +54,20 @@ class ProcessTables:
     def error_percent(self) -> float:
         return abs(self.difference_bytes) * 100 / self.modelled_bytes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             **asdict(self),
             "measured_bytes": self.measured_bytes,
             "difference_bytes": self.difference_bytes,
         }
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a process of the probe reports: figures by name, or why it has none."""
+
+    figures: Mapping[str, int] | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Baseline:
         """The process that differs most from the model."""
         return max(self.processes, key=lambda process: abs(process.difference_bytes))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "span_bytes": self.span_bytes,
             "stride_bytes": self.stride_bytes,
@@ -200,10 +207,10 @@ def _in_child(work: Callable[[], dict[str, int]], write_fd: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         try:
-            report: dict[str, Any] = work()
+            report = _Report(figures=work())
         except (OSError, MemoryError, MshareError) as error:
-            report = {"error": sentence(error) or type(error).__name__}
-        os.write(write_fd, json.dumps(report).encode())
+            report = _Report(error=sentence(error) or type(error).__name__)
+        os.write(write_fd, record.to_json(report).encode())
         os._exit(0)
     finally:
         os._exit(1)
@@ -221,10 +228,10 @@ def _collect(pid: int, running: dict[int, int]) -> dict[str, int]:
         )
     if not text:
         raise MshareError(f"process {pid} of the baseline ended with code {code} and no report")
-    report: dict[str, Any] = json.loads(text)
-    if "error" in report:
-        raise MshareError(f"process {pid} of the baseline failed: {report['error']}")
-    return report
+    report = record.parse(_Report, text, f"the report of process {pid} of the baseline", "measure again")
+    if report.figures is None:
+        raise MshareError(f"process {pid} of the baseline failed: {report.error}")
+    return {**report.figures}
 
 
 def _wait(pid: int) -> int:

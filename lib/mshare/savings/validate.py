@@ -86,6 +86,7 @@ def _launched(facts: ClientsFacts) -> ClientsSeen:
     return ClientsSeen.of(facts)
 
 
+# Any: the keyword arguments of `validate`, checked where they are written down.
 def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
     """What sharing saves in each of several regions, with the same arguments of `validate` for all.
 
@@ -104,12 +105,12 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
     return savings
 
 
-def result(savings: Savings) -> dict[str, Any]:
+def result(savings: Savings) -> dict[str, object]:
     """What the command line answers for one region, and the module returns."""
     return {**savings.to_dict(), "summary": savings.summary_lines()}
 
 
-def results(found: Mapping[str, Savings]) -> dict[str, Any]:
+def results(found: Mapping[str, Savings]) -> dict[str, object]:
     """The same for several: one verdict, one text, and each of them."""
     return {
         "schema_version": SCHEMA_VERSION,
