@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real PostgreSQL, started with the preload that only aligns its memory, goes into huge pages under load."""
+"""A real PostgreSQL whose memory the preload only aligns goes into huge pages under load."""
 
 from __future__ import annotations
 
