@@ -11,11 +11,12 @@ but not in a process's `VmPTE`, so it is left out here.
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import InvalidRequest
-from .units import GIB, KIB, MIB, format_size
+from .units import GIB, KIB, MIB, format_size, round_up
 
 TABLE_BYTES = 4 * KIB
 BASE_PAGE_BYTES = 4 * KIB
@@ -93,3 +94,76 @@ def span_for_budget(budget_bytes: int) -> int:
         span_bytes += full * level_bytes
         tables = max(0, tables - 1)
     return span_bytes + tables * LEAF_SPAN_BYTES
+
+
+class Layout:
+    """Page tables of one process for many ranges: a table that several of them need is counted once."""
+
+    def __init__(self) -> None:
+        self._leaf, self._pmd, self._pud = (
+            _Spans(LEAF_SPAN_BYTES),
+            _Spans(_PMD_SPAN_BYTES),
+            _Spans(_PUD_SPAN_BYTES),
+        )
+        self._ends: list[tuple[int, int]] = []
+
+    def add(self, start: int, size_bytes: int, page_bytes: int = BASE_PAGE_BYTES) -> PageTables:
+        """The tables that [start, start + size) needs, touched everywhere, and no earlier range did."""
+        if size_bytes <= 0:
+            return PageTables(0, 0, 0)
+        last = start + size_bytes - 1
+        return PageTables(
+            leaf_bytes=self._leaf.add(start, last) if page_bytes < 2 * MIB else 0,
+            pmd_bytes=self._pmd.add(start, last) if page_bytes < GIB else 0,
+            pud_bytes=self._pud.add(start, last),
+        )
+
+    def add_transparent(self, start: int, size_bytes: int) -> PageTables:
+        """The same for transparent huge pages, which the ends that fill no 2 MiB cannot have."""
+        end = start + size_bytes
+        first_whole, last_whole = -(-start // (2 * MIB)) * 2 * MIB, end // (2 * MIB) * 2 * MIB
+        if first_whole >= last_whole:
+            return self.add(start, size_bytes)
+        parts = (
+            self.add(start, first_whole - start),
+            self.add(first_whole, last_whole - first_whole, 2 * MIB),
+            self.add(last_whole, end - last_whole),
+        )
+        return PageTables(
+            sum(part.leaf_bytes for part in parts),
+            sum(part.pmd_bytes for part in parts),
+            sum(part.pud_bytes for part in parts),
+        )
+
+    def place(self, start: int, size_bytes: int, page_bytes: int) -> int:
+        """Where a range of whole pages would begin: at `start`, rounded down, or behind what is there."""
+        begin = start // page_bytes * page_bytes
+        for low, high in sorted(self._ends):
+            if begin < high and low < begin + size_bytes:
+                begin = round_up(high, page_bytes)
+        self._ends.append((begin, begin + size_bytes))
+        return begin
+
+
+class _Spans:
+    """Which tables of one level there are, as runs of neighbours."""
+
+    def __init__(self, span_bytes: int) -> None:
+        self._span_bytes = span_bytes
+        self._runs: list[tuple[int, int]] = []
+
+    def add(self, start: int, last: int) -> int:
+        """Bytes of the tables for [start, last] that are new."""
+        low, high = start // self._span_bytes, last // self._span_bytes
+        before = bisect.bisect_left(self._runs, (low, low))
+        while before and self._runs[before - 1][1] >= low - 1:
+            before -= 1
+        behind, known = before, 0
+        first, final = low, high
+        while behind < len(self._runs) and self._runs[behind][0] <= high + 1:
+            run = self._runs[behind]
+            known += max(0, min(high, run[1]) - max(low, run[0]) + 1)
+            first, final = min(first, run[0]), max(final, run[1])
+            behind += 1
+        self._runs[before:behind] = [(first, final)]
+        return (high - low + 1 - known) * TABLE_BYTES

@@ -10,6 +10,7 @@ everything else is read only of those that matter.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 
 from ..units import KIB
@@ -135,20 +136,29 @@ class Process:
             return {}
         return {name: value for name, __, value in (pair.partition("=") for pair in pairs if pair)}
 
-    def cgroup(self) -> str | None:
-        """The path in the unified hierarchy, or else in systemd's."""
+    def cgroups(self) -> dict[str, str]:
+        """Its paths by hierarchy, as /proc/PID/cgroup names them: "" is the unified one."""
         try:
             lines = text(self.path("cgroup")).split("\n")
         except (Vanished, PermissionError):
-            return None
+            return {}
         paths = {}
         for line in lines:
             __, separator, rest = line.partition(":")
             if separator:
                 controllers, __, path = rest.partition(":")
                 paths[controllers] = path
+        return paths
+
+    def cgroup(self) -> str | None:
+        """The path in the unified hierarchy, or else in systemd's."""
+        paths = self.cgroups()
         unified = paths.get("")
         return paths.get("name=systemd", unified) if unified in (None, "/") else unified
+
+    def namespace(self, name: str) -> str | None:
+        """A namespace it lives in, like pid:[4026531836]; None if it may not be read."""
+        return self.link(f"ns/{name}")
 
     def setuid(self) -> bool:
         """Whether its program runs with the rights of another user."""
@@ -196,8 +206,11 @@ def look() -> Pass:
     return found
 
 
-def missing(pid: int | None, what: str, reason: str = "permission denied; run as root") -> Missing:
-    """What could not be read; without permission, unless another reason is given."""
+def missing(pid: int | None, what: str, reason: str | None = None) -> Missing:
+    """What could not be read; for want of permission, unless another reason is given."""
+    if reason is None:
+        # In a container's user namespace root may not look into every process.
+        reason = "permission denied" if os.geteuid() == 0 else "permission denied; run as root"
     return Missing(pid, what, reason)
 
 
@@ -205,3 +218,27 @@ def unit(cgroup: str | None) -> str | None:
     """The systemd unit that a cgroup belongs to."""
     parts = (cgroup or "").split("/")
     return next((part for part in reversed(parts) if part.endswith((".service", ".scope"))), None)
+
+
+_CONTAINER_ID = re.compile(
+    r"(?:^|[/-])(?:docker|libpod|cri-containerd|crio|containerd)?[-/]?([0-9a-f]{64})(?:\.scope)?(?:/|$)"
+)
+_POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
+_NAMED_CONTAINER = re.compile(
+    r"/(?:lxc(?:\.payload)?[./]|machine\.slice/(?:machine-|systemd-nspawn@))"
+    r"([^/]+?)(?:\.scope|\.service)?(?:/|$)"
+)
+
+
+def container(cgroup: str | None) -> str | None:
+    """The container that a cgroup belongs to: pods and ids by their first 12 digits, others by name."""
+    path = cgroup or ""
+    pod, identity, named = _POD.search(path), _CONTAINER_ID.search(path), _NAMED_CONTAINER.search(path)
+    parts = []
+    if pod:
+        parts.append(f"pod {pod[1].replace('_', '-')[:13]}")
+    if identity:
+        parts.append(f"container {identity[1][:12]}")
+    elif named:
+        parts.append(f"container {named[1]}")
+    return " ".join(parts) or None

@@ -210,6 +210,8 @@ class Kind(NamedTuple):
     name: str
     key: int | None
     page_bytes: int
+    shares_tables: bool = False
+    """Whether its page tables are a region's, which no process's VmPTE has."""
 
 
 def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
@@ -218,7 +220,9 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
     name = os.fsdecode(path)
     sysv = path.startswith(b"/SYSV") and len(path) == 13
     key = int(path[5:], 16) if sysv else None
-    if filesystem.type == abi.FILESYSTEM or filesystem.source == paths.SIMULATED_SOURCE:
+    if filesystem.type == abi.FILESYSTEM:
+        return Kind("msharefs", name, None, filesystem.page_bytes, shares_tables=True)
+    if filesystem.source == paths.SIMULATED_SOURCE:
         return Kind("msharefs", name, None, filesystem.page_bytes)
     if name.startswith("/dev/shm/msharefs-"):
         return Kind("msharefs", name, None, filesystem.page_bytes)

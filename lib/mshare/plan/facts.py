@@ -14,11 +14,13 @@ from ..errors import InvalidRequest
 from ..host import huge_pages
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES
-from ..survey.record import HostFacts, InstanceRecord, SegmentRecord, Survey
+from ..survey.record import HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
 from ..units import MIB
 
-# Below it a segment has one leaf table per process: nothing to plan. What it costs stays in the remainder.
+# Below it, all segments of an instance together have a leaf table or two per process: nothing to plan.
 _SMALLEST_BYTES = 2 * MIB
+# What the ends of a segment that fill no 2 MiB, and a page here and there, leave in small pages.
+_MOSTLY = 0.9
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Segment:
     page_tables_bytes: int | None = None
     """Over all processes that have it; None in wishes."""
     processes: int = 0
+    ranges: tuple[Range, ...] = ()
+    """Where a process has it mapped; empty: at `address`, in one piece."""
+
+    @property
+    def places(self) -> tuple[Range, ...]:
+        return self.ranges or (Range(self.address or 0, self.size_bytes),)
+
+    @property
+    def is_huge(self) -> bool:
+        """Whether huge pages map it already, whoever asked for them."""
+        return self.page_bytes > BASE_PAGE_BYTES or self.huge_bytes >= _MOSTLY * self.size_bytes
 
     @classmethod
     def from_survey(cls, record: SegmentRecord) -> Segment:
@@ -60,6 +73,40 @@ class Instance:
     tables_bytes: int | None = None
     """Page tables of all its processes today, those of the segments included."""
     tables_kind: Kind = "modelled"
+    helpers: int = 0
+    """Processes of today that the maximum does not count."""
+    region: str | None = None
+    """A region that it has mapped: its memory is there."""
+    regions_bytes: int = 0
+    data_directory: str | None = None
+    sid: str | None = None
+    container: str | None = None
+    manager: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    preload: str | None = None
+    thp_disabled: bool = False
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def major_version(self) -> tuple[int, ...] | None:
+        """(9, 4), (15,): what tells what a PostgreSQL can; None where it is not known."""
+        parts = (self.version or "").split(".")
+        if not all(part.isdigit() for part in parts):
+            return None
+        return tuple(map(int, parts[: 2 if int(parts[0]) < 10 else 1]))
+
+    @property
+    def done(self) -> str | None:
+        """Why nothing is left to do: where its memory is already."""
+        if self.segments and all(segment.is_huge for segment in self.segments):
+            sizes = {segment.page_bytes for segment in self.segments}
+            kind = "transparent huge pages" if sizes == {BASE_PAGE_BYTES} else "huge pages"
+            return f"its shared memory is in {kind} already" + (
+                " through the preload" if self.preload else ""
+            )
+        if self.region and self.regions_bytes >= _MOSTLY * (self.regions_bytes + self.size_bytes):
+            return f"its shared memory is in region {self.region} already"
+        return None
 
     @property
     def size_bytes(self) -> int:
@@ -75,22 +122,31 @@ class Instance:
         """How many of `clients` processes have a segment: those that come, or go, are its clients."""
         if self.processes is None:
             return clients
-        return max(0, segment.processes + clients - self.processes)
+        present = self.processes - self.helpers
+        if segment.processes < _MOSTLY * present:
+            # Some processes only: as many of those that come as of those that are there.
+            return -(-segment.processes * clients // present)
+        return max(0, segment.processes + clients - present)
 
     def remainder_at(self, clients: int) -> int:
         """The remainder, scaled by the average to a number of processes."""
-        return self.remainder_bytes * clients // self.processes if self.processes else 0
+        return self.remainder_bytes * (clients + self.helpers) // self.processes if self.processes else 0
 
     @classmethod
     def from_survey(cls, record: InstanceRecord, clients: int | None) -> Instance:
-        segments = [Segment.from_survey(one) for one in record.segments]
+        segments = [
+            Segment.from_survey(one)
+            for one in record.segments
+            if not one.short_lived and one.kind != "msharefs"
+        ]
+        if sum(one.size_bytes for one in segments) < _SMALLEST_BYTES:
+            segments = []
+        regions = [one for one in record.segments if one.kind == "msharefs"]
         maximum, source = _maximum(record, clients)
         return cls(
             name=record.name,
             kind=record.kind,
-            segments=tuple(
-                one for one in segments if one.size_bytes >= _SMALLEST_BYTES and one.kind != "msharefs"
-            ),
+            segments=tuple(segments),
             clients_maximum=maximum,
             maximum_source=source,
             processes=record.processes,
@@ -100,6 +156,17 @@ class Instance:
             version=record.version,
             tables_bytes=record.page_tables.sum_bytes,
             tables_kind=record.page_tables.kind,
+            helpers=record.helpers,
+            region=regions[0].region if regions else None,
+            regions_bytes=sum(one.size_bytes for one in regions),
+            data_directory=record.data_directory,
+            sid=record.sid,
+            container=record.container,
+            manager=record.manager,
+            settings=record.settings,
+            preload=record.preload,
+            thp_disabled=record.thp_disabled,
+            limits=record.limits,
         )
 
 
@@ -107,9 +174,9 @@ def _maximum(record: InstanceRecord, clients: int | None) -> tuple[int, str]:
     """How many processes there may be, and who says so. No fewer than there are, unless asked for."""
     if clients is not None:
         return clients, "asked for"
-    configured = record.processes_maximum
-    if configured is None or configured.value < record.processes:
-        return record.processes, "attached now; no larger maximum is known"
+    configured, present = record.processes_maximum, record.processes - record.helpers
+    if configured is None or configured.value < present:
+        return max(1, present), "attached now; no larger maximum is known"
     return configured.value, configured.source
 
 
@@ -120,6 +187,8 @@ class Pool:
     total: int
     used: int
     """In use or promised to somebody."""
+    nodes: int = 1
+    """NUMA nodes that have a part of it."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +199,26 @@ class Host:
     name: str | None = None
     kernel: str | None = None
     memory_total_bytes: int | None = None
+    memory_available_bytes: int | None = None
     thp_shmem: str | None = None
+    huge_page_default_bytes: int | None = 2 * MIB
+    opcache: tuple[tuple[str, int], ...] = ()
+    """Who takes huge pages first, wherever there are any, and how much: PHP's OPcache."""
     pools: Mapping[int, Pool] = field(default_factory=dict)
     kernel_has_mshare: bool = False
     generation: str | None = None
 
     @classmethod
-    def from_survey(cls, facts: HostFacts) -> Host:
+    def from_survey(cls, facts: HostFacts, opcache: tuple[tuple[str, int], ...]) -> Host:
         return cls(
             surveyed=True,
             name=facts.name,
             kernel=facts.kernel,
             memory_total_bytes=facts.memory_total_bytes,
+            memory_available_bytes=facts.memory_available_bytes,
             thp_shmem=facts.thp.shmem,
+            huge_page_default_bytes=facts.huge_page_default_bytes,
+            opcache=opcache,
             pools=_pools(facts.huge_page_pools),
             kernel_has_mshare=facts.mshare.kernel_supported,
             generation=facts.mshare.generation,
@@ -151,13 +227,15 @@ class Host:
 
 def _pools(entries: Iterable[huge_pages.Pool]) -> dict[int, Pool]:
     """By page size: the host's own figures, which the kernel keeps as the sum over its NUMA nodes."""
+    known = tuple(entries)
     return {
         entry.page_bytes: Pool(
             entry.total or 0,
             # Reserved pages are promised, and still counted as free.
             max(0, (entry.total or 0) - (entry.free or 0) + (entry.reserved or 0)),
+            max(1, sum(each.page_bytes == entry.page_bytes and each.node is not None for each in known)),
         )
-        for entry in entries
+        for entry in known
         if entry.node is None
     }
 
@@ -182,8 +260,22 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
         check_clients(clients)
     found = tuple(Instance.from_survey(one, clients) for one in survey.instances)
     return Facts(
-        "survey", Host.from_survey(survey.host), _picked(found, instance), survey.complete, survey.created_at
+        source="survey",
+        host=Host.from_survey(survey.host, tuple(_opcache(survey))),
+        instances=_picked(found, instance),
+        complete=survey.complete,
+        surveyed_at=survey.created_at,
     )
+
+
+def _opcache(survey: Survey) -> Iterable[tuple[str, int]]:
+    for instance in survey.instances:
+        if instance.kind == "php-fpm":
+            size_bytes = sum(
+                one.size_bytes for one in instance.segments if one.kind in ("anonymous", "hugetlb")
+            )
+            if size_bytes:
+                yield instance.name, size_bytes
 
 
 def _picked(found: tuple[Instance, ...], name: str | None) -> tuple[Instance, ...]:

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..units import GIB, KIB, MIB, TIB, format_size, round_up
-from .facts import Facts, Host, Instance
-from .remedies import ANONYMOUS_KINDS, POSTGRESQL_WITH_HUGE_PAGE_SIZE
+from .facts import Facts, Host, Instance, Pool
+from .names import region_name
+from .remedies import ANONYMOUS_KINDS, MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE
 
 _HUGE_BYTES = 2 * MIB
+_SPARE_PAGES = 8
+_POOL_FILE = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+_POSTGRESQL_COUNTS_HUGE_PAGES = (15,)
 _EXACT_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 
 
@@ -26,14 +30,41 @@ class Paste:
     inventory: tuple[str, ...]
 
 
-def paste(facts: Facts, pools: Iterable[int]) -> Paste:
-    """The lines for all instances of a plan; `pools` are the connections of their poolers, in that order."""
-    pooled = [(one, pool_to) for one, pool_to in zip(facts.instances, pools) if one.segments]
-    planned = [one for one, __ in pooled]
+class Planned(Protocol):
+    """What the plan of an instance tells about what is left to do."""
+
+    @property
+    def name(self) -> str: ...
+    def usable(self, identifier: str) -> bool: ...
+
+
+def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste:
+    """The lines for the instances that something is left to do for.
+
+    `pools` are the connections of their poolers, in the order of the facts' instances.
+    """
+    plan_of = {one.name: one for one in plans}
+    left = [
+        (one, plan_of[one.name], pool_to)
+        for one, pool_to in zip(facts.instances, pools)
+        if one.segments and one.name in plan_of and not one.done
+    ]
+    pooled = [one for one, planned, __ in left if planned.usable("hugetlb_2m")]
+    # PHP's OPcache takes huge pages by itself, and is counted as such.
+    preloaded = [
+        one
+        for one, planned, __ in left
+        if one not in pooled and one.kind != "php-fpm" and planned.usable("preload_hugetlb")
+    ]
+    sharing = [one for one, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed]
     return Paste(
-        tuple(_sysctl(facts.host, planned)),
-        tuple(line for one, pool_to in pooled for line in _database(one, pool_to)),
-        tuple(_inventory(planned)),
+        tuple(pool_lines(facts.host, [*pooled, *preloaded])),
+        tuple(
+            line
+            for one, planned, pool_to in left
+            for line in _database(one, pool_to, planned.usable("hugetlb_2m"))
+        ),
+        tuple(_inventory(sharing)),
     )
 
 
@@ -74,48 +105,125 @@ def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePa
     ]
 
 
-def _sysctl(host: Host, instances: Iterable[Instance]) -> Iterable[str]:
+def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
+    """How large the pool of 2 MiB pages has to be, what of that is for whom, and where the number goes."""
     needed = [(one.name, pages) for one in instances for pages in huge_pages(one)]
     if not needed:
         return
-    yield "# /etc/sysctl.d/60-huge-pages.conf, for hugetlb 2 MiB"
-    for name, pages in needed:
-        yield f"# {name}: {pages}"
-    pool = host.pools.get(_HUGE_BYTES)
-    used = pool.used if pool else 0
-    count = used + sum(pages.count for __, pages in needed)
-    if host.memory_total_bytes is not None and count * _HUGE_BYTES >= host.memory_total_bytes:
-        yield f"# {count} pages do not fit the host's {format_size(host.memory_total_bytes)} of RAM"
+    pool = host.pools.get(_HUGE_BYTES, Pool(0, 0))
+    first = [(name, HugePages(size_bytes, _HUGE_BYTES)) for name, size_bytes in host.opcache]
+    spare = _SPARE_PAGES if host.surveyed else 0
+    wanted = sum(pages.count for __, pages in [*needed, *first])
+    count = max(pool.total, pool.used + wanted + spare)
+    memory_bytes = host.memory_total_bytes
+    fits = memory_bytes is None or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
+    yield f"# {_pool_file(host) if fits else 'No line to paste'}, for hugetlb 2 MiB"
+    yield from (f"# {name}: {pages}" for name, pages in needed)
+    yield from (f"# {name}: its OPcache takes huge pages first: {pages.count} pages" for name, pages in first)
+    yield from _parts(pool, count, spare)
+    if memory_bytes is not None:
+        yield _of_memory(count, memory_bytes, fits)
+    yield from _bounds(instances)
+    if fits:
+        yield from _pool_setting(host, count)
+        large = sum(HugePages(pages.size_bytes, GIB).count for __, pages in needed if pages.size_bytes >= GIB)
+        if large and (not host.surveyed or GIB in host.pools):
+            yield (
+                f"# For hugetlb 1 GiB instead, on the kernel's command line: hugepagesz=1G hugepages={large}"
+            )
+
+
+def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
+    """What the number has beyond the needs of the instances."""
+    if pool.used:
+        yield f"# {pool.used} more are in use already: the number is the whole pool, not what is added"
+    if spare:
+        yield f"# {spare} pages ({format_size(spare * _HUGE_BYTES)}) to spare"
+    if pool.total and count == pool.total:
+        yield f"# The pool has {pool.total} pages, which are enough; others may want the rest of them"
+    if pool.nodes > 1:
+        yield (
+            f"# {pool.nodes} NUMA nodes: the kernel takes {-(-count // pool.nodes)} pages of each; see"
+            " /sys/devices/system/node/node*/hugepages"
+        )
+
+
+def _of_memory(count: int, memory_bytes: int, fits: bool) -> str:
+    size_bytes = count * _HUGE_BYTES
+    share = f"{format_size(size_bytes)} of {format_size(memory_bytes)} of RAM"
+    if not fits:
+        return f"# {count} pages do not fit: {share}"
+    return f"# The pool is {share}: it leaves {format_size(memory_bytes - size_bytes)} for everything else"
+
+
+def _bounds(instances: Iterable[Instance]) -> Iterable[str]:
+    """The cgroups that allow less than is needed."""
+    for instance in instances:
+        need_bytes = sum(pages.count for pages in huge_pages(instance)) * _HUGE_BYTES
+        for limit in instance.limits:
+            if limit.resource == "hugetlb 2MB" and limit.limit_bytes < need_bytes:
+                yield (
+                    f"# {instance.name}: {limit.file} allows {format_size(limit.limit_bytes)} of"
+                    f" {format_size(need_bytes)}; raise it first"
+                )
+
+
+def _pool_file(host: Host) -> str:
+    return "/etc/sysctl.d/60-huge-pages.conf" if _is_default(host) else "/etc/tmpfiles.d/60-huge-pages.conf"
+
+
+def _is_default(host: Host) -> bool:
+    return host.huge_page_default_bytes in (None, _HUGE_BYTES)
+
+
+def _pool_setting(host: Host, count: int) -> Iterable[str]:
+    if _is_default(host):
+        yield f"vm.nr_hugepages = {count}"
+        yield "# The kernel may grant fewer than were asked for: compare HugePages_Total in /proc/meminfo."
         return
-    if used:
-        yield f"# {used} more are in use already: the number is the whole pool, not what is added"
-    yield f"vm.nr_hugepages = {count}"
-    yield "# The kernel may grant fewer than were asked for: compare HugePages_Total in /proc/meminfo."
-    large = sum(HugePages(pages.size_bytes, GIB).count for __, pages in needed if pages.size_bytes >= GIB)
-    if large:
-        yield f"# For hugetlb 1 GiB instead, on the kernel's command line: hugepagesz=1G hugepages={large}"
+    yield (
+        f"# vm.nr_hugepages counts pages of {format_size(host.huge_page_default_bytes or 0)} on this host,"
+        " the default size of its huge pages"
+    )
+    yield f"w {_POOL_FILE} - - - - {count}"
+    yield "# The kernel may grant fewer than were asked for: read the file back."
 
 
-def _database(instance: Instance, pool_to: int) -> Iterable[str]:
-    if instance.kind in _SETTINGS and huge_pages(instance):
-        yield from _SETTINGS[instance.kind](instance, pool_to)
+def _database(instance: Instance, pool_to: int, pooled: bool) -> Iterable[str]:
+    if instance.kind not in _SETTINGS:
+        return
+    if pooled:
+        yield from _SETTINGS[instance.kind](instance)
+    if instance.kind in ("postgresql", "wish") and pool_to < instance.clients_maximum:
+        yield "# For connection pooling, pgbouncer.ini: pool_mode = transaction,"
+        yield f"#   default_pool_size = {pool_to} (per user and database),"
+        yield f"#   max_client_conn = {instance.clients_maximum}"
 
 
-def _postgresql(instance: Instance, pool_to: int) -> Iterable[str]:
-    where = "if it is PostgreSQL" if instance.kind == "wish" else f"of {instance.name}"
-    yield f"# postgresql.conf {where}, for hugetlb 2 MiB; takes effect at a restart"
+_PLACES = {
+    "patroni": "Patroni, `patronictl edit-config`, under postgresql: parameters: (name: value) for {name}",
+    "kubernetes": "the operator's resource for {name}, under its PostgreSQL parameters; the pod needs a limit"
+    " hugepages-2Mi",
+    "container": "the command of the container of {name} (-c name=value); its hugetlb limit must allow it",
+}
+
+
+def _postgresql(instance: Instance) -> Iterable[str]:
+    name = instance.name
+    where = "postgresql.conf if it is PostgreSQL" if instance.kind == "wish" else f"postgresql.conf of {name}"
+    if instance.manager in _PLACES:
+        where = _PLACES[instance.manager].format(name=name)
+    yield f"# {where}, for hugetlb 2 MiB; takes effect at a restart"
     # `try`, the default, falls back to small pages and says so only in the log.
     yield "huge_pages = on"
-    version = (instance.version or "").partition(".")[0]
-    if not version.isdigit() or int(version) >= POSTGRESQL_WITH_HUGE_PAGE_SIZE:
+    version = instance.major_version
+    if version is None or version >= POSTGRESQL_WITH_HUGE_PAGE_SIZE:
         yield "huge_page_size = 2MB    # 1GB for hugetlb 1 GiB; PostgreSQL 14 and later"
-    yield "# PostgreSQL 15 and later say how many pages they need, when stopped:"
-    yield "#   postgres -C shared_memory_size_in_huge_pages -D DATA_DIRECTORY"
-    yield f"# For connection pooling, pgbouncer.ini: pool_mode = transaction, default_pool_size = {pool_to},"
-    yield f"#   max_client_conn = {instance.clients_maximum}; default_pool_size is per user and database"
+    if version is None or version >= _POSTGRESQL_COUNTS_HUGE_PAGES:
+        yield "# How many pages it needs (PostgreSQL 15 and later): SHOW shared_memory_size_in_huge_pages"
 
 
-def _oracle(instance: Instance, pool_to: int) -> Iterable[str]:
+def _oracle(instance: Instance) -> Iterable[str]:
     yield f"-- SQL*Plus on {instance.name}, for hugetlb 2 MiB; memory_target must be 0, memlock unlimited"
     yield "ALTER SYSTEM SET use_large_pages='ONLY' SCOPE=SPFILE;"
 
@@ -124,7 +232,7 @@ def _oracle(instance: Instance, pool_to: int) -> Iterable[str]:
 _SETTINGS = {"postgresql": _postgresql, "oracle": _oracle, "wish": _postgresql}
 
 
-def _inventory(instances: list[Instance]) -> Iterable[str]:
+def _inventory(instances: Iterable[Instance]) -> Iterable[str]:
     """Variables of the role `region`, for instances whose processes could share one."""
     sharing = [one for one in instances if one.clients_maximum > 1 and not one.setuid]
     if len(sharing) > 1:
@@ -138,8 +246,3 @@ def _inventory(instances: list[Instance]) -> Iterable[str]:
         yield "mshare_region_prefault: true"
         if instance.unit:
             yield f"mshare_region_before: [{instance.unit}]"
-
-
-def region_name(name: str) -> str:
-    """A name that a region may have, out of an instance's."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")[:128] or "sga"

@@ -10,7 +10,7 @@ every figure and stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Literal
 
@@ -18,9 +18,12 @@ from .. import record
 from ..errors import InvalidRequest
 from ..kernel import abi
 from ..labels import Kind, weakest
-from ..pagetable import BASE_PAGE_BYTES, PageTables, page_tables
+from ..pagetable import BASE_PAGE_BYTES, Layout
 from ..units import format_size, round_up
+from . import outlook
+from .commands import command
 from .facts import Facts, Host, Instance
+from .outlook import Outlook
 from .paste import Paste, paste
 from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 
@@ -79,6 +82,8 @@ class Row:
     reboot: str
     reversible: str
     takes: str
+    command: str | None
+    """The one command that applies it to this instance, where there is one."""
     confidence: Literal["measured", "modelled", "projected"]
     formula: str
     inputs: Inputs
@@ -103,9 +108,15 @@ class InstancePlan:
     """What the maximum of clients pays if each touches all of the segments in pages as they are."""
     rows: tuple[Row, ...]
     verdict: tuple[str, ...]
+    outlook: Outlook
 
     def row(self, identifier: str) -> Row:
         return next(row for row in self.rows if row.id == identifier)
+
+    def usable(self, identifier: str) -> bool:
+        """Whether a remedy is open; mshare, whatever the generation."""
+        rows = (row for row in self.rows if row.id == identifier or row.id.startswith(f"{identifier}_2"))
+        return any(row.usable for row in rows)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,8 @@ class Plan:
     complete: bool
     host: PlanHost
     notes: tuple[str, ...]
+    outlook: Outlook
+    """Of the host, with every instance at its maximum."""
     instances: tuple[InstancePlan, ...]
     paste: Paste
 
@@ -137,15 +150,21 @@ class Plan:
         return record.to_fields(self)
 
 
-def plan(facts: Facts, pool_to: int | None = None) -> Plan:
+def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) -> Plan:
     """Plan for every instance; `pool_to` is how many connections a pooler would keep.
+
+    mshare is one row, of the generation that the host has or of the newest; `generations` lists each.
 
     Raises InvalidRequest for a pool of less than one.
     """
     if pool_to is not None and pool_to < 1:
         raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
     pools = [pool_to or -(-one.clients_maximum // _POOL_SHARE) for one in facts.instances]
-    planned = tuple(_instance(facts, one, pool) for one, pool in zip(facts.instances, pools) if one.segments)
+    planned = tuple(
+        _instance(facts, one, pool, generations)
+        for one, pool in zip(facts.instances, pools)
+        if one.segments or one.region
+    )
     return Plan(
         schema_version=SCHEMA_VERSION,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -154,8 +173,9 @@ def plan(facts: Facts, pool_to: int | None = None) -> Plan:
         complete=facts.complete,
         host=PlanHost(facts.host.name, facts.host.kernel, facts.host.memory_total_bytes),
         notes=tuple(_notes(facts)),
+        outlook=outlook.of_host(facts, [one.outlook for one in planned]),
         instances=planned,
-        paste=paste(facts, pools),
+        paste=paste(facts, planned, pools),
     )
 
 
@@ -172,24 +192,40 @@ def _notes(facts: Facts) -> list[str]:
         notes.append(
             "The survey is partial: it could not read every process, so more may be paid than it says."
         )
-    without = [one.name for one in facts.instances if not one.segments]
+    without = [one.name for one in facts.instances if not one.segments and not one.region]
     if without:
-        notes.append(f"No shared segment of 2 MiB or more, so nothing to plan: {', '.join(without)}.")
+        notes.append(f"No shared memory of 2 MiB or more, so nothing to plan: {', '.join(without)}.")
+    if not facts.instances:
+        notes.append(
+            "Nothing to plan: no program here has shared memory and page tables above the survey's threshold."
+        )
     return notes
 
 
-def _instance(facts: Facts, instance: Instance, pool_to: int) -> InstancePlan:
+def _instance(facts: Facts, instance: Instance, pool_to: int, generations: bool) -> InstancePlan:
     nothing = _total(NOTHING, instance, facts.host, pool_to)
     measured = instance.processes is not None
     grown = measured and instance.clients_maximum != instance.processes
     today_kind: Kind = instance.tables_kind if measured else "modelled"
     at_kind = weakest(today_kind, "projected") if grown else today_kind
-    rows = tuple(_row(remedy, facts, instance, pool_to, nothing, at_kind) for remedy in REMEDIES)
+    rows = tuple(
+        _row(remedy, facts, instance, pool_to, nothing, at_kind)
+        for remedy in REMEDIES
+        if not remedy.generation or generations
+    )
+    if not generations:
+        rows = (*rows, _folded(facts, instance, pool_to, nothing, at_kind))
+    layout = Layout()
     full = [
-        page_tables(one.size_bytes, one.page_bytes, one.address or 0).__dict__ for one in instance.segments
+        layout.add(part.start, part.size_bytes, one.page_bytes)
+        for one in instance.segments
+        for part in one.places
     ]
     clients = instance.clients_maximum
-    one = PageTables(**{level: sum(each[level] for each in full) for level in full[0]})
+    leaf_bytes, every_bytes = (
+        sum(one.leaf_bytes for one in full),
+        sum(one.total_bytes for one in full),
+    )
     return InstancePlan(
         name=instance.name,
         kind=instance.kind,
@@ -201,10 +237,26 @@ def _instance(facts: Facts, instance: Instance, pool_to: int) -> InstancePlan:
         today_kind=today_kind,
         at_maximum_bytes=nothing.tables_bytes,
         at_maximum_kind=at_kind,
-        full_touch_leaf_bytes=clients * one.leaf_bytes,
-        full_touch_bytes=clients * one.total_bytes,
+        full_touch_leaf_bytes=clients * leaf_bytes,
+        full_touch_bytes=clients * every_bytes,
         rows=rows,
         verdict=tuple(_verdict(rows, instance)),
+        outlook=outlook.of_instance(facts, instance, nothing.tables_bytes, at_kind, rows),
+    )
+
+
+def _folded(facts: Facts, instance: Instance, pool_to: int, nothing: _Total, at_kind: Kind) -> Row:
+    """All generations of mshare as one row: the one that is open, else the newest."""
+    rows = [
+        _row(remedy, facts, instance, pool_to, nothing, at_kind) for remedy in REMEDIES if remedy.generation
+    ]
+    chosen = next((row for row in rows if row.usable), rows[-1])
+    usable = chosen.usable
+    return replace(
+        chosen,
+        id="mshare",
+        remedy=chosen.remedy if usable else "mshare",
+        command=command("mshare", instance),
     )
 
 
@@ -226,9 +278,11 @@ def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Tot
     cases = [Case(one, instance, host, instance.attached(one, clients), pool_to) for one in instance.segments]
     refused = [refusals(remedy, case) for case in cases]
     remedied = sum(not reasons for reasons in refused)
-    costs = tuple(
-        cost(NOTHING if reasons and remedied else remedy, case) for case, reasons in zip(cases, refused)
-    )
+    # Neighbours share tables: one that several segments need is charged to the one that most processes have.
+    layout, found = Layout(), {}
+    for case, reasons in sorted(zip(cases, refused), key=lambda pair: _first(pair[0])):
+        found[case.segment] = cost(NOTHING if reasons and remedied else remedy, case, layout)
+    costs = tuple(found[case.segment] for case in cases)
     processes = min(clients, pool_to) if remedy.pooled else clients
     remainder_bytes = instance.remainder_at(processes)
     formula = " + ".join(one.formula for one in costs)
@@ -241,6 +295,10 @@ def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Tot
         tuple(_told(cases, refused)),
         remedied,
     )
+
+
+def _first(case: Case) -> tuple[int, int]:
+    return -case.clients, case.segment.address or 0
 
 
 def _told(cases: Sequence[Case], refused: Sequence[list[str]]) -> list[str]:
@@ -286,6 +344,7 @@ def _row(
         reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
         reversible=remedy.reversible,
         takes=remedy.takes,
+        command=command("mshare" if remedy.generation else remedy.id, instance),
         confidence=at_kind if remedy is NOTHING else weakest(at_kind, remedy.confidence),
         formula=f"{total.formula} = {format_size(total.tables_bytes)}",
         inputs=_inputs(instance, total, pool_to if remedy.pooled else None),
@@ -316,6 +375,8 @@ def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
     """What to make of the rows: the best that is open, and whether static huge pages already win."""
     found = {row.id: row for row in rows}
     huge, newest = found["hugetlb_2m"], rows[-1]
+    if instance.done:
+        return [f"Nothing to do: {instance.done}."]
     usable = [row for row in rows if row.usable and row.saving_bytes > 0]
     said = []
     if usable:

@@ -10,18 +10,24 @@ more after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..kernel.generations import GENERATIONS, Features
 from ..labels import Kind
-from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, PageTables, page_tables
+from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
 from ..units import GIB, MIB, format_size, round_up
 from .facts import Host, Instance, Segment
 
 ANONYMOUS_KINDS = ("anonymous", "sysv", "memfd")
 SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
-POSTGRESQL_WITH_HUGE_PAGE_SIZE = 14
+POSTGRESQL_WITH_HUGE_PAGES = (9, 4)
+POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
+MOST_OF_MEMORY = 0.9
+"""Huge pages that take more of the RAM leave too little for everything else."""
+_DATABASES = ("postgresql", "oracle", "wish")
+_COLLAPSE_KERNEL = (6, 1)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Remedy:
     """The page size after it; None: as it is."""
     shares: str | None = None
     """Which tables all clients share after it: None, "pmd" or "all"."""
+    transparent: bool = False
+    """Its huge pages are transparent: the ends of a segment that fill none stay in small pages."""
     pooled: bool = False
     generation: str | None = None
     takes: str = ""
@@ -81,14 +89,30 @@ class Cost:
     formula: str
 
 
-def cost(remedy: Remedy, case: Case) -> Cost:
-    """A segment's cost with a remedy, whether or not the remedy is open to it."""
+def cost(remedy: Remedy, case: Case, layout: Layout | None = None) -> Cost:
+    """A segment's cost with a remedy, whether or not the remedy is open to it.
+
+    `layout` has the tables that other segments of the same processes need already.
+    """
     segment = case.segment
+    layout = layout or Layout()
     clients = min(case.clients, case.pool_to) if remedy.pooled else case.clients
     page_bytes = max(remedy.page_bytes or 0, segment.page_bytes)
-    memory_bytes = round_up(segment.size_bytes, page_bytes)
-    start = (segment.address or 0) // page_bytes * page_bytes
-    one = page_tables(memory_bytes, page_bytes, start)
+    # With small pages, or with huge pages where a program lies, a segment stays where it is.
+    stays = page_bytes == segment.page_bytes or remedy.transparent
+    memory_bytes = segment.size_bytes if remedy.transparent else round_up(segment.size_bytes, page_bytes)
+    if stays:
+        add = layout.add_transparent if remedy.transparent and segment.page_bytes == BASE_PAGE_BYTES else None
+        one = _sum(
+            add(part.start, part.size_bytes)
+            if add
+            else layout.add(part.start, part.size_bytes, segment.page_bytes)
+            for part in segment.places
+        )
+        start = segment.places[0].start
+    else:
+        start = layout.place(segment.places[0].start, memory_bytes, page_bytes)
+        one = layout.add(start, memory_bytes, page_bytes)
     whole = _whole_gib(start, memory_bytes)
     pages = _pages(segment, memory_bytes, page_bytes)
     if remedy.shares == "all":
@@ -112,6 +136,13 @@ def cost(remedy: Remedy, case: Case) -> Cost:
         faults = (pages, 0)
     waste_bytes = memory_bytes - segment.size_bytes if remedy.page_bytes else 0
     return Cost(clients, tables_bytes, memory_bytes, waste_bytes, *faults, formula)
+
+
+def _sum(parts: Iterable[PageTables]) -> PageTables:
+    leaf = pmd = pud = 0
+    for part in parts:
+        leaf, pmd, pud = leaf + part.leaf_bytes, pmd + part.pmd_bytes, pud + part.pud_bytes
+    return PageTables(leaf, pmd, pud)
 
 
 def counted(count: int, one: str, many: str) -> str:
@@ -183,8 +214,8 @@ def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
     segment, wanted = case.segment, remedy.page_bytes or BASE_PAGE_BYTES
     if segment.page_bytes > BASE_PAGE_BYTES and segment.page_bytes >= wanted:
         return f"it is in huge pages of {format_size(segment.page_bytes)} already"
-    if wanted == 2 * MIB and remedy.id != "hugetlb_2m" and segment.huge_bytes >= segment.size_bytes:
-        return "all of it is mapped by transparent huge pages already"
+    if wanted == 2 * MIB and segment.is_huge:
+        return "transparent huge pages map it already"
     return None
 
 
@@ -199,6 +230,70 @@ def _thp_known(case: Case, remedy: Remedy) -> str | None:
     if not case.host.surveyed or case.host.thp_shmem is not None:
         return None
     return f"kernel {case.host.kernel} has no transparent huge pages for shared memory"
+
+
+def _thp_allowed(case: Case, remedy: Remedy) -> str | None:
+    if case.instance.thp_disabled:
+        return (
+            "its processes have transparent huge pages switched off (prctl, or MemoryTHP= of its unit); allow"
+            " them there first"
+        )
+    if case.host.thp_shmem == "deny":
+        return "shmem_enabled is deny, which keeps transparent huge pages from all shared memory"
+    return None
+
+
+def _can_collapse(case: Case, remedy: Remedy) -> str | None:
+    version = re.match(r"([0-9]+)\.([0-9]+)", case.host.kernel or "")
+    if version is None or (int(version[1]), int(version[2])) >= _COLLAPSE_KERNEL:
+        return None
+    return f"kernel {case.host.kernel} has no MADV_COLLAPSE; Linux 6.1 has"
+
+
+def _is_database(case: Case, remedy: Remedy) -> str | None:
+    if case.instance.kind in (*_DATABASES, "other"):
+        return None
+    return f"{case.instance.kind} workers are no connections that a pooler could keep"
+
+
+def _has_setting(case: Case, remedy: Remedy) -> str | None:
+    """Whether the program can be told to use the pool, and in which setting that fails."""
+    instance = case.instance
+    if case.segment.kind == "hugetlb":
+        return None
+    if instance.kind not in _DATABASES:
+        program = "its program" if instance.kind == "other" else instance.kind
+        return f"no setting of {program} puts its shared memory into the pool; the preload can"
+    version = instance.major_version
+    if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGES:
+        return f"PostgreSQL {instance.version} has no setting huge_pages; 9.4 has"
+    if instance.kind == "postgresql" and instance.settings.get("shared_memory_type") == "sysv":
+        return (
+            "PostgreSQL does not start with huge_pages = on and shared_memory_type = sysv; set"
+            " shared_memory_type = mmap first"
+        )
+    if instance.kind == "oracle" and uses_amm(instance):
+        return (
+            "Automatic Memory Management (memory_target) excludes huge pages; set memory_target = 0 and give"
+            " sga_target and pga_aggregate_target first"
+        )
+    return None
+
+
+def uses_amm(instance: Instance) -> bool:
+    """Whether an Oracle manages its memory in /dev/shm, by its parameters or by where its memory is."""
+    target = instance.settings.get("memory_target", "0")
+    in_files = any(segment.name.startswith("/dev/shm/ora_") for segment in instance.segments)
+    return in_files or target.strip("0") != ""
+
+
+def _can_preload(case: Case, remedy: Remedy) -> str | None:
+    instance = case.instance
+    if instance.setuid:
+        return "its program is setuid, so the loader ignores a preloaded library"
+    if case.segment.kind not in ("anonymous", "sysv", "hugetlb"):
+        return f"the preload takes anonymous and System V memory; this segment is of kind {case.segment.kind}"
+    return None
 
 
 def _congruent(case: Case, remedy: Remedy) -> str | None:
@@ -223,10 +318,15 @@ def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:
 
 def _fits(case: Case, remedy: Remedy) -> str | None:
     memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
-    needed = round_up(case.segment.size_bytes, page_bytes)
-    if memory is None or needed < memory:
+    needed = sum(round_up(one.size_bytes, page_bytes) for one in case.instance.segments)
+    if memory is None or needed <= MOST_OF_MEMORY * memory:
         return None
-    return f"its huge pages need {format_size(needed)} and the host has {format_size(memory)} of RAM"
+    if needed >= memory:
+        return f"its huge pages need {format_size(needed)} and the host has {format_size(memory)} of RAM"
+    return (
+        f"its huge pages need {format_size(needed)} of {format_size(memory)} of RAM, which leaves"
+        f" {format_size(memory - needed)} for everything else"
+    )
 
 
 def _gib_pages(case: Case, remedy: Remedy) -> str | None:
@@ -234,10 +334,9 @@ def _gib_pages(case: Case, remedy: Remedy) -> str | None:
         return f"it has {format_size(case.segment.size_bytes)}, less than one page of 1 GiB"
     if case.host.surveyed and GIB not in case.host.pools:
         return "this host has no pool of 1 GiB pages: the processor, or the hypervisor, has no pdpe1gb"
-    version = (case.instance.version or "").partition(".")[0]
-    known = case.instance.kind == "postgresql" and version.isdigit()
-    if known and int(version) < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
-        return f"PostgreSQL {version} has no huge_page_size; {POSTGRESQL_WITH_HUGE_PAGE_SIZE} has"
+    version = case.instance.major_version
+    if case.instance.kind == "postgresql" and version and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
+        return f"PostgreSQL {case.instance.version} has no huge_page_size; 14 has"
     return None
 
 
@@ -302,7 +401,8 @@ def _region(features: Features) -> str:
 
 
 NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
-_HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits)
+_HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits, _has_setting)
+_TRANSPARENT = (_not_huge_yet, _is_shmem, _thp_known, _thp_allowed)
 _HUGETLB_BACK = "huge pages off in the database, restart, smaller pool"
 REMEDIES: tuple[Remedy, ...] = (
     NOTHING,
@@ -313,7 +413,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "no",
         "connect directly again",
         "projected",
-        (_one_process, _pool_is_smaller),
+        (_one_process, _is_database, _pool_is_smaller),
         pooled=True,
         takes="a pooler between clients and database, in transaction mode",
     ),
@@ -324,8 +424,9 @@ REMEDIES: tuple[Remedy, ...] = (
         "no",
         "shmem_enabled=never, restart",
         "projected",
-        (_not_huge_yet, _is_shmem, _thp_known),
+        _TRANSPARENT,
         page_bytes=2 * MIB,
+        transparent=True,
         takes="shmem_enabled=always, or huge=always of a tmpfs; huge pages come where memory is free",
     ),
     Remedy(
@@ -335,9 +436,33 @@ REMEDIES: tuple[Remedy, ...] = (
         "no",
         "restart",
         "projected",
-        (_not_huge_yet, _is_shmem, _congruent),
+        (*_TRANSPARENT, _can_collapse, _congruent),
         page_bytes=2 * MIB,
+        transparent=True,
         takes="process_madvise by root, Linux 6.1 or later, about 3 seconds per GiB",
+    ),
+    Remedy(
+        "preload_thp",
+        "preload, THP",
+        "yes",
+        "no",
+        "without the preload, restart",
+        "projected",
+        (*_TRANSPARENT, _can_collapse, _can_preload),
+        page_bytes=2 * MIB,
+        transparent=True,
+        takes="our library preloaded, Linux 6.1 or later, and free memory that is not fragmented",
+    ),
+    Remedy(
+        "preload_hugetlb",
+        "preload, hugetlb 2 MiB",
+        "yes",
+        "rarely",
+        "without the preload, restart, smaller pool",
+        "modelled",
+        (_not_huge_yet, _can_preload, _fits),
+        page_bytes=2 * MIB,
+        takes="our library preloaded, and vm.nr_hugepages: memory set aside, never swapped",
     ),
     Remedy(
         "hugetlb_2m",
@@ -368,7 +493,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "rarely",
         _HUGETLB_BACK,
         "modelled",
-        (_can_be_hugetlb, _fits, _one_process, _shares_pmd),
+        (_can_be_hugetlb, _fits, _has_setting, _one_process, _shares_pmd),
         page_bytes=2 * MIB,
         shares="pmd",
         takes="nothing more than hugetlb 2 MiB: the kernel does it for whole, aligned ranges of 1 GiB",

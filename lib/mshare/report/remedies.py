@@ -71,9 +71,9 @@ class Saving:
 def savings_of(survey: Survey) -> list[list[Saving]]:
     """For each instance of a survey, in its order, one saving per remedy, in the order of REMEDIES."""
     facts = from_survey(survey)
-    instances = [one if one.segments else None for one in facts.instances]
-    at_maximum = iter(plan(facts).instances)
-    now = iter(plan(_as_now(facts)).instances)
+    instances = [one if one.segments or one.region else None for one in facts.instances]
+    at_maximum = iter(plan(facts, generations=True).instances)
+    now = iter(plan(_as_now(facts), generations=True).instances)
     return [
         _planned(next(now), next(at_maximum)) if one else _nothing(found)
         for one, found in zip(instances, survey.instances)

@@ -1,45 +1,83 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Recognising databases, and reading how many processes they are configured for.
+"""Recognising servers, and reading how many processes they are configured for.
 
-Whatever cannot be read (a data directory is its owner's only) is said, never guessed.
+PostgreSQL and what derives from it (EDB, Greenplum) are recognised by the files of a data directory,
+Oracle by the titles of its processes. What cannot be read is listed as missing, with the reason.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..host.processes import Missing, Process, Vanished, missing, read
 from ..postgresql import configuration
 from .record import Maximum
 
-_POSTGRESQL = ("postgres", "postmaster")
-_ORACLE_PREFIXES = ("ora_", "oracle", "asm_")
+_POSTGRESQL_PROGRAMS = ("postgres", "postmaster", "edb-postgres")
 _DEFAULT_CONNECTIONS = 100
+# ora_pmon_ORCL, asm_pmon_+ASM, db_pmon_FREE, xe_pmon_XE: a background process of an instance.
+_ORACLE_PROCESS = re.compile(r"^(?:ora|asm|mdb|apx|ios|db|xe)_[a-z][a-z0-9]{2,4}_(\+?[A-Za-z0-9_$#-]+)")
+_ORACLE_SERVER = re.compile(r"^oracle(\+?[A-Za-z0-9_$#]+)")
+_ORACLE_SETTINGS = ("memory_target", "memory_max_target", "sga_target", "sga_max_size", "use_large_pages")
+_POSTGRESQL_SETTINGS = (
+    "huge_pages",
+    "huge_page_size",
+    "shared_buffers",
+    "shared_memory_type",
+    "max_connections",
+    "max_parallel_workers",
+)
+_PROGRAM_KINDS = (
+    ("python", re.compile(r"^python[0-9.]*$")),
+    ("php-fpm", re.compile(r"^php-?fpm[0-9.]*$")),
+    ("nginx", re.compile(r"^nginx$")),
+)
+"""Programs that are no database, and have remedies of their own."""
+# What max_connections does not count, by the title of the process after the cluster's name.
+_POSTGRESQL_HELPER = re.compile(
+    r"^(?:archiver|autovacuum (?:launcher|worker)|(?:background|wal) ?writer|checkpointer|io worker|logger"
+    r"|logical replication|parallel worker|slotsync worker|startup|stats collector|wal ?(?:receiver|sender"
+    r"|summarizer))\b"
+)
 
 
 @dataclass
 class Database:
-    """What a database tells about itself."""
+    """What a server tells about itself."""
 
     kind: str = "other"
-    name: str | None = None
+    name: str = ""
     data_directory: str | None = None
     port: int | None = None
     version: str | None = None
     sid: str | None = None
+    helpers: int = 0
+    managed_by_patroni: bool = False
     processes_maximum: Maximum | None = None
     huge_pages_requested: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
 
 
 def suspected(name: str) -> bool:
-    """Whether a command name is a database's: its processes are looked at however small they are."""
-    return name in _POSTGRESQL or name.startswith(_ORACLE_PREFIXES)
+    """Whether a command name is a database's: its processes are looked into however small they are."""
+    return name in _POSTGRESQL_PROGRAMS or name.startswith("oracle") or bool(_ORACLE_PROCESS.match(name))
+
+
+def program_kind(name: str) -> str:
+    """The kind of a program by its name: python, php-fpm, nginx or other."""
+    return next((kind for kind, pattern in _PROGRAM_KINDS if pattern.match(name)), "other")
+
+
+def is_tree(name: str) -> bool:
+    """Whether all processes below one of this name, and of the same name, are one server."""
+    return name in _POSTGRESQL_PROGRAMS or program_kind(name) in ("php-fpm", "nginx")
 
 
 def leader(members: list[Process]) -> Process:
@@ -50,30 +88,50 @@ def leader(members: list[Process]) -> Process:
     return max(members, key=lambda process: (children.get(process.pid, 0), -process.pid))
 
 
-def recognise(members: list[Process], executable: str | None) -> Database:
-    """What kind of database a group of processes is, by its executable and names."""
-    first = leader(members)
-    program = os.path.basename((executable or "").replace(" (deleted)", ""))
+def data_directory(process: Process) -> str | None:
+    """The data directory of a PostgreSQL, or of what derives from it, that a process works in; else None.
+
+    Raises PermissionError where it may not be read.
+    """
+    here = process.path("cwd")
+    try:
+        names = set(os.listdir(here))
+        found = "PG_VERSION" in names and names & {"postmaster.pid", "postgresql.conf"}
+        return os.readlink(here) if found else None
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+
+
+def recognise(members: list[Process], first: Process, executable: str | None) -> Database:
+    """What a group of processes is, by the files and titles of the process `first` they come from."""
+    program = os.path.basename((executable or "").replace(" (deleted)", "")) or first.name
     for kind in (_postgresql, _oracle):
         database = kind(members, first, program)
         if database is not None:
             return database
-    return Database(name=program or first.name)
+    kind_of_program = program_kind(program)
+    return Database(kind_of_program, name=program)
 
 
 def _postgresql(members: list[Process], first: Process, program: str) -> Database | None:
-    if program not in _POSTGRESQL and first.name not in _POSTGRESQL:
-        return None
-    found = Database("postgresql", data_directory=first.link("cwd"))
-    if found.data_directory is None:
-        found.missing.append(
-            missing(first.pid, "data directory", "permission denied; run as root or postgres")
-        )
-        found.name = "postgresql"
-        return found
+    named = program in _POSTGRESQL_PROGRAMS or first.name in _POSTGRESQL_PROGRAMS
+    try:
+        directory = data_directory(first)
+    except PermissionError:
+        if not named:
+            return None
+        gap = missing(first.pid, "data directory", "permission denied; run as root or the database's user")
+        return Database("postgresql", name="postgresql", missing=[gap])
+    if directory is None:
+        # Gone meanwhile, or a client that has the name.
+        return Database("postgresql", name="postgresql") if named else None
+    found = Database("postgresql", data_directory=directory)
     here = first.path("cwd")
     inside = _Files(first, found)
     found.version = (inside.content(f"{here}/PG_VERSION") or "").strip() or None
+    found.managed_by_patroni = os.path.exists(f"{here}/patroni.dynamic.json")
     lock = (inside.content(f"{here}/postmaster.pid") or "").split("\n")
     settings = _settings(first, inside, here)
     port = lock[3] if len(lock) > 3 else settings.get("port", ("5432", ""))[0]
@@ -84,12 +142,27 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
         found.processes_maximum = Maximum(int(connections), f"max_connections, {source}")
     if readable or "huge_pages" in settings:
         found.huge_pages_requested = settings.get("huge_pages", ("try", ""))[0]
+    found.settings = {name: settings[name][0] for name in _POSTGRESQL_SETTINGS if name in settings}
+    found.helpers = sum(_is_helper(process, first) for process in members)
     found.name = f"postgresql {found.port}" if found.port else f"postgresql {found.data_directory}"
     return found
 
 
+def _is_helper(process: Process, first: Process) -> bool:
+    """Whether max_connections does not count a process: the postmaster, background and parallel workers."""
+    if process is first:
+        return True
+    title = " ".join(process.arguments())
+    # postgres: 15/main: checkpointer, postgres: user database [local] idle
+    __, separator, rest = title.partition(": ")
+    cluster, again, after = rest.partition(": ")
+    return bool(separator) and any(
+        _POSTGRESQL_HELPER.match(each.strip()) for each in ((rest, after) if again and cluster else (rest,))
+    )
+
+
 class _Files:
-    """Reads files as a process sees them; what may not be read is noted."""
+    """Reads files as a process sees them; what may not be read is listed as missing."""
 
     def __init__(self, process: Process, database: Database) -> None:
         self._process = process
@@ -105,7 +178,9 @@ class _Files:
             reason = "permission denied; run as root or the database's user"
             self._database.missing.append(missing(self._process.pid, os.path.basename(path), reason))
         except OSError as error:
-            self._database.missing.append(missing(self._process.pid, path, error.strerror or str(error)))
+            if error.errno != errno.ENOENT:
+                reason = error.strerror or str(error)
+                self._database.missing.append(missing(self._process.pid, path, reason))
         return None
 
     def place(self, path: str) -> str:
@@ -120,9 +195,9 @@ class _Files:
 
 
 def _settings(first: Process, files: _Files, here: str) -> configuration.Settings:
-    said = configuration.options(_arguments(first, files, here))
-    main = said.get("config_file", (f"{here}/postgresql.conf", ""))[0]
-    return configuration.settings(files, main, here, said)
+    given = configuration.options(_arguments(first, files, here))
+    main = given.get("config_file", (f"{here}/postgresql.conf", ""))[0]
+    return configuration.settings(files, main, here, given)
 
 
 def _arguments(first: Process, files: _Files, here: str) -> list[str]:
@@ -132,26 +207,38 @@ def _arguments(first: Process, files: _Files, here: str) -> list[str]:
 
 
 def _oracle(members: list[Process], first: Process, program: str) -> Database | None:
-    named = [process for process in members if process.name.startswith(_ORACLE_PREFIXES)]
-    if program != "oracle" and not any(process.name.startswith("ora_") for process in named):
+    suspects = [process for process in members if _oracle_named(process.name)]
+    if program != "oracle" and not any(_ORACLE_PROCESS.match(process.name) for process in suspects):
         return None
-    found = Database("oracle")
-    found.sid = next((sid for sid in map(_sid, named) if sid), None)
-    found.name = f"oracle {found.sid}" if found.sid else "oracle"
-    executable = first.executable
-    if executable is None or found.sid is None:
-        found.missing.append(missing(first.pid, "parameter file"))
+    found = Database("oracle", name="oracle")
+    found.sid = next((sid for sid in map(sid_of, suspects) if sid), None)
+    if found.sid is None:
+        found.missing.append(missing(first.pid, "SID", "no process of it has a title with one"))
         return found
-    _oracle_parameters(first, found, executable)
+    found.name = f"oracle {found.sid}"
+    try:
+        executable = os.readlink(first.path("exe"))
+    except PermissionError:
+        reason = "permission denied; run as root or the database's user"
+        found.missing.append(missing(first.pid, "parameter file", reason))
+    except OSError:
+        # It ended meanwhile.
+        pass
+    else:
+        _oracle_parameters(first, found, executable)
     return found
 
 
-def _sid(process: Process) -> str | None:
+def _oracle_named(name: str) -> bool:
+    return name.startswith("oracle") or bool(_ORACLE_PROCESS.match(name))
+
+
+def sid_of(process: Process) -> str | None:
     """From ora_pmon_SID or oracleSID; the whole name is in the command line only."""
     arguments = process.arguments()
     title = arguments[0] if arguments and arguments[0] else process.name
-    for pattern in (r"^ora_[a-z0-9]+_(\S+)", r"^oracle(\S+)"):
-        match = re.match(pattern, title)
+    for pattern in (_ORACLE_PROCESS, _ORACLE_SERVER):
+        match = pattern.match(title)
         if match:
             return match.group(1)
     return None
@@ -170,8 +257,14 @@ def _oracle_parameters(first: Process, found: Database, executable: str) -> None
         if processes and processes.isdigit():
             found.processes_maximum = Maximum(int(processes), f"processes, {name}")
         found.huge_pages_requested = setting("use_large_pages")
+        found.settings = dict(_known((each, setting(each)) for each in _ORACLE_SETTINGS))
         return
-    found.missing.append(missing(first.pid, "parameter file", f"none of {found.sid} in {folder}"))
+    if not found.missing:
+        found.missing.append(missing(first.pid, "parameter file", f"none of {found.sid} in {folder}"))
+
+
+def _known(pairs: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str]]:
+    return ((name, value) for name, value in pairs if value is not None)
 
 
 def _parameter(content: str) -> Callable[[str], str | None]:

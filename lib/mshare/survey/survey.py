@@ -8,20 +8,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from ..host import processes, segments
-from ..host.processes import Missing, Process, Vanished, missing, unit
-from ..host.segments import Kind, Mapping, Mappings
+from ..host import huge_pages, limits, processes, segments
+from ..host.processes import Missing, Process, container, missing, unit
+from ..host.segments import Kind, Mapping
 from ..pagetable import LEAF_SPAN_BYTES
-from ..preload import settings
-from . import attribution, databases, host
+from ..preload import settings as preload_settings
+from ..units import GIB, MIB
+from . import attribution, databases, host, names
 from .attribution import Attribution, Identity
+from .groups import Group, Grouping
 from .record import (
     SCHEMA_VERSION,
     HostFacts,
     InstanceRecord,
+    Limit,
     Method,
     Others,
     Range,
@@ -34,31 +37,20 @@ THRESHOLD_BYTES = 256 << 10
 """Processes with smaller page tables are not looked into, unless they belong to something that was."""
 
 
-@dataclass
-class _Group:
-    """Processes that belong together, by the mappings they have."""
-
-    members: dict[Mappings, list[Process]] = field(default_factory=dict)
-    unreadable: bool = False
-
-    @property
-    def processes(self) -> list[Process]:
-        return [process for same in self.members.values() for process in same]
-
-
 def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Survey:
     """Survey this host now. Changes nothing."""
     began = time.perf_counter()
     created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     seen = processes.look()
-    looking = _Looking(seen, threshold_bytes)
-    groups = looking.groups()
+    grouping = Grouping(seen, threshold_bytes)
+    groups = grouping.groups()
     facts = host.facts()
-    instances = [looking.instance(group, exact, facts.page_tables_bytes) for group in groups]
+    looking = _Looking(grouping, exact, facts, _outside_bytes(seen, facts))
+    instances = names.apart(looking.instance(group) for group in groups)
     instances.sort(key=lambda one: (-one.page_tables.sum_bytes, one.name))
     counted = {pid for one in instances for pid in one.pids}
     rest = [process for process in seen.processes if process.pid not in counted]
-    gaps = seen.missing + looking.missing + _hidden(facts)
+    gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
     return Survey(
         schema_version=SCHEMA_VERSION,
         created_at=created_at,
@@ -72,8 +64,8 @@ def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Surve
         ),
         complete=not gaps,
         missing=tuple(gaps),
-        vanished=seen.vanished + looking.vanished,
-        instances=tuple(_named_apart(instances)),
+        vanished=seen.vanished + grouping.vanished + looking.vanished,
+        instances=tuple(instances),
         others=Others(len(rest), sum(process.vm_pte_bytes for process in rest)),
     )
 
@@ -85,114 +77,36 @@ def _hidden(facts: HostFacts) -> list[Missing]:
     return [missing(None, "processes of other users", f"/proc is mounted with hidepid={facts.hidepid}")]
 
 
-def _named_apart(instances: list[InstanceRecord]) -> list[InstanceRecord]:
-    """Two instances of one name get a number each, in the order of their oldest process."""
-    same: dict[str, list[InstanceRecord]] = {}
-    for one in instances:
-        same.setdefault(one.name, []).append(one)
-    renamed = {
-        min(one.pids): f"{name} #{number}"
-        for name, ones in same.items()
-        if len(ones) > 1
-        for number, one in enumerate(sorted(ones, key=lambda one: min(one.pids)), 1)
-    }
-    return [replace(one, name=renamed.get(min(one.pids), one.name)) for one in instances]
+def _outside_bytes(seen: processes.Pass, facts: HostFacts) -> int | None:
+    """Page tables that are in no process's VmPTE: the shared tables of regions, and a few of the kernel's.
+
+    None where processes are hidden, which may have them.
+    """
+    if seen.missing or _hidden(facts):
+        return None
+    return max(0, facts.page_tables_bytes - sum(process.vm_pte_bytes for process in seen.processes))
 
 
 class _Looking:
-    """One survey while it is made."""
+    """One survey while its instances are made."""
 
-    def __init__(self, seen: processes.Pass, threshold_bytes: int) -> None:
-        self._seen = seen
-        self._threshold_bytes = threshold_bytes
-        self._reader = segments.Reader()
-        self._devices = segments.Devices()
-        self._mappings: dict[int, Mappings] = {}
-        self._unreadable: list[Process] = []
+    def __init__(self, grouping: Grouping, exact: bool, facts: HostFacts, outside_bytes: int | None) -> None:
+        self._grouping = grouping
+        self._exact = exact
+        self._facts = facts
+        self._outside_bytes = outside_bytes
+        self._limits = limits.Host()
         self.missing: list[Missing] = []
         self.vanished = 0
 
-    def groups(self) -> list[_Group]:
-        """Processes by instance: whoever shares a segment belongs together."""
-        large: list[Process] = []
-        small: list[Process] = []
-        for process in self._seen.processes:
-            wanted = process.vm_pte_bytes >= self._threshold_bytes or databases.suspected(process.name)
-            (large if wanted else small).append(process)
-        attached = [process for process in large if self._look(process)]
-        families = {(process.name, process.parent) for process in attached}
-        families |= {(process.name, process.pid) for process in attached}
-        parents = {process.parent for process in attached}
-        names = {process.name for process in attached}
-        # Fresh children and idle parents of those found, which are as much clients as they are.
-        attached += [
-            process
-            for process in small
-            if process.name in names
-            and ((process.name, process.parent) in families or process.pid in parents)
-            and self._look(process)
-        ]
-        return self._united(attached) + self._unknown()
-
-    def _look(self, process: Process) -> bool:
-        """Read a process's mappings; whether it has segments."""
-        try:
-            mappings = self._reader.shared(process)
-        except (Vanished, ProcessLookupError):
-            self.vanished += 1
-            return False
-        except PermissionError:
-            self.missing.append(missing(process.pid, "maps"))
-            self._unreadable.append(process)
-            return False
-        if mappings:
-            self._mappings[process.pid] = mappings
-        return bool(mappings)
-
-    def _united(self, attached: list[Process]) -> list[_Group]:
-        same: dict[Mappings, list[Process]] = {}
-        for process in attached:
-            same.setdefault(self._mappings[process.pid], []).append(process)
-        groups: list[tuple[set[object], _Group]] = []
-        for mappings, members in same.items():
-            keys = self._keys(mappings, members[0])
-            group = _Group({mappings: members})
-            others = []
-            for known in groups:
-                if known[0] & keys:
-                    keys |= known[0]
-                    group.members = {**known[1].members, **group.members}
-                else:
-                    others.append(known)
-            groups = [*others, (keys, group)]
-        return [group for __, group in groups]
-
-    def _keys(self, mappings: Mappings, process: Process) -> set[object]:
-        keys: set[object] = set()
-        for mapping in mappings:
-            kind = self._kind(mapping, process.pid).kind
-            # The same file is often read by strangers; that alone makes nobody a part of them.
-            keys.add((mapping.identity, process.executable) if kind == "file" else mapping.identity)
-        return keys
-
-    def _kind(self, mapping: Mapping, pid: int) -> Kind:
-        return segments.kind(mapping, self._devices.of(mapping, pid))
-
-    def _unknown(self) -> list[_Group]:
-        """Whose mappings may not be read: by name, user and cgroup, so that VmPTE is still told."""
-        same: dict[object, list[Process]] = {}
-        for process in self._unreadable:
-            same.setdefault((process.name, process.uid, process.cgroup()), []).append(process)
-        return [_Group({(): members}, unreadable=True) for members in same.values()]
-
-    def instance(self, group: _Group, exact: bool, host_bytes: int) -> InstanceRecord:
-        """One entry of `instances`."""
+    def instance(self, group: Group) -> names.Named:
+        """One entry of `instances`, and the process its others come from."""
         members = group.processes
         first = databases.leader(members)
         executable = first.executable
-        database = databases.recognise(members, executable)
+        database = databases.recognise(members, first, executable)
         self.missing += database.missing
-        attributed, rows = self._segments(group, first, exact)
+        attributed, rows = self._segments(group, first)
         self.missing += attributed.missing
         self.vanished += attributed.vanished
         cgroup = first.cgroup()
@@ -200,20 +114,22 @@ class _Looking:
         total = sum(sizes)
         # Nothing is known of what may not be read, which is another thing than nothing.
         part = None if group.unreadable else min(total, attributed.bytes)
-        return InstanceRecord(
-            name=database.name or first.name,
+        inside = container(cgroup)
+        host_bytes = self._facts.page_tables_bytes
+        record = InstanceRecord(
+            name=database.name,
             kind=database.kind,
             executable=executable,
             unit=unit(cgroup),
             cgroup=cgroup,
-            container=None,
-            manager=None,
+            container=inside,
+            manager=_manager(database, inside),
             data_directory=database.data_directory,
             port=database.port,
             version=database.version,
             sid=database.sid,
             processes=len(members),
-            helpers=0,
+            helpers=database.helpers,
             pids=tuple(sorted(process.pid for process in members)),
             threads=max(process.threads for process in members),
             setuid=first.setuid(),
@@ -230,32 +146,72 @@ class _Looking:
             ),
             share_of_host_percent=round(100 * total / host_bytes, 2) if host_bytes else 0.0,
             huge_pages_requested=database.huge_pages_requested,
-            settings={},
-            preload=settings.asked(first.environment()),
-            thp_disabled=False,
-            limits=(),
+            settings=database.settings,
+            preload=preload_settings.asked(first.environment()),
+            thp_disabled=first.thp_enabled is False,
+            limits=self._limits_of(first),
         )
+        return names.Named(record, first)
 
-    def _segments(
-        self, group: _Group, first: Process, exact: bool
-    ) -> tuple[Attribution, tuple[SegmentRecord, ...]]:
+    def _limits_of(self, process: Process) -> tuple[Limit, ...]:
+        """The cgroup limits on memory and on huge pages of each size that apply to a process."""
+        paths = process.cgroups()
+        found = []
+        for resource, controller, v1_file, v2_file in _limited():
+            below = next(
+                (path for names, path in paths.items() if controller in names.split(",")), paths.get("")
+            )
+            for limit in self._limits.cgroup_limits(controller, v1_file, v2_file, below):
+                found.append(Limit(resource, limit.path, limit.limit_bytes))
+        return tuple(found)
+
+    def _segments(self, group: Group, first: Process) -> tuple[Attribution, tuple[SegmentRecord, ...]]:
         """What the segments cost, and a row for each, the largest first."""
         attributed = Attribution()
         rows: dict[Identity, _Row] = {}
         for mappings, members in group.members.items():
-            kinds = {one.identity: self._kind(one, members[0].pid) for one in mappings}
+            kinds = {one.identity: self._grouping.kind(one, members[0].pid) for one in mappings}
             for identity, kind in kinds.items():
                 row = rows.setdefault(identity, _Row(kind))
                 row.add([one for one in mappings if one.identity == identity], len(members))
                 row.of_leader = row.of_leader or first in members
-            if mappings:
+            # Tables of a kernel's regions are in nobody's VmPTE, and their windows are not to be scanned.
+            own = tuple(one for one in mappings if not kinds[one.identity].shares_tables)
+            if own:
                 pages = {identity: kind.page_bytes for identity, kind in kinds.items()}
-                attributed.add(attribution.attribute(members, mappings, pages, exact))
-        records = [
-            row.record(attributed.huge_bytes.get(identity, 0), round(attributed.segments.get(identity, 0)))
-            for identity, row in rows.items()
-        ]
+                attributed.add(attribution.attribute(members, own, pages, self._exact))
+            else:
+                attributed.scanned += len(members)
+        regions = sum(row.kind.shares_tables for row in rows.values())
+        records = []
+        for identity, row in rows.items():
+            tables_bytes: int | None = round(attributed.segments.get(identity, 0))
+            if row.kind.shares_tables:
+                tables_bytes = self._outside_bytes if regions == 1 and self._only_region(identity) else None
+            records.append(row.record(attributed.huge_bytes.get(identity, 0), tables_bytes))
         return attributed, tuple(sorted(records, key=lambda row: (-row.size_bytes, row.address)))
+
+    def _only_region(self, identity: Identity) -> bool:
+        return self._grouping.shared_tables == {identity}
+
+
+def _limited() -> list[tuple[str, str, str, str]]:
+    """Resource, controller, and the files of its limit in cgroup v1 and v2."""
+    rows = [("memory", "memory", "memory.limit_in_bytes", "memory.max")]
+    for page_bytes in huge_pages.sizes_bytes():
+        size = f"{page_bytes // GIB}GB" if page_bytes >= GIB else f"{page_bytes // MIB}MB"
+        names = (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.max")
+        rows.append((f"hugetlb {size}", "hugetlb", *names))
+    return rows
+
+
+def _manager(database: databases.Database, inside: str | None) -> str | None:
+    """Who writes a database's configuration, where it is not an administrator's own file."""
+    if database.managed_by_patroni:
+        return "patroni"
+    if inside is None:
+        return None
+    return "kubernetes" if inside.startswith("pod ") else "container"
 
 
 @dataclass
@@ -278,7 +234,7 @@ class _Row:
         self.aligned_1gib = self.aligned_1gib and segments.aligned_1gib(parts[0])
         self.processes += count
 
-    def record(self, huge_bytes: int, page_tables_bytes: int) -> SegmentRecord:
+    def record(self, huge_bytes: int, page_tables_bytes: int | None) -> SegmentRecord:
         kind = self.kind
         return SegmentRecord(
             kind=kind.kind,
@@ -324,7 +280,7 @@ def changes(before: Survey, after: Survey) -> list[Change]:
     """Per instance, what two surveys differ by; one that came or went counts from or to nothing.
 
     An instance is the same as long as one of its processes is left; where all are others, as after a
-    restart, by its name, unless that has a number: those move up when an instance ends.
+    restart, by its name, unless that names a process.
     """
     return [_change(old, new) for old, new in _pairs(before.instances, after.instances)]
 
@@ -349,5 +305,7 @@ def _pairs(
 
     present = list(news)
     by_process = [claim(by_pid.get(pid) for pid in new.pids) for new in present]
-    pairs = [old or claim([] if " #" in new.name else [new.name]) for old, new in zip(by_process, present)]
+    pairs = [
+        old or claim([] if "(process " in new.name else [new.name]) for old, new in zip(by_process, present)
+    ]
     return [*zip(pairs, present), *((old, None) for old in left.values())]

@@ -166,7 +166,7 @@ def test_oracle_parameters(content, name, value):
 def test_other_programs_are_named_by_their_executable(tmp_path):
     with StandIn("whatever", tmp_path) as pid:
         __, found = surveyed(pid)
-    assert found["kind"] == "other"
+    assert found["kind"] == "python"
     assert found["name"].startswith("python")
     assert (found["data_directory"], found["processes_maximum"]) == (None, None)
     assert found["segments"][0]["size_bytes"] == 8 * MIB

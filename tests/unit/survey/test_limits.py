@@ -314,7 +314,7 @@ def test_prometheus_text(segment):
         found, one = surveyed(pids[0])
     one["name"] = 'odd "name" \\ of\na line'
     text = prometheus.text(from_fields(found))
-    label = 'instance_name="odd \\"name\\" \\\\ of\\na line",kind="other"'
+    label = 'instance_name="odd \\"name\\" \\\\ of\\na line",kind="python"'
     assert f"mshare_survey_instance_processes{{{label}}} 2\n" in text
     assert f"\nmshare_survey_host_page_tables_bytes {found['host']['page_tables_bytes']}\n" in text
     # Of each metric one head, before its figures; a maximum that nobody knows is left out.

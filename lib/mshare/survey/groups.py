@@ -1,0 +1,244 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which processes are one instance: one server, or one program whose processes share memory.
+
+Memory that only a server's own processes can have makes them one: shared anonymous memory, System V, POSIX
+and huge page segments, regions. So does descent from one postmaster. A file does not: strangers map it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ..host import segments
+from ..host.processes import Missing, Pass, Process, Vanished, missing
+from ..host.segments import Kind, Mapping, Mappings
+from ..units import MIB
+from . import databases
+from .attribution import Identity
+
+MATTERS_BYTES = 16 * MIB
+"""Processes of one family that are small each are an instance when they pay this together."""
+_OF_FILES = ("file", "tmpfs")
+
+
+@dataclass
+class Group:
+    """Processes of one instance, by the mappings they have."""
+
+    members: dict[Mappings, list[Process]] = field(default_factory=dict)
+    unreadable: bool = False
+
+    @property
+    def processes(self) -> list[Process]:
+        return [process for same in self.members.values() for process in same]
+
+    def add(self, mappings: Mappings, members: Iterable[Process]) -> None:
+        self.members.setdefault(mappings, []).extend(members)
+
+
+class Grouping:
+    """One pass over the processes, put into groups."""
+
+    def __init__(self, seen: Pass, threshold_bytes: int) -> None:
+        self._seen = seen
+        self._threshold_bytes = threshold_bytes
+        self._reader = segments.Reader()
+        self._devices = segments.Devices()
+        self._mappings: dict[int, Mappings] = {}
+        self._unreadable: list[Process] = []
+        self.shared_tables: set[Identity] = set()
+        """The regions of a kernel that somebody has mapped."""
+        self.missing: list[Missing] = []
+        self.vanished = 0
+
+    def kind(self, mapping: Mapping, pid: int) -> Kind:
+        return segments.kind(mapping, self._devices.of(mapping, pid))
+
+    def groups(self) -> list[Group]:
+        """Every instance there is; in none of two groups is the same process."""
+        large, small = self._wanted()
+        readable = [process for process in large if self._look(process)]
+        attached = [process for process in readable if self._mappings[process.pid]]
+        families = {(process.name, process.parent) for process in attached}
+        families |= {(process.name, process.pid) for process in attached}
+        parents = {process.parent for process in attached}
+        names = {process.name for process in attached}
+        # Fresh children and idle parents of those found, which are as much clients as they are.
+        attached += [
+            process
+            for process in small
+            if process.name in names
+            and ((process.name, process.parent) in families or process.pid in parents)
+            and self._look(process)
+            and self._mappings[process.pid]
+        ]
+        united = self._without_common_files(self._united(attached))
+        return united + self._without_memory(readable) + self._unknown()
+
+    def _wanted(self) -> tuple[list[Process], list[Process]]:
+        """Whose mappings are read first, and who is too small for that on its own."""
+        large: list[Process] = []
+        small: list[Process] = []
+        for process in self._seen.processes:
+            wanted = process.vm_pte_bytes >= self._threshold_bytes or databases.suspected(process.name)
+            (large if wanted else small).append(process)
+        rest: list[Process] = []
+        for family in _families(small):
+            (large if self._matters(family) else rest).extend(family)
+        return large, rest
+
+    def _matters(self, family: list[Process]) -> bool:
+        least_bytes = max(MATTERS_BYTES, self._threshold_bytes)
+        return len(family) > 1 and sum(process.vm_pte_bytes for process in family) >= least_bytes
+
+    def _look(self, process: Process) -> bool:
+        """Read a process's mappings; whether they could be read."""
+        try:
+            self._mappings[process.pid] = self._reader.shared(process)
+        except (Vanished, ProcessLookupError):
+            self.vanished += 1
+            return False
+        except PermissionError:
+            self.missing.append(missing(process.pid, "maps"))
+            self._unreadable.append(process)
+            return False
+        return True
+
+    def _united(self, attached: list[Process]) -> list[Group]:
+        same: dict[Mappings, list[Process]] = {}
+        for process in attached:
+            same.setdefault(self._mappings[process.pid], []).append(process)
+        union = _Union()
+        for mappings, members in same.items():
+            own = self._own(mappings, members[0].pid)
+            for together in [members] if own and not _any_tree(members) else [[one] for one in members]:
+                union.add([*own, *_descent(together[0], bool(own))], mappings, together)
+        return [part for group in union.groups for part in _servers(group)]
+
+    def _own(self, mappings: Mappings, pid: int) -> set[Identity]:
+        """The segments that strangers cannot have."""
+        kinds = {one.identity: self.kind(one, pid) for one in mappings}
+        self.shared_tables |= {identity for identity, kind in kinds.items() if kind.shares_tables}
+        return {identity for identity, kind in kinds.items() if kind.kind not in _OF_FILES}
+
+    def _without_common_files(self, groups: list[Group]) -> list[Group]:
+        """Files that several programs map are nobody's memory: nothing is sized or planned for them."""
+        users: dict[Identity, set[object]] = {}
+        for number, group in enumerate(groups):
+            executable = databases.leader(group.processes).executable
+            for mappings, members in group.members.items():
+                for one in mappings:
+                    if self.kind(one, members[0].pid).kind in _OF_FILES:
+                        users.setdefault(one.identity, set()).add((number, executable))
+        common = {identity for identity, who in users.items() if len(who) > 1}
+        return [_without(group, common) for group in groups] if common else groups
+
+    def _without_memory(self, readable: list[Process]) -> list[Group]:
+        """Programs that share no memory, where they pay enough to matter."""
+        bare = [process for process in readable if not self._mappings[process.pid]]
+        return [Group({(): family}) for family in _families(bare) if self._matters(family)]
+
+    def _unknown(self) -> list[Group]:
+        """Whose mappings may not be read: by name, user and cgroup, so that VmPTE is still there."""
+        same: dict[object, list[Process]] = {}
+        for process in self._unreadable:
+            same.setdefault((process.name, process.uid, process.cgroup()), []).append(process)
+        return [Group({(): members}, unreadable=True) for members in same.values()]
+
+
+def _any_tree(members: list[Process]) -> bool:
+    return any(databases.is_tree(process.name) for process in members)
+
+
+def _descent(process: Process, has_own: bool) -> Iterator[Hashable]:
+    """What a process has in common with its parent and children of the same name, if that makes a server."""
+    if has_own and not databases.is_tree(process.name):
+        return
+    yield process.name, process.pid
+    if process.parent > 1:
+        yield process.name, process.parent
+
+
+def _families(members: Iterable[Process]) -> list[list[Process]]:
+    """By descent, or by user and cgroup where the parent is the first process."""
+    union = _Union()
+    for process in members:
+        keys: list[Hashable] = list(_descent(process, False))
+        if process.parent <= 1:
+            keys.append((process.name, process.uid, process.cgroup() if len(keys) < 2 else None))
+        union.add(keys, (), [process])
+    return [group.processes for group in union.groups]
+
+
+class _Union:
+    """Groups that grow together as soon as they have a key in common."""
+
+    def __init__(self) -> None:
+        self._of_key: dict[Hashable, int] = {}
+        self._found: dict[int, tuple[set[Hashable], Group]] = {}
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for __, group in self._found.values()]
+
+    def add(self, keys: Iterable[Hashable], mappings: Mappings, members: list[Process]) -> None:
+        wanted = set(keys)
+        numbers = sorted({self._of_key[key] for key in wanted if key in self._of_key})
+        if numbers:
+            number = numbers[0]
+        else:
+            number = members[0].pid
+            self._found[number] = (set(), Group())
+        of_group, group = self._found[number]
+        for other in numbers[1:]:
+            more, joined = self._found.pop(other)
+            wanted |= more
+            for same, processes in joined.members.items():
+                group.add(same, processes)
+        group.add(mappings, members)
+        of_group |= wanted
+        for key in wanted:
+            self._of_key[key] = number
+
+
+def _servers(group: Group) -> list[Group]:
+    """The group, or one per data directory where several servers map the same segment."""
+    members = {process.pid: process for process in group.processes if databases.is_tree(process.name)}
+    roots = [process for process in members.values() if process.parent not in members]
+    if len(roots) < 2:
+        return [group]
+    directories = {process.pid: _directory(process) for process in roots}
+    if len(set(filter(None, directories.values()))) < 2:
+        return [group]
+    parts: dict[str, Group] = {}
+    rest = next(filter(None, directories.values()))
+    for mappings, processes in group.members.items():
+        for process in processes:
+            directory = directories.get(_root(process, members)) or rest
+            parts.setdefault(directory, Group()).add(mappings, [process])
+    return list(parts.values())
+
+
+def _root(process: Process, members: dict[int, Process]) -> int:
+    while process.parent in members:
+        process = members[process.parent]
+    return process.pid
+
+
+def _directory(process: Process) -> str | None:
+    try:
+        found = databases.data_directory(process)
+    except PermissionError:
+        return None
+    # The same path in two containers is not the same directory.
+    return None if found is None else f"{process.namespace('mnt')} {found}"
+
+
+def _without(group: Group, common: set[Identity]) -> Group:
+    kept = Group(unreadable=group.unreadable)
+    for mappings, members in group.members.items():
+        kept.add(tuple(one for one in mappings if one.identity not in common), members)
+    return kept

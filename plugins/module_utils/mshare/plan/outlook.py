@@ -1,0 +1,1 @@
+../../../../lib/mshare/plan/outlook.py

@@ -1,0 +1,1 @@
+../../../../lib/mshare/survey/groups.py
