@@ -46,7 +46,7 @@ class Kernel:
             assert len(argument) == number >> 16 & 0x3FFF
             return answer(numbers[number])
 
-        monkeypatch.setattr(probe, "_read", lambda fd: probe._answer(lambda: answer(read)))
+        monkeypatch.setattr(probe, "_read", lambda fd: probe._errno_of(lambda: answer(read)))
         monkeypatch.setattr(probe.fcntl, "ioctl", ioctl)
 
 

@@ -272,6 +272,6 @@ def test_who_holds_a_lock_is_asked_of_the_kernel(state_dir):
 def test_a_state_directory_that_somebody_else_made(state_dir):
     state_dir.mkdir()
     os.chown(state_dir, 65534, 65534)
-    refused = pytest.raises(MshareError, match="belongs to somebody else, so nothing of ours goes there")
+    refused = pytest.raises(MshareError, match="belongs to another user, so mshare does not use it")
     with refused, lock.locked(status_file.file("/m", "sga", OWNER, "lock"), "region sga"):
         pytest.fail("used it")
