@@ -72,7 +72,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         request = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
         done = apply(request, check=check)
     attached = done.facts.attached if done.facts is not None else 0
-    told = display.outcome(
+    shown = display.outcome(
         screen,
         done,
         done.to_dict("clients"),
@@ -80,7 +80,7 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         f"{attached} of {spec.count} clients are attached to region {spec.region}.",
         f"The clients of region {spec.region} run already as requested; nothing to do.",
     )
-    if told and done.facts is not None:
+    if shown and done.facts is not None:
         display.clients(screen, done.facts)
 
 

@@ -26,8 +26,8 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
     size_bytes, page_bytes = parse_size(size), parse_size(page_size, "page size")
     if clients < 1:
         raise InvalidRequest(f"{clients} clients cannot be modelled; use 1 or more, like 1500")
-    one = page_tables(size_bytes, page_bytes)
-    levels = _levels(one)
+    tables = page_tables(size_bytes, page_bytes)
+    levels = _levels(tables)
     screen.answer(
         {
             "kind": "modelled",
@@ -38,7 +38,7 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
                 side: {f"{level}_bytes": count * tables for level, tables in levels}
                 for side, count in (("per_client", 1), ("without_sharing", clients), ("with_sharing", 1))
             },
-            "saving_bytes": (clients - 1) * one.total_bytes,
+            "saving_bytes": (clients - 1) * tables.total_bytes,
         }
     )
     screen.say(
@@ -53,14 +53,14 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
     ]
     screen.table(heads, rows, right=heads[1:])
     screen.say("")
-    saved = (clients - 1) * one.total_bytes
+    saved = (clients - 1) * tables.total_bytes
     screen.say(f"Sharing saves {format_size(saved)}, {100 * (clients - 1) / clients:.2f} %.")
 
 
-def _levels(one: PageTables) -> list[tuple[str, int]]:
+def _levels(tables: PageTables) -> list[tuple[str, int]]:
     return [
-        ("leaf", one.leaf_bytes),
-        ("pmd", one.pmd_bytes),
-        ("pud", one.pud_bytes),
-        ("total", one.total_bytes),
+        ("leaf", tables.leaf_bytes),
+        ("pmd", tables.pmd_bytes),
+        ("pud", tables.pud_bytes),
+        ("total", tables.total_bytes),
     ]

@@ -66,7 +66,7 @@ def create_command(
         )
         done = apply(request, check=check)
     backend = choose(spec.backend) if check else locate(spec.backend, spec.root)
-    told = display.outcome(
+    shown = display.outcome(
         screen,
         done,
         {**done.to_dict("region"), "backend": backend.backend, "reason": backend.reason},
@@ -74,7 +74,7 @@ def create_command(
         f"Region {spec.name} is ready.",
         f"Region {spec.name} exists already as requested; nothing to do.",
     )
-    if told and done.facts is not None:
+    if shown and done.facts is not None:
         screen.fields(
             [
                 ("path", done.facts.path),

@@ -17,10 +17,10 @@ from ..converge.outcome import (
     Outcome,
     chosen,
     differing_keys,
-    goes_on,
     locate,
     locate_leftovers,
     other_version,
+    outdated_warnings,
     present,
     remove_spec,
     spec_written,
@@ -122,7 +122,9 @@ class ClientsPresent(Request[ClientsFacts]):
         if self.require_all and not check:
             _require_attached(facts)
         after = present(spec) if actions else before
-        left = goes_on(f"the launcher of region {name}", None if anew else outdated, "restart_outdated")
+        left = outdated_warnings(
+            f"the launcher of region {name}", None if anew else outdated, "restart_outdated"
+        )
         return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=left)
 
 

@@ -90,7 +90,7 @@ def other_version(version: str | None) -> str | None:
     return f"runs version {version} of the library, and {__version__} is installed"
 
 
-def goes_on(what: str, outdated: str | None, option: str) -> list[str]:
+def outdated_warnings(what: str, outdated: str | None, option: str) -> list[str]:
     """The warning for something that runs another version and is left alone."""
     return [f"{what} {outdated}; it keeps using that version until {option}: true"] if outdated else []
 

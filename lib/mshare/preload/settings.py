@@ -76,6 +76,6 @@ def has_ours(environment: dict[str, str]) -> bool:
     return os.path.basename(LIBRARY) in map(os.path.basename, preloaded(environment))
 
 
-def asked(environment: dict[str, str]) -> str | None:
+def requested_pages(environment: dict[str, str]) -> str | None:
     """Which pages an environment asks the library for; None where it is not preloaded."""
     return environment.get(f"{PREFIX}PAGES") if has_ours(environment) else None

@@ -20,10 +20,10 @@ from ..converge.outcome import (
     Outcome,
     chosen,
     differing_keys,
-    goes_on,
     locate,
     locate_leftovers,
     other_version,
+    outdated_warnings,
     present,
     remove_spec,
     spec_written,
@@ -77,15 +77,15 @@ class RegionPresent(Request[RegionFacts]):
         if root is None:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             fills_bytes = spec.memory_bytes if spec.prefault else 0
-            found = _preflight(spec, None, spec.window or spec.mapped_bytes)
-            preflight.require(found)
+            findings = _preflight(spec, None, spec.window or spec.mapped_bytes)
+            preflight.require(findings)
             return Outcome(
                 True,
                 [f"create region {spec.name}"],
                 ABSENT,
                 present(spec),
                 fills_bytes=fills_bytes,
-                warnings=preflight.warnings(found),
+                warnings=preflight.warnings(findings),
             )
         return _Region(self, root).converge(check)
 
@@ -131,11 +131,11 @@ class _Region:
         )
         before = self._before()
         window_bytes = _window_bytes(spec, self.root) if start else self.facts.window_bytes or 0
-        found = _preflight(spec, self.root, window_bytes)
+        findings = _preflight(spec, self.root, window_bytes)
         # One that takes the place of another gets the room that has now: its owner sees if it is enough.
         fills_root = self.root if start and not whose and not self.stale else None
         if start:
-            self._require_it_fits(found, fills_root)
+            self._require_it_fits(findings, fills_root)
         if actions and not check:
             if whose:
                 _end(self.keeper, name, self.root)
@@ -157,8 +157,10 @@ class _Region:
         _require_healthy(facts, check)
         after = present(spec) if actions else before
         fills_bytes = spec.memory_bytes if start and spec.prefault else 0
-        left = goes_on(f"the owner of region {name}", None if whose else self.outdated, "replace_outdated")
-        warnings = [*preflight.warnings(found), *left]
+        left = outdated_warnings(
+            f"the owner of region {name}", None if whose else self.outdated, "replace_outdated"
+        )
+        warnings = [*preflight.warnings(findings), *left]
         return Outcome(
             bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, fills_root, warnings
         )
@@ -168,10 +170,10 @@ class _Region:
         why = [f"{', '.join(self.rebuild)} differ"] if self.rebuild else []
         return why + ([f"owner {self.outdated}"] if self.request.replace_outdated and self.outdated else [])
 
-    def _require_it_fits(self, found: list[preflight.Finding], fills_root: str | None) -> None:
+    def _require_it_fits(self, findings: list[preflight.Finding], fills_root: str | None) -> None:
         spec = self.spec
         memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
-        preflight.require(found)
+        preflight.require(findings)
         if spec.prefault and fills_root is not None:
             memory.check_room(spec.name, spec.memory_bytes, fills_root)
 
@@ -196,13 +198,13 @@ class _Region:
         facts = self.facts
         if facts.mode is None or facts.uid is None or facts.gid is None:
             return {}
-        found = {
+        current = {
             "mode": facts.mode,
             "owner": accounts.user(facts.uid),
             "group": accounts.group(facts.gid),
         }
         named = {"mode", *self.spec.to_dict(), *(self.stored or {})}
-        return {key: value for key, value in found.items() if key in named}
+        return {key: value for key, value in current.items() if key in named}
 
     def _refuse(self, ending: bool) -> None:
         name, facts = self.spec.name, self.facts
@@ -288,10 +290,10 @@ def _foreign(name: str, root: str, facts: RegionFacts) -> str:
 def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
     if force:
         return
-    found = attached.processes(root, name)
-    if found:
+    clients = attached.processes(root, name)
+    if clients:
         raise Conflict(
-            f"{doing} would kill {len(found)} attached clients: {attached.told(found)}; stop them first"
+            f"{doing} would kill {len(clients)} attached clients: {attached.told(clients)}; stop them first"
             " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
             " or set force: true (--force)"
         )
@@ -332,18 +334,18 @@ class RegionAbsent(Request[RegionFacts]):
 
     def converge(self, check: bool) -> Outcome[RegionFacts]:
         name = self.name
-        found = locate_leftovers("regions", OWNER, name, self.backend, self.root)
-        if found is None:
+        root = locate_leftovers("regions", OWNER, name, self.backend, self.root)
+        if root is None:
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = current()
-        facts = inventory.region_facts(found, name)
+        facts = inventory.region_facts(root, name)
         # Also of the clients: what another version writes is refused before anything is changed.
-        owner_known, __ = _known(found, name, OWNER), _known(found, name, CLIENTS)
+        owner_known, __ = _known(root, name, OWNER), _known(root, name, CLIENTS)
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
         if facts.owner.state == "unmanaged":
-            raise Conflict(_foreign(name, found, facts))
-        _refuse_attached(name, found, f"removing region {name}", self.force)
+            raise Conflict(_foreign(name, root, facts))
+        _refuse_attached(name, root, f"removing region {name}", self.force)
         actions = chosen(
             (
                 (facts.owner.alive or facts.exists, f"end region {name}"),
@@ -355,7 +357,7 @@ class RegionAbsent(Request[RegionFacts]):
         if actions and not check:
             if enabled:
                 keeper.set_enabled(OWNER, name, False)
-            _end(keeper, name, found)
+            _end(keeper, name, root)
             if keeper.survives_reboot:
                 remove_region_files(name)
             # Clients that were killed must not be started again for a region that is gone.

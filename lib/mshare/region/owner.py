@@ -66,9 +66,9 @@ class _Status:
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         self.write(replace(self.now, state="prefaulting", prefault=Prefault(done_bytes, total_bytes)))
-        said = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
+        text = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
         # Prefaulting for minutes must not look like a service that hangs.
-        notify(STATUS=said, EXTEND_TIMEOUT_USEC=str(60_000_000))
+        notify(STATUS=text, EXTEND_TIMEOUT_USEC=str(60_000_000))
 
     def ready(self) -> None:
         self.write(replace(self.now, state="ready"))
@@ -140,15 +140,15 @@ def _own(
     status.write(replace(status.now, oom_score_adjust=_resist_oom()))
     with _created(spec, backend) as created:
         created.set_access(spec.mode, uid, gid)
-        found = created.stat()
+        stat = created.stat()
         status.write(
             replace(
                 status.now,
-                address=found.address,
-                window_bytes=found.window_bytes,
+                address=stat.address,
+                window_bytes=stat.window_bytes,
                 # A generation without explicit mappings fills the whole window.
-                mapped_bytes=found.mapped_bytes if found.mapped_bytes is not None else spec.mapped_bytes,
-                mappings=tuple(MappingEntry.of(mapping) for mapping in found.mappings or spec.mappings),
+                mapped_bytes=stat.mapped_bytes if stat.mapped_bytes is not None else spec.mapped_bytes,
+                mappings=tuple(MappingEntry.of(mapping) for mapping in stat.mappings or spec.mappings),
             )
         )
         if spec.prefault or spec.pattern:
@@ -217,13 +217,13 @@ def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
     """Touch every page: a kernel refuses MADV_POPULATE and MAP_POPULATE inside a region."""
     total_bytes = spec.mapped_bytes
     done_bytes = 0
-    told = 0.0
+    reported_at = 0.0
     for mapping in spec.mappings:
         for offset in range(mapping.offset, mapping.end, _PREFAULT_STEP_BYTES):
             step_bytes = min(_PREFAULT_STEP_BYTES, mapping.end - offset)
-            if time.monotonic() - told > _PROGRESS_SECONDS:
+            if time.monotonic() - reported_at > _PROGRESS_SECONDS:
                 status.progress(done_bytes, total_bytes)
-                told = time.monotonic()
+                reported_at = time.monotonic()
             touch(memory, offset, step_bytes, BASE_PAGE_BYTES)
             done_bytes += step_bytes
     status.progress(done_bytes, total_bytes)

@@ -155,13 +155,17 @@ def _hugetlb_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
 
 
 def _removed_at_logout(wanted: Wanted, host: Host) -> Iterator[Finding]:
-    said = host.setting("logind", "RemoveIPC") if host.runs_systemd() else None
-    if wanted.uid > _SYSTEM_UIDS and said is not None and said[0].lower() in ("yes", "true", "1", "on"):
+    remove_ipc = host.setting("logind", "RemoveIPC") if host.runs_systemd() else None
+    if (
+        wanted.uid > _SYSTEM_UIDS
+        and remove_ipc is not None
+        and remove_ipc[0].lower() in ("yes", "true", "1", "on")
+    ):
         yield Finding(
             False,
             f"region {wanted.name} is for uid {wanted.uid}, who is not a system user, and logind removes"
-            f" the shared memory of such users at logout (RemoveIPC={said[0]}, {said[1]}), even while a"
-            f" database uses it; set RemoveIPC=no, or run the database as a system user",
+            f" the shared memory of such users at logout (RemoveIPC={remove_ipc[0]}, {remove_ipc[1]}),"
+            f" even while a database uses it; set RemoveIPC=no, or run the database as a system user",
         )
 
 
@@ -185,16 +189,16 @@ CHECKS: tuple[Check, ...] = (
 
 def findings(wanted: Wanted, host: Host | None = None) -> list[Finding]:
     """What stands in the way of a region on this host, and what will."""
-    looked_at = host or Host()
-    return [finding for check in CHECKS for finding in check(wanted, looked_at)]
+    known_host = host or Host()
+    return [finding for check in CHECKS for finding in check(wanted, known_host)]
 
 
-def require(found: Sequence[Finding]) -> None:
+def require(results: Sequence[Finding]) -> None:
     """Raise MshareError for the failures among the findings, all of them in one."""
-    fatal = [finding.sentence for finding in found if finding.fatal]
+    fatal = [finding.sentence for finding in results if finding.fatal]
     if fatal:
         raise MshareError(". ".join(fatal))
 
 
-def warnings(found: Sequence[Finding]) -> list[str]:
-    return [finding.sentence for finding in found if not finding.fatal]
+def warnings(results: Sequence[Finding]) -> list[str]:
+    return [finding.sentence for finding in results if not finding.fatal]

@@ -75,9 +75,9 @@ def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
 
 
 def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
-    found = read_manifest(place)
+    known = read_manifest(place)
     wanted = library.digest(preload_sources(sources))
-    return found is None or found.preload_sha256 != wanted or not os.path.exists(place.preload)
+    return known is None or known.preload_sha256 != wanted or not os.path.exists(place.preload)
 
 
 def present(
@@ -144,7 +144,7 @@ def _readable_by_all() -> Iterator[None]:
 
 def wrong_modes(place: Place, paths: Iterable[str]) -> dict[str, int]:
     """Which of the files, and of our folders above them, have another mode than they should: path -> mode."""
-    found = {}
+    wrong = {}
     programs = (place.executable, place.preload)
     folders = {
         folder
@@ -156,8 +156,8 @@ def wrong_modes(place: Place, paths: Iterable[str]) -> dict[str, int]:
     for path, mode in {**wanted, **dict.fromkeys(folders, 0o755)}.items():
         with contextlib.suppress(FileNotFoundError):
             if stat.S_IMODE(os.lstat(path).st_mode) != mode:
-                found[path] = mode
-    return found
+                wrong[path] = mode
+    return wrong
 
 
 def _require_runs(place: Place) -> None:

@@ -158,15 +158,15 @@ def parse_manifest(text: str, path: str) -> Manifest:
 
 
 def listed_files(place: Place) -> list[str]:
-    found = read_manifest(place)
-    return [] if found is None else [*found.files]
+    fields = read_manifest(place)
+    return [] if fields is None else [*fields.files]
 
 
 def summary(manifest: str | None, differs: Iterable[str] = ()) -> Mapping[str, object]:
     """A side of the diff: what is installed, and which files are not as they should be."""
     if manifest is None:
         return ABSENT
-    found = parse_manifest(manifest, "the manifest")
-    preload = {"preload": "built"} if found.preload_sha256 else {}
+    fields = parse_manifest(manifest, "the manifest")
+    preload = {"preload": "built"} if fields.preload_sha256 else {}
     files = {"differs": list(differs)} if differs else {}
-    return {"state": "present", "version": found.version, **preload, **files}
+    return {"state": "present", "version": fields.version, **preload, **files}

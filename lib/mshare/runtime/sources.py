@@ -19,14 +19,14 @@ SUFFIXES = (".py", ".c", ".h", ".j2")
 
 def read(package: str) -> dict[str, str]:
     """The sources in the folder of a package, in the order of their paths."""
-    found = {}
+    sources = {}
     for folder, __, names in os.walk(package):
         for name in names:
             if name.endswith(SUFFIXES):
                 path = os.path.join(folder, name)
                 with open(path, encoding="utf-8") as file:
-                    found[os.path.relpath(path, package)] = file.read()
-    return dict(sorted(found.items()))
+                    sources[os.path.relpath(path, package)] = file.read()
+    return dict(sorted(sources.items()))
 
 
 def pack(sources: dict[str, str]) -> str:

@@ -114,12 +114,12 @@ def results(found: Mapping[str, Savings]) -> dict[str, object]:
     """The same for several: one verdict, one text, and each of them."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "passed": all(savings.passed for savings in found.values()),
+        "passed": all(savings.passed for savings in savings.values()),
         "reasons": [
-            f"region {region}: {reason}" for region, savings in found.items() for reason in savings.reasons
+            f"region {region}: {reason}" for region, savings in savings.items() for reason in savings.reasons
         ],
-        "summary": [line for savings in found.values() for line in [*savings.summary_lines(), ""]][:-1],
-        "regions": [{"region": region, **result(savings)} for region, savings in found.items()],
+        "summary": [line for savings in savings.values() for line in [*savings.summary_lines(), ""]][:-1],
+        "regions": [{"region": region, **result(savings)} for region, savings in savings.items()],
     }
 
 

@@ -147,7 +147,7 @@ class _Looking:
             share_of_host_percent=round(100 * total / host_bytes, 2) if host_bytes else 0.0,
             huge_pages_requested=database.huge_pages_requested,
             settings=database.settings,
-            preload=preload_settings.asked(first.environment()),
+            preload=preload_settings.requested_pages(first.environment()),
             thp_disabled=first.thp_enabled is False,
             limits=self._limits_of(first),
         )

@@ -175,10 +175,12 @@ def test_what_a_server_was_started_with():
     assert not spec.started_with(environment, REGION)
     assert not spec.started_with({**environment, "MSHARE_PRELOAD_REGION": "sga"}, THP)
     assert not spec.started_with({**environment, "LD_PRELOAD": "/lib/jemalloc.so"}, THP)
-    assert preload_settings.asked(environment) == "thp"
-    assert preload_settings.asked({**environment, "LD_PRELOAD": ""}) is None
+    assert preload_settings.requested_pages(environment) == "thp"
+    assert preload_settings.requested_pages({**environment, "LD_PRELOAD": ""}) is None
     assert (
-        preload_settings.asked({"LD_PRELOAD": "/elsewhere/libmshare-preload.so", **REGION.environment()})
+        preload_settings.requested_pages(
+            {"LD_PRELOAD": "/elsewhere/libmshare-preload.so", **REGION.environment()}
+        )
         == "4k"
     )
 
