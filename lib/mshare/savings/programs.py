@@ -35,27 +35,28 @@ def attached_programs(root: str, region: str, backend: str) -> Programs | None:
     tables are shared and belong to no process, so they are left out.
     """
     facts = inventory.region_facts(root, region)
-    found = [(process, own) for process, own in _attached(facts.path) if process.pid != facts.owner.pid]
-    if not found:
+    clients = [(process, own) for process, own in _attached(facts.path) if process.pid != facts.owner.pid]
+    if not clients:
         return None
     seen = ClientsSeen(
         region=region,
         backend=backend,
-        requested=len(found),
-        attached=len(found),
+        requested=len(clients),
+        attached=len(clients),
         window_bytes=facts.window_bytes,
         mapped_bytes=facts.mapped_bytes,
         attached_how="processes that have the region mapped, besides its owner",
     )
     if backend == "simulated":
-        after_bytes = sum(process.vm_pte_bytes for process, __ in found)
+        after_bytes = sum(process.vm_pte_bytes for process, __ in clients)
         seen = replace(
             seen,
             vm_pte_after_bytes_sum=after_bytes,
-            vm_pte_before_bytes_sum=after_bytes - sum(_tables_bytes(process, own) for process, own in found),
+            vm_pte_before_bytes_sum=after_bytes
+            - sum(_tables_bytes(process, own) for process, own in clients),
             grown_how="page tables of the region's mapping, by a scan of each process",
         )
-    return Programs(seen, Counter(process.name for process, __ in found))
+    return Programs(seen, Counter(process.name for process, __ in clients))
 
 
 def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
