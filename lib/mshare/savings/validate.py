@@ -110,7 +110,7 @@ def result(savings: Savings) -> dict[str, object]:
     return {**savings.to_dict(), "summary": savings.summary_lines()}
 
 
-def results(found: Mapping[str, Savings]) -> dict[str, object]:
+def results(savings: Mapping[str, Savings]) -> dict[str, object]:
     """The same for several: one verdict, one text, and each of them."""
     return {
         "schema_version": SCHEMA_VERSION,
