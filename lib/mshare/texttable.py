@@ -25,6 +25,11 @@ Paint = Callable[[str, str], str]
 """(text as it is laid out, the whole cell) -> the text with its colours."""
 
 
+def plain(text: str, cell: str) -> str:
+    """No colours."""
+    return text
+
+
 def width_of(text: str) -> int:
     """How many columns of a terminal a text takes."""
     return sum(_character_width(character) for character in text)
@@ -65,7 +70,7 @@ def table(
     rows: Iterable[Sequence[str]],
     right: Sequence[str] = (),
     width: int = WIDTH,
-    paint: Paint = lambda text, cell: text,
+    paint: Paint = plain,
     paint_head: Callable[[str], str] = str,
 ) -> list[str]:
     """Lines of a table; the columns named in `right` hold figures, which are never broken.
@@ -116,6 +121,7 @@ def _widths(
     """The columns' widths, or None where even the narrowest do not fit."""
     columns = list(zip(heads, zip(*rows) if rows else [()] * len(heads), figures))
     widths = [max(map(width_of, (head, *cells))) for head, cells, __ in columns]
+    with_broken_heads = [max([_longest_piece(head), *map(width_of, cells)]) for head, cells, __ in columns]
     narrowest = [
         max([_longest_piece(head), *map(width_of if figure else _longest_piece, cells)])
         for head, cells, figure in columns
@@ -123,10 +129,13 @@ def _widths(
     room = width - len(_GAP) * (len(heads) - 1)
     if sum(narrowest) > room:
         return None
-    while sum(widths) > room:
-        # The widest of those that can still give.
-        giving = [number for number, least in enumerate(narrowest) if widths[number] > least]
-        widths[max(giving, key=lambda number: widths[number])] -= 1
+    # A head in two lines costs the reader less than cells in two lines.
+    for least in (with_broken_heads, narrowest):
+        while sum(widths) > room:
+            giving = [number for number in range(len(widths)) if widths[number] > least[number]]
+            if not giving:
+                break
+            widths[max(giving, key=lambda number: widths[number])] -= 1
     return widths
 
 

@@ -29,4 +29,4 @@ def completion_command(ctx: click.Context, shell: str) -> None:
     assert found is not None  # the three that click has
     script = found(ctx.find_root().command, {}, "mshare", "_MSHARE_COMPLETE").source()
     screen.answer({"shell": shell, "script": script})
-    screen.say(script)
+    screen.lines([script])

@@ -11,7 +11,7 @@ import click
 
 from ..errors import InvalidRequest
 from ..plan import facts, text
-from ..plan.plan import InstancePlan, Plan, plan
+from ..plan.plan import plan
 from ..survey.record import Survey, from_fields
 from ..units import parse_size
 from .screen import Screen
@@ -26,6 +26,8 @@ from .screen import Screen
 @click.option("--memory", metavar="SIZE", help="RAM of the planned host, for percentages.")
 @click.option("--instance", metavar="NAME", help="Only this instance of the survey.")
 @click.option("--pool-to", type=int, help="Connections a pooler would keep. Default: a tenth of the clients.")
+@click.option("--details", is_flag=True, help="Also show why a remedy is not open, and what each needs.")
+@click.option("--generations", is_flag=True, help="List the five generations of mshare one by one.")
 @click.option("--formula", is_flag=True, help="Show how each figure is calculated.")
 @click.pass_obj
 def plan_command(
@@ -36,6 +38,8 @@ def plan_command(
     memory: str | None,
     instance: str | None,
     pool_to: int | None,
+    details: bool,
+    generations: bool,
     formula: bool,
 ) -> None:
     """Calculate what each remedy would save.
@@ -49,9 +53,9 @@ def plan_command(
         if memory is not None:
             raise InvalidRequest("--memory goes with --size; a survey says what its host has")
         known = facts.from_survey(_surveyed(screen, survey), instance, clients)
-    made = plan(known, pool_to)
+    made = plan(known, pool_to, generations)
     screen.answer(made.to_dict())
-    _show(screen, made, formula)
+    screen.lines(text.lines(made, details=details, formula=formula, width=screen.width, paint=screen.paint))
 
 
 def _wishes(
@@ -78,37 +82,3 @@ def _surveyed(screen: Screen, path: str | None) -> Survey:
         raise InvalidRequest(
             f"{path} is not valid JSON ({error}); make it with `mshare survey --json`"
         ) from error
-
-
-def _show(screen: Screen, made: Plan, formula: bool) -> None:
-    for note in made.notes:
-        screen.say(note)
-    for instance in made.instances:
-        _instance(screen, instance, formula)
-    for name, pasted in text.paste_sections(made):
-        screen.say("")
-        screen.say(f"{name}, to paste:")
-        for line in pasted:
-            screen.say(line)
-
-
-def _instance(screen: Screen, instance: InstancePlan, formula: bool) -> None:
-    screen.say("")
-    for line in (*text.title(instance), ""):
-        screen.say(line)
-    screen.table(text.HEADS, [text.cells(row) for row in instance.rows], right=text.RIGHT)
-    _list(screen, "Not open, and why:", text.not_open(instance))
-    _list(screen, "What each takes:", text.takes(instance))
-    if formula:
-        _list(screen, "How After is worked out:", text.formulas(instance))
-    screen.say("")
-    for sentence in instance.verdict:
-        screen.say(sentence)
-
-
-def _list(screen: Screen, head: str, entries: list[str]) -> None:
-    if entries:
-        screen.say("")
-        screen.say(head)
-    for entry in entries:
-        screen.say(f"  {entry}")

@@ -31,11 +31,11 @@ _STYLES = {
     "stale": ("red", False),
     "missing": ("red", False),
     "failed": ("red", True),
-    "out of memory": ("red", True),
+    "will run out of memory at its maximum": ("red", True),
 }
 
 
-def _paint(text: str, cell: str) -> str:
+def paint(text: str, cell: str) -> str:
     if cell not in _STYLES:
         return text
     colour, bold = _STYLES[cell]
@@ -72,21 +72,39 @@ class Screen:
             click.echo(f"Error: {message}", err=True)
 
     def say(self, text: str) -> None:
-        """A sentence for people."""
+        """A sentence for people; on a terminal it is broken between words."""
+        broken = sys.stdout.isatty() and texttable.width_of(text) > self.width
+        self.lines(texttable.wrapped(text, self.width, "  ") if broken else [text])
+
+    @property
+    def paint(self) -> texttable.Paint:
+        """Colours for words that stand for a state."""
+        return paint
+
+    def clear(self) -> None:
+        """Begin again at the top of the terminal; where there is none, a blank line."""
         if not self.as_json:
-            click.echo(text)
+            click.echo("\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else "", nl=not sys.stdout.isatty())
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Lines for people, as they are."""
+        if not self.as_json:
+            for line in lines:
+                click.echo(line)
 
     def fields(self, entries: Iterable[tuple[str, str | None]]) -> None:
         """Names and values, one a line; a value of None is left out."""
         shown = [(name, value) for name, value in entries if value is not None]
         width = max((len(name) for name, __ in shown), default=0)
+        room = self.width - width - 4 if sys.stdout.isatty() else sys.maxsize
         for name, value in shown:
-            self.say(f"  {name:<{width}}  {value}")
+            for number, line in enumerate(texttable.wrapped(value, max(room, 1))):
+                self.lines([f"  {'' if number else name:<{width}}  {line}"])
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
         """A table; the columns named in `right` hold figures."""
         if not self.as_json:
-            for line in texttable.table(heads, rows, right, self.width, _paint, _bold):
+            for line in texttable.table(heads, rows, right, self.width, paint, _bold):
                 click.echo(line)
 
     def warn(self, text: str) -> None:

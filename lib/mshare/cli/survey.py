@@ -11,6 +11,9 @@ from collections.abc import Iterable
 import click
 
 from ..errors import InvalidRequest
+from ..plan import text
+from ..plan.facts import from_survey
+from ..plan.plan import plan
 from ..survey import prometheus
 from ..survey.record import InstanceRecord, SegmentRecord, Survey
 from ..survey.survey import THRESHOLD_BYTES, changes, survey
@@ -58,11 +61,14 @@ def survey_command(
             return
         before = found
         time.sleep(watch)
-        screen.say("")
+        screen.clear()
 
 
 def _show(screen: Screen, found: Survey, before: Survey | None) -> None:
     host = found.host
+    if found.instances:
+        outlook = plan(from_survey(found)).outlook
+        screen.lines(text.verdict(host.name, outlook, screen.width, screen.paint))
     partial = "" if found.complete else ", partial"
     screen.say(
         f"Page tables of {host.name}: {format_size(host.page_tables_bytes)} (measured{partial}),"

@@ -1,55 +1,50 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A plan as people read it: the cells of its table, and its sentences."""
+"""A plan for people: the verdict first, then the table, then the details."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .. import texttable
-from ..units import format_size
+from ..texttable import WIDTH, Paint, wrapped
+from ..units import counted, format_size
+from .outlook import Outlook
 from .plan import InstancePlan, Plan, Row
-from .remedies import counted
 
-HEADS = (
-    "Remedy",
-    "Today",
-    "At max",
-    "After",
-    "Saving",
-    "% of RAM",
-    "Window",
-    "RAM",
-    "Faults/client",
-    "Restart",
-    "Reboot",
-    "Open",
-    "Confidence",
-    "Reversible by",
-)
-RIGHT = HEADS[1:9]
+HEADS = ("Remedy", "After", "Saves", "% of RAM", "Restart", "Open", "Figures are")
+RIGHT = HEADS[1:4]
+DETAIL_HEADS = ("Remedy", "Window", "RAM", "Faults per client", "Reboot", "Reversible by")
+DETAIL_RIGHT = DETAIL_HEADS[1:3]
+_LABEL = 11
+"""Columns before a field of the remedy."""
 _PASTE_TITLES = (("sysctl", "Huge pages"), ("database", "Database"), ("inventory", "Inventory variables"))
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row, in the order of HEADS."""
     percent = row.saving_percent_of_memory
-    waste = f" + {format_size(row.waste_bytes)} waste" if row.waste_bytes else ""
     return (
         row.remedy,
-        "-" if row.today_bytes is None else format_size(row.today_bytes),
-        format_size(row.at_maximum_bytes),
         format_size(row.after_bytes),
         format_size(row.saving_bytes),
         "-" if percent is None else f"{percent:.1f} %",
+        row.restart,
+        _open(row),
+        row.confidence,
+    )
+
+
+def detail_cells(row: Row) -> tuple[str, ...]:
+    """A row, in the order of DETAIL_HEADS."""
+    waste = f" + {format_size(row.waste_bytes)} waste" if row.waste_bytes else ""
+    return (
+        row.remedy,
         format_size(row.window_bytes),
         format_size(row.memory_bytes - row.waste_bytes) + waste,
         _faults(row),
-        row.restart,
         row.reboot,
-        _open(row),
-        row.confidence,
         row.reversible,
     )
 
@@ -117,25 +112,99 @@ def paste_sections(plan: Plan) -> list[tuple[str, Sequence[str]]]:
     return [(title, lines) for title, lines in sections if lines]
 
 
-def lines(plan: Plan, formula: bool = False) -> list[str]:
-    """The whole plan as aligned plain text."""
-    said = list(plan.notes)
+def verdict(name: str, outlook: Outlook, width: int = WIDTH, paint: Paint = texttable.plain) -> list[str]:
+    """Whether memory suffices at the maximum: fine, at risk, or not."""
+    if outlook.available_bytes is None:
+        at_maximum = f"{format_size(outlook.at_maximum_bytes)} at the maximum ({outlook.at_maximum_kind})"
+        return wrapped(
+            f"{name}: page tables {at_maximum}. Whether they fit is not known without the RAM.", width, "  "
+        )
+    first, *others = wrapped(outlook.sentence, width, "  ")
+    return [first.replace(outlook.words, paint(outlook.words, outlook.words), 1), *others]
+
+
+def remedy(outlook: Outlook, width: int = WIDTH, paint: Paint = texttable.plain) -> Iterator[str]:
+    """The one remedy to take: what it saves, costs and needs, and the command for it."""
+    if outlook.remedy is None:
+        return
+    saves = f"{format_size(outlook.saving_bytes)} of page tables at the maximum ({outlook.saving_kind})"
+    fields = (
+        ("Remedy", outlook.remedy),
+        ("Saves", saves),
+        ("Costs", outlook.costs),
+        ("Needs", outlook.needs),
+        ("Command", None if outlook.command else "more than one: see the lines to paste below"),
+    )
+    for head, text in fields:
+        for number, line in enumerate(wrapped(text, width - _LABEL) if text else []):
+            yield f"  {'' if number else head:<{_LABEL - 2}}{line}"
+    if outlook.command:
+        yield "  Command"
+        yield from _command(outlook.command, width)
+
+
+def _command(command: str, width: int) -> Iterator[str]:
+    """A command to copy: where it is broken, the shell goes on in the next line."""
+    if len(command) + 4 <= width:
+        yield f"    {command}"
+        return
+    first, *options = command.split(" -e ")
+    parts = [first, *(f"-e {option}" for option in options)]
+    for number, part in enumerate(parts):
+        indent = "    " if number == 0 else "      "
+        yield f"{indent}{part}" + (" \\" if number < len(parts) - 1 else "")
+
+
+def lines(
+    plan: Plan,
+    *,
+    details: bool = False,
+    formula: bool = False,
+    width: int = WIDTH,
+    paint: Paint = texttable.plain,
+) -> list[str]:
+    """The whole plan as text of at most `width` columns; what is to be copied is never broken."""
+    found: list[str] = []
+    if plan.instances:
+        found += [*verdict(plan.host.name or "the host", plan.outlook, width, paint), ""]
     for instance in plan.instances:
-        said += [
+        found += [
+            *verdict(instance.name, instance.outlook, width, paint),
+            *remedy(instance.outlook, width),
             "",
-            *title(instance),
-            "",
-            *texttable.table(HEADS, [cells(row) for row in instance.rows], RIGHT),
         ]
-        said += _list("Not open, and why:", not_open(instance))
-        said += _list("What each takes:", takes(instance))
-        said += _list("How After is worked out:", formulas(instance) if formula else [])
-        said += ["", *instance.verdict]
+    for note in plan.notes:
+        found += wrapped(note, width, "  ")
+    for instance in plan.instances:
+        found += [*([""] if found[-1] else []), *_instance(instance, details, formula, width)]
     for name, pasted in paste_sections(plan):
-        said += ["", f"{name}, to paste:", *pasted]
-    return said
+        found += ["", f"{name}, to paste:", *pasted]
+    if plan.instances and not details:
+        found += ["", "Why a remedy is not open, and what each needs: --details"]
+    return found
 
 
-def _list(head: str, entries: Iterable[str]) -> list[str]:
-    entries = [f"  {entry}" for entry in entries]
-    return ["", head, *entries] if entries else []
+def _instance(instance: InstancePlan, details: bool, formula: bool, width: int) -> Iterator[str]:
+    # What can be done comes before what cannot.
+    rows = sorted(instance.rows, key=lambda row: not row.usable)
+    for text in title(instance):
+        yield from wrapped(text, width, "  ")
+    yield ""
+    yield from texttable.table(HEADS, [cells(row) for row in rows], RIGHT, width)
+    if details:
+        yield ""
+        yield from texttable.table(DETAIL_HEADS, [detail_cells(row) for row in rows], DETAIL_RIGHT, width)
+        yield from _list("Not open, and why:", not_open(instance), width)
+        yield from _list("What each needs:", takes(instance), width)
+    if formula:
+        yield from _list("How After is calculated:", formulas(instance), width)
+    if details:
+        yield ""
+        for text in instance.verdict:
+            yield from wrapped(text, width, "  ")
+
+
+def _list(head: str, entries: Iterable[str], width: int) -> Iterator[str]:
+    broken = [line for entry in entries for line in wrapped(f"  {entry}", width, "  ")]
+    if broken:
+        yield from ("", head, *broken)

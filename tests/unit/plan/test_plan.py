@@ -164,7 +164,7 @@ class TestFromWishes:
     def test_static_huge_pages_win_most_of_it_and_that_is_said(self):
         (one,) = wished().instances
         assert "99.9 % of the 880 GiB that mshare would" in one.verdict[-1]
-        assert "begin there" in one.verdict[-1]
+        assert "start there" in one.verdict[-1]
 
     def test_percentages_need_the_ram(self):
         assert {row.saving_percent_of_memory for row in wished().instances[0].rows} == {None}
