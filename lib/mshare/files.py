@@ -1,54 +1,506 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Text files, replaced and removed in one step."""
+"""How root reads, makes, replaces and changes files in directories that somebody else may write to.
+
+A path is walked one name at a time, each opened by the directory above it, so that nothing can be swapped
+on the way. A symbolic link is followed only if root or this user made it, in a directory that nobody else
+can change. What is at the end is opened without effect (O_PATH), examined by fstat, and only then opened
+for real; access is changed on that open file. A new file has its content, owner and mode before it gets its
+name. All other modules go through this one: a check refuses path-based calls elsewhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
+import secrets
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from .errors import Conflict
+
+LIMIT_BYTES = 1 << 20
+"""How much of a file is read when the caller does not say."""
+_OWN_LIMIT_BYTES = 64 << 20
+_PLACE = os.O_PATH | os.O_CLOEXEC
+_LINKS_MAXIMUM = 40
+_TRIES = 10
+# What the kernel resolves by itself: a process's directory or root, wherever that is.
+_MAGIC = re.compile(r"(/proc/(?:\d+|self)/)(?:cwd|root)(?=/|\Z)")
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotTrusted(Conflict):
+    """A file that is not what it should be, or that somebody put there who must not decide on it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} is {reason}; remove it, or put a regular file of its owner there")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may open a file; -1 for a user or group that stays as it is."""
+
+    mode: int
+    uid: int = -1
+    gid: int = -1
+
+
+# -- finding
+
+
+def _trusted(link: os.stat_result, above: os.stat_result) -> bool:
+    """Whether nobody but root and this user can have made a link."""
+    ours = (0, os.geteuid())
+    others_write = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
+    return link.st_uid in ours and above.st_uid in ours and not others_write
+
+
+def _find(path: str, *, follow: bool = True, make_mode: int | None = None) -> int:
+    """What is at a path, open as a mere place (O_PATH).
+
+    With `follow` a trusted link at the end is followed as well; with `make_mode` directories that are
+    missing are made. Raises NotTrusted for a link somebody else made, OSError as open(2) does.
+    """
+    magic = _MAGIC.match(path)
+    base = magic.group() if magic else "/"
+    names = (path[len(base) :] if magic else os.path.abspath(path)).split("/")[::-1]
+    opened = [os.open(base, _PLACE | os.O_DIRECTORY)]
+    links = 0
+    try:
+        while names:
+            name = names.pop()
+            if name == ".." and len(opened) > 1:
+                os.close(opened.pop())
+            if name in ("", ".", ".."):
+                continue
+            fd = _step(opened[-1], name, path, make_mode)
+            if not stat.S_ISLNK(os.fstat(fd).st_mode) or not (follow or names):
+                opened.append(fd)
+                continue
+            links += 1
+            if links > _LINKS_MAXIMUM:
+                os.close(fd)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = _target(fd, opened[-1], f"{path} ({name})" if names else path)
+            if target.startswith("/"):
+                opened.append(os.open(magic.group(1) + "root" if magic else "/", _PLACE | os.O_DIRECTORY))
+                while len(opened) > 1:
+                    os.close(opened.pop(0))
+            names.extend(target.split("/")[::-1])
+        return opened.pop()
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _target(link: int, above: int, path: str) -> str:
+    """Where a link leads, which is closed then; NotTrusted for one that somebody else may have made."""
+    try:
+        status = os.fstat(link)
+        if not _trusted(status, os.fstat(above)):
+            raise NotTrusted(path, f"a symbolic link of uid {status.st_uid}, where others can make links")
+        return os.readlink("", dir_fd=link)
+    finally:
+        os.close(link)
+
+
+def _step(above: int, name: str, path: str, make_mode: int | None) -> int:
+    """One name further; OSErrors name the whole path."""
+    for __ in range(_TRIES):
+        try:
+            return os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
+        except FileNotFoundError as error:
+            if make_mode is None:
+                raise _at(error, path) from None
+        except OSError as error:
+            raise _at(error, path) from None
+        try:
+            os.mkdir(name, make_mode, dir_fd=above)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _at(error, path) from None
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _at(error: OSError, path: str) -> OSError:
+    return OSError(error.errno, error.strerror, path)
+
+
+@contextlib.contextmanager
+def _place(path: str, *, follow: bool = True, make_mode: int | None = None) -> Iterator[int]:
+    fd = _find(path, follow=follow, make_mode=make_mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened(fd: int, flags: int, path: str) -> int:
+    """Open for real what is open as a place: the very same file, whatever has its name by now."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _at(error, path) from None
+
+
+def kind(status: os.stat_result) -> str:
+    """What sort of file something is, with its article."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+
+
+def require_regular(fd: int, path: str, *, links_maximum: int = 1) -> os.stat_result:
+    """The status of an open file; NotTrusted for anything but a regular file with one name.
+
+    A file with two names is somebody else's as well: a change would reach that, too.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotTrusted(path, kind(status))
+    if status.st_nlink > links_maximum:
+        raise NotTrusted(path, f"a file with {status.st_nlink} names (hard links)")
+    return status
+
+
+# -- reading
+
+
+def _read(fd: int, limit_bytes: int) -> bytes:
+    parts = []
+    while limit_bytes > 0:
+        part = os.read(fd, min(limit_bytes, 1 << 16))
+        if not part:
+            break
+        parts.append(part)
+        limit_bytes -= len(part)
+    return b"".join(parts)
 
 
 def read_text(path: str) -> str | None:
-    """A file's text, or None where there is none. `write_text` writes those bytes again."""
+    """As `read_bytes`, as text. `write_text` writes those bytes again."""
+    data = read_bytes(path)
+    return None if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def read_bytes(path: str) -> bytes | None:
+    """The content of a file of ours, or None where there is none. NotTrusted for anything but a regular
+    file: it never waits, as a FIFO's reader would."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            return stream.read()
+        with _place(path) as place:
+            require_regular(place, path, links_maximum=1 << 30)
+            fd = _opened(place, os.O_RDONLY, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _temporary(path: str) -> str:
-    """The temporary file for a new version. The name is fixed, so that leftovers can be found."""
-    directory, name = os.path.split(path)
-    return os.path.join(directory, f".{name}.new")
-
-
-def write_text(path: str, text: str, mode: int = 0o644) -> None:
-    """Replace a file in one step: readers see the old or the new text, never a part."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = _temporary(path)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            stream.write(text)
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        return _read(fd, _OWN_LIMIT_BYTES)
+    finally:
+        os.close(fd)
+
+
+def read_foreign(
+    path: str, *, uids: Collection[int], gids: Collection[int] = (), limit_bytes: int = LIMIT_BYTES
+) -> str | None:
+    """The first bytes of a file in somebody else's directory, as text; None where there is none.
+
+    `path` may begin with /proc/PID/cwd or /proc/PID/root; links then lead to places below that root.
+    Read is what belongs to one of `uids`, and a file of root's that they may read as well: one that
+    everybody may read, or one of `gids`, and that has one name. So nobody learns from a reader with more
+    rights what he could not read himself. Bytes that are no UTF-8 become U+FFFD. It never waits.
+
+    Raises NotTrusted (`reason` is a part of a sentence) for a link that somebody else made, a file of
+    somebody else's, and anything but a regular file; OSError as open(2) does.
+    """
+    try:
+        with _place(path) as place:
+            status = require_regular(place, path, links_maximum=1 << 30)
+            if status.st_uid not in uids:
+                _require_readable(status, path, gids)
+            fd = _opened(place, os.O_RDONLY, path)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+        return None
+    try:
+        return _read(fd, limit_bytes).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def _require_readable(status: os.stat_result, path: str, gids: Collection[int]) -> None:
+    if status.st_uid != 0:
+        raise NotTrusted(path, f"a file of uid {status.st_uid}, who must not decide on it")
+    if status.st_nlink > 1:
+        raise NotTrusted(path, f"a file of root's with {status.st_nlink} names (hard links)")
+    readable = status.st_mode & 0o004 or (status.st_mode & 0o040 and status.st_gid in gids)
+    if not readable:
+        raise NotTrusted(path, "a file of root's that its reader may not read")
+
+
+def open_file(path: str, flags: int, kind_bits: int = stat.S_IFREG) -> int:
+    """Open a file that is there, the last name no link: with one name, and of one kind.
+
+    NotTrusted for any other; OSError as open(2) does. A FIFO is opened without waiting for its other end.
+    """
+    with _place(path, follow=False) as place:
+        status = os.fstat(place)
+        if stat.S_IFMT(status.st_mode) != kind_bits:
+            raise NotTrusted(path, kind(status))
+        if status.st_nlink > 1:
+            raise NotTrusted(path, f"a file with {status.st_nlink} names (hard links)")
+        return _opened(place, flags, path)
+
+
+def create_file(path: str, flags: int, mode: int) -> int:
+    """Make a file that is not there yet, and open it; OSError as open(2) does (EEXIST for a link as well)."""
+    directory, name = os.path.split(os.path.abspath(path))
+    with _place(directory) as above:
+        try:
+            new = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags | new, mode, dir_fd=above)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
+def make_fifo(path: str, mode: int) -> int:
+    """Make a FIFO in the place of whatever has its name, and open it for both ends without waiting."""
+    directory, name = os.path.split(os.path.abspath(path))
+    temporary = f".{name}.{secrets.token_hex(8)}.new"
+    with _place(directory) as above:
+        try:
+            os.mkfifo(temporary, 0o600, dir_fd=above)
+        except OSError as error:
+            raise _at(error, path) from None
+        beside = os.path.join(directory, temporary)
+        fd = -1
+        try:
+            fd = open_file(beside, os.O_RDWR, stat.S_IFIFO)
+            os.fchmod(fd, mode)
+            os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=above)
+            raise
+    return fd
+
+
+def access_of(path: str) -> Access | None:
+    """Mode, user and group of a regular file with one name; None where there is none."""
+    try:
+        with _place(path, follow=False) as place:
+            status = require_regular(place, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Access(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+# -- making and replacing
+
+
+def write_text(
+    path: str, text: str, mode: int = 0o644, uid: int = -1, gid: int = -1, *, durable: bool = True
+) -> None:
+    """Replace a file in one step: readers see the old or the new one, never a half, and never a new one
+    that is not yet its owner's. Directories above are made where they are missing.
+
+    A `durable` file survives a power failure: it is on the disk before this returns.
+    """
+    write_bytes(path, text.encode("utf-8", "surrogateescape"), Access(mode, uid, gid), durable=durable)
+
+
+def write_bytes(path: str, data: bytes, access: Access, *, durable: bool = True) -> None:
+    """As `write_text`, for any content."""
+    directory, name = os.path.split(os.path.abspath(path))
+    with _place(directory, make_mode=0o755) as above:
+        _sweep(above, name)
+        for last in [False] * _TRIES + [True]:
+            try:
+                _put(above, name, data, access, durable)
+                return
+            except FileNotFoundError as error:
+                # Whoever swept it away took it for what a killed process had left.
+                if last:
+                    raise _at(error, path) from None
+            except OSError as error:
+                raise _at(error, path) from None
+
+
+def _put(above: int, name: str, data: bytes, access: Access, durable: bool) -> None:
+    temporary = f".{name}.{secrets.token_hex(8)}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600, dir_fd=above)
+    try:
+        # Held while it is being written: who finds it unlocked knows that its writer is gone.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if (access.uid, access.gid) != (-1, -1):
+            os.fchown(fd, access.uid, access.gid)
+        os.fchmod(fd, access.mode)
+        if durable:
+            os.fsync(fd)
+        os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
+        if durable:
+            with _listing(above) as names:
+                os.fsync(names)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=above)
         raise
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _listing(above: int) -> Iterator[int]:
+    """A directory that is open as a place, open for its names."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _sweep(above: int, name: str) -> None:
+    """Remove what killed writers of a file left beside it."""
+    try:
+        with _listing(above) as listing:
+            names = [entry for entry in os.listdir(listing) if is_left_over(entry, name)]
+    except PermissionError:
+        return
+    for entry in names:
+        # One that may not be opened, or whose writer lives, stays.
+        with contextlib.suppress(OSError, NotTrusted):
+            _remove_unlocked(above, entry)
+
+
+def is_left_over(entry: str, name: str) -> bool:
+    """Whether a name is that of a file's successor, which a killed writer leaves."""
+    return re.fullmatch(rf"\.{re.escape(name)}\.(?:[0-9a-f]{{16}}\.)?new", entry) is not None
+
+
+def _remove_unlocked(above: int, name: str) -> None:
+    place = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        if not stat.S_ISFIFO(os.fstat(place).st_mode):
+            require_regular(place, name)
+        fd = _opened(place, os.O_RDONLY, name)
+    finally:
+        os.close(place)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=above)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str, mode: int = 0o755) -> None:
+    """Make a directory of ours, and those above it. One that is there is taken only if nobody else decides
+    what is in it: NotOurs for a link, one of another user's, and one that others may write to."""
+    above, name = os.path.split(os.path.abspath(path))
+    with _place(above, make_mode=0o755) as parent:
+        try:
+            os.mkdir(name, mode, dir_fd=parent)
+            return
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise _at(error, path) from None
+        with _place(path, follow=False) as place:
+            status = os.fstat(place)
+            link = stat.S_ISLNK(status.st_mode)
+            if link and _trusted(status, os.fstat(parent)):
+                # As /var/run is one: where it leads was root's or this user's decision.
+                with _place(path) as target:
+                    status = os.fstat(target)
+            _require_ours(status, path)
+
+
+def require_own_directory(path: str) -> None:
+    """NotOurs for a directory that somebody else decides on, as `make_directory`; OSError for none."""
+    with _place(path) as place:
+        _require_ours(os.fstat(place), path)
+
+
+class NotOurs(Conflict):
+    """A directory in a shared place that somebody else made first, or may write to."""
+
+
+def _require_ours(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISDIR(status.st_mode):
+        reason = f"is {kind(status)}"
+    elif status.st_uid not in (0, os.geteuid()):
+        reason = f"belongs to uid {status.st_uid}"
+    elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        reason = f"may be changed by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    else:
+        return
+    raise NotOurs(
+        f"{path} {reason}, so mshare does not use it; remove it, or choose another place"
+        " (MSHARE_STATE_DIR, MSHARE_CACHE_DIR, --root)"
+    )
+
+
+# -- changing and removing
+
+
+def set_access(path: str, access: Access, inode: int | None = None) -> None:
+    """Give a file or directory another mode, user or group: the one that is there, never where a link leads.
+
+    NotTrusted for a link, a file with two names, or one that is not the `inode` that was meant.
+    """
+    with _place(path, follow=False) as place:
+        status = os.fstat(place)
+        if not stat.S_ISDIR(status.st_mode):
+            require_regular(place, path)
+        if inode not in (None, status.st_ino):
+            raise NotTrusted(path, "another file than the one that was made there")
+        # Of the open file, not of the name: a place has no fchown(2) of its own.
+        itself = f"/proc/self/fd/{place}"
+        try:
+            if (access.uid, access.gid) != (-1, -1):
+                os.chown(itself, access.uid, access.gid)
+            os.chmod(itself, access.mode)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
+def unlink(path: str) -> None:
+    """Remove a file by name, and what a killed process left of writing it; OSError as unlink(2) does."""
+    directory, name = os.path.split(os.path.abspath(path))
+    with _place(directory) as above:
+        _sweep(above, name)
+        try:
+            os.unlink(name, dir_fd=above)
+        except OSError as error:
+            raise _at(error, path) from None
 
 
 def remove(*files: str) -> None:
-    """Remove files and leftovers of writing them; missing ones are fine."""
+    """As `unlink`, for several; missing ones are fine."""
     for path in files:
-        for each in (path, _temporary(path)):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(each)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            unlink(path)
 
 
 def remove_empty(*directories: str) -> None:
-    """Remove directories if they are empty."""
+    """Remove directories of ours that nothing is left in; others stay."""
     for path in directories:
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+        directory, name = os.path.split(os.path.abspath(path))
+        with contextlib.suppress(OSError, NotTrusted), _place(directory) as above:
+            os.rmdir(name, dir_fd=above)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 
-from .errors import MshareError
-
 KERNEL_ROOT = "/sys/fs/mshare"
 SIMULATED_SOURCE = "mshare-simulated"
 """The source of a simulated root's tmpfs in mountinfo, by which it is recognized."""
@@ -77,16 +75,3 @@ def escape(path: str) -> str:
         else:
             escaped.extend(f"\\x{byte:02x}" for byte in os.fsencode(character))
     return "".join(escaped)
-
-
-def make_directory(path: str, mode: int = 0o755) -> None:
-    """Create a directory for mshare; refuse one that another user created first."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        os.mkdir(path, mode)
-    except FileExistsError:
-        if os.path.islink(path) or os.lstat(path).st_uid not in (os.geteuid(), 0):
-            raise MshareError(
-                f"{path} belongs to another user, so mshare does not use it; remove it or set"
-                f" MSHARE_STATE_DIR"
-            ) from None

@@ -83,15 +83,3 @@ def test_places(monkeypatch, uid, environment, config, state, root):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (paths.config_dir(), paths.state_dir(), paths.simulated_root()) == (config, state, root)
-
-
-def test_making_a_directory_twice_is_fine(tmp_path):
-    for __ in range(2):
-        paths.make_directory(str(tmp_path / "a" / "b"), 0o750)
-    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o750
-
-
-def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(paths.MshareError, match="belongs to another user"):
-        paths.make_directory(str(tmp_path / "link"))

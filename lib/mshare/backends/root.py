@@ -121,9 +121,7 @@ def set_region_access(root: str, name: str, mode: int, uid: int, gid: int) -> No
     if simulated(root):
         Files(root).set_region_access(name, mode, uid, gid)
         return
-    path = os.path.join(root, name)
-    os.chown(path, uid, gid)
-    os.chmod(path, mode)
+    files.set_access(os.path.join(root, name), files.Access(mode, uid, gid))
 
 
 def set_access(root: str, mode: int, gid: int) -> None:
@@ -131,8 +129,7 @@ def set_access(root: str, mode: int, gid: int) -> None:
     if simulated(root):
         Files(root).set_access(mode, gid)
         return
-    os.chown(root, -1, gid)
-    os.chmod(root, mode)
+    files.set_access(root, files.Access(mode, gid=gid))
 
 
 def lay_out(root: str, generation_id: str | None) -> None:

@@ -267,7 +267,9 @@ def mount(spec: MountSpec) -> list[str]:
 def _make(spec: MountSpec, seen: MountSeen) -> None:
     mounted = seen.kind == "mount"
     if seen.kind == "missing":
-        paths.make_directory(spec.root, 0o700)
+        files.make_directory(spec.root, 0o700)
+    elif seen.kind == "directory" and not needs_mount(spec):
+        files.require_own_directory(spec.root)
     try:
         if spec.backend == "kernel":
             _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)

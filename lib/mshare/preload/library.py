@@ -95,17 +95,9 @@ def _compile(directory: str, command: Sequence[str]) -> None:
 
 
 def _put(built: str, path: str) -> None:
-    """Copy next to the target, then rename, so that programs keep the old library that they have loaded."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    os.close(fd)
-    try:
-        shutil.copyfile(built, temporary)
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Replace the library in one step: a program that has the old one loaded keeps it."""
+    with open(built, "rb") as file:
+        files.write_bytes(path, file.read(), files.Access(0o755), durable=False)
 
 
 def installed() -> str | None:
@@ -143,6 +135,6 @@ def library() -> str:
     path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")
     if not os.path.exists(path):
         compiler()
-        paths.make_directory(paths.cache_dir())
+        files.make_directory(paths.cache_dir())
         build(path, sources)
     return path

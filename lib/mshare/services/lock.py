@@ -1,7 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lock files."""
+"""Locks: of files of our own, held as long as something is done, and of files that others may open, too.
+
+Nothing waits without end: who holds a lock may be a program that hangs, or one that means harm.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import os
 import time
 from collections.abc import Iterator
 
-from .. import paths
+from .. import files, paths
 from ..errors import Conflict
 from ..host import procfs
 
 _WAIT_SECONDS = 0.05
+_LOOKS = 400
+_FIRST_WAIT_SECONDS = 0.001
 
 
 @contextlib.contextmanager
@@ -32,19 +37,89 @@ def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
         os.close(fd)
 
 
-def holder(path: str) -> int | None:
-    """The process that holds a lock, as the kernel tells it; None where nobody does."""
+@contextlib.contextmanager
+def held(fd: int, what: str) -> Iterator[None]:
+    """Hold the lock of an open file that others may open, too.
+
+    Conflict, naming the holder, when it was not free after a number of looks (some 20 s).
+    """
+    _take(fd, what)
     try:
-        found = os.stat(path)
+        yield
+    finally:
+        # Closing would not do: a child forked meanwhile has the same open file.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def try_shared(fd: int, looks: int) -> bool:
+    """Take a shared lock for a mere look, which goes on without where somebody keeps holding another."""
+    for number in range(looks):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            _pause(number)
+    return False
+
+
+def _take(fd: int, what: str) -> None:
+    for number in range(_LOOKS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            _pause(number)
+    raise Conflict(f"{what} cannot be changed: {_told(fd)} holds its lock; wait for it to end, or stop it")
+
+
+def _pause(number: int) -> None:
+    time.sleep(min(_FIRST_WAIT_SECONDS * (number + 1), _WAIT_SECONDS))
+
+
+def holder(path: str) -> int | None:
+    """The process that holds a lock, as the kernel reports it; None where nobody does."""
+    try:
+        return _holder(os.stat(path))
     except OSError:
         return None
-    # 1: FLOCK  ADVISORY  WRITE 4711 00:1a:55 0 EOF
-    held = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    for line in procfs.lines(procfs.read("/proc/locks")):
-        fields = line.split()
-        if fields[1] == "FLOCK" and fields[5] == held and int(fields[4]) > 0:
-            return int(fields[4])
-    return None
+
+
+def _holder(status: os.stat_result) -> int | None:
+    identity = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = [pid for pid in _lockers(procfs.read("/proc/locks"), identity) if pid > 0]
+    if not pids:
+        return None
+    # A lock lives on in the children of a process that has ended.
+    living = [pid for pid in pids if procfs.start_ticks(pid) is not None] or _sharers(identity)
+    return next(iter(living), None)
+
+
+def _told(fd: int) -> str:
+    """Who holds the lock of an open file, for a sentence."""
+    pid = _holder(os.fstat(fd))
+    if pid is None:
+        return "a process that cannot be seen from here"
+    return f"process {pid} ({procfs.command(pid)})"
+
+
+def _lockers(text: str | None, identity: str) -> list[int]:
+    """The pids in lines like "1: FLOCK  ADVISORY  WRITE 4711 00:1b:23 0 EOF"; one that waits has an arrow."""
+    fields = [line.replace("lock:", "").split() for line in procfs.lines(text)]
+    return [int(words[4]) for words in fields if words[1:2] == ["FLOCK"] and identity in words]
+
+
+def _sharers(identity: str) -> list[int]:
+    """The processes that have a locked file open."""
+    return [pid for pid in procfs.pids() if pid != os.getpid() and _shares(pid, identity)]
+
+
+def _shares(pid: int, identity: str) -> bool:
+    folder = f"/proc/{pid}/fdinfo"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _lockers(procfs.read(f"{folder}/{name}"), identity):
+                return True
+    return False
 
 
 def _acquire(path: str, what: str, wait_seconds: float) -> int:
@@ -54,11 +129,11 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode().strip() or "unknown"
+            who = _told(fd)
             os.close(fd)
             if time.monotonic() >= deadline:
                 raise Conflict(
-                    f"{what} is held by process {holder}"
+                    f"{what} is held by {who}"
                     + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
                     + "; wait for it to end, or stop it"
                 ) from None
@@ -83,11 +158,15 @@ def _sign(fd: int) -> None:
 
 def _open_lock(path: str) -> int:
     while True:
-        # Another process may remove the directory, as the last of our files, while this one is on its way in.
-        with contextlib.suppress(FileNotFoundError):
-            paths.make_directory(paths.state_dir())
-            paths.make_directory(os.path.dirname(path))
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Another process may remove the directory, as the last of our files, while this one is on its way in,
+        # or make the lock file first.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            files.make_directory(paths.state_dir())
+            files.make_directory(os.path.dirname(path))
+            try:
+                return files.open_file(path, os.O_RDWR)
+            except FileNotFoundError:
+                return files.create_file(path, os.O_RDWR, 0o600)
 
 
 def _is_at(fd: int, path: str) -> bool:

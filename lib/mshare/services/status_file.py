@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from .. import __version__, paths, record
+from .. import __version__, files, paths, record
 from ..errors import Conflict, Failure, InvalidRequest, sentence
-from ..files import remove, write_text
 from ..host import procfs
 
 SCHEMA_VERSION = 1
@@ -101,8 +100,8 @@ def directory(root: str) -> str:
 
 def make_directory(root: str) -> None:
     """Make the directory of status files for a root, below a state directory that is ours."""
-    paths.make_directory(paths.state_dir())
-    paths.make_directory(directory(root))
+    files.make_directory(paths.state_dir())
+    files.make_directory(directory(root))
 
 
 def require_room(root: str) -> None:
@@ -149,15 +148,14 @@ def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
         if schema != SCHEMA_VERSION:
             return _other_schema(path, schema, fields)
         return record.build(role.record, fields, place)
-    except (record.Malformed, OSError) as error:
+    except (record.Malformed, files.NotTrusted, OSError) as error:
         return Unread("unreadable", sentence(error), None, None, None)
 
 
 def _load(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return files.read_bytes(path)
+    except PermissionError:
         return None
 
 
@@ -184,14 +182,14 @@ def _other_schema(path: str, schema: int, fields: Mapping[str, object]) -> Unrea
 
 def write(path: str, status: Status) -> None:
     """Replace a status file."""
-    write_text(path, record.to_json(status) + "\n")
+    files.write_text(path, record.to_json(status) + "\n", durable=False)
 
 
 def remove_own(root: str, name: str, role: Role[S]) -> None:
     """Remove a status file if this very process wrote it."""
     status = look(root, name, role)
     if status is not None and status.pid == os.getpid():
-        remove(file(root, name, role))
+        files.remove(file(root, name, role))
 
 
 def names(root: str, role: AnyRole) -> list[str]:

@@ -19,6 +19,7 @@ import stat
 import threading
 from dataclasses import replace
 
+from ... import files
 from ...host import procfs
 from ...kernel import abi, syscalls
 from ...kernel.generations import generation
@@ -309,25 +310,32 @@ class SimulatedBackend(Backend):
         path = self.path(name)
         if name in (abi.INFO_FILE, DIRECTORY):
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
-        with self._layout.names_locked(changing=bool(flags & os.O_CREAT)):
-            exists = os.path.exists(path)
+        if not flags & os.O_CREAT:
+            return self._open_existing(name, flags)
+        with self._layout.names_locked():
+            if os.path.lexists(path):
+                if flags & os.O_EXCL:
+                    raise refusal(errno.EEXIST, path)
+                return self._open_existing(name, flags)
             # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
-            fd = os.open(path, flags & ~os.O_TRUNC | os.O_CLOEXEC, mode)
+            fd = files.create_file(path, flags & ~os.O_TRUNC, mode)
             try:
-                sidecar = self._layout.sidecar(name) if exists else self._new_sidecar(name, fd)
+                return SimulatedRegionFile(self, name, fd, self._new_sidecar(name, fd))
             except BaseException:
                 os.close(fd)
-                if not exists:
-                    # On a full tmpfs there is no room for it: nothing half-made stays.
-                    self._layout.unlink(name)
+                # On a full tmpfs there is no room for it: nothing half-made stays.
+                self._layout.unlink(name)
                 raise
-            try:
-                region = SimulatedRegionFile(self, name, fd, sidecar)
-                if exists and flags & os.O_TRUNC:
-                    region.set_size(0)
-            except BaseException:
-                os.close(fd)
-                raise
+
+    def _open_existing(self, name: str, flags: int) -> RegionFile:
+        fd = files.open_file(self.path(name), flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL))
+        try:
+            region = SimulatedRegionFile(self, name, fd, self._layout.sidecar_of(name, fd))
+            if flags & os.O_TRUNC:
+                region.set_size(0)
+        except BaseException:
+            os.close(fd)
+            raise
         return region
 
     def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
@@ -338,19 +346,19 @@ class SimulatedBackend(Backend):
     def unlink(self, name: str) -> None:
         if name in (abi.INFO_FILE, DIRECTORY):
             raise refusal(errno.EPERM, self.path(name))
-        with self._layout.names_locked(changing=True):
+        with self._layout.names_locked():
             # A damaged sidecar goes with the name.
             with contextlib.suppress(Malformed):
                 record = self._layout.record(name)
                 if record is not None and record.dead:
                     self.bury(name)
-            os.unlink(self.path(name))
+            files.unlink(self.path(name))
             self._layout.unlink(name)
 
     def bury(self, name: str) -> None:
         # Who may unlink a region need not be allowed to open it.
-        with contextlib.suppress(OSError):
-            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(OSError, files.NotTrusted):
+            fd = files.open_file(self.path(name), os.O_RDWR)
             bury(fd)
             os.close(fd)
 

@@ -9,7 +9,9 @@
     ROOT/.simulated/NAME.json     what a kernel would keep in memory: size, mappings, owner
     ROOT/.simulated/NAME.bell     a FIFO that wakes the attached processes after a change
 
-A sidecar instead of extended attributes, because tmpfs has those only since Linux 6.6.
+A sidecar instead of extended attributes, because tmpfs has those only since Linux 6.6. Whoever may create
+regions may write to both directories: their files are opened as `files` does it, no link is followed, and
+no lock is waited for without end.
 """
 
 from __future__ import annotations
@@ -19,19 +21,25 @@ import errno
 import fcntl
 import json
 import os
+import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ... import record
+from ... import files, record
 from ...errors import InvalidRequest, Unavailable
 from ...host import procfs
 from ...kernel import abi
 from ...kernel.generations import GENERATIONS
+from ...services import lock
 from ..base import Task
 from ..mapping import Mapping
 
 DIRECTORY = ".simulated"
 _LAYOUT_VERSION = 1
+_LOCK_LOOKS = 8
+_NAME_LOOKS = 50
+_LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -122,30 +130,38 @@ class Sidecar:
         return f"/proc/self/fd/{self.fd}"
 
     @contextlib.contextmanager
-    def _locked(self, flags: int, lock: int) -> Iterator[int]:
+    def _reopened(self, flags: int) -> Iterator[int]:
         # Opened anew each time: flock belongs to the open file, which fork would share.
         fd = os.open(self.path, flags | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, lock)
             yield fd
         finally:
-            # Closing would not do: a child forked meanwhile has the same open file.
-            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
-    def _load(self, fd: int) -> Record:
+    def _parse(self, content: bytes) -> Record:
         # One line: what a writer killed half-way may leave behind it is never read.
-        return Record.from_json(os.pread(fd, os.fstat(fd).st_size, 0).split(b"\n", 1)[0], self.name)
+        return Record.from_json(content.split(b"\n", 1)[0], self.name)
 
     def read(self) -> Record:
-        with self._locked(os.O_RDONLY, fcntl.LOCK_SH) as fd:
-            return self._load(fd)
+        """What it says. Nobody can keep a reader waiting: if another process holds the lock, it is read
+        without."""
+        with self._reopened(os.O_RDONLY) as fd:
+            if not lock.try_shared(fd, _LOCK_LOOKS):
+                return self._parse(_settled(fd))
+            try:
+                return self._parse(_content(fd))
+            finally:
+                # Closing would not do: a child forked meanwhile has the same open file.
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Change]:
-        """Read, let the caller set `.record`, write: one process at a time."""
-        with self._locked(os.O_RDWR, fcntl.LOCK_EX) as fd:
-            change = Change(self._load(fd))
+        """Read, let the caller set `.record`, write: one process at a time.
+
+        Conflict, with the name of the process, where another keeps holding the lock.
+        """
+        with self._reopened(os.O_RDWR) as fd, lock.held(fd, self.name):
+            change = Change(self._parse(_content(fd)))
             before = change.record
             yield change
             if change.record != before:
@@ -154,11 +170,31 @@ class Sidecar:
 
     @staticmethod
     def write(fd: int, changed: Record) -> None:
-        data = changed.to_json().encode() + b"\n"
+        data = _line(changed)
         # On a full tmpfs this fails with the old record whole.
         os.posix_fallocate(fd, 0, len(data))
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
+
+
+def _line(changed: Record) -> bytes:
+    return changed.to_json().encode() + b"\n"
+
+
+def _content(fd: int) -> bytes:
+    return os.pread(fd, min(os.fstat(fd).st_size, files.LIMIT_BYTES), 0)
+
+
+def _settled(fd: int) -> bytes:
+    """A sidecar's content, read without its lock: a whole line, and the same twice."""
+    before = b""
+    for __ in range(_LOCK_LOOKS):
+        content = _content(fd)
+        if content == before and content.endswith(b"\n"):
+            break
+        before = content
+        time.sleep(_LOOK_SECONDS)
+    return content
 
 
 @dataclass
@@ -202,41 +238,67 @@ class Files:
 
     def sidecar(self, name: str) -> Sidecar:
         """Open a region's sidecar as far as this user may: who may only read cannot change anything."""
-        files = (self.sidecar_path(name), self.bell_path(name))
-        flags = os.O_RDWR if all(os.access(path, os.W_OK) for path in files) else os.O_RDONLY
-        fd, bell_fd = (os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC) for path in files)
-        return Sidecar(fd, bell_fd, files[0])
-
-    def create_sidecar(self, name: str, first: Record, mode: int) -> Sidecar:
-        """Make the sidecar of a new region file with that mode."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.bell_path(name))
-        os.mkfifo(self.bell_path(name), 0o600)
-        fd = os.open(self.sidecar_path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            Sidecar.write(fd, first)
-            bell_fd = os.open(self.bell_path(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            return self._sidecar(name, os.O_RDWR)
+        except PermissionError:
+            return self._sidecar(name, os.O_RDONLY)
+
+    def _sidecar(self, name: str, flags: int) -> Sidecar:
+        path = self.sidecar_path(name)
+        fd = files.open_file(path, flags)
+        try:
+            return Sidecar(fd, files.open_file(self.bell_path(name), flags, stat.S_IFIFO), path)
         except BaseException:
             os.close(fd)
             raise
-        sidecar = Sidecar(fd, bell_fd, self.sidecar_path(name))
-        sidecar.set_access(mode, -1, -1)
-        return sidecar
+
+    def sidecar_of(self, name: str, region_fd: int) -> Sidecar:
+        """The sidecar of a region file that is open. One that is being made or removed is looked at again:
+        names come and go under a lock that a reader does not take, for others could hold it.
+
+        OSError (ENOENT) where there is none, Malformed for one that is damaged, NotTrusted for one that
+        belongs to another file.
+        """
+        inode = os.fstat(region_fd).st_ino
+        for looks_left in range(_NAME_LOOKS, -1, -1):
+            try:
+                sidecar = self.sidecar(name)
+                try:
+                    if sidecar.read().inode == inode:
+                        return sidecar
+                except BaseException:
+                    sidecar.close()
+                    raise
+                sidecar.close()
+            except (FileNotFoundError, record.Malformed):
+                if not looks_left or not os.fstat(region_fd).st_nlink:
+                    raise
+            time.sleep(_LOOK_SECONDS)
+        raise files.NotTrusted(self.sidecar_path(name), "not the record of the region's file")
+
+    def create_sidecar(self, name: str, first: Record, mode: int) -> Sidecar:
+        """Make the sidecar of a new region file with that mode."""
+        bell_fd = files.make_fifo(self.bell_path(name), sidecar_mode(mode))
+        try:
+            path = self.sidecar_path(name)
+            files.write_bytes(path, _line(first), files.Access(sidecar_mode(mode)), durable=False)
+            return Sidecar(files.open_file(path, os.O_RDWR), bell_fd, path)
+        except BaseException:
+            os.close(bell_fd)
+            raise
 
     def set_region_access(self, name: str, mode: int, uid: int, gid: int) -> None:
         """Give a region's file, and what belongs to it, another mode, user or group (-1: as it is)."""
-        path = os.path.join(self.root, name)
-        os.chown(path, uid, gid)
-        os.chmod(path, mode)
+        found = self.record(name)
+        inode = None if found is None else found.inode
+        files.set_access(os.path.join(self.root, name), files.Access(mode, uid, gid), inode)
         sidecar = self.sidecar(name)
         sidecar.set_access(mode, uid, gid)
         sidecar.close()
 
     def unlink(self, name: str) -> None:
         """Remove a region's name and what belongs to it; missing files are fine."""
-        for path in (os.path.join(self.root, name), self.sidecar_path(name), self.bell_path(name)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        files.remove(os.path.join(self.root, name), self.sidecar_path(name), self.bell_path(name))
 
     def free_bytes(self) -> int | None:
         """What the tmpfs may still take; None for one without a limit, which says that it has no blocks."""
@@ -254,22 +316,26 @@ class Files:
             inside = set(os.listdir(os.path.join(self.root, DIRECTORY))) if DIRECTORY in names else set()
         except OSError:
             return False
-        begun = bool(names) and not names - {abi.INFO_FILE, DIRECTORY} and not inside - {"layout.json"}
-        return begun and (not inside or os.stat(self._file(self.root)).st_size == 0)
+        parts = {abi.INFO_FILE, DIRECTORY}
+        begun = bool(names) and all(
+            name in parts or files.is_left_over(name, abi.INFO_FILE) for name in names
+        )
+        inside = {name for name in inside if not files.is_left_over(name, "layout.json")}
+        if not begun or inside - {"layout.json"}:
+            return False
+        return not inside or os.stat(self._file(self.root), follow_symlinks=False).st_size == 0
 
     def set_access(self, mode: int, gid: int = -1) -> None:
         """Give the root its mode and group, and the sidecars' directory the same."""
         for path in (os.path.join(self.root, DIRECTORY), self.root):
-            os.chown(path, -1, gid)
-            os.chmod(path, mode)
+            files.set_access(path, files.Access(mode, gid=gid))
 
     def remove(self) -> None:
         """Take the layout's own files away from a root without regions (ENOTEMPTY otherwise)."""
         if self.names():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), self.root)
         for path in (self._file(self.root), os.path.join(self.root, abi.INFO_FILE)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            files.remove(path)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(os.path.join(self.root, DIRECTORY))
 
@@ -277,14 +343,13 @@ class Files:
         return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
 
     @contextlib.contextmanager
-    def names_locked(self, changing: bool) -> Iterator[None]:
-        """While names come and go, a region file and its sidecar are seen together or not at all."""
-        fd = os.open(self._file(self.root), os.O_RDONLY | os.O_CLOEXEC)
+    def names_locked(self) -> Iterator[None]:
+        """Names come and go one at a time. Conflict, with a name, where another process keeps the lock."""
+        fd = files.open_file(self._file(self.root), os.O_RDONLY)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX if changing else fcntl.LOCK_SH)
-            yield
+            with lock.held(fd, f"the msharefs at {self.root}"):
+                yield
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def record(self, name: str) -> Record | None:
@@ -292,7 +357,7 @@ class Files:
         it, Malformed if it is damaged."""
         try:
             sidecar = self.sidecar(name)
-        except OSError:
+        except (OSError, files.NotTrusted):
             return None
         try:
             return sidecar.read()
@@ -311,14 +376,12 @@ class Layout(Files):
     def read(cls, root: str) -> Layout:
         """Read a root; Unavailable where there is no simulated msharefs, Malformed where it is damaged."""
         path = cls._file(root)
-        try:
-            with open(path, "rb") as file:
-                text = file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        text = files.read_bytes(path)
+        if text is None:
             raise Unavailable(
                 f"{root} holds no simulated msharefs; create one with `mshare mount --backend"
                 f" simulated --root {root}` or the module dbmem.mshare.mshare_mount"
-            ) from None
+            )
         next_step = f"`mshare umount --force --root {root}` ends it with its regions, then mount it again"
         place = record.Place(path, next_step)
         fields = record.load(text, path, next_step)
@@ -347,11 +410,10 @@ class Layout(Files):
         layout = LayoutFile(_LAYOUT_VERSION, generation_id, alignment_bytes)
         for path, text in (
             (os.path.join(root, abi.INFO_FILE), f"{alignment_bytes}\n"),
+            # Last: it is what tells a root that is whole from one that is not.
             (cls._file(root), record.to_json(layout) + "\n"),
         ):
-            with open(path, "x", encoding="ascii") as file:
-                file.write(text)
-            os.chmod(path, 0o444)
+            files.write_text(path, text, 0o444, durable=False)
         return cls(root, generation_id, alignment_bytes)
 
 
