@@ -213,9 +213,14 @@ def read_bytes(path: str) -> bytes | None:
 
 
 def read_foreign(
-    path: str, *, uids: Collection[int], gids: Collection[int] = (), limit_bytes: int = LIMIT_BYTES
+    path: str,
+    *,
+    uids: Collection[int],
+    gids: Collection[int] = (),
+    limit_bytes: int = LIMIT_BYTES,
+    start: int = 0,
 ) -> str | None:
-    """The first bytes of a file in somebody else's directory, as text; None where there is none.
+    """The first bytes, from `start` on, of a file in somebody else's directory; None where there is none.
 
     `path` may begin with /proc/PID/cwd or /proc/PID/root; links then lead to places below that root.
     Read is what belongs to one of `uids`, and a file of root's that they may read as well: one that
@@ -234,6 +239,7 @@ def read_foreign(
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return None
     try:
+        os.lseek(fd, start, os.SEEK_SET)
         return _read(fd, limit_bytes).decode("utf-8", "replace")
     finally:
         os.close(fd)

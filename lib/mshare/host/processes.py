@@ -97,6 +97,16 @@ class Process:
         return int(self._field(b"Uid").split()[0])
 
     @property
+    def uids(self) -> set[int]:
+        """Whose files it may read as its own: the real and the effective user."""
+        return {int(uid) for uid in self._field(b"Uid").split()[:2]}
+
+    @property
+    def gids(self) -> set[int]:
+        """Its groups."""
+        return {int(gid) for gid in (self._field(b"Gid") + b" " + self._field(b"Groups")).split()}
+
+    @property
     def threads(self) -> int:
         return int(self._field(b"Threads"))
 

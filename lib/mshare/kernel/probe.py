@@ -16,6 +16,7 @@ import struct
 import uuid
 from typing import Callable
 
+from .. import files
 from ..errors import Unavailable
 from . import abi
 from .generations import GENERATIONS, Generation
@@ -68,14 +69,14 @@ def alignment_bytes(root: str) -> int:
     """
     path = os.path.join(root, abi.INFO_FILE)
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
-    except FileNotFoundError:
+        text = files.read_text(path)
+        if text is not None:
+            return int(text)
         raise Unavailable(
             f"{path} is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose system calls"
             f" are not safe on today's kernels; boot a kernel with a later series"
-        ) from None
-    except ValueError as error:
+        )
+    except (ValueError, files.NotTrusted) as error:
         raise Unavailable(f"{path} contains no alignment ({error}); is this msharefs?") from None
 
 

@@ -95,7 +95,7 @@ class OnHost:
         self._planned = planned or {}
 
     def content(self, path: str) -> str | None:
-        return self._planned[path] if path in self._planned else files.read_text(path)
+        return self._planned[path] if path in self._planned else files.read_text(os.path.realpath(path))
 
     def place(self, path: str) -> str:
         return path

@@ -74,7 +74,7 @@ def absent(cluster: Cluster) -> Changes:
     """What the files were before."""
     if cluster.plain_unit is not None:
         return {**unit_files.absent(cluster), record_file(cluster): None}
-    own = files.read_text(environment_file(cluster))
+    own = _own_environment(cluster)
     text = None if own is None else _without_block(own)
     if own != text and text == (_common() or ""):
         text = None
@@ -88,7 +88,12 @@ def absent(cluster: Cluster) -> Changes:
 
 def _environment(cluster: Cluster) -> str:
     # The cluster's file, once it is there, hides the one for all clusters.
-    return files.read_text(environment_file(cluster)) or _common() or ""
+    return _own_environment(cluster) or _common() or ""
+
+
+def _own_environment(cluster: Cluster) -> str | None:
+    # Its text is written again: it must not be that of a file that the cluster's owner may not read.
+    return files.read_foreign(environment_file(cluster), uids={cluster.uid}, gids={cluster.gid})
 
 
 def _common() -> str | None:
@@ -161,11 +166,12 @@ def _replace(path: str, text: str, cluster: Cluster) -> None:
     mode, uid, gid = 0o644, 0, 0
     if path.startswith(cluster.configuration + "/"):
         uid, gid = cluster.uid, cluster.gid
-    if os.path.exists(path):
-        found = os.stat(path)
-        mode, uid, gid = found.st_mode & 0o7777, found.st_uid, found.st_gid
-    files.write_text(path, text, mode)
-    os.chown(path, uid, gid)
+    found = files.access_of(path)
+    if found is not None:
+        if found.uid not in (0, cluster.uid):
+            raise files.NotTrusted(path, f"a file of uid {found.uid}, who is not the cluster's owner")
+        mode, uid, gid = found.mode & 0o777, found.uid, found.gid
+    files.write_text(path, text, mode, uid, gid)
 
 
 def recorded() -> list[str]:

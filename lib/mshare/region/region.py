@@ -167,7 +167,7 @@ class Region:
             if mapping.path is None:
                 raise InvalidRequest(f"mapping at offset {mapping.offset} is a file without a path")
             access = os.O_RDWR if mapping.prot & abi.PROT_WRITE else os.O_RDONLY
-            fd = os.open(mapping.path, access | os.O_CLOEXEC)
+            fd = os.open(mapping.path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             try:
                 self._create(mapping, flags, fd)
             finally:

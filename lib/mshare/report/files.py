@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import record
 from ..errors import InvalidRequest, sentence
+from ..files import Access, write_bytes
 from .changes import compare
 from .fleet import Fleet, Missing, fleet
 from .page import page
@@ -65,12 +66,8 @@ class Report:
 
     def write(self, folder: str) -> None:
         """Each file whole or not at all: somebody may have the last report open."""
-        os.makedirs(folder, exist_ok=True)
         for name, text in self.contents.items():
-            path = Path(folder, name)
-            draft = path.with_name(f".{name}.new")
-            draft.write_bytes(_encoded(text))
-            os.replace(draft, path)
+            write_bytes(os.path.join(folder, name), _encoded(text), Access(0o644))
 
 
 def from_results(results: Mapping[str, Any]) -> Gathered:

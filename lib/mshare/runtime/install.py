@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from .. import __version__, paths
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
-from ..files import read_text, remove, remove_empty, write_text
+from ..files import Access, read_text, remove, remove_empty, set_access, write_text
 from ..host import procfs
 from ..postgresql.files import recorded
 from ..preload import library
@@ -126,7 +126,7 @@ def present(
                 systemd.systemctl("daemon-reload")
             write_text(place.manifest, manifest)
             for path, mode in wrong_modes(place, [*files, place.manifest, place.preload]).items():
-                os.chmod(path, mode)
+                set_access(path, Access(mode))
             if runs:
                 _require_runs(place)
     return Outcome(bool(actions), actions, before, summary(manifest))

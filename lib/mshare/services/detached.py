@@ -97,7 +97,9 @@ class Detached(Supervisor):
             files.remove_empty(status_file.directory(root))
 
         try:
-            with open(log_path, "w", encoding="utf-8") as log:
+            # What a client's program prints may be nobody else's to read.
+            files.remove(log_path)
+            with open(files.create_file(log_path, os.O_WRONLY, 0o640), "w", encoding="utf-8") as log:
                 process = subprocess.Popen(
                     list(argv),
                     stdin=subprocess.DEVNULL,

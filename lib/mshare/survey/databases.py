@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..host.processes import Missing, Process, Vanished, missing, read
+from .. import files
+from ..host.processes import Missing, Process, missing
 from ..postgresql import configuration
 from .record import Maximum
 
@@ -45,6 +46,8 @@ _POSTGRESQL_HELPER = re.compile(
     r"|logical replication|parallel worker|slotsync worker|startup|stats collector|wal ?(?:receiver|sender"
     r"|summarizer))\b"
 )
+_FILES_MAXIMUM = 200
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,15}")
 
 
 @dataclass
@@ -130,7 +133,10 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
     found = Database("postgresql", data_directory=directory)
     here = first.path("cwd")
     inside = _Files(first, found)
-    found.version = (inside.content(f"{here}/PG_VERSION") or "").strip() or None
+    version = (inside.content(f"{here}/PG_VERSION") or "").strip()
+    found.version = version if _VERSION.fullmatch(version) else None
+    if version and found.version is None:
+        found.missing.append(missing(first.pid, "version", "PG_VERSION holds no version"))
     found.managed_by_patroni = os.path.exists(f"{here}/patroni.dynamic.json")
     lock = (inside.content(f"{here}/postmaster.pid") or "").split("\n")
     settings = _settings(first, inside, here)
@@ -167,13 +173,18 @@ class _Files:
     def __init__(self, process: Process, database: Database) -> None:
         self._process = process
         self._database = database
+        # A folder of a million files must not hold up the survey.
+        self._files_left = _FILES_MAXIMUM
 
     def content(self, path: str) -> str | None:
-        """None for a file that is not there or may not be read."""
-        try:
-            return read(path).decode("utf-8", "replace")
-        except Vanished:
+        """None for a file that is not there, or that this user or the process itself may not read."""
+        self._files_left -= 1
+        if self._files_left < 0:
             return None
+        try:
+            return files.read_foreign(path, uids=self._process.uids, gids=self._process.gids)
+        except files.NotTrusted as error:
+            self._database.missing.append(missing(self._process.pid, os.path.basename(path), error.reason))
         except PermissionError:
             reason = "permission denied; run as root or the database's user"
             self._database.missing.append(missing(self._process.pid, os.path.basename(path), reason))

@@ -17,6 +17,7 @@ from dataclasses import replace
 import pytest
 
 from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
+from mshare.files import NotTrusted
 from mshare.host import huge_pages, procfs
 from mshare.host.huge_pages import Pool
 from mshare.postgresql import account, ask, clusters, converge, files, placement, probe, server, spec
@@ -240,13 +241,30 @@ def test_files_keep_their_owner_and_mode(etc):
     cluster = replace(made(etc), uid=65534, gid=65534)
     path = etc / "15/main/environment"
     path.write_text("")
-    os.chown(path, 1, 1)
+    os.chown(path, 65534, 1)
     path.chmod(0o640)
     files.write(files.present(cluster, THP, None, False), cluster)
     status = path.stat()
-    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 1, 1)
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 65534, 1)
     status = (etc / "15/main/conf.d/zz-dbmem-mshare.conf").stat()
     assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o644, 65534, 65534)
+
+
+def test_a_secret_behind_the_cluster_s_environment_is_neither_read_nor_given_away(etc, tmp_path):
+    """Its owner may put a link there, or a second name of another user's file."""
+    cluster = replace(made(etc), uid=65534, gid=65534)
+    secret = tmp_path / "secret"
+    secret.write_text("SECRET = 1\n")
+    secret.chmod(0o600)
+    path = etc / "15/main/environment"
+    os.chown(path.parent, 65534, 65534)
+    for make in (os.symlink, os.link):
+        make(secret, path)
+        with pytest.raises(NotTrusted):
+            files.write(files.present(cluster, THP, None, False), cluster)
+        path.unlink()
+    assert secret.read_text() == "SECRET = 1\n"
+    assert (secret.stat().st_uid, secret.stat().st_mode & 0o777) == (0, 0o600)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from mshare.survey import databases
 from mshare.units import MIB
+from rig.other_user import UID, directory_of_other, shared_directory
 from rig.survey_parts import surveyed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
@@ -38,16 +40,23 @@ signal.pause()
 class StandIn:
     """Runs the stand-in and its child in a session of their own, until the end."""
 
-    def __init__(self, name, folder, arguments=(), title=None, program=sys.executable):
+    def __init__(self, name, folder, arguments=(), title=None, program=sys.executable, uid=None):
         command = [title or name, "-c", STAND_IN, name, *arguments]
+        home = sys.base_prefix
+        if uid is not None:
+            # What root runs may lie where nobody else may look.
+            program, home = "/usr/bin/python3", "/usr"
         self.process = subprocess.Popen(
             command,
             executable=program,
             cwd=folder,
             # Python looks for its library beside what it believes to be called.
-            env={**os.environ, "PYTHONHOME": sys.base_prefix},
+            env={**os.environ, "PYTHONHOME": home},
             stdout=subprocess.PIPE,
             start_new_session=True,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
 
     def __enter__(self):
@@ -102,6 +111,54 @@ def test_where_postgresql_says_its_maximum(files, value, source, data):
     with StandIn("postgres", data) as pid:
         __, found = surveyed(pid)
     assert found["processes_maximum"] == {"value": value, "source": f"max_connections, {source}"}
+
+
+SECRET = "root:$6$secret:19000:0:99999:7:::"
+
+
+def device(path):
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+
+
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [
+        (lambda path, secret: path.symlink_to(secret), "a symbolic link of uid"),
+        (lambda path, secret: os.link(secret, path), "a file of root's with 2 names"),
+        (lambda path, secret: os.mkfifo(path), "a FIFO"),
+        (lambda path, secret: device(path), "a device"),
+        (lambda path, secret: path.symlink_to("/dev/zero"), "a symbolic link of uid"),
+        (lambda path, secret: path.write_text(SECRET), "PG_VERSION holds no version"),
+        (lambda path, secret: path.write_text("15\x1b]0;title\x07"), "PG_VERSION holds no version"),
+    ],
+)
+@pytest.mark.parametrize("name", ["PG_VERSION", "postmaster.pid", "postmaster.opts", "postgresql.conf"])
+def test_what_another_user_points_to_is_not_read(name, point, reason):
+    """A process of that user, called postgres, has its files lead to what root only may read."""
+    with shared_directory() as shared:
+        secret = shared / "secret"
+        secret.write_text(SECRET)
+        secret.chmod(0o600)
+        data = directory_of_other(shared / "data")
+        (data / "PG_VERSION").write_text("15\n")
+        (data / "PG_VERSION").chmod(0o644)
+        (data / name).unlink(missing_ok=True)
+        point(data / name, secret)
+        if (data / name).lstat().st_ino != secret.stat().st_ino:
+            os.chown(data / name, UID, UID, follow_symlinks=False)
+        with StandIn("postgres", data, uid=UID) as pid:
+            whole, found = surveyed(pid)
+    assert found["kind"] == "postgresql"
+    assert "$6$secret" not in repr(whole)
+    assert "\x1b" not in repr(found["version"])
+    if name == "PG_VERSION":
+        assert found["version"] is None
+    if name == "PG_VERSION" or "version" not in reason:
+        assert any(entry["reason"].startswith(reason) for entry in missing_of(whole)), missing_of(whole)
+
+
+def missing_of(whole):
+    return whole["missing"] if isinstance(whole, dict) else whole.missing
 
 
 def test_configuration_elsewhere(data, tmp_path):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 
 from ...kernel import abi, syscalls
@@ -181,13 +182,18 @@ def _open_object(entry: Placed, region_inode: int) -> int:
     for path in (entry.mapping.path, f"/proc/{entry.holder_pid}/fd/{entry.holder_fd}"):
         if path is None:
             continue
+        # Whoever may change the sidecar chose the path: what is there is looked at before it is opened.
         try:
-            fd = os.open(path, flags)
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             refused = error
             continue
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) == (entry.device, entry.inode):
-            return fd
-        os.close(fd)
+        try:
+            found = os.fstat(place)
+            if (found.st_dev, found.st_ino) == (entry.device, entry.inode) and stat.S_ISREG(found.st_mode):
+                return os.open(f"/proc/self/fd/{place}", flags)
+        except OSError as error:
+            refused = refusal(error.errno or errno.EACCES, path)
+        finally:
+            os.close(place)
     raise refused
