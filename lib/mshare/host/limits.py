@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 
-from ..units import KIB
+from . import procfs
 from .mounts import Mount, parse_mounts
 
 # Without a limit, cgroup v1 has a number near 2**63 that depends on the page size.
@@ -52,8 +52,7 @@ class Host:
 
     def memory_bytes(self, field: str) -> int:
         """A size in /proc/meminfo."""
-        match = re.search(rf"^{field}:\s+(\d+) kB$", self.read("/proc/meminfo") or "", re.MULTILINE)
-        return int(match[1]) * KIB if match else 0
+        return procfs.kib_fields(self.read("/proc/meminfo") or "").get(field, 0)
 
     def address_space_bytes(self) -> int | None:
         """RLIMIT_AS (soft) of this process, which its children inherit; None without a limit."""
@@ -121,10 +120,9 @@ class Host:
     ) -> Iterator[tuple[tuple[str, str], str]]:
         """(mount point, path in it) of the cgroup with the controller, and the file with its limit."""
         mounts = parse_mounts(self.read("/proc/self/mountinfo"))
-        for line in (self.read("/proc/self/cgroup") or "").splitlines():
-            number, controllers, path = line.split(":", 2)
+        for hierarchy, controllers, path in procfs.cgroups(self.read("/proc/self/cgroup")):
             for mount in mounts:
-                if number == "0" and mount.filesystem == "cgroup2":
+                if hierarchy == "0" and mount.filesystem == "cgroup2":
                     yield (mount.path, below or path), v2_file
                 elif controller in controllers.split(",") and _has(mount, controller):
                     yield (mount.path, below or path), v1_file

@@ -21,6 +21,8 @@ class Mount:
     source: str
     options: str
     super_options: str
+    device: str = ""
+    """MAJOR:MINOR, decimal."""
 
 
 def _unescape(field: str) -> str:
@@ -39,7 +41,7 @@ def parse_mounts(mountinfo: str | None) -> list[Mount]:
     for line in lines(mountinfo):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
-        found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2]))
+        found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2], fields[2]))
     return found
 
 

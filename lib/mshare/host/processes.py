@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..units import KIB
+from . import procfs
 
 _CHUNK_BYTES = 1 << 16
 
@@ -149,16 +150,10 @@ class Process:
     def cgroups(self) -> dict[str, str]:
         """Its paths by hierarchy, as /proc/PID/cgroup names them: "" is the unified one."""
         try:
-            lines = text(self.path("cgroup")).split("\n")
+            found = procfs.cgroups(text(self.path("cgroup")))
         except (Vanished, PermissionError):
             return {}
-        paths = {}
-        for line in lines:
-            __, separator, rest = line.partition(":")
-            if separator:
-                controllers, __, path = rest.partition(":")
-                paths[controllers] = path
-        return paths
+        return {cgroup.controllers: cgroup.path for cgroup in found}
 
     def cgroup(self) -> str | None:
         """The path in the unified hierarchy, or else in systemd's."""

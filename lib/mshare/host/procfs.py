@@ -10,6 +10,7 @@ an error.
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from ..units import KIB
 
@@ -27,7 +28,7 @@ def lines(text: str | None) -> list[str]:
     return [line for line in (text or "").split("\n") if line]
 
 
-def _kib_fields(text: str) -> dict[str, int]:
+def kib_fields(text: str) -> dict[str, int]:
     """`Name:   123 kB` lines as bytes."""
     fields = {}
     for line in lines(text):
@@ -40,13 +41,13 @@ def _kib_fields(text: str) -> dict[str, int]:
 
 def meminfo_bytes() -> dict[str, int]:
     """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out)."""
-    return _kib_fields(read("/proc/meminfo") or "")
+    return kib_fields(read("/proc/meminfo") or "")
 
 
 def status_bytes(pid: int | str = "self") -> dict[str, int] | None:
     """The sizes in /proc/PID/status in bytes, or None for a process that is gone."""
     text = read(f"/proc/{pid}/status")
-    return None if text is None else _kib_fields(text)
+    return None if text is None else kib_fields(text)
 
 
 def vm_pte_bytes(pid: int | str = "self") -> int | None:
@@ -74,9 +75,24 @@ def command(pid: int) -> str:
     return line or f"[{(read(f'/proc/{pid}/comm') or 'gone').strip()}]"
 
 
+class Cgroup(NamedTuple):
+    """Where a process is in one hierarchy of control groups."""
+
+    hierarchy: str
+    """ "0" is the unified one."""
+    controllers: str
+    path: str
+
+
+def cgroups(text: str | None) -> list[Cgroup]:
+    """The lines of /proc/PID/cgroup."""
+    parts = [line.split(":", 2) for line in lines(text)]
+    return [Cgroup(*part) for part in parts if len(part) == 3]
+
+
 def unit(pid: int) -> str | None:
     """The systemd unit that a process belongs to, else its cgroup; None in the root."""
-    paths = [line.split(":", 2)[2] for line in lines(read(f"/proc/{pid}/cgroup"))]
+    paths = [cgroup.path for cgroup in cgroups(read(f"/proc/{pid}/cgroup"))]
     names = [part for path in paths for part in reversed(path.split("/"))]
     units = [part for part in names if part.endswith((".service", ".scope"))]
     return next(iter(units or [path for path in paths if path != "/"]), None)

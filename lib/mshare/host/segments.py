@@ -15,7 +15,7 @@ from .. import paths
 from ..kernel import abi
 from ..pagetable import BASE_PAGE_BYTES
 from ..units import GIB, MIB, parse_size
-from . import huge_pages, processes, procmap
+from . import huge_pages, mounts, processes, procmap
 
 MINIMUM_BYTES = MIB
 """Smaller ones cost no leaf table of their own that would be worth a row."""
@@ -174,15 +174,12 @@ class Devices:
 
     def _learn(self, path: str) -> None:
         with contextlib.suppress(processes.Vanished, PermissionError, OSError):
-            for line in processes.text(path).split("\n"):
-                fields = line.split(" ")
-                if len(fields) < 9:
-                    continue
-                major, __, minor = fields[2].partition(":")
-                rest = fields[fields.index("-") + 1 :]
+            for mount in mounts.parse_mounts(processes.text(path)):
+                major, __, minor = mount.device.partition(":")
                 name = f"{int(major):02x}:{int(minor):02x}".encode()
-                page_bytes = _page_bytes(rest[2]) if rest[0] == "hugetlbfs" else BASE_PAGE_BYTES
-                self._known.setdefault(name, Filesystem(rest[0], rest[1], page_bytes))
+                huge = mount.filesystem == "hugetlbfs"
+                page_bytes = _page_bytes(mount.super_options) if huge else BASE_PAGE_BYTES
+                self._known.setdefault(name, Filesystem(mount.filesystem, mount.source, page_bytes))
 
     def of(self, mapping: Mapping, pid: int) -> Filesystem:
         """The file system of a mapping in a process, which may live in a container."""

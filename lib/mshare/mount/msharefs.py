@@ -12,14 +12,13 @@ from __future__ import annotations
 import grp
 import os
 import stat
-import subprocess
 from dataclasses import dataclass, replace
 
 from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import choose, require_entry
-from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
-from ..host import mounts
+from ..errors import Conflict, InvalidRequest, Unavailable
+from ..host import commands, mounts
 from ..info.inventory import living_roles
 from ..kernel import abi
 from ..kernel.generations import NEWEST
@@ -345,9 +344,4 @@ def refuse_in_use(root: str) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode != 0:
-        reason = done.stdout.strip() or f"exit code {done.returncode}"
-        raise MshareError(
-            f"`{' '.join(command)}` failed: {reason}; find out who uses it with `fuser -vm {command[-1]}`"
-        )
+    commands.run(*command, next_step=f"find out who uses it with `fuser -vm {command[-1]}`")

@@ -9,9 +9,9 @@ import grp
 import os
 import pwd
 import stat
-import subprocess
 
-from ..errors import Conflict, MshareError
+from ..errors import Conflict
+from ..host import commands
 
 
 def group_needed(owner: str, root: str) -> str | None:
@@ -57,15 +57,4 @@ def leave(owner: str, group: str) -> None:
 
 
 def _run(*words: str) -> None:
-    done = subprocess.run(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise MshareError(
-            f"`{' '.join(words)}` failed: {done.stdout.strip()}; change the group by hand, and run this again"
-        )
+    commands.run(*words, next_step="change the group by hand, and run this again")

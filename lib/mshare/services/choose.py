@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ..host.limits import Host
 from .detached import Detached
 from .supervisor import Supervisor
 from .systemd import Systemd
@@ -14,7 +15,7 @@ from .systemd import Systemd
 
 def systemd_runs() -> bool:
     """sd_booted(3)."""
-    return os.path.isdir("/run/systemd/system")
+    return Host().runs_systemd()
 
 
 def current() -> Supervisor:

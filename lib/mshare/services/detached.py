@@ -55,7 +55,9 @@ def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
         return None if pid is None else (pid, procfs.start_ticks(pid) or 0)
     if isinstance(status, Unread) and status.alive:
         raise Conflict(status.reason)
-    return None if status is None else (status.pid or 0, status.started_ticks or 0)
+    if status is None or not status.pid or not status.started_ticks:
+        return None
+    return status.pid, status.started_ticks
 
 
 class Detached(Supervisor):
@@ -150,7 +152,8 @@ class Detached(Supervisor):
             )
         if writer is not None:
             # A launcher that was killed could not end what its clients' programs had started.
-            tree.end(tree.found(tree.session(*writer)), _LEFT_SECONDS)
+            path = f"MSHARE_PATH={os.path.join(root, name)}"
+            tree.end(tree.found(tree.session(*writer, path)), _LEFT_SECONDS)
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
         return stopped
 

@@ -13,8 +13,9 @@ import os
 import subprocess
 from collections.abc import Iterable, Sequence
 
-from ..errors import MshareError, Unavailable
+from ..errors import Unavailable
 from ..files import read_text, remove, remove_empty, write_text
+from ..host import commands
 from . import status_file
 from .detached import Detached
 from .status_file import AnyRole, Role, S
@@ -124,17 +125,8 @@ def stop_target() -> None:
 
 
 def systemctl(*words: str) -> None:
-    """Run systemctl; MshareError with what it said."""
-    done = subprocess.run(
-        ["systemctl", "--quiet", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = done.stdout.strip() or f"exit code {done.returncode}"
-        raise MshareError(f"`systemctl {' '.join(words)}` failed: {said}; see `journalctl -xe` on that host")
+    """Run systemctl; MshareError with its message if it fails."""
+    commands.run("systemctl", "--quiet", *words, next_step="see `journalctl -xe` on that host")
 
 
 def ask(*words: str) -> str:

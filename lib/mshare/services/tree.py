@@ -45,15 +45,21 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def session(leader_pid: int, started_ticks: int) -> list[int]:
+def session(leader_pid: int, started_ticks: int, variable: str) -> list[int]:
     """The processes of the session that a process led, alive or not, without the leader itself.
 
-    A session keeps its number as long as somebody is in it, so no other process gets that pid meanwhile.
+    Only those that have `variable` (NAME=value) in their environment, with which their leader's programs were
+    started: once a session is empty its number can become another one's.
     """
-    found = procfs.start_ticks(leader_pid)
-    if found is not None and found != started_ticks:
-        return []  # Nobody was left, and the number was used again.
-    return [pid for pid in procfs.pids() if pid != leader_pid and _session_of(pid) == leader_pid]
+    leader_ticks = procfs.start_ticks(leader_pid)
+    # Seen from within a pid namespace, every session that was begun outside of it has the number 0.
+    if leader_pid <= 1 or leader_pid == os.getsid(0) or leader_ticks not in (None, started_ticks):
+        return []
+    return [
+        pid
+        for pid in procfs.pids()
+        if pid != leader_pid and _session_of(pid) == leader_pid and variable in _environment(pid)
+    ]
 
 
 def _session_of(pid: int) -> int | None:
@@ -61,6 +67,13 @@ def _session_of(pid: int) -> int | None:
         if procfs.start_ticks(pid) is not None:
             return os.getsid(pid)
     return None
+
+
+def _environment(pid: int) -> list[str]:
+    """NAME=value of a process; empty where this user may not look."""
+    with contextlib.suppress(OSError):
+        return (procfs.read(f"/proc/{pid}/environ") or "").split("\0")
+    return []
 
 
 def found(pids: Sequence[int]) -> list[psutil.Process]:

@@ -52,25 +52,33 @@ def test_a_killed_launcher_leaves_nothing_once_it_is_stopped(world: World) -> No
 
 
 def test_a_session_whose_number_was_used_again() -> None:
-    ticks = procfs.start_ticks(os.getpid())
-    assert ticks is not None
+    mark = "MSHARE_PATH=/run/msharefs/sga"
+    script = "sleep 600 & echo $!; MSHARE_PATH= sleep 600 & echo $!; sleep 600"
+    environment = {**os.environ, "MSHARE_PATH": "/run/msharefs/sga"}
     with subprocess.Popen(
-        ["sh", "-c", "sleep 600 & echo $!; sleep 600"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        ["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
     ) as leader:
         assert leader.stdout is not None
-        child = int(leader.stdout.readline())
+        child, stranger = (int(leader.stdout.readline()) for __ in range(2))
         started = procfs.start_ticks(leader.pid)
         assert started is not None
-        assert child in tree.session(leader.pid, started)
-        assert tree.session(leader.pid, started - 1) == []
+        eventually(lambda: child in tree.session(leader.pid, started, mark))
+        assert tree.session(leader.pid, started - 1, mark) == [], "another process has the number"
+        assert tree.session(leader.pid, started, mark + "2") == [], "another region's"
         leader.kill()
         leader.wait()
-        assert child in tree.session(leader.pid, started)
-        tree.end(tree.found(tree.session(leader.pid, started)), 10)
-        assert tree.session(leader.pid, started) == []
+        eventually(lambda: stranger not in tree.session(leader.pid, started, mark))
+        assert child in tree.session(leader.pid, started, mark)
+        tree.end(tree.found(tree.session(leader.pid, started, mark)), 10)
+        assert tree.session(leader.pid, started, mark) == []
+        assert procfs.start_ticks(stranger) is not None, "it is nobody's client"
+        os.kill(stranger, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("pid", [0, 1])
+def test_no_process_is_of_a_session_that_was_begun_outside_of_this_namespace(pid: int) -> None:
+    assert tree.session(pid, 0, "PATH=" + os.environ["PATH"]) == []
+    assert tree.session(os.getsid(0), 0, "PATH=" + os.environ["PATH"]) == []
 
 
 def test_without_psutil_there_is_a_sentence() -> None:

@@ -195,8 +195,8 @@ def _parents(pid: int) -> list[Ancestor]:
 
 def _cgroup_lines(pid: int | str) -> list[tuple[str, str]]:
     """(controllers, path) in each hierarchy."""
-    parts = [line.split(":", 2) for line in procfs.lines(procfs.read(f"/proc/{pid}/cgroup"))]
-    return [(part[1], part[2]) for part in parts if len(part) == 3]
+    found = procfs.cgroups(procfs.read(f"/proc/{pid}/cgroup"))
+    return [(cgroup.controllers, cgroup.path) for cgroup in found]
 
 
 def _path_of_systemd(pid: int) -> str | None:
