@@ -288,4 +288,5 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
         surveyed_host, found = surveyed(pid)
     assert (found["port"], found["processes_maximum"]) == (5432, None)
     gaps = [gap for gap in surveyed_host["missing"] if gap["pid"] == pid]
-    assert [(gap["what"], gap["reason"]) for gap in gaps] == [("postgresql.conf", "it is not a regular file")]
+    assert [gap["what"] for gap in gaps] == ["postgresql.conf"]
+    assert "regular file" in gaps[0]["reason"]
