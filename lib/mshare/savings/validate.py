@@ -106,20 +106,22 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
 
 
 def result(savings: Savings) -> dict[str, object]:
-    """What the command line answers for one region, and the module returns."""
+    """The result of the command line and the module for one region."""
     return {**savings.to_dict(), "summary": savings.summary_lines()}
 
 
-def results(savings: Mapping[str, Savings]) -> dict[str, object]:
-    """The same for several: one verdict, one text, and each of them."""
+def results(by_region: Mapping[str, Savings]) -> dict[str, object]:
+    """The same for several regions: one verdict, one text, and each of the results."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "passed": all(savings.passed for savings in savings.values()),
+        "passed": all(savings.passed for savings in by_region.values()),
         "reasons": [
-            f"region {region}: {reason}" for region, savings in savings.items() for reason in savings.reasons
+            f"region {region}: {reason}"
+            for region, savings in by_region.items()
+            for reason in savings.reasons
         ],
-        "summary": [line for savings in savings.values() for line in [*savings.summary_lines(), ""]][:-1],
-        "regions": [{"region": region, **result(savings)} for region, savings in savings.items()],
+        "summary": [line for savings in by_region.values() for line in [*savings.summary_lines(), ""]][:-1],
+        "regions": [{"region": region, **result(savings)} for region, savings in by_region.items()],
     }
 
 
