@@ -161,7 +161,12 @@ def test_the_command_line_without_ansible(host: Fleet) -> None:
 
 
 # Ansible itself is the reader's to install; here it is the one of `make deploy`.
-WITH_ANSIBLE = 'export PATH="$HOME/mshare/.venv/bin:$PATH" LC_ALL=C.UTF-8\n'
+WITH_ANSIBLE = """
+command -v git >/dev/null || apt-get install -y git
+test -e ~/mshare || git clone https://github.com/dbmem/mshare ~/mshare
+~/mshare/.ci/setup deploy
+export PATH="$HOME/mshare/.venv/bin:$PATH" LC_ALL=C.UTF-8
+"""
 
 
 def test_on_hosts_of_an_inventory(host: Fleet) -> None:

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_VERSIONS = "/api/v3/collections/dbmem/mshare/versions/"
+_COLLECTION = "/api/v3/collections/dbmem/mshare/"
+_VERSIONS = f"{_COLLECTION}versions/"
 
 
 def answers(tarball: Path, address: str) -> dict[str, bytes]:
@@ -36,8 +37,17 @@ def answers(tarball: Path, address: str) -> dict[str, bytes]:
         "signatures": [],
     }
     listing = {"meta": {"count": 1}, "links": {"next": None}, "data": [detail]}
+    moment = "2026-01-01T00:00:00Z"
+    collection = {
+        "namespace": "dbmem",
+        "name": "mshare",
+        "created_at": moment,
+        "updated_at": moment,
+        "highest_version": {"version": version, "href": detail["href"]},
+    }
     documents = {
         "/api/": {"available_versions": {"v3": "v3/"}},
+        _COLLECTION: collection,
         _VERSIONS: listing,
         f"{_VERSIONS}{version}/": detail,
     }
