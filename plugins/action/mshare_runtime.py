@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _results
 from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import MshareError
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import library as preload_library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import shipped as preload_shipped
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import manifest
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import sources as package
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.action import LibraryAction
@@ -30,8 +35,17 @@ class ActionModule(LibraryAction):
     """
 
     def _arguments(self) -> dict[str, Any]:
-        absent = self._task.args.get("state") == "absent"
-        return {**self._task.args, **({} if absent else {"sources": package.pack(sources())})}
+        arguments = dict(self._task.args)
+        if arguments.get("state") == "absent":
+            return arguments
+        wanted = boolean(arguments.get("preload", False), strict=False)
+        if wanted and arguments.get("preload_from") == "controller":
+            try:
+                path = preload_library.built(manifest.preload_sources(sources()))
+            except MshareError as error:
+                raise AnsibleActionFail(f"on the controller: {error}") from error
+            arguments["preload_built"] = preload_shipped.pack(Path(path).read_bytes())
+        return {**arguments, "sources": package.pack(sources())}
 
     def _answer(self) -> dict[str, Any] | None:
         place = self._place()
@@ -52,7 +66,7 @@ class ActionModule(LibraryAction):
     def _place(self) -> manifest.Place | None:
         """Where the library should be; None where only the module can tell what the arguments mean."""
         arguments = dict(self._task.args)
-        for name in ("require_imports", "preload"):
+        for name in ("require_imports", "preload", "preload_from"):
             arguments.pop(name, None)
         if arguments.pop("state", "present") != "present" or arguments.keys() - PLACE.keys():
             return None

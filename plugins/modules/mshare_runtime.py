@@ -53,6 +53,18 @@ options:
       - With V(false), an existing one stays until O(state=absent), because a database may be started with it.
     type: bool
     default: false
+  preload_from:
+    description:
+      - Where the preload is built. With V(controller) it is built where Ansible runs, sent with its digest, and refused here if it is
+        for another architecture or a newer glibc. The host needs no compiler then, and gets none.
+    type: str
+    choices: [host, controller]
+    default: host
+  preload_built:
+    description:
+      - The preload built on the controller, packed. Set by the collection itself; a task cannot change it.
+    type: str
+    default: ""
   sources:
     description:
       - The sources of the library, packed. Set by the collection itself; a task cannot change it.
@@ -71,6 +83,11 @@ EXAMPLES = r"""
 - name: Install it with the preload, for databases
   dbmem.mshare.mshare_runtime:
     preload: true
+
+- name: Install it with the preload on hosts without a compiler
+  dbmem.mshare.mshare_runtime:
+    preload: true
+    preload_from: controller
 
 - name: Remove it
   dbmem.mshare.mshare_runtime:
@@ -119,6 +136,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils import mshare as libr
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import Unavailable
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import library as preload_library
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.preload import shipped as preload_shipped
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.runtime import install, manifest, sources
 
 
@@ -133,11 +151,14 @@ def converge(module: AnsibleModule) -> tuple[list[str], bool, Outcome[object]]:
         raise Unavailable(install.missing_sentence(place.python, missing))
     wanted = params["preload"] or install.has_preload(place)
     shipped = sources.unpack(params["sources"])
-    uncompiled = wanted and install.lacks_compiler(place, shipped)
+    built = preload_shipped.unpack(params["preload_built"]) if params["preload_built"] else None
+    uncompiled = wanted and built is None and install.lacks_compiler(place, shipped)
     if uncompiled and params["require_imports"] and not module.check_mode:
         preload_library.compiler()
     preload = wanted and (module.check_mode or not uncompiled)
-    outcome = install.present(place, shipped, preload=preload, check=module.check_mode, runs=not missing)
+    outcome = install.present(
+        place, shipped, preload=preload, built=built, check=module.check_mode, runs=not missing
+    )
     return missing, uncompiled, outcome
 
 
@@ -150,7 +171,9 @@ def main() -> None:
             "executable": {"type": "path", "default": "/usr/local/bin/mshare"},
             "require_imports": {"type": "bool", "default": True},
             "preload": {"type": "bool", "default": False},
-            # From the action plugin. Not for the log, for its length.
+            "preload_from": {"type": "str", "choices": ["host", "controller"], "default": "host"},
+            # From the action plugin. Not for the log, for their length.
+            "preload_built": {"type": "str", "default": "", "no_log": True},
             "sources": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,

@@ -58,6 +58,17 @@ def run(host: Host) -> Run:
             look("still there"),
             {**ROLE, "vars": {"mshare_runtime_preload": True, "mshare_runtime_packages_managed": False}},
             look("by the role"),
+            {"name": "lose it too", "ansible.builtin.file": {"path": LIBRARY, "state": "absent"}},
+            runtime("announce it from the controller", preload_from="controller")
+            | WITHOUT_COMPILER
+            | {"check_mode": True},
+            runtime("from the controller", preload_from="controller") | WITHOUT_COMPILER,
+            runtime("again from the controller", preload_from="controller") | WITHOUT_COMPILER,
+            look("built elsewhere"),
+            {
+                "name": "a program of it",
+                "ansible.builtin.command": "/usr/local/bin/mshare run --pages thp -- cat /proc/self/environ",
+            },
             {"name": "remove", "dbmem.mshare.mshare_runtime": {"state": "absent"}},
             {"name": "all gone", "ansible.builtin.stat": {"path": DIRECTORY}},
             {"name": "cache gone", "ansible.builtin.stat": {"path": "/var/cache/mshare"}},
@@ -91,6 +102,16 @@ def test_no_compiler(run: Run) -> None:
     assert told["missing_compiler"]
     assert told["changed"], "the library itself is installed"
     assert not run["nothing built"]["stat"]["exists"]
+
+
+def test_a_host_without_a_compiler_gets_it_from_the_controller(run: Run) -> None:
+    """Exactly that announces the check run; the second time nothing is to be done."""
+    told, done = run["announce it from the controller"], run["from the controller"]
+    assert told["actions"] == done["actions"] == [f"install, built elsewhere, {LIBRARY}"]
+    assert not done["missing_compiler"]
+    assert not run["again from the controller"]["changed"]
+    assert run["built elsewhere"]["stat"]["mode"] == "0755"
+    assert f"LD_PRELOAD={LIBRARY}" in run["a program of it"]["stdout"]
 
 
 def test_mshare_run_takes_it(run: Run) -> None:

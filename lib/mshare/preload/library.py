@@ -94,6 +94,15 @@ def _compile(directory: str, command: Sequence[str]) -> None:
         )
 
 
+def put(content: bytes, path: str) -> None:
+    """Install a library that was built elsewhere, in one step for whoever looks."""
+    with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
+        arrived = os.path.join(directory, FILE_NAME)
+        with open(arrived, "wb") as file:
+            file.write(content)
+        _put(arrived, path)
+
+
 def _put(built: str, path: str) -> None:
     """Replace the library in one step: a program that has the old one loaded keeps it."""
     with open(built, "rb") as file:
@@ -130,7 +139,11 @@ def library() -> str:
     existing = installed()
     if existing is not None:
         return existing
-    sources = own_sources()
+    return built(own_sources())
+
+
+def built(sources: Mapping[str, str]) -> str:
+    """The library of these sources in the cache, built there when it is missing."""
     stem, __, suffix = FILE_NAME.partition(".")
     path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")
     if not os.path.exists(path):

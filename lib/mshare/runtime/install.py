@@ -18,7 +18,7 @@ from ..errors import Conflict, MshareError, Unavailable
 from ..files import Access, read_text, remove, remove_empty, set_access, write_text
 from ..host import procfs
 from ..postgresql.files import recorded
-from ..preload import library
+from ..preload import library, shipped
 from ..services import systemd
 from ..services.choose import current
 from .manifest import (
@@ -81,16 +81,25 @@ def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
 
 
 def present(
-    place: Place, sources: dict[str, str], *, preload: bool = False, check: bool = False, runs: bool = True
+    place: Place,
+    sources: dict[str, str],
+    *,
+    preload: bool = False,
+    built: bytes | None = None,
+    check: bool = False,
+    runs: bool = True,
 ) -> Outcome[object]:
     """Ensure that the library, given as path -> text, is installed. Running processes are not touched.
 
     It must run afterwards, unless the modules that it imports are yet to be installed (`runs`).
-    `preload` also builds the library of `mshare run`; Unavailable without a compiler.
+    `preload` also builds the library of `mshare run`; Unavailable without a compiler. `built` is that
+    library built elsewhere; Unavailable if it does not fit this host.
     """
     files = wanted_files(place, sources, current().survives_reboot)
     manifest = manifest_of(files, sources, place.preload if preload else None)
     build = preload and _preload_outdated(place, sources)
+    if build and built is not None:
+        shipped.require_fits(built)
     outdated = sorted(path for path, text in files.items() if read_text(path) != text)
     left_over = sorted(set(listed_files(place)) - set(files) - ({place.preload} if preload else set()))
     differs = read_text(place.manifest) != manifest
@@ -101,7 +110,7 @@ def present(
                 bool(outdated) or (differs and not build and not left_over),
                 f"install version {__version__} of the library into {place.directory}",
             ),
-            (build, f"build {place.preload}"),
+            (build, f"{'build' if built is None else 'install, built elsewhere,'} {place.preload}"),
             (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
             (bool(modes), f"let all users read {', '.join(sorted(modes)[:_NAMED])}"),
         )
@@ -110,7 +119,7 @@ def present(
     before = summary(read_text(place.manifest), sorted({*outdated, *left_over, *stale, *modes}))
     if actions and not check:
         _require_access(place)
-        if build:
+        if build and built is None:
             library.compiler()
         with one_at_a_time(False), _readable_by_all():
             # The manifest first, so that after an interruption it lists everything that may exist.
@@ -119,7 +128,9 @@ def present(
             for path in outdated:
                 write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)
-            if build:
+            if build and built is not None:
+                library.put(built, place.preload)
+            elif build:
                 library.build(place.preload, preload_sources(sources))
             _compile(place)
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):

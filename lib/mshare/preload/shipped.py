@@ -1,0 +1,77 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The preload on its way from the host that built it to one without a compiler."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import sys
+import zlib
+
+from ..errors import InvalidRequest, Unavailable
+from .settings import FILE_NAME
+
+# ELF: magic, class, data, ..., type, machine.
+_IDENT_BYTES = 20
+_SYMBOL_VERSION = re.compile(rb"GLIBC_([0-9]+)\.([0-9]+)(?:\.[0-9]+)?\0")
+
+
+def pack(content: bytes) -> str:
+    """A built library as one argument of a module, with the digest that it must have on arrival."""
+    packed = base64.b64encode(zlib.compress(content, 9)).decode()
+    return f"{hashlib.sha256(content).hexdigest()}:{packed}"
+
+
+def unpack(text: str) -> bytes:
+    """What `pack` packed. Raises InvalidRequest for anything else, and for content of another digest."""
+    digest, __, packed = text.partition(":")
+    try:
+        content = zlib.decompress(base64.b64decode(packed, validate=True))
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise InvalidRequest(
+            f"{FILE_NAME} arrived damaged ({error}); leave the option preload_built to the collection, which"
+            " sets it itself, and run this again"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise InvalidRequest(
+            f"{FILE_NAME} arrived with digest {found}, and {digest or 'none'} was sent; run this again"
+        )
+    return content
+
+
+def glibc_needed(content: bytes) -> tuple[int, int]:
+    """The newest version of glibc's symbols that a library uses."""
+    return max(
+        ((int(major), int(minor)) for major, minor in _SYMBOL_VERSION.findall(content)), default=(0, 0)
+    )
+
+
+def glibc_here() -> tuple[int, int]:
+    """This host's glibc; (0, 0) for another libc."""
+    name, __, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    parts = version.split(".")
+    return (int(parts[0]), int(parts[1])) if name == "glibc" and len(parts) > 1 else (0, 0)
+
+
+def require_fits(content: bytes, here: tuple[int, int] | None = None) -> None:
+    """Unavailable for a library of another architecture, or of a newer glibc than this host's."""
+    with open(sys.executable, "rb") as file:
+        own = file.read(_IDENT_BYTES)
+    if (content[:6], content[18:20]) != (own[:6], own[18:20]):
+        raise Unavailable(
+            f"{FILE_NAME} was built for another architecture than this host's ({os.uname().machine}); build"
+            " it here instead (mshare_runtime_compiler_managed: true installs a compiler)"
+        )
+    needed, found = glibc_needed(content), here or glibc_here()
+    if needed > found:
+        raise Unavailable(
+            f"{FILE_NAME} was built where glibc is newer: it needs {needed[0]}.{needed[1]}, and this host has"
+            f" {found[0]}.{found[1]}; run Ansible where glibc is not newer than here, or build it here"
+            " (mshare_runtime_compiler_managed: true installs a compiler)"
+        )
