@@ -30,7 +30,7 @@ def info_command(screen: Screen, backend: str | None, root: str | None, no_probe
     host = inventory.host(backend or "auto", root, probing=not no_probe)
     screen.answer(record.to_fields(host))
     screen.say(f"Supported: {_supported(host.support)}")
-    for reason in _shortest(host.support.reasons):
+    for reason in _each_once(host.support.reasons):
         screen.say(f"  {reason}")
     if host.mounts:
         screen.say("")
@@ -53,13 +53,9 @@ def _supported(support: Support) -> str:
     return f"yes, by the {support.backend} backend at {support.root} ({mounted})"
 
 
-def _shortest(reasons: Sequence[str]) -> list[str]:
-    """Without those that another one begins with."""
-    return [
-        reason
-        for reason in reasons
-        if not any(other != reason and other.startswith(reason) for other in reasons)
-    ]
+def _each_once(reasons: Sequence[str]) -> list[str]:
+    """Without those that another one repeats."""
+    return [reason for reason in reasons if not any(reason != other and reason in other for other in reasons)]
 
 
 def _takes(mount: MountFacts) -> str:

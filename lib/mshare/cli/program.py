@@ -42,6 +42,7 @@ _COMMANDS = {
     "unmap": "map",
     "clients": "clients",
     "run": "run",
+    "postgresql": "postgresql",
     "preload": "preload",
     "validate": "validate",
     "model": "model",

@@ -175,6 +175,16 @@ def postgresql_absent(
         return _go(move, restart, probes, check)
 
 
+def postgresql_status(*, version: str | None = None, name: str | None = None) -> dict[str, Any]:
+    """Where the shared memory of a cluster's server lies now; the same facts as those of a change."""
+    cluster = clusters.find(version, name)
+    _require_root(cluster)
+    move = _Move(cluster, None, {}, server=server.running(cluster))
+    if move.server is not None:
+        move.segment = placement.of(move.server.pid)
+    return move.facts()
+
+
 def _require_root(cluster: Cluster) -> None:
     if not paths.is_root():
         raise Unavailable(

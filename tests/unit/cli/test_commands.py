@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from mshare import paths
 from mshare.backends import choose
+from mshare.cli.info import _each_once
 from mshare.cli.program import mshare
 from mshare.pagetable import totals
 from mshare.units import GIB
@@ -139,6 +140,12 @@ class TestScreens:
         assert "Supported: yes, by the simulated backend" in said
         assert "here" in said
         assert "alignment_bytes" in json.dumps(shared.json("info"))
+
+    def test_info_gives_each_reason_once(self):
+        kernel = "kernel 6.12 has no msharefs, so the simulated backend is used"
+        mounted = f"no msharefs is mounted ({kernel}; looked at /run/msharefs); run `mshare mount`"
+        assert _each_once([kernel, mounted]) == [mounted]
+        assert _each_once([kernel, "another"]) == [kernel, "another"]
 
     def test_list_is_not_cut_when_it_is_piped(self, world):
         name = "long" * 32

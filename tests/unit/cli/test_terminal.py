@@ -28,7 +28,7 @@ LIBRARY = Path(__file__).parents[3] / "lib"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def terminal(columns: int, *words: str, root: Path | None = None) -> list[str]:
+def terminal(columns: int, *words: str, world: World | None = None) -> list[str]:
     """The lines that a command writes into a terminal, with their colours."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -38,8 +38,8 @@ def terminal(columns: int, *words: str, root: Path | None = None) -> list[str]:
         "TERM": "xterm",
         "PYTHONPATH": str(LIBRARY),
     }
-    if root is not None:
-        environment["MSHARE_ROOT"] = str(root)
+    if world is not None:
+        environment = {**world.environment, "TERM": "xterm"}
     with subprocess.Popen(
         [sys.executable, "-m", "mshare", *words], stdout=follower, stderr=subprocess.STDOUT, env=environment
     ) as command:
@@ -111,10 +111,10 @@ def test_what_is_looked_up_fits(words: tuple[str, ...], columns: int) -> None:
 @pytest.mark.parametrize("columns", [80, 140])
 def test_a_regions_line_and_its_savings_fit(world: World, columns: int) -> None:
     with world.owned("sga", "--size", "4MiB", "--pattern"):
-        listed = terminal(columns, "list", root=world.root)
+        listed = terminal(columns, "list", world=world)
         world.ok("clients", "start", "sga", "--count", "2")
         try:
-            validated = terminal(columns, "validate", "sga", root=world.root)
+            validated = terminal(columns, "validate", "sga", world=world)
         finally:
             world.ok("clients", "stop", "sga")
     assert any("sga" in line for line in listed)

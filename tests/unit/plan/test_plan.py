@@ -257,7 +257,7 @@ def run(*words, **options):
 
 class TestCommand:
     def test_wishes_on_the_screen(self):
-        said = run("--size", "300GiB", "--clients", "1500", "--formula")
+        said = run("--size", "300GiB", "--clients", "1500", "--formula", "--details")
         assert said.exit_code == 0
         for piece in ("878.9 GiB", "880.6 GiB", "78.6 million", "512 GiB", "vm.nr_hugepages = 153600",
                       "(153,600 leaf + 300 PMD + 1 PUD) x 4 KiB", "mshare_region_size: 300GiB",

@@ -1,0 +1,1 @@
+../../../../lib/mshare/cli/postgresql.py
