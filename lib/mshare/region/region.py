@@ -15,12 +15,9 @@ from ..backends.connect import connect
 from ..backends.mapping import Mapping
 from ..errors import InvalidRequest
 from ..kernel import abi, syscalls
-from ..units import GIB, Size, format_size, parse_size, round_up
+from ..units import Size, format_size, parse_size, round_up
 from . import rules
-
-# The address of regions in generations that need one address for all processes; far from what a 64-bit
-# process maps itself.
-FIXED_ADDRESS = 2048 * GIB
+from .create import blueprint
 
 
 @dataclass(frozen=True)
@@ -117,26 +114,14 @@ class Region:
         On the newest generation the region lives and dies with the calling *thread*. `address` is only
         used by generations that need one address for all. If this fails, the region is unlinked again.
         """
-        rules.region_name(name)
         backend = backend or connect()
-        generation = backend.generation
-        wanted = [*mappings]
-        if size is not None:
-            mapped = round_up(parse_size(size), abi.PAGE_BYTES)
-            wanted.insert(0, Mapping(0, mapped))
-        if not wanted and window is None:
-            raise InvalidRequest(f"region {name} needs a size, mappings or a window, like size 300GiB")
-        requested_bytes = None if window is None else parse_size(window, "window")
-        wanted, window_bytes = rules.place(wanted, requested_bytes, backend.alignment_bytes, generation)
-        if not generation.features.any_address:
-            address = address or FIXED_ADDRESS
-        address = rules.address(address, backend.alignment_bytes)
+        planned = blueprint(name, backend, size, mappings, window, address)
         file = backend.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         region = cls(backend, file)
         try:
-            file.set_size(window_bytes, address)
-            if generation.features.explicit_mappings:
-                for mapping in wanted:
+            file.set_size(planned.window_bytes, planned.address)
+            if backend.generation.features.explicit_mappings:
+                for mapping in planned.mappings:
                     region.map(mapping, overcommit=overcommit)
         except BaseException:
             region.close()

@@ -40,8 +40,8 @@ def proc(monkeypatch):
 def test_mounts(proc):
     proc["/proc/self/mountinfo"] = MOUNTINFO
     assert mounts.mounts()[1:3] == [
-        Mount("/sys/fs/mshare", "msharefs", "msharefs", "rw,nosuid", "rw"),
-        Mount("/a b/\\c\td", "tmpfs", "with#hash", "rw", "rw,size=1k"),
+        Mount("/sys/fs/mshare", "msharefs", "msharefs", "rw,nosuid", "rw", "0:21"),
+        Mount("/a b/\\c\td", "tmpfs", "with#hash", "rw", "rw,size=1k", "0:22"),
     ]
 
 
@@ -75,7 +75,7 @@ def test_any_mount_point_can_be_read(name):
     text = f"9 1 0:9 / /{escaped(name)} rw - tmpfs {escaped(name)} rw\n"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mounts, "read", lambda _path: text)
-        assert mounts.mounts() == [Mount(f"/{name}", "tmpfs", name, "rw", "rw")]
+        assert mounts.mounts() == [Mount(f"/{name}", "tmpfs", name, "rw", "rw", "0:9")]
 
 
 STAT = "{pid} ({name}) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21\n"
