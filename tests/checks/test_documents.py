@@ -86,6 +86,11 @@ def test_the_readme_leads_to_every_page() -> None:
     assert [page.name for page in DOCS.glob("*.md") if page not in linked] == []
 
 
+def test_the_readme_fits_a_terminal() -> None:
+    """Of 80 columns; tables and links of other pages may be wider."""
+    assert [line for line in (ROOT / "README.md").read_text().splitlines() if len(line) > 80] == []
+
+
 # -- the command line
 
 
@@ -102,6 +107,15 @@ def commands(group: click.Group = mshare, above: str = "mshare") -> Iterator[tup
 def options(command: click.Command) -> set[str]:
     found = (parameter for parameter in command.params if isinstance(parameter, click.Option))
     return {name for option in found for name in (*option.opts, *option.secondary_opts)}
+
+
+def test_the_trial_on_the_page_is_the_one_in_the_help() -> None:
+    help_text = mshare.get_help(click.Context(mshare, info_name="mshare"))
+    shown = [part for line in help_text.splitlines() for part in line.strip().split(" && ")]
+    page = (DOCS / "command-line.md").read_text().partition("\n## ")[0]
+    trial = BLOCK.findall(page)[-1][1].splitlines()
+    assert trial[0] == "mshare mount"
+    assert [line for line in trial if line not in shown] == []
 
 
 def test_every_command_has_a_section() -> None:
