@@ -53,7 +53,7 @@ def start_command(
     check: bool,
     **options: Any,
 ) -> None:
-    """Start clients, or change how many there are.
+    """Start clients, or change their number.
 
     Without a COMMAND they are ours: each opens, maps, touches and verifies the region for itself, and
     stays. A COMMAND is run N times with the region in its environment (see `mshare clients run --help`).
@@ -106,7 +106,7 @@ def restart_command(screen: Screen, name: str, backend: str | None, root: str | 
 @check_option
 @click.pass_obj
 def stop_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
-    """End the clients of a region; the region stays."""
+    """Stop the clients of a region; the region stays."""
     done = apply(ClientsAbsent(name, backend or "auto", root), check=check)
     display.outcome(
         screen,

@@ -23,7 +23,7 @@ from .screen import Screen
 @where_options
 @click.pass_obj
 def status_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
-    """Show how the clients are."""
+    """Show the state of the clients."""
     facts = _facts(name, backend, root)
     if facts is None:
         raise MshareError(
@@ -40,7 +40,7 @@ def status_command(screen: Screen, name: str, backend: str | None, root: str | N
 @where_options
 @click.pass_obj
 def count_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
-    """Say how many clients are attached."""
+    """Print how many clients are attached."""
     facts = _facts(name, backend, root)
     if facts is not None and facts.attached is None:
         raise MshareError(facts.errors[0])

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How things are shown on the screen, wherever they are."""
+"""How values are shown on the screen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .screen import Screen
 
 
 def size(size_bytes: int | None) -> str:
-    """A size, or a dash for one that is not known."""
+    """A size, or a dash if it is unknown."""
     return "-" if size_bytes is None else format_size(size_bytes)
 
 
@@ -28,7 +28,7 @@ def access(facts: MountFacts | RegionFacts) -> str:
 
 
 def sizes(facts: RegionFacts) -> list[tuple[str, str | None]]:
-    """A region's two sizes: they are never one figure."""
+    """The two sizes of a region."""
     return [
         ("window", f"{size(facts.window_bytes)} of address space"),
         ("mapped", f"{size(facts.mapped_bytes)} of memory"),
@@ -43,7 +43,7 @@ def outcome(
     changed: str,
     unchanged: str,
 ) -> bool:
-    """Show what was done, or what would be; returns whether there is something new to describe."""
+    """Show what was done, or would be done; returns whether there is something new to describe."""
     screen.answer({**answer, "check": check})
     for warning in done.warnings:
         screen.warn(warning)

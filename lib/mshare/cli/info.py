@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mshare info, list, stat: what there is. They change nothing and need nothing installed."""
+"""mshare info, list, stat. They change nothing and need nothing installed."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
 
 
 def _reasons(regions: Iterable[RegionFacts]) -> list[str]:
-    """Why what is unreadable is, of regions and of their clients."""
+    """Why regions and their clients cannot be read."""
     return [
         f"{region.name}: {reason}"
         for region in regions

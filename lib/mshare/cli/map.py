@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mshare map, unmap: objects inside a region that exists, for everybody who has it attached."""
+"""mshare map, unmap: objects inside an existing region, for all processes that have it attached."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def unmap_command(
 ) -> None:
     """Unmap a range of a region.
 
-    It is unmapped for everybody at once: who touches it then gets SIGSEGV.
+    It is unmapped for all processes at once; a process that touches it then gets SIGSEGV.
     """
     mapping = spec.mapping_from_dict({"offset": offset, "size": size}, "range")
     connected = connect(backend or "auto", root)

@@ -26,7 +26,7 @@ def mount_command(
 ) -> None:
     """Mount the kernel's msharefs, or a simulated one.
 
-    An ordinary user can have the simulated one, as a directory on a tmpfs.
+    An ordinary user can have a simulated msharefs: a directory on a tmpfs.
     """
     reason = ""
 

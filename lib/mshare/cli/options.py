@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options that several commands have, and the specs they make.
+"""Options of several commands, and the specifications made from them.
 
 Values go into a spec as they were written: the spec checks them, with the same sentences as for a
 module's parameters and a spec file.
@@ -34,7 +34,7 @@ _BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
 
 
 def program() -> list[str]:
-    """The beginning of a command line that runs this very library, whatever the folder and environment."""
+    """The start of a command line that runs this library, in any folder and environment."""
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "mshare" and os.path.isfile(script) and os.access(script, os.X_OK):
         return [script]
@@ -161,24 +161,24 @@ def clients_spec(spec_path: str | None, options: _Options) -> ClientsSpec:
 
 
 def mount_spec(spec_path: str | None, options: _Options, fill: Callable[[_Options], _Options]) -> MountSpec:
-    """The spec that `mount_options` describe; `fill` adds what was left open."""
+    """The spec that `mount_options` describe; `fill` adds defaults."""
     return MountSpec.from_dict(fill(_given(spec_path, options)), spec_path or "mount")
 
 
 def _given(spec_path: str | None, options: _Options) -> _Options:
-    """The keys of a spec, from the file or from the options: from both would be two truths."""
-    said = {key: value for key, value in options.items() if value not in (None, (), False)}
+    """The keys of a spec, either from the file or from the options."""
+    chosen = {key: value for key, value in options.items() if value not in (None, (), False)}
     if spec_path is None:
-        return said
-    root = said.pop("root", None)
-    if said:
-        key, value = said.popitem()
+        return chosen
+    root = chosen.pop("root", None)
+    if chosen:
+        key, value = chosen.popitem()
         raise InvalidRequest(
             f"--spec takes everything from {spec_path}, and {key} {value!r} was given as well; write it into"
             " the file"
         )
     given = load(spec_path)
-    # A file that says nothing of a root is for whichever there is.
+    # A file without a root works for any.
     if root is not None and given.setdefault("root", root) != root != os.environ.get(_ROOT_VARIABLE):
         raise InvalidRequest(f"--root is {root}, and {spec_path} says {given['root']}; use only one of them")
     return given

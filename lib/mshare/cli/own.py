@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mshare own: the owner of a region, in the foreground. It starts often and lives long: imports little."""
+"""mshare own: the owner of a region, in the foreground. It lives long, so it imports little."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .screen import Screen
 def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, **options: Any) -> None:
     """Create a region and keep it until Ctrl-C.
 
-    The region lives and dies with this process (SIGTERM ends it as well), which is what
-    `mshare create` starts in the background. Under systemd it tells when it is ready (Type=notify).
+    The region lives and dies with this process, which also ends on SIGTERM. `mshare create` starts it in
+    the background. With systemd it reports when it is ready (Type=notify).
 
     \b
-    A spec file:
+    Example of a spec file:
       name: sga
       size: 300GiB
       mode: "0660"
@@ -39,7 +39,7 @@ def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, *
     """
 
     def ready(status: OwnerStatus) -> None:
-        # The region must not end because nobody reads this.
+        # A reader that is gone must not end the region.
         with contextlib.suppress(OSError):
             screen.answer({"region": record.to_fields(status)})
             if sys.stdout.isatty():

@@ -20,7 +20,7 @@ from .screen import Screen
 def preload_command(screen: Screen, output: str | None) -> None:
     """Build the library of `mshare run`.
 
-    It is built if it is not there, and its path is printed.
+    It is built unless it exists, and its path is printed.
     """
     if output is None:
         path = library.library()

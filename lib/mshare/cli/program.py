@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `mshare` itself: the table of commands, and how every error is said."""
+"""The command `mshare` itself: the table of commands, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported one by one: an owner starts without what a table needs."""
+    """A group whose commands are imported on demand, so that an owner does not load what tables need."""
 
     def __init__(self, modules: dict[str, str], **options: Any) -> None:
         super().__init__(**options)
@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 
 
 def _json_option() -> click.Option:
-    """What is said of `--json`, which every command takes; it is looked for in `_wants_json`."""
+    """The help of `--json`, which every command has; `_wants_json` looks for it."""
     return click.Option(["--json"], is_flag=True, expose_value=False, help="Print JSON.")
 
 
@@ -89,7 +89,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 
 class Program(LazyGroup):
-    """Says every error as one sentence, and ends with the exit code that is documented."""
+    """Prints every error as one sentence, and exits with the documented exit code."""
 
     def main(
         self,

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A progress bar fed with status files: of an owner that prefaults, of a launcher that starts."""
+"""A progress bar that reads status files, of an owner that prefaults or a launcher that starts clients."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _PATIENCE_SECONDS = 2.0
-"""A bar that comes and goes at once tells nobody anything."""
+"""A bar that disappears at once is useless."""
 
 
 class Step(NamedTuple):
-    """How far something is."""
+    """Progress of a task."""
 
     done: int
     total: int
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 def step(status: Status | None) -> Step | None:
-    """The progress in a status file; None where it has none."""
+    """The progress in a status file; None if it has none."""
     if isinstance(status, OwnerStatus) and status.state == "prefaulting" and status.prefault is not None:
         done, total = status.prefault.done_bytes, status.prefault.total_bytes
         return Step(done, total, f"prefaulted {format_size(done)} of {format_size(total)}")
@@ -40,7 +40,7 @@ def step(status: Status | None) -> Step | None:
 
 
 class Bar:
-    """Called with a status, again and again."""
+    """Called repeatedly with a status."""
 
     def __init__(self, what: str, shown: bool) -> None:
         self._what = what
@@ -53,7 +53,7 @@ class Bar:
             self.step(step(status), at_once=status is not None and status.state == "prefaulting")
 
     def step(self, now: Step | None, at_once: bool = False) -> None:
-        """Show how far it is; a bar appears after two seconds, or at once for what surely takes longer."""
+        """Show the progress; a bar appears after two seconds, or at once for long tasks."""
         if not self._shown:
             return
         if self._drawn is None and (at_once or time.monotonic() - self._started > _PATIENCE_SECONDS):
@@ -80,7 +80,7 @@ class Bar:
         return progress, progress.add_task(self._what, total=None, said="")
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._drawn is not None:
             self._drawn[0].stop()
             self._drawn = None

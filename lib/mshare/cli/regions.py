@@ -52,8 +52,8 @@ def create_command(
 ) -> None:
     """Create a region, with an owner in the background.
 
-    The owner runs under systemd where there is one, else as a process of its own. A region that is
-    there already stays as it is; one that differs is refused.
+    The owner runs under systemd if that runs, otherwise as a detached process. A region that exists as
+    requested stays as it is; if it differs, the command refuses.
 
     \b
       mshare create sga --size 300GiB --group dba --mode 0660 --prefault

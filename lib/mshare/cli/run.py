@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mshare run: any program, its shared memory in a region or in huge pages."""
+"""mshare run: start any program with its shared memory in a region or in huge pages."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ _KILLED = 128
 def run_command(screen: Screen, /, command: tuple[str, ...], size: str | None, **options: Any) -> int:
     """Run a program with its shared memory in a region or huge pages.
 
-    Segments are taken over when the program asks for them: mmap of anonymous shared memory, SysV and POSIX
-    shared memory. What cannot be taken over stays as it would be, and a line on stderr says why.
+    Segments are taken over when the program requests them: mmap of anonymous shared memory, SysV and POSIX
+    shared memory. What cannot be taken over stays as it is, and a line on stderr says why.
     """
     path = program(command[0])
     settings = _settings(options, parse_size(size) if size else None)
@@ -104,7 +104,7 @@ def _wants_msharefs(options: dict[str, Any]) -> bool:
 
 
 def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
-    """A region that exists, and how much of it is mapped where its owner tells."""
+    """An existing region, and how much of it is mapped if its owner reports it."""
     if name is None:
         return {}
     from ..backends.connect import connect
@@ -130,7 +130,7 @@ def _become(path: str, command: tuple[str, ...], settings: Settings) -> NoReturn
 
 @contextlib.contextmanager
 def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]:
-    """A region that this process owns; its name goes when the block is left."""
+    """A region that this process owns; its name is removed when the block is left."""
     from dataclasses import replace
 
     from ..backends.connect import connect
@@ -151,7 +151,7 @@ def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]
 
 
 def _check_pool(size_bytes: int) -> None:
-    """Unavailable where the pool of 2 MiB pages, of which regions are made, has too few."""
+    """Raise Unavailable if the pool of 2 MiB pages has too few for a region."""
     pool = huge_pages.pool(HUGE_PAGE_BYTES)
     available = pool.available if pool else 0
     needed = -(-size_bytes // HUGE_PAGE_BYTES)
@@ -164,7 +164,7 @@ def _check_pool(size_bytes: int) -> None:
 
 
 def _run(path: str, command: tuple[str, ...], settings: Settings) -> int:
-    """COMMAND as a child, signals passed on; its exit code, as a shell would say it."""
+    """Run COMMAND as a child and forward signals; returns its exit code as a shell would."""
     waiting: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 

@@ -67,8 +67,8 @@ def validate_command(
 ) -> None:
     """Measure what a region's clients save; pass or fail.
 
-    A probe maps plain shared memory in processes of its own, as a database without mshare would; its
-    page tables are compared with those of the clients. Exit code 3 when the verdict is "failed".
+    A probe maps plain shared memory in its own processes, as a database without mshare would, and its
+    page tables are compared with those of the clients. The exit code is 3 if the validation fails.
     """
     screen: Screen = ctx.obj
     screen.note("Measuring page tables without sharing ...")
