@@ -1,0 +1,69 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects inside a region: their normal form, and the two backends that place them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mshare.backends import kernel
+from mshare.backends.base import Task
+from mshare.backends.connect import connect
+from mshare.backends.mapping import Mapping, mapping_to_dict, protection, protection_name
+from mshare.errors import InvalidRequest
+from mshare.kernel import abi
+from mshare.kernel.generations import GENERATIONS
+from mshare.units import MIB
+
+
+def test_the_normal_form():
+    assert mapping_to_dict(Mapping(0, MIB)) == {
+        "kind": "anonymous",
+        "offset": 0,
+        "size": MIB,
+        "protection": "rw",
+    }
+    file = Mapping(MIB, 2 * MIB, "file", abi.PROT_READ, "/data", 4096)
+    assert mapping_to_dict(file)["path"] == "/data"
+    assert mapping_to_dict(file)["file_offset"] == 4096
+    assert file.end == 3 * MIB
+
+
+def test_protections():
+    assert [protection_name(protection(text)) for text in ("r", "rw")] == ["r", "rw"]
+    with pytest.raises(InvalidRequest, match="protection 'x' is unknown; write r or rw"):
+        protection("x")
+
+
+def test_a_reused_pid_is_another_task():
+    assert Task(1, 1, 5) == Task(1, 1, 5) != Task(1, 1, 6)
+
+
+def test_a_file_is_closed_once(tmp_path):
+    fd = os.open(tmp_path / "region", os.O_RDWR | os.O_CREAT)
+    file = kernel.KernelRegionFile("region", fd, GENERATIONS["2025-08"])
+    file.set_access(0o640)
+    assert os.fstat(fd).st_mode & 0o777 == 0o640
+    assert file.mappings() is None, "a kernel does not list them"
+    file.close()
+    file.close()
+    assert file.fd == -1
+
+
+def test_the_simulated_backend_lists_what_is_mapped(here):
+    backend = connect("simulated", str(here.root))
+    file = backend.open("sga", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        file.set_size(backend.alignment_bytes)
+        file.create_mapping(0, MIB, abi.PROT_READ | abi.PROT_WRITE, abi.MAP_SHARED | abi.MAP_ANONYMOUS)
+        assert file.mappings() == [Mapping(0, MIB)]
+        assert backend.names() == ["sga"]
+        file.unmap(0, MIB)
+        assert file.mappings() == []
+    finally:
+        file.close()
+        backend.unlink("sga")
+    assert backend.names() == []

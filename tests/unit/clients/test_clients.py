@@ -1,0 +1,118 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clients of a region: what is wanted of them, how much they touch, and what their launcher counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from mshare.backends.connect import connect
+from mshare.clients import client, launcher, span
+from mshare.clients.converge import ClientsAbsent, ClientsPresent
+from mshare.clients.spec import CLIENTS_MAXIMUM, ClientsSpec, client_count
+from mshare.clients.status import of_launcher
+from mshare.converge.request import apply
+from mshare.errors import InvalidRequest, MshareError
+from mshare.units import GIB, MIB
+from rig.world import COMMAND, eventually
+
+
+def present(here, count, **consents) -> ClientsPresent:
+    given = {"region": "sga", "count": count, "backend": "simulated", "root": str(here.root)}
+    return ClientsPresent(ClientsSpec.from_dict(given), COMMAND, **consents)
+
+
+def absent(here) -> ClientsAbsent:
+    return ClientsAbsent("sga", "simulated", str(here.root))
+
+
+@pytest.mark.parametrize("count", [0, -1, CLIENTS_MAXIMUM + 1, True])
+def test_how_many_there_can_be(count):
+    with pytest.raises(InvalidRequest, match="cannot be started; ask for 1 to 32768"):
+        client_count(count)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({}, "need a count, like 100"),
+        ({"count": "many"}, "'many' is not a whole number"),
+        ({"count": 1, "stride": "1KiB"}, "stride 1024 is not a multiple of a page"),
+        ({"count": 1, "span": "1GiB", "command": ["x"]}, "span is how much of region sga"),
+    ],
+)
+def test_a_spec_that_makes_no_sense(fields, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        ClientsSpec.from_dict({"region": "sga", **fields})
+
+
+def test_what_is_counted_begins_as_nothing():
+    spec = ClientsSpec.from_dict({"region": "sga", "count": 3})
+    status = of_launcher(spec, "/run/x")
+    assert (status["state"], status["requested"], status["attached"]) == ("starting", 3, 0)
+    assert ClientsSpec.from_dict(status["spec"]) == spec
+
+
+@pytest.fixture
+def target(here):
+    with here.owned():
+        yield client.Target.find("sga", connect("simulated", str(here.root)))
+
+
+def test_a_client_learns_of_its_region(target):
+    assert target.mapped_bytes == 64 * MIB
+    environment = target.environment(7)
+    assert environment["MSHARE_CLIENT_NUMBER"] == "7"
+
+
+@pytest.mark.parametrize(("available_bytes", "spans"), [(16 * GIB, True), (2 * MIB, False)])
+def test_what_a_client_touches_fits_the_host(target, monkeypatch, available_bytes, spans):
+    monkeypatch.setattr(span.procfs, "meminfo_bytes", lambda: {"MemAvailable": available_bytes})
+    if spans:
+        fitted = span.fit_span(replace(target, memory_max_bytes=None), 2)
+        assert 0 < fitted <= target.mapped_bytes
+    else:
+        with pytest.raises(MshareError, match="start fewer clients, or free some memory"):
+            span.fit_span(target, 100)
+
+
+def test_without_an_owner_there_is_nothing_to_attach(here):
+    with pytest.raises(MshareError, match="sga"):
+        client.Target.find("sga", connect("simulated", str(here.root)))
+
+
+def test_more_and_fewer_without_starting_the_others_anew(here):
+    with here.owned():
+        first = apply(present(here, 3)).facts
+        assert first["attached"] == 3
+        assert apply(present(here, 5)).facts["attached"] == 5
+        last = apply(present(here, 2)).facts
+        assert (last["attached"], last["launcher_pid"]) == (2, first["launcher_pid"])
+        assert not apply(present(here, 2)).changed
+        assert apply(absent(here)).changed
+        assert not apply(absent(here)).changed
+
+
+def test_a_client_that_dies_is_reported_and_started_again_on_request(here):
+    with here.owned() as owner:
+        apply(present(here, 2))
+        before = {*here.processes()}
+        clients = sorted(before - {owner.pid, apply(present(here, 2)).facts["launcher_pid"]})
+        os.kill(clients[0], signal.SIGKILL)
+        eventually(lambda: apply(present(here, 2), check=True).facts["dead"])
+        facts = apply(present(here, 2), check=True).facts
+        assert [dead["pid"] for dead in facts["dead"]] == [clients[0]]
+        assert apply(present(here, 2, restart_dead=True)).facts["attached"] == 2
+
+
+def test_a_launcher_without_a_region_says_so(here):
+    spec = ClientsSpec.from_dict(
+        {"region": "nosuch", "count": 1, "backend": "simulated", "root": str(here.root)}
+    )
+    with pytest.raises(MshareError, match="nosuch"):
+        launcher.run(spec)

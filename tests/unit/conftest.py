@@ -1,0 +1,26 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What several folders of unit tests need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from rig.world import World, new_world
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A simulated msharefs and its folders, for the library in this process as well as for commands."""
+    with new_world() as world:
+        for name in [name for name in os.environ if name.startswith(("MSHARE_", "_MSHARE"))]:
+            monkeypatch.delenv(name)
+        for name, value in world.environment.items():
+            if name.startswith("MSHARE_"):
+                monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", world.environment["PYTHONPATH"])
+        yield world

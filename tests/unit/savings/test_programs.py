@@ -1,0 +1,66 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Validating a region's clients: who counts as a client, and when there is nothing to validate."""
+
+from __future__ import annotations
+
+import pytest
+
+from mshare.errors import MshareError
+from mshare.savings import programs, validate
+from mshare.units import MIB
+
+
+def where(here):
+    return {"backend": "simulated", "root": str(here.root)}
+
+
+def test_without_clients_there_is_nothing_to_validate(here):
+    with here.owned(), pytest.raises(MshareError, match=r"no clients of region sga .*nothing to validate"):
+        validate.validate("sga", **where(here))
+
+
+def test_the_clients_of_a_launcher(here):
+    with here.owned():
+        here.ok("clients", "start", "sga", "--count", "2", "--span", "64MiB")
+        found = validate.validate("sga", **where(here))
+        answer = validate.result(found)
+    assert answer["clients"]["attached"] == 2
+    assert answer["figures"]["without_sharing_per_client"]["kind"] == "measured"
+    assert answer["passed"] is found.passed is True
+    assert answer["summary"] == found.summary_lines()
+
+
+def test_programs_that_have_the_region_mapped_are_clients_too(here):
+    attach = ["attach", "sga", "--touch", "64MiB"]
+    with here.owned(), here.started(*attach) as program:
+        seen = None
+        while seen is None:
+            assert program.poll() is None, program.stderr.read()
+            seen = programs.attached_facts(str(here.root), "sga", "simulated")
+        assert (seen["attached"], seen["requested"], seen["mapped_bytes"]) == (1, 1, 64 * MIB)
+        assert seen["vm_pte_before_bytes_sum"] <= seen["vm_pte_after_bytes_sum"]
+        assert "by a scan" in seen["grown_how"]
+
+
+def test_nobody_but_the_owner(here):
+    with here.owned():
+        assert programs.attached_facts(str(here.root), "sga", "simulated") is None
+
+
+def test_a_failure_names_its_region_among_several(here):
+    with here.owned(), pytest.raises(MshareError, match="^region sga: no clients"):
+        validate.validate_each(["sga", "other"], where(here))
+
+
+def test_several_have_one_verdict(here):
+    with here.owned():
+        here.ok("clients", "start", "sga", "--count", "2", "--span", "64MiB")
+        found = validate.validate_each(["sga"], where(here))
+    both = {"a": found["sga"], "b": found["sga"]}
+    answer = validate.results(both)
+    assert [entry["region"] for entry in answer["regions"]] == ["a", "b"]
+    assert answer["passed"] is True
+    assert "" in answer["summary"]
+    assert validate.failure(both, ["x", "y"]) == "the validation of region a, b failed: x; y"

@@ -1,0 +1,82 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is said to systemd, and what is made of its answers, with a systemctl of the test's own."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from mshare.errors import MshareError
+from mshare.services import systemd
+from mshare.services.notify import notify
+
+
+@pytest.fixture
+def systemctl(tmp_path, monkeypatch):
+    """A systemctl that notes what it is called with and answers with a text and an exit code."""
+    calls = tmp_path / "calls"
+    calls.write_text("")
+
+    def answer(text: str = "", code: int = 0) -> list[str]:
+        program = tmp_path / "systemctl"
+        program.write_text(f"#!/bin/sh\necho \"$@\" >>{calls}\nprintf '%s\\n' '{text}'\nexit {code}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        return calls.read_text().splitlines()
+
+    return answer
+
+
+def test_an_order(systemctl):
+    systemctl()
+    systemd.systemctl("daemon-reload")
+    (call,) = systemctl()
+    assert call.endswith("daemon-reload")
+
+
+def test_an_order_that_is_refused_says_what_systemd_said(systemctl):
+    systemctl("Unit x.service not found.", 5)
+    with pytest.raises(MshareError, match=r"Unit x\.service not found"):
+        systemd.systemctl("start", "x.service")
+
+
+def test_a_question_may_be_answered_with_no(systemctl):
+    systemctl("disabled", 1)
+    assert systemd.ask("is-enabled", "x.service") == "disabled"
+
+
+def test_files_of_units(tmp_path, monkeypatch, systemctl):
+    systemctl()
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    wanted = {systemd.unit_path("a.service"): "[Unit]\n"}
+    assert systemd.files_differ(wanted)
+    systemd.write_files(wanted)
+    assert not systemd.files_differ(wanted)
+    systemd.remove_files(wanted)
+    assert systemd.files_differ(wanted)
+    assert [call.split()[-1] for call in systemctl()] == ["daemon-reload"] * 2
+
+
+def test_templates_run_the_program_that_is_installed():
+    texts = systemd.templates("/opt/x/mshare")
+    services = [text for path, text in texts.items() if path.endswith(".service")]
+    assert services
+    assert all("/opt/x/mshare" in text for text in services)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_readiness_is_one_datagram(tmp_path, monkeypatch, abstract):
+    address = "@mshare-test-notify" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + address[1:] if abstract else address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        assert notify(READY="1", STATUS="up")
+        assert listener.recv(100) == b"READY=1\nSTATUS=up"
+
+
+def test_nobody_asked_to_be_told(monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not notify(READY="1")
