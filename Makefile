@@ -62,6 +62,7 @@ links: venv ## regenerate plugins/module_utils, which links to lib/mshare
 
 docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
+	@PYTHONPATH=tests .venv/bin/python -m checks.tested --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
 

@@ -21,14 +21,15 @@ from typing import Any
 
 import yaml
 
+from rig import patience
+from rig.patience import HANG_SECONDS
+
 Task = dict[str, Any]
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 COLLECTIONS = REPOSITORY / ".venv" / "collections"
 _PROGRAMS = Path(sys.executable).parent
-_RUN_SECONDS = 300
-_FOLLOW_SECONDS = 15
 
 # What groupadd itself leaves behind: backups of the files that it changes, and its lock.
 _GROUPADD_LEAVES = {f"/etc/{name}" for name in ("group-", "gshadow-", ".pwd.lock")}
@@ -292,7 +293,7 @@ class Running:
 
     def finish(self) -> Run:
         try:
-            output = self._process.communicate(timeout=_RUN_SECONDS)[0]
+            output = self._process.communicate(timeout=HANG_SECONDS)[0]
         except BaseException:
             self._process.kill()
             raise
@@ -320,7 +321,4 @@ def host(scratch: Path) -> Iterator[tuple[Host, str | None]]:
 
 def eventually(condition: Any, what: str) -> None:
     """Wait for what a host does by itself."""
-    deadline = time.monotonic() + _FOLLOW_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {_FOLLOW_SECONDS} s"
-        time.sleep(0.05)
+    patience.eventually(condition, f"waited in vain: {what}")

@@ -20,16 +20,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rig.patience import HANG_SECONDS, eventually
+
 RIG = Path(__file__).with_name("fuse_msharefs.py")
 MIB = 1 << 20
 SIZE = 4 * MIB
-PATIENCE_SECONDS = 10
 GENERATIONS = ("2022-06", "2024-09", "2025-01", "2025-04", "2025-08")
 CREATE, UNMAP = 0x40287800, 0x40107801
 SET_SIZE, CREATE_OLD, UNMAP_OLD = 0x40107801, 0x40287802, 0x40107803
@@ -72,7 +72,7 @@ class Mount:
 
     def stop(self) -> int:
         self.server.terminate()
-        return self.server.wait(PATIENCE_SECONDS)
+        return self.server.wait(HANG_SECONDS)
 
 
 @pytest.fixture
@@ -86,13 +86,6 @@ def mount(tmp_path: Path) -> Iterator:
     yield start
     for each in mounts:
         each.stop()
-
-
-def eventually(is_so) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def answer(call, *arguments):
@@ -134,7 +127,7 @@ def start_process(script: str, *arguments: str) -> subprocess.Popen:
 
 def in_another_process(script: str, *arguments: str) -> subprocess.CompletedProcess:
     with start_process(script, *arguments) as process:
-        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+        stdout, stderr = process.communicate(timeout=HANG_SECONDS)
     return subprocess.CompletedProcess(script, process.returncode, stdout, stderr)
 
 
@@ -406,7 +399,7 @@ def test_attached_client_dies_with_the_owner_thread(mount):
     owner.start()
     owner.join()
     eventually(lambda: mounted.requests("owner_gone"))
-    clients[0].communicate(timeout=PATIENCE_SECONDS)
+    clients[0].communicate(timeout=HANG_SECONDS)
     assert clients[0].returncode == -signal.SIGBUS
 
 
@@ -446,4 +439,4 @@ def test_ends_cleanly_on_umount(mount):
     mountpoint = mounted.root.removeprefix(f"/proc/{mounted.server.pid}/root")
     enter = ["nsenter", f"--mount=/proc/{mounted.server.pid}/ns/mnt"]
     subprocess.run([*enter, "umount", mountpoint], check=True)
-    assert mounted.server.wait(PATIENCE_SECONDS) == 0
+    assert mounted.server.wait(HANG_SECONDS) == 0

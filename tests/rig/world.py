@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mshare.backends.simulated.layout import Layout
+from rig import patience
 
 PATIENCE_SECONDS = 20
 # Longer than a command's own patience (120 s for a lock): what it says in the end is to be seen.
@@ -181,11 +180,7 @@ class World:
 
 def eventually(is_so: Callable[[], object]) -> None:
     """Wait until something is so; fail where it does not come."""
-    for __ in range(PATIENCE_SECONDS * 50):
-        if is_so():
-            return
-        time.sleep(0.02)
-    pytest.fail("waited in vain")
+    patience.eventually(is_so)
 
 
 def _said(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:

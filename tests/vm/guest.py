@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rig.debian import exclusive
+from rig.patience import eventually
 from rig.vm.image import Image, cache_dir, missing_tools
 from rig.vm.machine import Machine
 
@@ -191,10 +191,8 @@ class Guest:
 
     def eventually(self, condition: Any, what: str, seconds: float = 60) -> None:
         """Wait for what the guest does by itself."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{self._said()}"
-            time.sleep(0.5)
+        # A look takes an ssh connection: so many of them are at least so many seconds.
+        eventually(condition, lambda: f"waited in vain: {what}\n{self._said()}", looks=int(2 * seconds))
 
     def _said(self) -> str:
         return self.do(

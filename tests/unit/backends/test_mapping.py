@@ -12,7 +12,7 @@ import pytest
 from mshare.backends import kernel
 from mshare.backends.base import Task
 from mshare.backends.connect import connect
-from mshare.backends.mapping import Mapping, mapping_to_dict, protection, protection_name
+from mshare.backends.mapping import Mapping, MappingEntry, protection, protection_name
 from mshare.errors import InvalidRequest
 from mshare.kernel import abi
 from mshare.kernel.generations import GENERATIONS
@@ -20,15 +20,16 @@ from mshare.units import MIB
 
 
 def test_the_normal_form():
-    assert mapping_to_dict(Mapping(0, MIB)) == {
+    assert MappingEntry.of(Mapping(0, MIB)).to_fields() == {
         "kind": "anonymous",
         "offset": 0,
         "size": MIB,
         "protection": "rw",
     }
     file = Mapping(MIB, 2 * MIB, "file", abi.PROT_READ, "/data", 4096)
-    assert mapping_to_dict(file)["path"] == "/data"
-    assert mapping_to_dict(file)["file_offset"] == 4096
+    entry = MappingEntry.of(file)
+    assert (entry.path, entry.file_offset) == ("/data", 4096)
+    assert entry.mapping() == file
     assert file.end == 3 * MIB
 
 
@@ -58,7 +59,9 @@ def test_the_simulated_backend_lists_what_is_mapped(here):
     file = backend.open("sga", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         file.set_size(backend.alignment_bytes)
-        file.create_mapping(0, MIB, abi.PROT_READ | abi.PROT_WRITE, abi.MAP_SHARED | abi.MAP_ANONYMOUS)
+        file.create_mapping(
+            0, MIB, abi.PROT_READ | abi.PROT_WRITE, abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
+        )
         assert file.mappings() == [Mapping(0, MIB)]
         assert backend.names() == ["sga"]
         file.unmap(0, MIB)

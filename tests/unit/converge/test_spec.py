@@ -15,9 +15,9 @@ from mshare.errors import InvalidRequest
     ("check", "value", "sentence"),
     [
         (spec.flag, "yes", "x 'yes' is neither true nor false"),
-        (spec.nonempty_text, "", "x '' is not a text"),
+        (spec.nonempty_text, "", "x '' is not text"),
         (spec.parse_number, -1, "x -1 is negative"),
-        (spec.file_mode, 660, "x 660 is no text.*write it in quotes"),
+        (spec.file_mode, 660, "x 660 is not text.*write it in quotes"),
         (spec.file_mode, "0999", "x '0999' is not a file mode; write it like '0660'"),
         (spec.one_of(("a", "b")), "c", "x 'c' is unknown; write one of a, b"),
         (spec.absolute_path, "data", "x 'data' is not an absolute path"),

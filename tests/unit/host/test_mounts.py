@@ -11,7 +11,6 @@ MOUNTINFO = (
     "22 28 0:21 / /proc rw,nosuid - proc proc rw,hidepid=2\n"
     "30 28 0:30 / /run/a\\040b rw shared:5 master:1 - tmpfs mshare-simulated rw,mode=700\n"
     "31 30 0:31 / /run/a\\040b rw - tmpfs on-top rw\n"
-    "a line that is none\n"
 )
 
 

@@ -10,6 +10,7 @@ import signal
 
 from mshare.info import inventory
 from mshare.units import MIB
+from rig.world import eventually
 
 
 def root(here) -> str:
@@ -19,26 +20,26 @@ def root(here) -> str:
 def test_nothing_yet(here):
     assert inventory.region_names(root(here)) == []
     facts = inventory.host("simulated", root(here))
-    assert (facts["supported"], facts["mounted"], facts["regions"]) == (True, True, [])
-    assert facts["memory"]["total_bytes"] > facts["memory"]["page_tables_bytes"] > 0
-    (mount,) = facts["mounts"]
-    assert (mount["root"], mount["backend"], mount["generation"]) == (root(here), "simulated", "2025-08")
-    assert mount["features"]["owner_bound"] is True
+    assert (facts.support.supported, facts.support.mounted, facts.regions) == (True, True, ())
+    assert facts.memory.total_bytes > facts.memory.page_tables_bytes > 0
+    (mount,) = facts.mounts
+    assert (mount.root, mount.backend, mount.generation) == (root(here), "simulated", "2025-08")
+    assert mount.features["owner_bound"] is True
 
 
 def test_a_root_that_is_not_there_is_said_so(tmp_path):
     facts = inventory.support("simulated", str(tmp_path))
-    assert (facts["supported"], facts["mounted"]) == (True, False)
-    assert "holds no msharefs of backend simulated; mount it with" in facts["reasons"][-1]
+    assert (facts.supported, facts.mounted) == (True, False)
+    assert "holds no msharefs of backend simulated; mount it with" in facts.reasons[-1]
 
 
 def test_a_region_with_its_owner(here):
     with here.owned() as process:
         facts = inventory.region_facts(root(here), "sga")
-        assert (facts["health"], facts["exists"], facts["mode"]) == ("healthy", True, "0600")
-        assert facts["mapped_bytes"] == 64 * MIB
-        assert facts["owner"]["pid"] == process.pid
-        assert facts["clients"] is None
+        assert (facts.health, facts.exists, facts.mode) == ("healthy", True, "0600")
+        assert facts.mapped_bytes == 64 * MIB
+        assert facts.owner.pid == process.pid
+        assert facts.clients is None
         assert inventory.living_roles(root(here)) == [f"region sga (owner {process.pid})"]
 
 
@@ -47,7 +48,7 @@ def test_an_owner_that_was_killed(here):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         facts = inventory.region_facts(root(here), "sga")
-        assert (facts["health"], facts["owner"]["alive"], facts["owner"]["state"]) == ("stale", False, "gone")
+        assert (facts.health, facts.owner.alive, facts.owner.state) == ("stale", False, "gone")
         assert inventory.living_roles(root(here)) == []
 
 
@@ -56,15 +57,14 @@ def test_a_file_that_is_gone_under_its_owner(here):
         (here.root / "sga").unlink()
         assert inventory.region_names(root(here)) == ["sga"]
         facts = inventory.region_facts(root(here), "sga")
-        assert (facts["health"], facts["exists"], facts["mode"]) == ("missing", False, None)
+        assert (facts.health, facts.exists, facts.mode) == ("missing", False, None)
 
 
 def test_clients_are_counted_by_who_lives(here):
     with here.owned():
         here.ok("clients", "start", "sga", "--count", "3")
         facts = inventory.clients_facts(root(here), "sga")
-        assert (facts["attached"], facts["requested"], facts["launcher_alive"]) == (3, 3, True)
-        os.kill(facts["launcher_pid"], signal.SIGKILL)
-        while inventory.clients_facts(root(here), "sga")["launcher_alive"]:
-            pass
-        assert inventory.clients_facts(root(here), "sga")["attached"] == 0
+        assert (facts.attached, facts.requested, facts.launcher_alive) == (3, 3, True)
+        os.kill(facts.launcher_pid, signal.SIGKILL)
+        eventually(lambda: not inventory.clients_facts(root(here), "sga").launcher_alive)
+        assert inventory.clients_facts(root(here), "sga").attached == 0

@@ -32,8 +32,8 @@ def test_what_may_be_at_a_root(here, tmp_path):
 
 def test_access_that_differs(here):
     seen = msharefs.observe(str(here.root))
-    assert msharefs.differences(spec(here.root, mode="1777"), seen) == []
-    assert msharefs.differences(spec(here.root, mode="0770"), seen) == ["access"]
+    assert msharefs.differences(spec(here.root, mode="1777", generation="2025-08"), seen) == []
+    assert msharefs.differences(spec(here.root, mode="0770", generation="2025-08"), seen) == ["access"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_check_run_announces_a_mount_and_makes_none(here, tmp_path):
     choice = converge.choose_absent("simulated", str(tmp_path / "root"))
     answer = converge.result(choice, announced)
     assert (answer["backend"], answer["root"]) == ("simulated", str(tmp_path / "root"))
-    assert answer["backend_reason"] == "the simulated backend was asked for"
+    assert answer["backend_reason"] == "the simulated backend was requested"
 
 
 def test_a_mount_unit_has_what_mount_would_be_told():
@@ -115,5 +115,5 @@ def test_root_without_the_capability_is_told_who_takes_it_away(tmp_path):
 
 def test_an_ordinary_user_is_told_of_the_other_backend(monkeypatch):
     monkeypatch.setattr(preflight.paths, "is_root", lambda: False)
-    with pytest.raises(Unavailable, match="needs root .*or use backend simulated"):
+    with pytest.raises(Unavailable, match=r"needs root .*or use backend simulated"):
         preflight.require("/run/x")

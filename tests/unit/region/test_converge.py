@@ -31,7 +31,7 @@ def test_a_check_run_announces_and_changes_nothing(here):
     assert here.files() == files
     done = apply(present(here))
     assert done.actions == announced.actions
-    assert done.facts["health"] == "healthy"
+    assert done.facts.health == "healthy"
 
 
 def test_nothing_is_done_twice(here):
@@ -45,14 +45,14 @@ def test_another_size_is_refused_and_the_region_stays(here):
     first = apply(present(here)).facts
     with pytest.raises(Conflict, match="size should differ"):
         apply(present(here, "128MiB"))
-    assert apply(present(here)).facts["owner"]["pid"] == first["owner"]["pid"]
+    assert apply(present(here)).facts.owner.pid == first.owner.pid
 
 
 def test_recreate_makes_it_anew(here):
     first = apply(present(here)).facts
     second = apply(present(here, "128MiB", recreate=True)).facts
-    assert second["mapped_bytes"] == 2 * first["mapped_bytes"]
-    assert second["owner"]["pid"] != first["owner"]["pid"]
+    assert second.mapped_bytes == 2 * first.mapped_bytes
+    assert second.owner.pid != first.owner.pid
 
 
 def test_absent_leaves_nothing(here):

@@ -15,7 +15,7 @@ from mshare.backends.simulated.layout import Layout
 from mshare.errors import Conflict, InvalidRequest, MshareError
 from mshare.region import owner
 from mshare.region.spec import RegionSpec
-from mshare.region.status import of_owner
+from mshare.region.status import OWNER
 from mshare.services import status_file
 from mshare.units import MIB
 from rig.world import eventually
@@ -27,19 +27,20 @@ def spec(here, **fields) -> RegionSpec:
 
 
 def status(here):
-    return status_file.read(status_file.file(str(here.root), "sga", "owner"))
+    return status_file.read(str(here.root), "sga", OWNER)
 
 
 def owned(here, **fields) -> int:
     """A process that owns the region; it ends with 0, or with 9 where the owner raised."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()
         try:
             owner.run(spec(here, **fields))
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             os._exit(9)
-    eventually(lambda: (status(here) or {}).get("state") in ("ready", "failed"))
+    eventually(lambda: getattr(status(here), "state", None) in ("ready", "failed"))
     return pid
 
 
@@ -50,10 +51,9 @@ def ended(pid: int) -> int:
 def test_what_it_writes_down_begins_as_who_starts_it_wrote_it(here):
     pid = owned(here, pattern=True)
     written = status(here)
-    assert written["pid"] == pid
-    assert of_owner(spec(here, pattern=True), str(here.root)).keys() <= written.keys()
-    assert (written["state"], written["spec"]) == ("ready", spec(here, pattern=True).to_dict())
-    assert written["pattern"]["span_bytes"] == 64 * MIB
+    assert (written.pid, written.state, written.region) == (pid, "ready", "sga")
+    assert dict(written.spec) == spec(here, pattern=True).to_dict()
+    assert written.pattern.span_bytes == 64 * MIB
     os.kill(pid, signal.SIGTERM)
     assert ended(pid) == 0
 
@@ -72,7 +72,7 @@ def test_a_second_owner_is_refused_and_the_first_stays(here):
     pid = owned(here)
     with pytest.raises(Conflict, match=f"the ownership of region sga is held by process {pid}"):
         owner.run(spec(here))
-    assert status(here)["pid"] == pid
+    assert status(here).pid == pid
     os.kill(pid, signal.SIGTERM)
     assert ended(pid) == 0
 
@@ -93,8 +93,8 @@ def test_why_it_failed_stays_for_whoever_started_it(here):
     with pytest.raises((MshareError, OSError)):
         owner.run(RegionSpec.from_dict(given))
     left = status(here)
-    assert left["state"] == "failed"
-    assert "/no/such/file" in left["error"]["message"]
+    assert left.state == "failed"
+    assert "/no/such/file" in left.error.message
     assert not (here.root / "sga").exists()
 
 

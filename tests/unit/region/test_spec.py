@@ -35,11 +35,11 @@ def test_mappings_lie_behind_one_another():
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        ({"kind": "file", "size": "1MiB"}, "a path is for files, and they need one"),
+        ({"kind": "file", "size": "1MiB"}, "give a path for a file, and only for a file"),
         ({"path": "data", "size": "1MiB"}, "'data' is not an absolute path"),
         ({"path": "/data"}, "mapping needs a size"),
         ({"size": "1MiB", "protection": "w"}, "'w' is unknown; write r or rw"),
-        ({"size": "1MiB", "sise": 1}, "unknown key 'sise'; did you mean size"),
+        ({"size": "1MiB", "sizs": 1}, "unknown key 'sizs'; did you mean size"),
     ],
 )
 def test_a_mapping_that_makes_no_sense(entry, sentence):
