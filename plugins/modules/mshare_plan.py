@@ -43,6 +43,16 @@ options:
     description:
       - How many connections a pooler would keep. The default is a tenth of the clients.
     type: int
+  details:
+    description:
+      - Whether C(summary) also says why a remedy is not open, what each needs, and its address space, memory and faults.
+    type: bool
+    default: false
+  generations:
+    description:
+      - Whether the generations of mshare are listed one by one. By default they are one row.
+    type: bool
+    default: false
 seealso:
   - module: dbmem.mshare.mshare_survey
   - module: dbmem.mshare.mshare_savings
@@ -128,7 +138,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan import facts, text
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan import plan
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.plan.plan import Plan, plan
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.record import from_fields
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey import survey
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
@@ -144,6 +154,10 @@ def known(params: dict[str, Any]) -> facts.Facts:
     return facts.from_survey(surveyed, params["instance"], params["clients"])
 
 
+def made_of(params: dict[str, Any]) -> Plan:
+    return plan(known(params), params["pool_to"], params["generations"])
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -153,13 +167,17 @@ def main() -> None:
             "memory": {"type": "str"},
             "instance": {"type": "str"},
             "pool_to": {"type": "int"},
+            "details": {"type": "bool", "default": False},
+            "generations": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("survey", "size"), ("survey", "memory")],
         required_by={"size": "clients", "memory": "size"},
         supports_check_mode=True,
     )
-    made = _module.attempt(module, lambda: plan(known(module.params), module.params["pool_to"]))
-    module.exit_json(changed=False, **made.to_dict(), summary=text.lines(made))
+    made = _module.attempt(module, lambda: made_of(module.params))
+    module.exit_json(
+        changed=False, **made.to_dict(), summary=text.lines(made, details=module.params["details"])
+    )
 
 
 if __name__ == "__main__":

@@ -56,6 +56,9 @@ def plan_command(
     made = plan(known, pool_to, generations)
     screen.answer(made.to_dict())
     screen.lines(text.lines(made, details=details, formula=formula, width=screen.width, paint=screen.paint))
+    if made.instances and not details:
+        screen.say("")
+        screen.say("Why a remedy is not open, and what each needs: --details")
 
 
 def _wishes(

@@ -179,8 +179,6 @@ def lines(
         found += [*([""] if found[-1] else []), *_instance(instance, details, formula, width)]
     for name, pasted in paste_sections(plan):
         found += ["", f"{name}, to paste:", *pasted]
-    if plan.instances and not details:
-        found += ["", "Why a remedy is not open, and what each needs: --details"]
     return found
 
 

@@ -59,7 +59,7 @@ def terminal(columns: int, *words: str, world: World | None = None) -> list[str]
     return text.splitlines()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world() -> Iterator[World]:
     with new_world() as made:
         yield made
