@@ -85,6 +85,23 @@ source:
   returned: success
   type: str
   sample: survey
+created_at:
+  description: When the plan was made, UTC, ISO 8601.
+  returned: success
+  type: str
+  sample: "2026-11-27T08:00:00+00:00"
+surveyed_at:
+  description: When the survey was made that it was planned from; V(null) without one.
+  returned: success
+  type: str
+  sample: "2026-11-27T08:00:00+00:00"
+outlook:
+  description:
+    - The verdict on the host with every instance at its maximum (V(fine), V(at_risk), V(will_run_out)), with the one remedy to
+      take, its command, what it saves, costs and needs. Each instance has its own.
+  returned: success
+  type: dict
+  sample: {"verdict": "at_risk", "remedy_id": "hugetlb_2m", "saving_bytes": 792723456}
 complete:
   description: Whether the survey could read every process.
   returned: success

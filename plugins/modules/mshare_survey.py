@@ -60,7 +60,11 @@ survey:
     schema_version:
       description: The version of the result's format.
       type: int
-      sample: 1
+      sample: 2
+    created_at:
+      description: When the survey was made, UTC, ISO 8601.
+      type: str
+      sample: "2026-11-27T08:00:00+00:00"
     host:
       description: The host's memory and page tables, huge page pools, settings, and whether it has mshare.
       type: dict
@@ -85,7 +89,7 @@ survey:
     instances:
       description:
         - The databases and other groups of processes, each with its shared C(segments), its C(processes) now, their configured
-          C(processes_maximum), and its C(page_tables) (C(kind) says whether what the segments cost is measured or modelled).
+          C(processes_maximum), and its C(page_tables) (C(segments_kind) says whether what the segments cost is measured or modelled).
       type: list
       elements: dict
       sample: [{"name": "postgresql 15/main", "kind": "postgresql", "processes": 207, "page_tables": {"sum_bytes": 893718400}}]

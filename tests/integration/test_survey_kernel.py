@@ -44,6 +44,6 @@ def test_the_generation_that_the_survey_writes_is_the_one_the_plan_opens(generat
     assert surveyed.host.mshare.generation == generation
     instance = surveys.instance("main", 8 * GIB, 200)
     stored = from_fields({**surveyed.to_dict(), "instances": [instance]})
-    (planned,) = plan(from_survey(stored)).instances
+    (planned,) = plan(from_survey(stored), generations=True).instances
     usable = [row.id for row in planned.rows if row.usable and row.id.startswith("mshare_")]
     assert usable == [f"mshare_{generation}"]

@@ -13,7 +13,7 @@ from ..clients.spec import CLIENTS_MAXIMUM
 from ..errors import InvalidRequest
 from ..host import huge_pages
 from ..labels import Kind
-from ..pagetable import BASE_PAGE_BYTES
+from ..pagetable import BASE_PAGE_BYTES, page_tables
 from ..survey.record import HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
 from ..units import MIB
 
@@ -21,6 +21,8 @@ from ..units import MIB
 _SMALLEST_BYTES = 2 * MIB
 # What the ends of a segment that fill no 2 MiB, and a page here and there, leave in small pages.
 _MOSTLY = 0.9
+_STILL_SMALL = 0.3
+"""Of the tables that small pages would need, what says that some processes have them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,12 @@ class Segment:
     @property
     def is_huge(self) -> bool:
         """Whether huge pages map it already, whoever asked for them."""
-        return self.page_bytes > BASE_PAGE_BYTES or self.huge_bytes >= _MOSTLY * self.size_bytes
+        if self.page_bytes > BASE_PAGE_BYTES:
+            return True
+        # In one process at least; where the others still have leaf tables, they have yet to be collapsed.
+        full_bytes = self.processes * page_tables(self.size_bytes).total_bytes
+        with_leaf_tables = (self.page_tables_bytes or 0) > _STILL_SMALL * full_bytes and self.processes > 0
+        return self.huge_bytes >= _MOSTLY * self.size_bytes and not with_leaf_tables
 
     @classmethod
     def from_survey(cls, record: SegmentRecord) -> Segment:

@@ -98,13 +98,25 @@ def data_directory(process: Process) -> str | None:
     """
     here = process.path("cwd")
     try:
-        names = set(os.listdir(here))
-        found = "PG_VERSION" in names and names & {"postmaster.pid", "postgresql.conf"}
+        # A program with another name may just stand in the directory of a server that is stopped.
+        found = _there(f"{here}/PG_VERSION") and (
+            process.name in _POSTGRESQL_PROGRAMS
+            or _there(f"{here}/postmaster.pid")
+            or _there(f"{here}/postgresql.conf")
+        )
         return os.readlink(here) if found else None
     except PermissionError:
         raise
     except OSError:
         return None
+
+
+def _there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def recognise(members: list[Process], first: Process, executable: str | None) -> Database:
@@ -137,7 +149,7 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
     found.version = version if _VERSION.fullmatch(version) else None
     if version and found.version is None:
         found.missing.append(missing(first.pid, "version", "PG_VERSION holds no version"))
-    found.managed_by_patroni = os.path.exists(f"{here}/patroni.dynamic.json")
+    found.managed_by_patroni = os.path.lexists(f"{here}/patroni.dynamic.json")
     lock = (inside.content(f"{here}/postmaster.pid") or "").split("\n")
     settings = _settings(first, inside, here)
     port = lock[3] if len(lock) > 3 else settings.get("port", ("5432", ""))[0]

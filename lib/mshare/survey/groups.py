@@ -134,7 +134,11 @@ class Grouping:
                     if self.kind(one, members[0].pid).kind in _OF_FILES:
                         users.setdefault(one.identity, set()).add((number, executable))
         common = {identity for identity, who in users.items() if len(who) > 1}
-        return [_without(group, common) for group in groups] if common else groups
+        if not common:
+            return groups
+        kept = [_without(group, common) for group in groups]
+        # Who had nothing else is a program like any other: it has a row where it matters.
+        return [group for group in kept if any(group.members) or self._matters(group.processes)]
 
     def _without_memory(self, readable: list[Process]) -> list[Group]:
         """Programs that share no memory, where they pay enough to matter."""

@@ -96,6 +96,7 @@ class _Looking:
         self._facts = facts
         self._outside_bytes = outside_bytes
         self._limits = limits.Host()
+        self._limits_known: dict[tuple[tuple[str, str], ...], tuple[Limit, ...]] = {}
         self.missing: list[Missing] = []
         self.vanished = 0
 
@@ -156,6 +157,12 @@ class _Looking:
     def _limits_of(self, process: Process) -> tuple[Limit, ...]:
         """The cgroup limits on memory and on huge pages of each size that apply to a process."""
         paths = process.cgroups()
+        key = tuple(sorted(paths.items()))
+        if key not in self._limits_known:
+            self._limits_known[key] = self._limits_of_paths(paths)
+        return self._limits_known[key]
+
+    def _limits_of_paths(self, paths: dict[str, str]) -> tuple[Limit, ...]:
         found = []
         for resource, controller, v1_file, v2_file in _limited():
             below = next(

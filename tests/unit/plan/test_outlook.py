@@ -227,3 +227,9 @@ def test_from_wishes_the_verdict_needs_the_ram() -> None:
     assert wished.outlook.verdict == "will_run_out"
     assert wished.outlook.remedy_id == "hugetlb_2m"
     assert plan(from_wishes(300 * GIB, 1500)).outlook.available_bytes is None
+
+
+def test_huge_pages_in_one_process_only_leave_the_others_to_do() -> None:
+    (one,) = planned(huge(huge_bytes=SIZE)).instances
+    assert one.outlook.done is None
+    assert one.row("collapse").usable
