@@ -107,7 +107,8 @@ def build(cls: type[R], value: object, place: Place) -> R:
         elif optional:
             given[name] = None
         else:
-            place.fail(f"has no field {place.inside(name).field}")
+            where = place.inside(name).field
+            raise Malformed(f"{place.source} has no field {where}; {place.next_step}")
     try:
         return cls(**given)
     except InvalidRequest as error:

@@ -83,8 +83,9 @@ mounts:
 regions:
   description:
     - Every region with its window (address space) and mapped size (memory), its mappings, owner and clients.
-    - C(health) is V(healthy), V(starting), V(stale) (the owner is gone), V(missing) (the file is gone) or
-      V(unknown) (written by a version of the library whose status files this one cannot read).
+    - C(health) is V(healthy), V(starting), V(stale) (the owner is gone), V(missing) (the file is gone),
+      V(unknown) (written by a version of the library whose status files this one cannot read) or V(unreadable) (one of its
+      files is damaged; C(reason) names the file and the field).
   returned: always
   type: list
   elements: dict
