@@ -15,6 +15,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from .printable import printable
+
 WIDTH = 80
 """Where no terminal says how wide it is."""
 _GAP = "  "
@@ -54,7 +56,7 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     def fits(piece: str) -> bool:
         return empty or width_of(line + space + piece) <= width
 
-    for word in text.split():
+    for word in map(printable, text.split()):
         whole = width_of(start + indent + word) <= width
         for piece in [word] if whole else _PIECES.findall(word):
             if not fits(piece):
@@ -78,7 +80,8 @@ def table(
     Where the columns do not fit beside each other, each row becomes a paragraph: its first cell, then the
     others below each other with their heads.
     """
-    rows = [tuple(row) for row in rows]
+    # Cells hold names that others chose: each stays in its row.
+    rows = [tuple(map(printable, row)) for row in rows]
     figures = [head in right for head in heads]
     widths = _widths(heads, rows, figures, width)
     if widths is None:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import click
 
 from .. import texttable
+from ..printable import printable, printable_lines
 from ..services.status_file import SCHEMA_VERSION
 from .progress import Bar
 
@@ -69,10 +70,11 @@ class Screen:
         if self.as_json:
             self.answer({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
         else:
-            click.echo(f"Error: {message}", err=True)
+            click.echo(f"Error: {printable(message)}", err=True)
 
     def say(self, text: str) -> None:
         """A sentence for people; on a terminal it is broken between words."""
+        text = printable_lines(text)
         broken = sys.stdout.isatty() and texttable.width_of(text) > self.width
         self.lines(texttable.wrapped(text, self.width, "  ") if broken else [text])
 
@@ -98,7 +100,7 @@ class Screen:
         width = max((len(name) for name, __ in shown), default=0)
         room = self.width - width - 4 if sys.stdout.isatty() else sys.maxsize
         for name, value in shown:
-            for number, line in enumerate(texttable.wrapped(value, max(room, 1))):
+            for number, line in enumerate(texttable.wrapped(printable(value), max(room, 1))):
                 self.lines([f"  {'' if number else name:<{width}}  {line}"])
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
@@ -110,12 +112,12 @@ class Screen:
     def warn(self, text: str) -> None:
         """What may do harm later."""
         if not self.as_json:
-            click.echo(f"Warning: {text}", err=True)
+            click.echo(f"Warning: {printable(text)}", err=True)
 
     def note(self, text: str) -> None:
         """What goes on meanwhile, for somebody who sits before a terminal."""
         if sys.stderr.isatty() and not self.as_json:
-            click.echo(text, err=True)
+            click.echo(printable_lines(text), err=True)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[Bar]:

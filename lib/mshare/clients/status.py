@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .. import __version__
 from ..errors import sentence
@@ -30,6 +31,9 @@ class DeadClient:
 @dataclass(frozen=True)
 class LauncherStatus(Status):
     """The launcher's status file. None is what is not known (yet), or what nobody measured."""
+
+    # Its clients' command may hold passwords.
+    FILE_MODE: ClassVar[int] = 0o640
 
     spec: Mapping[str, object]
     """The normal form of what was asked for; see OwnerStatus.spec."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from ..printable import printable
 from ..units import KIB
 
 
@@ -70,9 +71,9 @@ def maps(pid: int) -> str:
 
 
 def command(pid: int) -> str:
-    """A process's command line, or its name in brackets where it has none."""
+    """A process's command line, or its name in brackets where it has none: in one line, for a sentence."""
     line = (read(f"/proc/{pid}/cmdline") or "").rstrip("\0").replace("\0", " ")
-    return line or f"[{(read(f'/proc/{pid}/comm') or 'gone').strip()}]"
+    return printable(line or f"[{(read(f'/proc/{pid}/comm') or 'gone').strip()}]")
 
 
 class Cgroup(NamedTuple):

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator
 from typing import Union
 
+from ..printable import printable
 from .fleet import Fleet, Host, Instance
 from .remedies import REMEDIES, Saving
 
@@ -90,6 +91,7 @@ def _saved(saving: Saving) -> tuple[Value, ...]:
 
 def _cell(value: Value) -> Value:
     """A spreadsheet would run a process's name that begins like a formula."""
+    value = printable(value) if isinstance(value, str) else value
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else value

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from .. import __version__, files, paths, record
 from ..errors import Conflict, Failure, InvalidRequest, sentence
@@ -26,6 +26,8 @@ _LARGEST_PID = 1 << 22
 @dataclass(frozen=True)
 class Status:
     """What every process of ours writes down of itself."""
+
+    FILE_MODE: ClassVar[int] = 0o644
 
     schema_version: int
     version: str
@@ -139,7 +141,7 @@ def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
     path = file(root, name, role)
     next_step = f"`mshare rm {name} --force` ends what is left of the region"
     try:
-        text = _load(path)
+        text = files.read_bytes(path)
         if text is None:
             return None
         fields = record.load(text, path, next_step)
@@ -148,15 +150,11 @@ def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
         if schema != SCHEMA_VERSION:
             return _other_schema(path, schema, fields)
         return record.build(role.record, fields, place)
+    except PermissionError:
+        reason = f"{path} may be read by its owner and root only; run as root (become: true)"
+        return Unread("unknown", reason, None, None, None)
     except (record.Malformed, files.NotTrusted, OSError) as error:
         return Unread("unreadable", sentence(error), None, None, None)
-
-
-def _load(path: str) -> bytes | None:
-    try:
-        return files.read_bytes(path)
-    except PermissionError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def _other_schema(path: str, schema: int, fields: Mapping[str, object]) -> Unrea
 
 def write(path: str, status: Status) -> None:
     """Replace a status file."""
-    files.write_text(path, record.to_json(status) + "\n", durable=False)
+    files.write_text(path, record.to_json(status) + "\n", status.FILE_MODE, durable=False)
 
 
 def remove_own(root: str, name: str, role: Role[S]) -> None:

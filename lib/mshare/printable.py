@@ -1,0 +1,38 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Text that others chose, made safe to show: names of processes, files, cgroups, clusters and hosts.
+
+A name may hold escape sequences that control a terminal, line ends that forge a row of a table, or bytes
+that are no text and cannot be written to a file.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""One line that shows every character: control and formatting characters, line ends and bytes that
+    are no UTF-8 are written as \x1b, \u202e or \U000e0001; all else stays as it is."""
+    if text.isprintable():
+        return text
+    return "".join(character if _shown(character) else _escaped(character) for character in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of ours that has lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _shown(character: str) -> bool:
+    # The no-break space is harmless, and some write it before a unit.
+    return character.isprintable() or character == "\u00a0"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        # How Python holds a byte that is no UTF-8.
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

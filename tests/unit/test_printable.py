@@ -1,0 +1,70 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names that others chose, where they leave the library."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mshare import texttable
+from mshare.cli.screen import Screen
+from mshare.host import procfs
+from mshare.printable import printable, printable_lines
+
+TITLE = "\x1b]0;owned\x07"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgres: 15/main ärger 数据库", "postgres: 15/main ärger 数据库"),
+        (TITLE, r"\x1b]0;owned\x07"),
+        ("\x1b[2J\x9b31m", r"\x1b[2J\x9b31m"),
+        ("a\nb\r\tc", r"a\x0ab\x0d\x09c"),
+        (os.fsdecode(b"\xff\xfe"), r"\xff\xfe"),
+        ("\ud800", r"\ud800"),
+        ("\u202egpj.exe\u2028", r"\u202egpj.exe\u2028"),
+        ("\U000e0001", r"\U000e0001"),
+        ("a\u00a0b\n", "a\u00a0b\\x0a"),
+    ],
+)
+def test_what_is_shown(text, shown):
+    assert printable(text) == shown
+    printable(text).encode("utf-8")
+
+
+def test_lines_of_ours_stay_lines():
+    assert printable_lines(f"one\n{TITLE}") == "one\n\\x1b]0;owned\\x07"
+
+
+def test_a_table_has_one_row_for_each(capsys):
+    name = f"sga\nforged  healthy{TITLE}"
+    lines = list(texttable.table(("Region", "Health"), [(name, "healthy")], (), 200))
+    assert len(lines) == 2
+    assert "\x1b" not in "".join(lines)
+    Screen(False).table(("Region", "Health"), [(name, "healthy")])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_sentences_of_the_command_line(capsys):
+    screen = Screen(False)
+    screen.say(f"said {TITLE}\nnext")
+    screen.warn(f"warned {TITLE}\nforged")
+    screen.error("failed", f"refused {TITLE}\nforged", 1)
+    screen.fields([("name", f"value {TITLE}\nforged")])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert (len(out.splitlines()), len(err.splitlines())) == (3, 2)
+
+
+def test_a_command_line_of_a_process():
+    words = [sys.executable, "-c", "import sys; sys.stdin.read()", f"{TITLE}\n", b"\xff"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        command = procfs.command(process.pid)
+        process.stdin.close()
+    assert command.endswith(r"\x1b]0;owned\x07\x0a \xff")
