@@ -438,21 +438,22 @@ def make_directory(path: str, mode: int = 0o755) -> None:
 
 
 def require_own_directory(path: str) -> None:
-    """NotOurs for a directory that somebody else decides on, as `make_directory`; OSError for none."""
-    with _place(path) as place:
-        _require_ours(os.fstat(place), path)
+    """NotOurs for a directory of another user's, or a link that he made; OSError for none. Who else may
+    write to it is this user's own decision."""
+    with _place(path, follow=False) as place:
+        _require_ours(os.fstat(place), path, shared=True)
 
 
 class NotOurs(Conflict):
     """A directory in a shared place that somebody else made first, or may write to."""
 
 
-def _require_ours(status: os.stat_result, path: str) -> None:
+def _require_ours(status: os.stat_result, path: str, shared: bool = False) -> None:
     if not stat.S_ISDIR(status.st_mode):
         reason = f"is {kind(status)}"
     elif status.st_uid not in (0, os.geteuid()):
         reason = f"belongs to uid {status.st_uid}"
-    elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+    elif not shared and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         reason = f"may be changed by others (mode {stat.S_IMODE(status.st_mode):04o})"
     else:
         return

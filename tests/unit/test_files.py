@@ -12,7 +12,12 @@ import stat
 
 import pytest
 
-from mshare import files
+from mshare import files, paths
+from mshare.backends import choose
+from mshare.backends.simulated.layout import Layout
+from mshare.errors import MshareError
+from mshare.mount import msharefs
+from mshare.mount.spec import MountSpec
 from rig.other_user import UID, as_other, directory_of_other, needs_root, running_as_other, shared_directory
 
 pytestmark = needs_root
@@ -312,6 +317,26 @@ def test_a_directory_that_somebody_else_made_first_is_refused(shared, theirs, ma
         f"{shared}/msharefs-0 {reason}, so mshare does not use it; remove it, or choose another place"
         " (MSHARE_STATE_DIR, MSHARE_CACHE_DIR, --root)"
     )
+
+
+def test_an_ordinary_user_s_msharefs_that_somebody_else_made(shared, monkeypatch):
+    """/dev/shm/msharefs-UID is a name that everybody knows."""
+    shared.chmod(0o1777)
+    trap = shared / f"msharefs-{UID}"
+    trap.mkdir()
+    Layout.create(str(trap), "2025-08")
+    os.chown(trap, UID + 1, UID + 1)
+    trap.chmod(0o777)
+    monkeypatch.setattr(paths, "simulated_root", lambda: str(trap))
+
+    def attach():
+        with pytest.raises(files.NotOurs, match=f"belongs to uid {UID + 1}, so mshare does not use it"):
+            choose.locate("simulated")
+        os_spec = MountSpec("simulated", str(trap), generation="2025-08")
+        with pytest.raises((files.NotOurs, MshareError)):
+            msharefs.mount(os_spec)
+
+    as_other(attach)
 
 
 def test_a_directory_of_ours_that_others_may_write_to_is_refused(shared):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from .. import paths
+from .. import files, paths
 from ..errors import InvalidRequest, Unavailable
 from ..host import mounts, procfs
 from ..kernel import abi
@@ -89,4 +89,7 @@ def locate(backend: str = "auto", root: str | None = None) -> Choice:
             f"no msharefs is mounted ({choice.reason}; looked at {choice.root}); run `mshare mount"
             f" --backend {choice.backend}` or the role dbmem.mshare.msharefs"
         )
+    if choice.backend == "simulated" and not paths.is_root():
+        # /dev/shm/msharefs-UID: anybody can make that first, and wait for this user's memory.
+        files.require_own_directory(choice.root)
     return choice

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 import click
@@ -134,6 +135,8 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     screen.answer({"regions": [record.to_fields(region) for region in regions]})
     if regions:
         _regions(screen, regions)
+    elif closed := [where for where in roots if not os.access(where, os.R_OK | os.X_OK)]:
+        screen.say(f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not look there.")
     else:
         screen.say("There are no regions; create one with `mshare create NAME --size SIZE`.")
 

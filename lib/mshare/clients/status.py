@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from .. import __version__
 from ..errors import sentence
@@ -33,7 +32,7 @@ class LauncherStatus(Status):
     """The launcher's status file. None is what is not known (yet), or what nobody measured."""
 
     # Its clients' command may hold passwords.
-    FILE_MODE: ClassVar[int] = 0o640
+    FILE_MODE = 0o640
 
     spec: Mapping[str, object]
     """The normal form of what was asked for; see OwnerStatus.spec."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 import grp
 import os
 import stat
+import time
 from dataclasses import dataclass, replace
 
 from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import choose, require_entry
-from ..errors import Conflict, InvalidRequest, Unavailable
-from ..host import commands, mounts
+from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
+from ..host import commands, mounts, procfs
+from ..host import users as mount_users
 from ..info.inventory import living_roles
 from ..kernel import abi
 from ..kernel.generations import NEWEST
@@ -31,6 +33,11 @@ from .spec import MountSpec
 
 # As in `MountSeen.source`.
 _TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
+
+
+_BUSY_LOOKS = 40
+_BUSY_SECONDS = 0.05
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -318,7 +325,7 @@ def umount(root: str) -> bool:
         if seen.kind == "mount":
             if not paths.is_root():
                 raise Unavailable(f"unmounting {root} needs root; run as root (become: true)")
-            _run("umount", root)
+            _unmount(root)
         else:
             roots.take_down(root)
     had_record = os.path.exists(record)
@@ -330,6 +337,26 @@ def umount(root: str) -> bool:
         os.path.dirname(record), paths.config_dir(), status_file.directory(root), paths.state_dir()
     )
     return is_ours(seen) or had_record
+
+
+def _unmount(root: str) -> None:
+    """Unmount; Conflict, with the processes that use it, where it stays busy.
+
+    A process that examines a new mount, as udev and systemd do, is given the time to end that.
+    """
+    for __ in range(_BUSY_LOOKS):
+        try:
+            _run("umount", root)
+            return
+        except MshareError:
+            # Not before umount(8) has failed: a user in another mount namespace may have a mount of its own.
+            users = mount_users.of_filesystem(root)
+            if not users:
+                raise
+        time.sleep(_BUSY_SECONDS)
+    named = ", ".join(f"{pid} ({procfs.command(pid)})" for pid in users[:_SHOWN])
+    more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+    raise Conflict(f"{root} is in use by process {named}{more}; end what uses it, then run this again")
 
 
 def refuse_in_use(root: str) -> None:

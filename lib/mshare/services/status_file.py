@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .. import __version__, files, paths, record
 from ..errors import Conflict, Failure, InvalidRequest, sentence
@@ -27,7 +27,7 @@ _LARGEST_PID = 1 << 22
 class Status:
     """What every process of ours writes down of itself."""
 
-    FILE_MODE: ClassVar[int] = 0o644
+    FILE_MODE = 0o644
 
     schema_version: int
     version: str

@@ -22,6 +22,7 @@ from mshare.host import procfs
 from mshare.region import status as region_status
 from mshare.region.status import OWNER
 from mshare.services import lock, status_file
+from rig.other_user import as_other
 
 
 @pytest.fixture(autouse=True)
@@ -278,3 +279,19 @@ def test_a_state_directory_that_somebody_else_made(state_dir):
     refused = pytest.raises(MshareError, match="belongs to uid 65534, so mshare does not use it")
     with refused, lock.locked(status_file.file("/m", "sga", OWNER, "lock"), "region sga"):
         pytest.fail("used it")
+
+
+def test_a_status_that_this_user_may_not_read(path):
+    """As of root's launcher, whose clients' command may hold passwords."""
+    status_file.write(str(path), loud("x"))
+    path.chmod(0o600)
+    for directory in (path.parent, *list(path.parents)[1:4]):
+        directory.chmod(0o755)
+
+    def look():
+        found = status_file.look("/m", "sga", LOUD)
+        assert (found.state, found.alive) == ("unknown", False)
+        assert found.reason == f"{path} may be read by its owner and root only; run as root (become: true)"
+
+    if os.geteuid() == 0:
+        as_other(look)
