@@ -63,8 +63,15 @@ def test_sentences_of_the_command_line(capsys):
 
 
 def test_a_command_line_of_a_process():
-    words = [sys.executable, "-c", "import sys; sys.stdin.read()", f"{TITLE}\n", b"\xff"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; print(1, flush=True); sys.stdin.read()",
+        f"{TITLE}\n",
+        b"\xff",
+    ]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
         command = procfs.command(process.pid)
         process.stdin.close()
     assert command.endswith(r"\x1b]0;owned\x07\x0a \xff")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar, Union
 
-from ..printable import printable
 from .record import InstanceRecord, SegmentRecord, Survey
 
 R = TypeVar("R")
@@ -117,4 +116,6 @@ def _gauges(metrics: Iterable[_Metric[R]], rows: list[tuple[dict[str, str], R]])
 
 
 def _escape(value: str) -> str:
-    return printable(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    # Names of files need not be text.
+    plain = value.encode("utf-8", "backslashreplace").decode()
+    return plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -22,7 +22,7 @@ from mshare.host import procfs
 from mshare.region import status as region_status
 from mshare.region.status import OWNER
 from mshare.services import lock, status_file
-from rig.other_user import as_other
+from rig.other_user import as_other, needs_root, shared_directory
 
 
 @pytest.fixture(autouse=True)
@@ -281,17 +281,19 @@ def test_a_state_directory_that_somebody_else_made(state_dir):
         pytest.fail("used it")
 
 
-def test_a_status_that_this_user_may_not_read(path):
+@needs_root
+def test_a_status_that_this_user_may_not_read(monkeypatch):
     """As of root's launcher, whose clients' command may hold passwords."""
-    status_file.write(str(path), loud("x"))
-    path.chmod(0o600)
-    for directory in (path.parent, *list(path.parents)[1:4]):
-        directory.chmod(0o755)
+    with shared_directory() as shared:
+        monkeypatch.setenv("MSHARE_STATE_DIR", str(shared / "state"))
+        path = Path(status_file.file("/m", "sga", LOUD))
+        status_file.write(str(path), loud("x"))
+        path.chmod(0o600)
 
-    def look():
-        found = status_file.look("/m", "sga", LOUD)
-        assert (found.state, found.alive) == ("unknown", False)
-        assert found.reason == f"{path} may be read by its owner and root only; run as root (become: true)"
+        def look():
+            found = status_file.look("/m", "sga", LOUD)
+            assert (found.state, found.alive) == ("unknown", False)
+            reason = f"{path} may be read by its owner and root only; run as root (become: true)"
+            assert found.reason == reason
 
-    if os.geteuid() == 0:
         as_other(look)

@@ -141,8 +141,9 @@ def test_what_another_user_points_to_is_not_read(name, point, reason):
         secret.write_text(SECRET)
         secret.chmod(0o600)
         data = directory_of_other(shared / "data")
-        (data / "PG_VERSION").write_text("15\n")
-        (data / "PG_VERSION").chmod(0o644)
+        for file, text in (("PG_VERSION", "15\n"), ("postgresql.conf", "max_connections = 7\n")):
+            (data / file).write_text(text)
+            (data / file).chmod(0o644)
         (data / name).unlink(missing_ok=True)
         point(data / name, secret)
         if (data / name).lstat().st_ino != secret.stat().st_ino:

@@ -1,0 +1,1 @@
+../../../../lib/mshare/host/users.py

@@ -1,0 +1,1 @@
+../../../lib/mshare/printable.py
