@@ -54,10 +54,12 @@ FILES = (
 @pytest.fixture(scope="module")
 def server(guest: Guest) -> Guest:
     """A cluster with a table, in a unit of its own; nothing of Debian's."""
+    guest.do("sed -i '1i create_main_cluster = false' /etc/postgresql-common/createcluster.conf")
     guest.do(
         "test -x /usr/lib/postgresql/15/bin/postgres ||"
         " DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet postgresql-15 >/dev/null"
     )
+    guest.do("sed -i 1d /etc/postgresql-common/createcluster.conf")
     guest.do("pg_lsclusters --no-header | grep -q . && pg_dropcluster --stop 15 main; true")
     guest.do("mkdir -p /usr/pgsql-15 /var/lib/pgsql/15 && cp -a /usr/lib/postgresql/15/. /usr/pgsql-15/")
     guest.do("chown -R postgres: /var/lib/pgsql")
