@@ -114,7 +114,7 @@ def test_nothing_is_restarted_unless_allowed(cluster: Cluster) -> None:
         assert not run[MOVE]["restarted"]
     removed = {"name": "removed", "dbmem.mshare.mshare_runtime": {"state": "absent"}}
     said = cluster.host.play([removed]).said
-    assert "what PostgreSQL cluster 15-main is started with" in said
+    assert "PostgreSQL cluster 15-main is started with the library in" in said
     assert cluster.pid == pid
     assert not PLACED["thp"](mapped(cluster.host, pid))
     assert cluster.host.play([task(state="absent")]).succeeded()[MOVE]["restarted"] is False
