@@ -59,7 +59,8 @@ COMMANDS = {
     "attach", "clients", "clients count", "clients restart", "clients run", "clients start",
     "clients status", "clients stop", "collapse",
     "completion", "create", "info", "list", "map", "model", "mount",
-    "own", "plan", "preload", "rm", "run", "stat", "survey", "umount", "unmap", "validate",
+    "own", "plan", "postgresql", "postgresql absent", "postgresql present", "postgresql status", "preload",
+    "report", "rm", "run", "stat", "survey", "umount", "unmap", "validate",
 }  # fmt: skip
 
 
