@@ -246,6 +246,8 @@ def mount(spec: MountSpec) -> list[str]:
     A failure is undone: there is no mount without its record, and no record without its mount.
     """
     seen = observe(spec.root)
+    if seen.kind == "directory" and not needs_mount(spec):
+        files.require_own_directory(spec.root)
     steps = differences(spec, seen)
     record = _record(spec.root)
     require_access(spec, seen)
@@ -274,8 +276,6 @@ def _make(spec: MountSpec, seen: MountSeen) -> None:
     mounted = seen.kind == "mount"
     if seen.kind == "missing":
         files.make_directory(spec.root, 0o700)
-    elif seen.kind == "directory" and not needs_mount(spec):
-        files.require_own_directory(spec.root)
     try:
         if spec.backend == "kernel":
             _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)

@@ -95,18 +95,14 @@ def _compile(directory: str, command: Sequence[str]) -> None:
 
 
 def put(content: bytes, path: str) -> None:
-    """Install a library that was built elsewhere, in one step for whoever looks."""
-    with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
-        arrived = os.path.join(directory, FILE_NAME)
-        with open(arrived, "wb") as file:
-            file.write(content)
-        _put(arrived, path)
+    """Install a library in one step: a program that has the old one loaded keeps it."""
+    files.write_bytes(path, content, files.Access(0o755), durable=False)
 
 
 def _put(built: str, path: str) -> None:
     """Replace the library in one step: a program that has the old one loaded keeps it."""
     with open(built, "rb") as file:
-        files.write_bytes(path, file.read(), files.Access(0o755), durable=False)
+        put(file.read(), path)
 
 
 def installed() -> str | None:

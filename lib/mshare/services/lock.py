@@ -69,7 +69,9 @@ def _take(fd: int, what: str) -> None:
             return
         except BlockingIOError:
             _pause(number)
-    raise Conflict(f"{what} cannot be changed: {_told(fd)} holds its lock; wait for it to end, or stop it")
+    raise Conflict(
+        f"{what} cannot be changed: process {_told(fd)} holds its lock; wait for it to end, or stop it"
+    )
 
 
 def _pause(number: int) -> None:
@@ -98,8 +100,8 @@ def _told(fd: int) -> str:
     """Who holds the lock of an open file, for a sentence."""
     pid = _holder(os.fstat(fd))
     if pid is None:
-        return "a process that cannot be seen from here"
-    return f"process {pid} ({procfs.command(pid)})"
+        return "that cannot be seen from here"
+    return f"{pid} ({procfs.command(pid)})"
 
 
 def _lockers(text: str | None, identity: str) -> list[int]:
@@ -133,7 +135,7 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
             os.close(fd)
             if time.monotonic() >= deadline:
                 raise Conflict(
-                    f"{what} is held by {who}"
+                    f"{what} is held by process {who}"
                     + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
                     + "; wait for it to end, or stop it"
                 ) from None
