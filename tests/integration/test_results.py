@@ -16,12 +16,24 @@ from integration.hosts import REPOSITORY, Host, Run, Task
 ROOT = "/run/group"
 # When a result is there, in the words of the documentation.
 ON_SUCCESS = {
-    *("always", "success", "success, and a failure in a list", "when clients run"),
+    *(
+        "always",
+        "success",
+        "success, and failure if O(regions) was used",
+        "success, and failure if O(clients) was used",
+        "when clients run",
+    ),
     *("success with O(name)", "success with O(region)", "when clients run, with O(region)"),
 }
 ON_FAILURE = {"failure"}
 IN_LIST = {
-    *("always", "success", "success, and a failure in a list", "when clients run"),
+    *(
+        "always",
+        "success",
+        "success, and failure if O(regions) was used",
+        "success, and failure if O(clients) was used",
+        "when clients run",
+    ),
     "when clients run, with O(regions)",
 }
 
