@@ -112,8 +112,8 @@ REFUSED = {
     ),
     "too much for its tmpfs": (
         "failed",
-        "prefaulting regions a, b needs 80 MiB in total, but the tmpfs at /run/tiny has .* left; give it"
-        " more",
+        "prefaulting regions a, b needs 80 MiB in total, but the tmpfs at /run/tiny has .* left;"
+        " mount it with a larger size",
     ),
     "no name": (None, "missing required arguments: name found in regions"),
     "both forms": (None, "parameters are mutually exclusive: name|regions"),
