@@ -92,8 +92,9 @@ def _show(screen: Screen, found: Survey, before: Survey | None) -> None:
 
 
 def _instances(screen: Screen, found: Survey, before: Survey | None) -> None:
-    heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Largest", "Segments", "Remainder"]
-    heads.append("Of host")
+    # As many as fit 80 columns; the JSON has the others.
+    heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Of host"]
+    heads.append("Segments" if before is None else "Change")
     changed = [] if before is None else changes(before, found)
     change_of = {one.oldest_pid: one for one in changed if not one.gone}
     rows = []
@@ -103,16 +104,15 @@ def _instances(screen: Screen, found: Survey, before: Survey | None) -> None:
             one.name,
             f"{one.processes:,}",
             f"{maximum.value:,}" if maximum else "-",
-            *map(display.size, (tables.sum_bytes, tables.average_bytes, tables.maximum_bytes)),
-            *map(_known, (tables.segments_bytes, tables.remainder_bytes)),
+            *map(display.size, (tables.sum_bytes, tables.average_bytes)),
             f"{one.share_of_host_percent:.1f} %",
         ]
-        if before is not None:
+        if before is None:
+            row.append(_known(tables.segments_bytes))
+        else:
             grown = change_of[min(one.pids)].page_tables_bytes
             row.append(f"{'+' if grown > 0 else ''}{format_size(grown)}")
         rows.append(row)
-    if before is not None:
-        heads.append("Change")
     screen.table(heads, rows, right=heads[1:])
     for change in changed:
         if change.gone:

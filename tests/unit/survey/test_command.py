@@ -43,7 +43,7 @@ def test_the_table():
         f": {words}: page tables " in lines[0] for words in ("fine", "at risk", "will run out of memory")
     )
     assert any(line.startswith("Page tables of ") and "(measured" in line for line in lines)
-    assert any(line.split()[:2] == ["Of", "host"] for line in lines)
+    assert any(line.startswith("Instance") for line in lines)
     assert any("VmPTE of every process" in line for line in lines)
     assert "\x1b[" not in done.output
 
@@ -78,7 +78,7 @@ def test_watching_says_what_changed_until_it_is_interrupted():
             """Whether the next survey, to its last line, says what changed."""
             survey = list(itertools.takewhile(lambda line: not line.startswith("Measured in "), lines))
             assert survey, "the survey ended"
-            return any(line.split()[:1] == ["Change"] for line in survey)
+            return any("Change" in line.split() for line in survey)
 
         blocks = [has_changes()]
         with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
