@@ -174,17 +174,18 @@ class TestThp:
         assert looked["huge_kib"] == 8 * 1024
         assert len(lines) == 1
 
-    def test_without_prefault_nothing_makes_huge_pages_here(self, library):
-        policy = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
-        if "[never]" not in policy:
-            pytest.skip(f"this kernel makes them at a touch: shmem_enabled is {policy}")
-        answers, lines = Preloaded(library, Settings("thp", prefault=False)).run("small")
-        assert lines == []
-        answers, lines = Preloaded(library, Settings("thp", prefault=False)).run("refused")
+    def test_without_prefault_it_is_only_aligned(self, library):
+        """So that huge pages can be made of it later, from outside as well."""
+        aligned = Preloaded(library, Settings("thp", prefault=False, require=True, verbose=True))
+        answers, (line,) = aligned.run("refused")
         assert answers == ["ok"]
-        (line,) = lines
-        assert "nothing will make huge pages of it: shmem_enabled is never and prefault is off" in line
-        assert line.endswith("; kept as it is")
+        with aligned.started("stay") as process:
+            address = read(process)
+            assert address % HUGE_BYTES == 0
+            rss = Path(f"/proc/{process.pid}/status").read_text().split("RssShmem:")[1].split()[0]
+            assert int(rss) == 0, "nothing is touched"
+        assert "placed anonymous shared memory of 64 MiB: thp, at 0x" in line
+        assert ", aligned for huge pages, which its use (shmem_enabled is " in line
 
     def test_a_huge_directory_that_is_none(self, library, tmp_path):
         settings = Settings("thp", huge_directory=str(tmp_path / "nowhere"))

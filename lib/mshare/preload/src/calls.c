@@ -19,6 +19,11 @@ void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t
 
 int kernel_munmap(void *address, size_t size) { return syscall(SYS_munmap, address, size); }
 
+void *kernel_mremap(void *address, size_t size, size_t new_size, int flags, void *target)
+{
+    return (void *)syscall(SYS_mremap, address, size, new_size, flags, target);
+}
+
 int kernel_shmget(int key, size_t size, int flags) { return syscall(SYS_shmget, key, size, flags); }
 
 void *kernel_shmat(int id, const void *address, int flags)

@@ -3,95 +3,230 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * With MSHARE_PRELOAD_REGION segments go one behind the other into a region that exists.
+ *
+ * A SysV segment says itself that it is in a region: its own memory, which nobody uses any more, begins
+ * with a marker. Processes that attach it by its id read that, and join.
+ *
+ * Who places segments, and the children forked from it, hold byte 0 of the region's file locked. Everybody
+ * who has one of its segments holds the byte that is the placer's generation: as long as somebody does, no
+ * other placer empties the region.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
-#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "preload.h"
 
-enum { PATIENCE_MILLISECONDS = 3000, STEP_MILLISECONDS = 50 };
+enum { PATIENCE_MILLISECONDS = 3000, STEP_MILLISECONDS = 50, FIRST_GENERATION = 1 << 20 };
 
-/* A lock that children inherit. Of a server that is restarted, the old process may be on its last steps. */
+static const char magic[] = "in an mshare region, see mshare run\n";
+
+struct marker {
+    char magic[sizeof magic];
+    dev_t device;
+    ino_t inode;
+    off_t generation;
+    size_t offset;
+};
+
+static int lock_bytes(int fd, short type, off_t start, off_t length)
+{
+    struct flock bytes = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    return fcntl(fd, F_OFD_SETLK, &bytes);
+}
+
+/* Of a server that is restarted, the old process may be on its last steps. */
 static bool lock_whole(int fd)
 {
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     for (int waited = 0; waited <= PATIENCE_MILLISECONDS; waited += STEP_MILLISECONDS) {
-        if (fcntl(fd, F_OFD_SETLK, &whole) == 0)
+        if (lock_bytes(fd, F_WRLCK, 0, 0) == 0)
             return true;
         usleep(STEP_MILLISECONDS * 1000);
     }
     return false;
 }
 
-/* The region that MSHARE_PRELOAD_REGION names, locked for this process and the children it will have. */
-static struct region *open_existing(const struct request *request, struct outcome *outcome)
+/* From the lock of all bytes to those of a placer. */
+static off_t begin_generation(int fd)
 {
-    struct region *region = region_new(request);
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    off_t generation = FIRST_GENERATION + (off_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    lock_bytes(fd, F_RDLCK, generation, 1);
+    lock_bytes(fd, F_UNLCK, 1, generation - 1);
+    lock_bytes(fd, F_UNLCK, generation + 1, 0);
+    return generation;
+}
+
+static bool generation_lives(int fd, off_t generation)
+{
+    struct flock byte = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = generation, .l_len = 1};
+    return fcntl(fd, F_OFD_GETLK, &byte) < 0 || byte.l_type != F_UNLCK;
+}
+
+bool region_is_marked(const void *shadow) { return !memcmp(shadow, magic, sizeof magic); }
+
+static void mark(const struct region *region, size_t offset, void *shadow)
+{
+    struct marker marker = {.device = region->device,
+                            .inode = region->inode,
+                            .generation = region->generation,
+                            .offset = offset};
+    memcpy(marker.magic, magic, sizeof magic);
+    memcpy(shadow, &marker, sizeof marker);
+}
+
+static struct region *new_region(struct outcome *outcome)
+{
+    struct region *region = region_new(ANONYMOUS, outcome);
+    if (region)
+        snprintf(region->name, NAME_BYTES, "%s", settings()->region);
+    return region;
+}
+
+/* The region that MSHARE_PRELOAD_REGION names, locked for this process and the children it will have. */
+static struct region *open_existing(struct outcome *outcome)
+{
+    struct region *region = new_region(outcome);
     if (!region)
-        return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
-    region->kind = ANONYMOUS;
-    snprintf(region->name, NAME_BYTES, "%s", settings()->region);
-    if (region_store()->open(region, outcome) < 0) {
-        ;
-    } else if (!lock_whole(region->fd)) {
+        return NULL;
+    int fd = region_store()->open(region, outcome);
+    if (fd >= 0 && !lock_whole(fd))
         fail(outcome, ENOMEM,
              "region %s is in use by another process, or by a child of an earlier one; stop it"
              " first",
              region->name);
-    } else if (region_store()->clear(region, outcome) == 0 &&
-               region_store()->attach(region, PROT_READ | PROT_WRITE, outcome) == 0) {
+    else if (fd >= 0 && region_store()->clear(region, fd, outcome) == 0 &&
+             region_attach(region, fd, PROT_READ | PROT_WRITE, outcome) == 0) {
+        region->generation = begin_generation(fd);
         region->placer = getpid();
-        return region;
     }
+    if (fd >= 0)
+        close(fd);
+    if (region->placer)
+        return region;
     region_drop(region);
     return NULL;
+}
+
+static struct region *placed(void)
+{
+    for (int i = 0; i < REGIONS; i++)
+        if (regions[i].taken && regions[i].placer)
+            return &regions[i];
+    return NULL;
+}
+
+static void put(const struct request *request, struct region *region, int fd, void *shadow,
+                struct outcome *outcome)
+{
+    size_t offset = region->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
+    if (size > region->mapped_bytes - offset) {
+        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
+             size_text(region->mapped_bytes - offset).text, size_text(region->mapped_bytes).text,
+             region->name);
+        return;
+    }
+    if (request->kind == SYSV && region->id_count == SEGMENTS) {
+        fail(outcome, ENOMEM, "%d SysV segments are in region %s, the most there can be", SEGMENTS,
+             region->name);
+        return;
+    }
+    if (region_attach(region, fd, PROT_READ | PROT_WRITE, outcome) < 0 ||
+        region_store()->renew(region, fd, offset, size, region_page_flags(request), outcome) < 0)
+        return;
+    region->used_bytes = offset + size;
+    if (shadow) {
+        mark(region, offset, shadow);
+        region->ids[region->id_count++] = request->shmid;
+    }
+    if (settings()->prefault)
+        outcome->fill_bytes = request->size;
+    region_hand_over(request, region, offset, shadow, outcome);
+}
+
+/* A segment that nobody has used yet. */
+static void put_into(const struct request *request, void *shadow, struct outcome *outcome)
+{
+    struct region *region = placed();
+    if (!region && !(region = open_existing(outcome)))
+        return;
+    if (region->placer != getpid()) {
+        fail(outcome, ENOMEM, "region %s is filled by process %d, of which this is a child", region->name,
+             (int)region->placer);
+        return;
+    }
+    int fd = region_store()->open(region, outcome);
+    if (fd < 0)
+        return;
+    put(request, region, fd, shadow, outcome);
+    close(fd);
+    if (!region->id_count)
+        region_drop_unused(region);
+}
+
+/* A segment that lies in the region: a window of its own for this process, and what is in it. */
+static void join(const struct request *request, void *shadow, struct outcome *outcome)
+{
+    struct marker marker;
+    memcpy(&marker, shadow, sizeof marker);
+    outcome->final = true;
+    struct region *region = new_region(outcome);
+    if (!region)
+        return;
+    region->device = marker.device;
+    region->inode = marker.inode;
+    region->generation = marker.generation;
+    int fd = region_store()->open(region, outcome);
+    if (fd < 0) {
+        ;
+    } else if (!generation_lives(fd, marker.generation)) {
+        /* Nobody has it any more: it begins anew, as the kernel's. */
+        outcome->final = false;
+        fail(outcome, ENOMEM, "it was in region %s, whose content has ended", region->name);
+    } else if (request->hint || request->special) {
+        fail(outcome, ENOMEM,
+             "it is in region %s, which cannot be mapped at an address or in a way that the program fixes",
+             region->name);
+    } else if (!(request->prot & PROT_WRITE) && !region_store()->protects) {
+        fail(outcome, EACCES, "it is in region %s, where the kernel cannot protect it from this program",
+             region->name);
+    } else if (marker.offset + request->size > region->mapped_bytes) {
+        fail(outcome, ENOMEM, "its place is behind the end of region %s", region->name);
+    } else if (lock_bytes(fd, F_RDLCK, marker.generation, 1) == 0 &&
+               region_attach(region, fd, request->prot, outcome) == 0) {
+        region_hand_over(request, region, marker.offset, shadow, outcome);
+    }
+    if (fd >= 0)
+        close(fd);
+    region_drop_unused(region);
 }
 
 void region_take_existing(const struct request *request, const char *used, void *shadow,
                           struct outcome *outcome)
 {
     if (request->kind == POSIX) {
-        fail(outcome, ENOMEM,
-             "other processes find it by its name, and it cannot be found in an existing region;"
-             " omit --region");
+        if (!request->special)
+            fail(outcome, ENOMEM,
+                 "other processes find it by its name, and it cannot be found in an existing region;"
+                 " leave --region away");
         return;
     }
-    if (used) {
+    if (shadow && region_is_marked(shadow))
+        join(request, shadow, outcome);
+    else if (used)
         fail(outcome, ENOMEM, "%s", used);
-        return;
-    }
-    struct region *existing = NULL;
-    for (int i = 0; !existing && i < REGIONS; i++)
-        if (regions[i].taken && regions[i].placer)
-            existing = &regions[i];
-    if (!existing && !(existing = open_existing(request, outcome)))
-        return;
-    if (existing->placer != getpid()) {
-        fail(outcome, ENOMEM, "region %s is filled by process %d, of which this is a child", existing->name,
-             (int)existing->placer);
-        return;
-    }
-    size_t offset = existing->used_bytes, size = round_up(request->size, HUGE_PAGE_BYTES);
-    if (size > existing->mapped_bytes - offset)
-        fail(outcome, ENOMEM, "%s are left of the %s in region %s; make it larger",
-             size_text(existing->mapped_bytes - offset).text, size_text(existing->mapped_bytes).text,
-             existing->name);
-    else if (region_store()->renew(existing, offset, size, region_page_flags(request), outcome) == 0) {
-        existing->used_bytes = offset + size;
-        if (settings()->prefault)
-            region_prefault(existing->address + offset, request->size, outcome);
-        region_hand_over(request, existing, offset, shadow, outcome);
-    }
-    if (!existing->segments)
-        region_drop(existing);
+    else if (request->hint)
+        fail(outcome, ENOMEM, "the program wants it at %p, and a region lies where the kernel puts it",
+             request->hint);
+    else if (shadow && !(request->prot & PROT_WRITE))
+        fail(outcome, ENOMEM, "it may only be read, and a region can be written");
+    else if (!request->special)
+        put_into(request, shadow, outcome);
 }

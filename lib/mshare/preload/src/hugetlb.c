@@ -16,26 +16,23 @@
 
 enum { TABLE_SPAN_BYTES = 1 << 30 };
 
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#define MAP_HUGE_MASK 0x3f
+#endif
+
 struct pool {
     size_t page_bytes, free, reserved;
 };
 
 static struct pool read_pool(void)
 {
-    struct pool pool = {HUGE_PAGE_BYTES, 0, 0};
-    FILE *meminfo = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long value;
-    while (meminfo && fgets(line, sizeof line, meminfo)) {
-        if (sscanf(line, "HugePages_Free: %lu", &value) == 1)
-            pool.free = value;
-        else if (sscanf(line, "HugePages_Rsvd: %lu", &value) == 1)
-            pool.reserved = value;
-        else if (sscanf(line, "Hugepagesize: %lu", &value) == 1)
-            pool.page_bytes = value << 10;
-    }
-    if (meminfo)
-        fclose(meminfo);
+    static const char meminfo[] = "/proc/meminfo";
+    struct pool pool = {HUGE_PAGE_BYTES >> 10, 0, 0};
+    text_number(meminfo, "HugePages_Free:", &pool.free);
+    text_number(meminfo, "HugePages_Rsvd:", &pool.reserved);
+    text_number(meminfo, "Hugepagesize:", &pool.page_bytes);
+    pool.page_bytes <<= 10;
     return pool;
 }
 
@@ -51,98 +48,115 @@ static void say_pool(size_t size, int error, struct outcome *outcome)
     else
         fail(outcome, error,
              "it needs %zu huge pages of %s and %zu are free (%s); raise vm.nr_hugepages by %zu", needed,
-             size_text(pool.page_bytes).text, free, strerror(error),
-             needed > free ? needed - free : needed);
+             size_text(pool.page_bytes).text, free, reason(error), needed > free ? needed - free : needed);
 }
 
-/* A program may ask for another page size than the host's default (MAP_HUGE_1GB). */
-static size_t page_bytes(const struct request *request)
-{
-    int code = request->kind == ANONYMOUS ? request->flags >> 26 & 0x3f : 0;
-    return code ? 1UL << code : read_pool().page_bytes;
-}
-
-static void fill(const struct request *request, char *at, size_t size, struct outcome *outcome)
-{
-    outcome->address = at;
-    if (!settings()->prefault)
-        return;
-    double start = now_seconds();
-    touch(at, size, page_bytes(request), request->prot & PROT_WRITE);
-    outcome->prefault_seconds = now_seconds() - start;
-}
-
+/* Whole huge pages, and ordinary memory for the rest behind them: so the kernel unmaps the segment by the
+ * size that the program knows. A program that asks for huge pages itself knows their size. */
 static void take_anonymous(const struct request *request, struct outcome *outcome)
 {
-    size_t size = round_up(request->size, page_bytes(request));
-    char *at = reserve(size, TABLE_SPAN_BYTES, 0);
+    bool asked = request->flags & MAP_HUGETLB;
+    int code = request->flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK;
+    size_t page = asked && code ? 1UL << code : read_pool().page_bytes;
+    size_t all = round_up(request->size, asked ? page : PAGE_BYTES), huge = all / page * page;
+    if (!huge) {
+        fail(outcome, ENOMEM, "it is smaller than a huge page of %s", size_text(page).text);
+        return;
+    }
+    if (!huge_page_room(huge, outcome))
+        return;
+    char *at = reserve(all, TABLE_SPAN_BYTES, 0);
     if (!at) {
-        fail(outcome, ENOMEM, "no address space for it (%s); raise RLIMIT_AS (ulimit -v)", strerror(errno));
+        fail(outcome, ENOMEM, "no address space for it (%s); raise RLIMIT_AS (ulimit -v)", reason(errno));
         return;
     }
-    if (place(request, at, size, MAP_HUGETLB, -1) == MAP_FAILED) {
-        say_pool(size, errno, outcome);
-        kernel_munmap(at, size);
-        return;
-    }
-    segment_add(at, request->size, size, NULL, NULL);
-    fill(request, at, size, outcome);
-}
-
-static void take_sysv(const struct request *request, struct outcome *outcome)
-{
-    size_t size = round_up(request->size, page_bytes(request));
-    char *at = request->hint ? (char *)request->hint : reserve(size, TABLE_SPAN_BYTES, 0);
-    char *placed = !at             ? MAP_FAILED
-                   : request->hint ? kernel_shmat(request->shmid, at, request->flags)
-                                   : place(request, at, size, 0, -1);
-    if (placed == MAP_FAILED) {
-        fail(outcome, errno, "it cannot be attached at an address of 1 GiB (%s)", strerror(errno));
-        if (at && !request->hint)
-            kernel_munmap(at, size);
-        return;
-    }
-    /* What was reserved behind a segment of small pages; behind one of huge pages there is nothing. */
-    size_t mapped = round_up(request->size, PAGE_BYTES);
-    if (!request->hint && size > mapped)
-        kernel_munmap(at + mapped, size - mapped);
-    fill(request, placed, request->size, outcome);
-}
-
-void hugetlb_take(const struct request *request, struct outcome *outcome)
-{
-    if (request->kind == ANONYMOUS)
-        take_anonymous(request, outcome);
-    else if (request->kind == SYSV)
-        take_sysv(request, outcome);
+    int flags = request->flags | MAP_FIXED;
+    if (kernel_mmap(at, huge, request->prot, flags | MAP_HUGETLB, -1, 0) == MAP_FAILED)
+        say_pool(huge, errno, outcome);
+    else if (all > huge && kernel_mmap(at + huge, all - huge, request->prot, flags, -1, 0) == MAP_FAILED)
+        fail(outcome, errno, "%s behind its huge pages cannot be mapped (%s)", size_text(all - huge).text,
+             reason(errno));
+    if (outcome->why[0])
+        kernel_munmap(at, all);
     else
+        outcome->address = at;
+}
+
+static void place(const struct request *request, struct outcome *outcome)
+{
+    if (request->kind == ANONYMOUS) {
+        take_anonymous(request, outcome);
+    } else if (request->kind == SYSV) {
+        void *placed = attach(request, TABLE_SPAN_BYTES);
+        if (placed == MAP_FAILED)
+            fail(outcome, errno, "it cannot be attached at an address of 1 GiB (%s)", reason(errno));
+        else
+            outcome->address = placed;
+    } else {
         fail(outcome, ENOMEM,
              "it is a file on /dev/shm, which the host's pool of huge pages cannot hold; use"
              " pages thp");
+    }
+    if (outcome->address && settings()->prefault)
+        outcome->fill_bytes = request->size;
 }
 
-/* The pages of a SysV segment are chosen when it is made. */
-int hugetlb_shmget(int key, size_t size, int flags)
+static void fill(const struct request *request, struct outcome *outcome)
 {
+    outcome->fill_error =
+        populate(outcome->address, request->size, CHUNK_BYTES, CHUNK_BYTES, request->prot & PROT_WRITE);
+}
+
+static void check(const struct request *request, struct outcome *outcome)
+{
+    outcome->taken = request->kind == ANONYMOUS || look_at(outcome->address).page_bytes > PAGE_BYTES;
+    if (!outcome->taken)
+        fail(outcome, ENOMEM, "its pages are small, for it was made without SHM_HUGETLB");
+    else if (outcome->fill_error)
+        fail(outcome, ENOMEM,
+             "not all of its huge pages can be had (%s); see hugetlb in its cgroup, and the"
+             " memory nodes that it may use",
+             reason(outcome->fill_error));
+}
+
+const struct way hugetlb_way = {"hugetlb pages", place, fill, check};
+
+struct making {
+    int key, flags, id;
+    size_t size;
+};
+
+/* The pages of a SysV segment are chosen when it is made. */
+static void make(void *argument)
+{
+    struct making *making = argument;
     int before = errno;
-    int id = kernel_shmget(key, size, flags | SHM_HUGETLB);
-    if (id >= 0)
-        return id;
+    making->id = kernel_shmget(making->key, making->size, making->flags | SHM_HUGETLB);
     int error = errno;
-    if (error != ENOMEM && error != EPERM)
-        return kernel_shmget(key, size, flags);
+    if (making->id >= 0 || (error != ENOMEM && error != EPERM)) {
+        /* The kernel has the last word about what is wrong with the request. */
+        if (making->id < 0)
+            making->id = kernel_shmget(making->key, making->size, making->flags);
+        return;
+    }
     struct outcome outcome = {0};
-    say_pool(size, error, &outcome);
+    say_pool(making->size, error, &outcome);
     if (settings()->require) {
         say("a SysV segment of %s: %s; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks",
-            size_text(size).text, outcome.why);
+            size_text(making->size).text, outcome.why);
         errno = error;
-        return -1;
+        return;
     }
     errno = before;
-    id = kernel_shmget(key, size, flags);
-    if (id >= 0)
-        say("a SysV segment of %s: %s; left to the kernel as without the preload", size_text(size).text,
-            outcome.why);
-    return id;
+    making->id = kernel_shmget(making->key, making->size, making->flags);
+    if (making->id >= 0)
+        say("a SysV segment of %s: %s; left to the kernel as without the preload",
+            size_text(making->size).text, outcome.why);
+}
+
+int hugetlb_shmget(int key, size_t size, int flags)
+{
+    struct making making = {.key = key, .flags = flags, .size = size};
+    guarded(make, &making);
+    return making.id;
 }

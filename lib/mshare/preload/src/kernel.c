@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "preload.h"
@@ -54,11 +55,11 @@ static int prepare(struct store *store, struct outcome *outcome)
     char name[64];
     snprintf(name, sizeof name, "probe.%d", (int)getpid());
     struct path path = root_path(name);
-    int fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
     if (fd < 0) {
         fail(outcome, ENOMEM,
              "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)", path.text,
-             strerror(errno));
+             reason(errno));
         return -1;
     }
     unlink(path.text);
@@ -67,74 +68,87 @@ static int prepare(struct store *store, struct outcome *outcome)
     return result;
 }
 
-static int map(struct region *region, size_t offset, size_t size, int flags, struct outcome *outcome)
+static int map(struct region *region, int fd, size_t offset, size_t size, int flags,
+               struct outcome *outcome)
 {
     int all = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS | flags;
-    if (create_mapping(region->fd, offset, size, PROT_READ | PROT_WRITE, all, -1) == 0)
+    if (create_mapping(fd, offset, size, PROT_READ | PROT_WRITE, all, -1) == 0)
         return 0;
     const char *step = flags & MAP_HUGETLB
                            ? "huge pages need generation 2025-08 and a large enough vm.nr_hugepages"
                            : "see `mshare info`, and vm.overcommit_memory";
     fail(outcome, errno, "%s cannot be mapped in region %s (%s); %s", size_text(size).text, region->name,
-         strerror(errno), step);
+         reason(errno), step);
+    return -1;
+}
+
+static int fill_in(struct region *region, int fd, int map_flags, struct outcome *outcome)
+{
+    struct stat found;
+    flock(fd, LOCK_SH);
+    if (fstat(fd, &found) == 0 && ftruncate(fd, region->window_bytes) == 0) {
+        region->device = found.st_dev;
+        region->inode = found.st_ino;
+        return map(region, fd, 0, region->mapped_bytes, map_flags, outcome);
+    }
+    fail(outcome, errno, "region %s cannot be given a window of %s (%s)", region->name,
+         size_text(region->window_bytes).text, reason(errno));
     return -1;
 }
 
 static int create(struct region *region, int map_flags, struct outcome *outcome)
 {
     struct path path = root_path(region->name);
-    region->fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (region->fd < 0) {
+    region->window_bytes = round_up(region->mapped_bytes, kernel_store.alignment_bytes);
+    if (!file_size_room(region->window_bytes, outcome))
+        return -1;
+    int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
+    if (fd < 0) {
         fail(outcome, errno, "region %s cannot be made (%s); let this user into msharefs", path.text,
-             strerror(errno));
+             reason(errno));
         return -1;
     }
-    flock(region->fd, LOCK_SH);
-    region->window_bytes = round_up(region->mapped_bytes, kernel_store.alignment_bytes);
-    int result = -1;
-    if (ftruncate(region->fd, region->window_bytes) < 0)
-        fail(outcome, errno, "region %s cannot be given a window of %s (%s)", path.text,
-             size_text(region->window_bytes).text, strerror(errno));
-    else
-        result = map(region, 0, region->mapped_bytes, map_flags, outcome);
-    if (result < 0)
-        unlink(path.text);
-    return result;
+    if (fill_in(region, fd, map_flags, outcome) == 0)
+        return fd;
+    unlink(path.text);
+    close(fd);
+    return -1;
 }
 
 static int open_region(struct region *region, struct outcome *outcome)
 {
-    if (store_open(region, outcome) < 0)
-        return -1;
+    int fd = store_open(region, outcome);
     /* The kernel tells nobody what is mapped in a region. */
     if (!region->mapped_bytes)
         region->mapped_bytes = settings()->region_bytes ? settings()->region_bytes : region->window_bytes;
-    return 0;
+    return fd;
 }
 
-static int attach(struct region *region, int prot, struct outcome *outcome)
+static int attach_window(struct region *region, int fd, int prot, struct outcome *outcome)
 {
-    void *window = kernel_mmap(NULL, region->window_bytes, prot, MAP_SHARED, region->fd, 0);
+    void *window = kernel_mmap(NULL, region->window_bytes, prot, MAP_SHARED, fd, 0);
     if (window == MAP_FAILED) {
         fail(outcome, errno,
              "the window of region %s cannot be attached (%s); is its owner alive, and"
              " RLIMIT_AS (ulimit -v) unlimited?",
-             region->name, strerror(errno));
+             region->name, reason(errno));
         return -1;
     }
+    /* What reads a page of it that is not there, as gcore does, makes the kernel warn. */
+    madvise(window, region->window_bytes, MADV_DONTDUMP);
     region->address = window;
     return 0;
 }
 
 /* Whole: of a part of an object UNMAP frees the tables, but not the memory. */
-static int clear(struct region *region, struct outcome *outcome)
+static int clear(struct region *region, int fd, struct outcome *outcome)
 {
     struct mshare_unmap all = {.where = 0, .size = region->mapped_bytes};
     /* There may be nothing. */
-    if (ioctl(region->fd, UNMAP_BY_OFFSET, &all) == 0 || errno == EINVAL)
+    if (ioctl(fd, UNMAP_BY_OFFSET, &all) == 0 || errno == EINVAL)
         return 0;
     fail(outcome, errno, "what is mapped in region %s cannot be unmapped (%s)", region->name,
-         strerror(errno));
+         reason(errno));
     return -1;
 }
 
@@ -142,10 +156,11 @@ static void unlink_region(const char *name) { unlink(root_path(name).text); }
 
 struct store kernel_store = {
     .name = "kernel",
+    .holds_window = true,
     .prepare = prepare,
     .create = create,
     .open = open_region,
-    .attach = attach,
+    .attach = attach_window,
     .clear = clear,
     .renew = map,
     .unlink = unlink_region,

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -14,11 +15,18 @@
 
 #include "preload.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+size_t smaller(size_t one, size_t other) { return one < other ? one : other; }
 
 void *reserve(size_t size, size_t alignment, size_t offset)
 {
-    size_t whole = size + alignment;
+    size_t whole = round_up(size, PAGE_BYTES) + alignment;
     char *start = kernel_mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED)
         return NULL;
@@ -26,67 +34,115 @@ void *reserve(size_t size, size_t alignment, size_t offset)
     if (before)
         kernel_munmap(start, before);
     if (alignment - before)
-        kernel_munmap(start + before + size, alignment - before);
+        kernel_munmap(start + whole - (alignment - before), alignment - before);
+    /* What stays without memory is nothing for a core file. */
+    madvise(start + before, whole - alignment, MADV_DONTDUMP);
     return start + before;
 }
 
-void *place(const struct request *request, void *at, size_t size, int more_flags, int fd)
+/* How much a segment needs only the kernel knows, for its pages may be huge. So the space is let go before,
+ * and the kernel refuses what another thread has taken meanwhile. */
+void *attach(const struct request *request, size_t alignment)
 {
-    if (request->kind == SYSV)
-        return kernel_shmat(request->shmid, at, request->flags | SHM_REMAP);
-    int flags = request->flags | MAP_FIXED | more_flags;
-    if (request->kind == POSIX)
-        return kernel_mmap(at, request->size, request->prot, flags, request->fd, request->offset);
-    if (fd >= 0)
-        flags &= ~MAP_ANONYMOUS;
-    return kernel_mmap(at, size, request->prot, flags, fd, 0);
+    enum { TRIES = 3 };
+    if (request->hint)
+        return kernel_shmat(request->shmid, request->hint, request->flags);
+    void *placed = MAP_FAILED;
+    for (int i = 0; i < TRIES && placed == MAP_FAILED; i++) {
+        size_t size = round_up(request->size, HUGE_PAGE_BYTES);
+        void *at = reserve(size, alignment, 0);
+        if (!at)
+            return MAP_FAILED;
+        kernel_munmap(at, size);
+        placed = kernel_shmat(request->shmid, at, request->flags);
+        if (errno != EINVAL)
+            return placed;
+    }
+    return placed;
 }
 
-void touch(char *address, size_t size, size_t step, bool writable)
+void touch(char *address, size_t size, bool writable)
 {
-    for (size_t offset = 0; offset < size; offset += step)
+    for (size_t offset = 0; offset < size; offset += PAGE_BYTES)
         if (writable)
             __atomic_fetch_or(address + offset, 0, __ATOMIC_RELAXED);
         else
             __atomic_load_n(address + offset, __ATOMIC_RELAXED);
 }
 
-size_t huge_bytes(const void *address)
+int populate(char *address, size_t size, size_t step, size_t length, bool writable)
 {
-    FILE *smaps = fopen("/proc/self/smaps", "re");
-    if (!smaps)
-        return 0;
-    char line[512];
-    bool inside = false;
-    size_t found = 0;
-    while (fgets(line, sizeof line, smaps)) {
-        unsigned long start, end, kilobytes;
-        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-            inside = start == (uintptr_t)address;
-        else if (inside && (sscanf(line, "ShmemPmdMapped: %lu", &kilobytes) == 1 ||
-                            sscanf(line, "FilePmdMapped: %lu", &kilobytes) == 1))
-            found += kilobytes << 10;
+    int advice = writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+    for (size_t offset = 0; offset < size; offset += step) {
+        size_t part = smaller(length, size - offset);
+        if (madvise(address + offset, round_up(part, PAGE_BYTES), advice) == 0)
+            continue;
+        if (errno != EINVAL)
+            return errno;
+        touch(address + offset, part, writable); /* Linux before 5.14 */
     }
-    fclose(smaps);
+    return 0;
+}
+
+size_t absent_bytes(char *address, size_t size)
+{
+    unsigned char pages[4096];
+    size_t absent = 0, span = sizeof pages * PAGE_BYTES;
+    for (size_t offset = 0; offset < size; offset += span) {
+        size_t part = round_up(smaller(span, size - offset), PAGE_BYTES);
+        if (mincore(address + offset, part, pages) < 0)
+            return absent + size - offset;
+        for (size_t i = 0; i < part / PAGE_BYTES; i++)
+            absent += pages[i] & 1 ? 0 : PAGE_BYTES;
+    }
+    return absent;
+}
+
+/* Whether a line of maps or smaps begins a mapping, and whether that is the one at an address. */
+static bool begins(const char *line, const void *address, bool *is_it)
+{
+    char *dash, *space;
+    unsigned long start = strtoul(line, &dash, 16);
+    if (*dash != '-' || (strtoul(dash + 1, &space, 16), *space != ' '))
+        return false;
+    *is_it = start == (uintptr_t)address;
+    return true;
+}
+
+struct pages_found look_at(const void *address)
+{
+    struct pages_found found = {0};
+    struct text text;
+    char line[256], *end;
+    bool inside = false;
+    if (!text_open(&text, "/proc/self/smaps"))
+        return found;
+    while (text_line(&text, line, sizeof line)) {
+        if (begins(line, address, &inside) || !inside)
+            continue;
+        size_t bytes = strchr(line, ':') ? strtoul(strchr(line, ':') + 1, &end, 10) << 10 : 0;
+        if (!strncmp(line, "KernelPageSize:", 15))
+            found.page_bytes = bytes;
+        else if (!strncmp(line, "ShmemPmdMapped:", 15) || !strncmp(line, "FilePmdMapped:", 14))
+            found.huge_bytes += bytes;
+    }
+    text_close(&text);
     return found;
 }
 
-bool can_prefault(size_t size, struct outcome *outcome)
+bool is_nameless(const void *address)
 {
-    FILE *meminfo = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long kilobytes = 0;
-    while (meminfo && fgets(line, sizeof line, meminfo))
-        if (sscanf(line, "MemAvailable: %lu", &kilobytes) == 1)
-            break;
-    if (meminfo)
-        fclose(meminfo);
-    if (!kilobytes || size <= kilobytes << 10)
-        return true;
-    fail(outcome, ENOMEM,
-         "prefaulting it needs more memory than is available (%s); make it smaller, or turn prefault off",
-         size_text(kilobytes << 10).text);
-    return false;
+    static const char deleted[] = " (deleted)";
+    struct text text;
+    char line[512];
+    bool is_it = false, nameless = false;
+    if (!text_open(&text, "/proc/self/maps"))
+        return false;
+    while (!is_it && text_line(&text, line, sizeof line))
+        if (begins(line, address, &is_it) && is_it && strlen(line) > sizeof deleted)
+            nameless = !strcmp(line + strlen(line) - strlen(deleted), deleted);
+    text_close(&text);
+    return nameless;
 }
 
 double now_seconds(void)

@@ -4,8 +4,10 @@
  *
  * What came of a segment.
  */
+#define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "preload.h"
 
@@ -17,4 +19,13 @@ void *fail(struct outcome *outcome, int code, const char *format, ...)
     va_end(values);
     outcome->code = code;
     return NULL;
+}
+
+/* In newer C libraries without a look at the locale, which may take a lock. */
+const char *strerrordesc_np(int) __attribute__((weak));
+
+const char *reason(int code)
+{
+    const char *text = strerrordesc_np ? strerrordesc_np(code) : strerror(code);
+    return text ? text : "unknown error";
 }

@@ -7,9 +7,10 @@
  *   mmap.c sysv.c               the interposed calls: is this a segment for us?
  *   take.c                      which way, and what happens when it fails
  *   thp.c hugetlb.c             a stock kernel: the same memory, at a better address, in huge pages
- *   own.c existing.c region.c   regions on msharefs, by one of two stores:
+ *   in_region.c                 regions on msharefs:
+ *   own.c existing.c region.c   their own, or one that exists, by one of two stores:
  *   kernel.c simulated.c root.c
- *   segments.c memory.c outcome.c calls.c settings.c say.c
+ *   segments.c memory.c room.c guard.c text.c outcome.c calls.c settings.c say.c
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -55,11 +56,31 @@ struct size_text size_text(size_t bytes);
 
 void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset);
 int kernel_munmap(void *address, size_t size);
+void *kernel_mremap(void *address, size_t size, size_t new_size, int flags, void *target);
 int kernel_shmget(int key, size_t size, int flags);
 void *kernel_shmat(int id, const void *address, int flags);
 int kernel_shmdt(const void *address);
 struct shmid_ds;
 int kernel_shmctl(int id, int command, struct shmid_ds *buffer);
+
+/* guard.c: run a step on a stack of our own, alone, with signals blocked; see there what it must not do. */
+
+void guarded(void (*step)(void *), void *argument);
+
+/* text.c: reading small files. */
+
+struct text {
+    int fd;
+    size_t at, end;
+    char bytes[4096];
+};
+
+bool text_open(struct text *text, const char *path);
+/* The next line, cut where it is too long; false at the end. */
+bool text_line(struct text *text, char *line, size_t size);
+void text_close(struct text *text);
+/* The number behind a key at the beginning of a line. */
+bool text_number(const char *path, const char *key, size_t *number);
 
 /* outcome.c: what is asked for, and what came of it. */
 
@@ -74,13 +95,18 @@ struct request {
     off_t offset;
     int shmid; /* SYSV */
     const void *hint;
+    bool special; /* it cannot be taken over, but must not get other memory than others have */
 };
 
 struct outcome {
-    void *address; /* NULL: it failed */
-    char why[512]; /* why it failed, or fell short */
-    int code;      /* errno for a caller who must not get the original call */
-    bool final;    /* the original call would give other memory than others have: it must not be made */
+    char *address;      /* NULL: it failed */
+    size_t fill_bytes;  /* how much from there is to be filled with pages */
+    int fill_error;     /* errno of what ended the filling early */
+    int collapse_error; /* thp: errno of MADV_COLLAPSE */
+    bool taken;         /* it has what it was taken over for */
+    char why[512];      /* why it failed, or fell short */
+    int code;           /* errno for a caller who must not get the original call */
+    bool final; /* the original call would give other memory than others have: it must not be made */
     double prefault_seconds;
     char note[200]; /* for the verbose line */
 };
@@ -88,68 +114,86 @@ struct outcome {
 /* Always NULL, after writing down why and errno. */
 void *fail(struct outcome *outcome, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* strerror, for a signal handler too. */
+const char *reason(int code);
+
+/* room.c: whether a limit leaves room; false after fail(). */
+
+bool memory_room(size_t size, struct outcome *outcome);
+bool huge_page_room(size_t size, struct outcome *outcome);
+bool file_size_room(size_t size, struct outcome *outcome);
+bool tmpfs_room(const char *directory, size_t size, struct outcome *outcome);
 
 /* memory.c: addresses and pages. */
 
+enum { CHUNK_BYTES = 256 << 20 }; /* filled in one system call: for so long a signal waits */
+
 size_t round_up(size_t value, size_t multiple);
+size_t smaller(size_t one, size_t other);
 /* Address space of a size, nothing in it yet, at an address congruent to `offset`; NULL: none left. */
 void *reserve(size_t size, size_t alignment, size_t offset);
-/* A write that changes nothing to a byte in each `step`, so that others may work there meanwhile. */
-void touch(char *address, size_t size, size_t step, bool writable);
-/* How much of the mapping that begins at an address is mapped by huge entries, by smaps. */
-size_t huge_bytes(const void *address);
-/* Whether so much can be prefaulted without the OOM killer; false after fail(). */
-bool can_prefault(size_t size, struct outcome *outcome);
+/* A SysV segment where the program wants it, else at a multiple of `alignment`; MAP_FAILED with errno. */
+void *attach(const struct request *request, size_t alignment);
+/* A write that changes nothing to a byte in each page, so that others may work there meanwhile. */
+void touch(char *address, size_t size, bool writable);
+/* Pages for the first `length` bytes of each `step`, without a SIGBUS where there are none: 0 or errno. */
+int populate(char *address, size_t size, size_t step, size_t length, bool writable);
+/* How much of a mapping of an object has no memory yet. */
+size_t absent_bytes(char *address, size_t size);
+/* What smaps tells of the mapping that begins at an address. */
+struct pages_found {
+    size_t page_bytes, huge_bytes;
+};
+struct pages_found look_at(const void *address);
+/* Whether the file mapped at an address has lost its last name. */
+bool is_nameless(const void *address);
 double now_seconds(void);
-/* The object itself (not a region) at an address that was reserved; MAP_FAILED with errno. */
-void *place(const struct request *request, void *at, size_t size, int more_flags, int fd);
 
-/* take.c */
-
-/* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
-void *take(const struct request *request);
-
-/* segments.c: what was taken over, by address. */
+/* segments.c: the segments that lie in regions, by address. */
 
 struct region;
 
+enum { SEGMENTS = 128 };
+
 struct segment {
-    _Atomic uintptr_t address; /* 0: free, 1: being written */
-    size_t size;               /* what was asked for */
-    size_t whole;              /* what is mapped; 0: the region's window */
+    char *address; /* NULL: this slot is free */
+    size_t size;
     struct region *region;
     void *shadow; /* SysV: where the real segment is attached, for its nattch */
 };
 
-bool segment_add(void *address, size_t size, size_t whole, struct region *region, void *shadow);
+extern struct segment segments[SEGMENTS];
+
+bool segment_left(struct outcome *outcome);
+void segment_add(void *address, size_t size, struct region *region, void *shadow);
 struct segment *segment_at(const void *address);
-void segment_clear(struct segment *segment);
 
-/* thp.c hugetlb.c: a stock kernel's ways. They fill outcome->address. */
-
-void thp_take(const struct request *request, struct outcome *outcome);
-void hugetlb_take(const struct request *request, struct outcome *outcome);
-int hugetlb_shmget(int key, size_t size, int flags);
-
-/* region.c: segments in regions. */
+/* region.c: the regions of this process. No descriptor of a region stays open: a mapping keeps the file open
+ * as well, and the locks on it, and no program can close or reuse its number. */
 
 enum { NAME_BYTES = 160, REGIONS = 32 };
 
 struct region {
-    _Atomic int taken; /* 0: this slot is free */
+    bool taken; /* false: this slot is free */
     char name[NAME_BYTES];
-    int fd;               /* of its file */
+    dev_t device; /* with the inode: which file the name stood for */
+    ino_t inode;
     size_t window_bytes;  /* address space */
     size_t mapped_bytes;  /* memory, from offset 0 */
     char *address;        /* of the window in this process; NULL: not attached */
+    void *hold;           /* while it is not: what keeps the file open */
     int segments;         /* of this process in it */
-    size_t used_bytes;    /* existing regions: where the next segment goes */
     pid_t maker;          /* the process that made it, and takes its name away; 0: not ours */
-    pid_t placer;         /* the process that may place segments in an existing region */
     bool attached_before; /* it may hold data */
     enum kind kind;
-    int shmid;     /* SYSV */
-    int shadow_fd; /* POSIX: the file whose memory it is */
+    int shmid;         /* SYSV */
+    void *object_hold; /* POSIX: keeps the file open whose memory it is, so that no other gets its inode */
+    /* Existing regions: */
+    pid_t placer;      /* the process that may place segments in it; 0: this one joined */
+    size_t used_bytes; /* where the next segment goes */
+    off_t generation;  /* the byte that the users of one placer's segments hold locked */
+    int ids[SEGMENTS]; /* SysV segments in it */
+    int id_count;
 };
 
 /* Of mmap's flags what says which pages. */
@@ -158,16 +202,24 @@ struct region {
 extern struct region regions[REGIONS];
 
 struct store *region_store(void);
-struct region *region_new(const struct request *request);
+struct region *region_new(enum kind kind, struct outcome *outcome);
+/* Attach its window, if it is not: 0, or -1 after fail(). */
+int region_attach(struct region *region, int fd, int prot, struct outcome *outcome);
 void region_drop(struct region *region);
+void region_drop_unused(struct region *region);
 int region_page_flags(const struct request *request);
-void region_prefault(char *address, size_t size, struct outcome *outcome);
 void region_hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
                       struct outcome *outcome);
+/* Whether a range of addresses reaches into a window. */
+bool region_overlaps(const void *address, size_t size);
+/* munmap of a range that does: segments go as a whole or not at all. */
+int region_unmap(void *address, size_t size);
+/* The same, as a guarded step of its own. */
+int region_unmap_guarded(void *address, size_t size);
 /* The program is done with a segment: 0, or -1 with errno as munmap. */
 int region_release(struct segment *segment);
-/* munmap, of a segment and of anything else. */
-int unmap(void *address, size_t size);
+/* Give back what was taken over. */
+void let_go(const struct request *request, void *address);
 /* Let go of regions whose SysV segment or POSIX file is gone. */
 void region_sweep(void);
 
@@ -176,28 +228,63 @@ void region_take_own(const struct request *request, const char *used, void *shad
                      struct outcome *outcome);
 void region_take_existing(const struct request *request, const char *used, void *shadow,
                           struct outcome *outcome);
+/* Whether a SysV segment lies in an existing region; its own memory says so. */
+bool region_is_marked(const void *shadow);
 
-/* A store: where regions live. int results: 0, or -1 after fail(). */
+/* thp.c hugetlb.c in_region.c: the ways. `place` finds a place and fills outcome->address; `fill`, outside the
+ * guard, gives it pages; `check` looks at what became of it. The latter two may be NULL. */
+
+struct way {
+    const char *name;
+    void (*place)(const struct request *request, struct outcome *outcome);
+    void (*fill)(const struct request *request, struct outcome *outcome);
+    void (*check)(const struct request *request, struct outcome *outcome);
+};
+
+extern const struct way thp_way, hugetlb_way, region_way;
+
+int hugetlb_shmget(int key, size_t size, int flags);
+
+/* take.c */
+
+/* Take a segment over; MAP_FAILED with errno where it is refused, NULL where the original is to be called. */
+void *take(const struct request *request);
+
+/* A store: where regions live. int results: -1 after fail(). */
 struct store {
     const char *name;
-    bool owned; /* set by prepare: a region dies with the thread that made it */
+    bool owned;        /* set by prepare: a region dies with the thread that made it */
+    bool protects;     /* a window that is attached read-only is */
+    bool holds_window; /* only a whole window can be mapped */
     int (*prepare)(struct store *store, struct outcome *outcome);
-    /* Make region->name with `mapped_bytes`; EEXIST is left in outcome->code. */
+    /* Make region->name with `mapped_bytes`: its descriptor; EEXIST is left in outcome->code. */
     int (*create)(struct region *region, int map_flags, struct outcome *outcome);
+    /* Its descriptor, which is the caller's to close. */
     int (*open)(struct region *region, struct outcome *outcome);
-    int (*attach)(struct region *region, int prot, struct outcome *outcome);
+    int (*attach)(struct region *region, int fd, int prot, struct outcome *outcome);
     /* Free all that an existing region holds. */
-    int (*clear)(struct region *region, struct outcome *outcome);
+    int (*clear)(struct region *region, int fd, struct outcome *outcome);
     /* Fresh zeroes in a range of an existing region that was cleared. */
-    int (*renew)(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome);
+    int (*renew)(struct region *region, int fd, size_t offset, size_t size, int map_flags,
+                 struct outcome *outcome);
     void (*unlink)(const char *name);
     size_t alignment_bytes;
 };
+
+/* root.c: what both stores have in common. */
 
 extern struct store kernel_store, simulated_store;
 int store_prepare(struct store *store, struct outcome *outcome);
 /* Open the file of region->name, whose size is the window's. */
 int store_open(struct region *region, struct outcome *outcome);
+/* A file of ours, with a number that is none of stdin's, stdout's or stderr's; -1 with errno. */
+int open_file(const char *path, int flags);
+/* flock, but not for ever: somebody may hold it who means no good. */
+bool lock_file(int fd, int operation);
+/* A lock is let go before the file is closed: a child that was forked meanwhile has it as well. */
+void unlock_and_close(int fd);
+/* Call for each name in the root; a visitor that answers true ends it. */
+void each_name(bool (*visit)(const char *name, void *argument), void *argument);
 /* ROOT/name in a buffer. */
 struct path {
     char text[4352];

@@ -6,16 +6,12 @@
  * that exist (existing.c).
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "preload.h"
@@ -27,17 +23,50 @@ struct store *region_store(void)
     return settings()->backend == BACKEND_KERNEL ? &kernel_store : &simulated_store;
 }
 
-struct region *region_new(const struct request *request)
+struct region *region_new(enum kind kind, struct outcome *outcome)
 {
-    for (int i = 0; i < REGIONS; i++) {
-        int free_slot = 0;
-        if (__atomic_compare_exchange_n((int *)&regions[i].taken, &free_slot, 1, false, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE)) {
-            regions[i] = (struct region){.taken = 1, .fd = -1, .shadow_fd = -1, .kind = request->kind};
+    for (int i = 0; i < REGIONS; i++)
+        if (!regions[i].taken) {
+            regions[i] = (struct region){.taken = true, .kind = kind};
             return &regions[i];
         }
-    }
-    return NULL;
+    return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
+}
+
+static size_t hold_bytes(const struct region *region)
+{
+    return region_store()->holds_window ? region->window_bytes : PAGE_BYTES;
+}
+
+static void unhold(struct region *region)
+{
+    if (region->hold)
+        kernel_munmap(region->hold, hold_bytes(region));
+    region->hold = NULL;
+}
+
+/* Keep the file, and the locks on it, while no window is attached. */
+static bool hold(struct region *region)
+{
+    struct outcome ignored = {0};
+    int fd = region_store()->open(region, &ignored);
+    if (fd < 0)
+        return false;
+    void *held = kernel_mmap(NULL, hold_bytes(region), PROT_NONE, MAP_SHARED, fd, 0);
+    if (held != MAP_FAILED)
+        region->hold = held;
+    close(fd);
+    return region->hold;
+}
+
+int region_attach(struct region *region, int fd, int prot, struct outcome *outcome)
+{
+    if (region->address)
+        return 0;
+    if (region_store()->attach(region, fd, prot, outcome) < 0)
+        return -1;
+    unhold(region);
+    return 0;
 }
 
 void region_drop(struct region *region)
@@ -46,47 +75,72 @@ void region_drop(struct region *region)
         kernel_munmap(region->address, region->window_bytes);
     if (region->maker == getpid())
         region_store()->unlink(region->name);
-    if (region->fd >= 0)
-        close(region->fd);
-    if (region->shadow_fd >= 0)
-        close(region->shadow_fd);
-    region->taken = 0;
+    unhold(region);
+    if (region->object_hold)
+        kernel_munmap(region->object_hold, PAGE_BYTES);
+    region->taken = false;
 }
 
-/* Whether the SysV segment or the POSIX file is still there, whose memory a region is. */
-static bool outlived(const struct region *region)
+void region_drop_unused(struct region *region)
+{
+    if (!region->segments)
+        region_drop(region);
+}
+
+static bool segment_is_gone(int shmid)
 {
     struct shmid_ds segment;
+    return kernel_shmctl(shmid, IPC_STAT, &segment) < 0 && errno != EACCES;
+}
+
+/* Whether nobody can ask again for the memory that a region is. */
+static bool outlived(const struct region *region)
+{
+    for (int i = 0; i < region->id_count; i++)
+        if (!segment_is_gone(region->ids[i]))
+            return false;
     if (region->kind == SYSV)
-        return kernel_shmctl(region->shmid, IPC_STAT, &segment) < 0 && errno != EACCES;
-    struct stat found;
-    return region->kind != POSIX || fstat(region->shadow_fd, &found) < 0 || found.st_nlink == 0;
+        return segment_is_gone(region->shmid);
+    return region->kind != POSIX || !region->object_hold || is_nameless(region->object_hold);
 }
 
 void region_sweep(void)
 {
     int before = errno;
     for (int i = 0; i < REGIONS; i++)
-        if (regions[i].taken && regions[i].fd >= 0 && !regions[i].segments && outlived(&regions[i]))
+        if (regions[i].taken && !regions[i].segments && outlived(&regions[i]))
             region_drop(&regions[i]);
     errno = before;
 }
 
+/* Nobody but this process is attached to it any more, and nobody will be. */
+static bool ends_with_us(const struct region *region)
+{
+    struct shmid_ds segment;
+    if (region->kind == SYSV && kernel_shmctl(region->shmid, IPC_STAT, &segment) == 0)
+        return segment.shm_perm.mode & SHM_DEST && (int)segment.shm_nattch <= region->segments;
+    return outlived(region);
+}
+
+/* What others may still ask for keeps its name: it is removed by the next program when nobody has it. */
 __attribute__((destructor)) static void take_names_away(void)
 {
     for (int i = 0; i < REGIONS; i++)
-        if (regions[i].taken && regions[i].fd >= 0 && regions[i].maker == getpid())
+        if (regions[i].taken && regions[i].maker == getpid() && ends_with_us(&regions[i]))
             region_store()->unlink(regions[i].name);
 }
 
 int region_release(struct segment *segment)
 {
     struct region *region = segment->region;
-    segment_clear(segment);
+    if (segment->shadow && kernel_shmdt(segment->shadow) < 0)
+        return -1;
+    segment->address = NULL;
     if (--region->segments)
         return 0;
-    /* What other processes may still ask for by name stays as long as its maker lives. */
-    if (region->maker != getpid() || outlived(region)) {
+    /* What other processes may still ask for stays as long as its maker lives. */
+    bool ours = region->maker == getpid() || region->placer == getpid();
+    if (!ours || outlived(region) || !hold(region)) {
         region_drop(region);
         return 0;
     }
@@ -95,23 +149,95 @@ int region_release(struct segment *segment)
     return result;
 }
 
-int unmap(void *address, size_t size)
+static bool overlaps(const char *start, size_t size, const char *from, const char *to)
+{
+    return start && start < to && start + size > from;
+}
+
+bool region_overlaps(const void *address, size_t size)
+{
+    const char *from = address, *to = from + round_up(size, PAGE_BYTES);
+    for (int i = 0; i < REGIONS; i++)
+        if (regions[i].taken && overlaps(regions[i].address, regions[i].window_bytes, from, to))
+            return true;
+    return false;
+}
+
+/* The first window that ends behind an address. */
+static struct region *window_from(const char *from)
+{
+    struct region *first = NULL;
+    for (int i = 0; i < REGIONS; i++) {
+        struct region *region = &regions[i];
+        if (region->taken && region->address && region->address + region->window_bytes > from &&
+            (!first || region->address < first->address))
+            first = region;
+    }
+    return first;
+}
+
+/* Of a range, what lies between windows. */
+static int unmap_between(char *from, char *to)
+{
+    while (from < to) {
+        struct region *window = window_from(from);
+        char *stop = window && window->address < to ? window->address : to;
+        if (stop > from && kernel_munmap(from, stop - from) < 0)
+            return -1;
+        from = stop == to ? to : stop + window->window_bytes;
+    }
+    return 0;
+}
+
+static size_t whole(const struct segment *segment) { return round_up(segment->size, PAGE_BYTES); }
+
+/* A window goes as a whole only, and the simulated one must not do what a kernel's cannot. */
+int region_unmap(void *address, size_t size)
+{
+    char *from = address, *to = from + round_up(size, PAGE_BYTES);
+    for (int i = 0; i < SEGMENTS; i++) {
+        struct segment *segment = &segments[i];
+        if (overlaps(segment->address, whole(segment), from, to) &&
+            (segment->address < from || segment->address + whole(segment) > to)) {
+            errno = EINVAL;
+            return -1;
+        }
+    }
+    int result = unmap_between(from, to);
+    for (int i = 0; i < SEGMENTS; i++)
+        if (overlaps(segments[i].address, segments[i].size, from, to) && region_release(&segments[i]) < 0)
+            result = -1;
+    return result;
+}
+
+struct range {
+    void *address;
+    size_t size;
+    int result;
+};
+
+static void unmap_step(void *argument)
+{
+    struct range *range = argument;
+    range->result = region_unmap(range->address, range->size);
+}
+
+int region_unmap_guarded(void *address, size_t size)
+{
+    struct range range = {address, size, 0};
+    guarded(unmap_step, &range);
+    return range.result;
+}
+
+void let_go(const struct request *request, void *address)
 {
     struct segment *segment = segment_at(address);
-    if (!segment)
-        return kernel_munmap(address, size);
-    bool all = round_up(size, PAGE_BYTES) >= round_up(segment->size, PAGE_BYTES);
-    if (segment->region) {
-        if (all)
-            return region_release(segment);
-        /* A window goes as a whole only, and the simulated one must not do what a kernel's cannot. */
-        errno = EINVAL;
-        return -1;
-    }
-    size_t whole = all ? segment->whole : size;
-    if (all)
-        segment_clear(segment);
-    return kernel_munmap(address, whole);
+    if (segment)
+        region_release(segment);
+    else if (request->kind == SYSV)
+        kernel_shmdt(address);
+    else
+        kernel_munmap(address, round_up(request->size, PAGE_BYTES));
 }
 
 /* The flags of mmap that say which pages a mapping inside the region has. */
@@ -121,18 +247,14 @@ int region_page_flags(const struct request *request)
     return settings()->pages == PAGES_HUGETLB ? asked | MAP_HUGETLB : asked;
 }
 
-void region_prefault(char *address, size_t size, struct outcome *outcome)
-{
-    double start = now_seconds();
-    touch(address, size, PAGE_BYTES, true);
-    outcome->prefault_seconds = now_seconds() - start;
-}
-
 void region_hand_over(const struct request *request, struct region *region, size_t offset, void *shadow,
                       struct outcome *outcome)
 {
     outcome->address = region->address + offset;
+    outcome->taken = true;
+    outcome->final = false;
     snprintf(outcome->note, sizeof outcome->note, "in region %.120s", region->name);
     region->segments++;
-    segment_add(outcome->address, request->size, 0, region, shadow);
+    region->attached_before = true;
+    segment_add(outcome->address, request->size, region, shadow);
 }

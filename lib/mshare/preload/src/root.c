@@ -8,12 +8,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "preload.h"
+
+enum { PATIENCE_MILLISECONDS = 3000, STEP_MILLISECONDS = 20, HIGH_NUMBER = 512 };
 
 struct path root_path(const char *name)
 {
@@ -22,18 +25,65 @@ struct path root_path(const char *name)
     return path;
 }
 
+int open_file(const char *path, int flags)
+{
+    /* A FIFO or a link in place of the file is somebody's trap. */
+    int fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -1;
+    int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH_NUMBER);
+    if (high < 0)
+        high = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(fd);
+    return high;
+}
+
+bool lock_file(int fd, int operation)
+{
+    for (int waited = 0;; waited += STEP_MILLISECONDS) {
+        if (flock(fd, operation | LOCK_NB) == 0)
+            return true;
+        if (errno != EWOULDBLOCK || waited >= PATIENCE_MILLISECONDS)
+            return false;
+        usleep(STEP_MILLISECONDS * 1000);
+    }
+}
+
+void unlock_and_close(int fd)
+{
+    flock(fd, LOCK_UN);
+    close(fd);
+}
+
+struct entry {
+    uint64_t inode, offset;
+    unsigned short length;
+    unsigned char type;
+    char name[];
+};
+
+void each_name(bool (*visit)(const char *name, void *argument), void *argument)
+{
+    char entries[16 << 10] __attribute__((aligned(8)));
+    bool found = false;
+    long length = 0;
+    int fd = open_file(settings()->root, O_RDONLY | O_DIRECTORY);
+    while (fd >= 0 && !found && (length = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0)
+        for (long at = 0; at < length && !found; at += ((struct entry *)(entries + at))->length)
+            found = visit(((struct entry *)(entries + at))->name, argument);
+    if (fd >= 0)
+        close(fd);
+}
+
 static int read_alignment(struct store *store, struct outcome *outcome)
 {
     struct path path = root_path(INFO_FILE);
-    FILE *file = fopen(path.text, "re");
-    char text[64] = "";
-    if (!file || !fgets(text, sizeof text, file))
-        fail(outcome, ENOMEM, "%s cannot be read (%s); mount msharefs there with `mshare mount`", path.text,
-             strerror(errno));
-    if (file)
-        fclose(file);
-    store->alignment_bytes = strtoull(text, NULL, 10);
-    return store->alignment_bytes ? 0 : -1;
+    errno = EINVAL;
+    if (text_number(path.text, "", &store->alignment_bytes) && store->alignment_bytes)
+        return 0;
+    fail(outcome, ENOMEM, "%s cannot be read (%s); mount msharefs there with `mshare mount`", path.text,
+         reason(errno));
+    return -1;
 }
 
 int store_prepare(struct store *store, struct outcome *outcome)
@@ -46,16 +96,23 @@ int store_prepare(struct store *store, struct outcome *outcome)
     return -1;
 }
 
+/* A region that was open before must be the same: a name can come to stand for another file. */
 int store_open(struct region *region, struct outcome *outcome)
 {
     struct path path = root_path(region->name);
     struct stat found;
-    region->fd = open(path.text, O_RDWR | O_CLOEXEC);
-    if (region->fd < 0 || fstat(region->fd, &found) < 0) {
-        fail(outcome, errno, "region %s cannot be opened (%s)", path.text, strerror(errno));
-        return -1;
+    int fd = open_file(path.text, O_RDWR);
+    if (fd >= 0 && fstat(fd, &found) == 0 && S_ISREG(found.st_mode) &&
+        (!region->inode || (region->device == found.st_dev && region->inode == found.st_ino))) {
+        flock(fd, LOCK_SH | LOCK_NB);
+        region->device = found.st_dev;
+        region->inode = found.st_ino;
+        region->window_bytes = found.st_size;
+        return fd;
     }
-    flock(region->fd, LOCK_SH);
-    region->window_bytes = found.st_size;
-    return 0;
+    fail(outcome, fd < 0 ? errno : ESTALE, "region %s cannot be opened (%s)", path.text,
+         reason(fd < 0 ? errno : ESTALE));
+    if (fd >= 0)
+        close(fd);
+    return -1;
 }

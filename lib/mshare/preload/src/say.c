@@ -4,11 +4,45 @@
  *
  * What the user is told: one line on stderr, in one write, so that lines of several processes never mix.
  */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "preload.h"
+
+static struct stat at_start;
+
+__attribute__((constructor)) static void remember_stderr(void) { fstat(STDERR_FILENO, &at_start); }
+
+/* A daemon closes stderr, and the next file that it opens may get its number: its data, not our line's. */
+static bool is_stderr(void)
+{
+    struct stat now;
+    if (fstat(STDERR_FILENO, &now) < 0)
+        return false;
+    return !S_ISREG(now.st_mode) || (now.st_dev == at_start.st_dev && now.st_ino == at_start.st_ino) ||
+           fcntl(STDERR_FILENO, F_GETFL) & O_APPEND;
+}
+
+/* A closed pipe or a full file is the program's, and must not end it because of our line. */
+static void write_unharmed(const char *line, size_t length)
+{
+    sigset_t deadly, before, pending;
+    sigemptyset(&deadly);
+    sigaddset(&deadly, SIGPIPE);
+    sigaddset(&deadly, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &deadly, &before);
+    sigpending(&pending);
+    if (write(STDERR_FILENO, line, length) < 0 && !sigismember(&pending, SIGPIPE) &&
+        !sigismember(&pending, SIGXFSZ))
+        sigtimedwait(&deadly, NULL, &(struct timespec){0});
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
 
 void say(const char *format, ...)
 {
@@ -21,9 +55,8 @@ void say(const char *format, ...)
     if (length > (int)sizeof line - 2)
         length = sizeof line - 2;
     line[length] = '\n';
-    /* stderr may be closed in a daemon; there is nobody to tell then. */
-    if (write(STDERR_FILENO, line, length + 1) < 0)
-        return;
+    if (is_stderr())
+        write_unharmed(line, length + 1);
 }
 
 struct size_text size_text(size_t bytes)

@@ -29,15 +29,21 @@ static struct path sidecar_path(const char *name, const char *suffix)
 /* While names come and go, a region file and its sidecar are seen together or not at all. */
 static int lock_names(void)
 {
-    int fd = open(sidecar_path("layout", ".json").text, O_RDONLY | O_CLOEXEC);
+    int fd = open_file(sidecar_path("layout", ".json").text, O_RDONLY);
     if (fd >= 0)
-        flock(fd, LOCK_EX);
+        lock_file(fd, LOCK_EX);
     return fd;
+}
+
+static void unlock_names(int fd)
+{
+    if (fd >= 0)
+        unlock_and_close(fd);
 }
 
 static void read_text(const char *path, char *text, size_t size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_file(path, O_RDONLY);
     ssize_t length = fd < 0 ? 0 : read(fd, text, size - 1);
     text[length > 0 ? length : 0] = 0;
     if (fd >= 0)
@@ -85,12 +91,17 @@ static int write_sidecar(const struct region *region, ino_t inode)
         " \"device\": 0, \"inode\": 0, \"holder_pid\": 0, \"holder_fd\": -1}]}\n",
         (unsigned long long)inode, owner, region->window_bytes, region->mapped_bytes,
         PROT_READ | PROT_WRITE);
-    int fd = open(sidecar_path(region->name, ".json").text, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    /* Never through a link, or into a file, that somebody has put there: what is left of an earlier region
+     * of this name goes first. */
+    struct path sidecar = sidecar_path(region->name, ".json"), bell = sidecar_path(region->name, ".bell");
+    unlink(sidecar.text);
+    unlink(bell.text);
+    int fd = open_file(sidecar.text, O_WRONLY | O_CREAT | O_EXCL);
     if (fd < 0)
         return -1;
     ssize_t written = write(fd, text, length);
     close(fd);
-    return written == length ? mkfifo(sidecar_path(region->name, ".bell").text, 0600) : -1;
+    return written == length ? mkfifo(bell.text, 0600) : -1;
 }
 
 static void remove_files(const char *name)
@@ -104,26 +115,31 @@ static void unlink_region(const char *name)
 {
     int names = lock_names();
     remove_files(name);
-    if (names >= 0)
-        close(names);
+    unlock_names(names);
 }
 
 /* A full tmpfs answers a touch with SIGBUS: ask for the room before. */
-static int make_room(const struct region *region, size_t offset, size_t size)
+static int make_room(int fd, size_t offset, size_t size, struct outcome *outcome)
 {
-    return settings()->prefault ? fallocate(region->fd, 0, offset, size) : 0;
+    if (!settings()->prefault)
+        return tmpfs_room(settings()->root, size, outcome) ? 0 : -1;
+    int result;
+    do
+        result = fallocate(fd, 0, offset, size);
+    while (result < 0 && errno == EINTR);
+    return result;
 }
 
-static int create_files(struct region *region)
+static int fill_in(struct region *region, int fd, struct outcome *outcome)
 {
     struct stat found;
-    flock(region->fd, LOCK_SH);
-    region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
-    return ftruncate(region->fd, region->window_bytes) < 0 ||
-                   make_room(region, 0, region->mapped_bytes) < 0 || fstat(region->fd, &found) < 0 ||
-                   write_sidecar(region, found.st_ino) < 0
-               ? -1
-               : 0;
+    flock(fd, LOCK_SH);
+    if (fstat(fd, &found) < 0 || ftruncate(fd, region->window_bytes) < 0 ||
+        make_room(fd, 0, region->mapped_bytes, outcome) < 0)
+        return -1;
+    region->device = found.st_dev;
+    region->inode = found.st_ino;
+    return write_sidecar(region, found.st_ino);
 }
 
 static int refuse_huge(int map_flags, struct outcome *outcome)
@@ -138,23 +154,26 @@ static int refuse_huge(int map_flags, struct outcome *outcome)
 
 static int create(struct region *region, int map_flags, struct outcome *outcome)
 {
-    if (refuse_huge(map_flags, outcome) < 0)
+    region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
+    if (refuse_huge(map_flags, outcome) < 0 || !file_size_room(region->window_bytes, outcome))
         return -1;
     int names = lock_names();
     struct path path = root_path(region->name);
-    region->fd = open(path.text, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    int result = region->fd < 0 ? -1 : create_files(region);
-    if (result < 0) {
-        fail(outcome, errno,
-             "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
-             " room",
-             path.text, size_text(region->mapped_bytes).text, strerror(errno));
-        if (region->fd >= 0)
+    int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
+    if (fd < 0 || fill_in(region, fd, outcome) < 0) {
+        if (!outcome->why[0])
+            fail(outcome, errno,
+                 "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
+                 " room",
+                 path.text, size_text(region->mapped_bytes).text, reason(errno));
+        if (fd >= 0) {
             remove_files(region->name);
+            close(fd);
+        }
+        fd = -1;
     }
-    if (names >= 0)
-        close(names);
-    return result;
+    unlock_names(names);
+    return fd;
 }
 
 /* What is mapped first in a region: the form is that of Record.to_json in layout.py. */
@@ -172,29 +191,29 @@ static size_t first_mapping_bytes(const char *name)
 
 static int open_region(struct region *region, struct outcome *outcome)
 {
-    if (store_open(region, outcome) < 0)
+    int fd = store_open(region, outcome);
+    if (fd < 0)
         return -1;
     region->mapped_bytes = first_mapping_bytes(region->name);
-    if (!region->mapped_bytes) {
-        fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size",
-             root_path(region->name).text);
-        return -1;
-    }
-    return 0;
+    if (region->mapped_bytes && region->mapped_bytes <= region->window_bytes)
+        return fd;
+    fail(outcome, ENOMEM, "region %s does not begin with anonymous memory; create it with --size",
+         root_path(region->name).text);
+    close(fd);
+    return -1;
 }
 
-static int attach(struct region *region, int prot, struct outcome *outcome)
+static int attach_window(struct region *region, int fd, int prot, struct outcome *outcome)
 {
     char *window = reserve(region->window_bytes, simulated_store.alignment_bytes, 0);
     if (!window) {
         fail(outcome, ENOMEM, "no address space for the window of %s (%s); raise RLIMIT_AS (ulimit -v)",
-             size_text(region->window_bytes).text, strerror(errno));
+             size_text(region->window_bytes).text, reason(errno));
         return -1;
     }
-    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, region->fd, 0) ==
-        MAP_FAILED) {
+    if (kernel_mmap(window, region->mapped_bytes, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
         fail(outcome, errno, "the window of region %s cannot be attached (%s)", region->name,
-             strerror(errno));
+             reason(errno));
         kernel_munmap(window, region->window_bytes);
         return -1;
     }
@@ -216,38 +235,44 @@ static bool zero(int fd, off_t at, off_t end)
 }
 
 /* Written over, not freed: as with mshare the owner's cgroup pays for a page, whoever touches it. */
-static int clear(struct region *region, struct outcome *outcome)
+static int clear(struct region *region, int fd, struct outcome *outcome)
 {
+    if (!file_size_room(region->mapped_bytes, outcome))
+        return -1;
     off_t end = (off_t)region->mapped_bytes, from, to = 0;
-    while ((from = lseek(region->fd, to, SEEK_DATA)) >= 0 && from < end) {
-        to = lseek(region->fd, from, SEEK_HOLE);
+    while ((from = lseek(fd, to, SEEK_DATA)) >= 0 && from < end) {
+        to = lseek(fd, from, SEEK_HOLE);
         to = to < end ? to : end;
-        if (!zero(region->fd, from, to)) {
+        if (!zero(fd, from, to)) {
             fail(outcome, errno, "what is in region %s cannot be overwritten (%s)", region->name,
-                 strerror(errno));
+                 reason(errno));
             return -1;
         }
     }
     return 0;
 }
 
-static int renew(struct region *region, size_t offset, size_t size, int map_flags, struct outcome *outcome)
+static int renew(struct region *region, int fd, size_t offset, size_t size, int map_flags,
+                 struct outcome *outcome)
 {
-    if (refuse_huge(map_flags, outcome) < 0)
+    if (refuse_huge(map_flags, outcome) < 0 ||
+        (settings()->prefault && !memory_room(absent_bytes(region->address + offset, size), outcome)))
         return -1;
-    if (make_room(region, offset, size) == 0)
+    if (make_room(fd, offset, size, outcome) == 0)
         return 0;
-    fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
-         size_text(size).text, region->name, strerror(errno));
+    if (!outcome->why[0])
+        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+             size_text(size).text, region->name, reason(errno));
     return -1;
 }
 
 struct store simulated_store = {
     .name = "simulated",
+    .protects = true,
     .prepare = prepare,
     .create = create,
     .open = open_region,
-    .attach = attach,
+    .attach = attach_window,
     .clear = clear,
     .renew = renew,
     .unlink = unlink_region,

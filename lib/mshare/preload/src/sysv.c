@@ -28,9 +28,12 @@ EXPORTED void *shmat(int id, const void *address, int flags)
     int before = errno;
     struct shmid_ds segment;
     bool known = kernel_shmctl(id, IPC_STAT, &segment) == 0;
+    bool in_regions = settings()->backend != BACKEND_NONE;
     errno = before;
+    /* What the program does differently from others is for us only where others may have a region. */
+    bool special = flags & (SHM_EXEC | SHM_REMAP);
     /* A segment that may not be looked at may be attached still (write-only): the kernel says how. */
-    if (known && segment.shm_segsz >= settings()->threshold_bytes && !(flags & SHM_EXEC)) {
+    if (known && segment.shm_segsz >= settings()->threshold_bytes && (in_regions || !special)) {
         struct request request = {
             .kind = SYSV,
             .size = segment.shm_segsz,
@@ -39,29 +42,50 @@ EXPORTED void *shmat(int id, const void *address, int flags)
             .fd = -1,
             .shmid = id,
             .hint = address,
+            .special = special,
         };
         void *taken = take(&request);
         if (taken)
             return taken;
     }
+    if (known && flags & SHM_REMAP && region_overlaps(address, segment.shm_segsz) &&
+        region_unmap_guarded((void *)address, segment.shm_segsz) < 0)
+        return MAP_FAILED;
     return kernel_shmat(id, address, flags);
+}
+
+struct detaching {
+    const void *address;
+    int result;
+};
+
+static void detach(void *argument)
+{
+    struct detaching *detaching = argument;
+    struct segment *segment = segment_at(detaching->address);
+    detaching->result =
+        segment && segment->shadow ? region_release(segment) : kernel_shmdt(detaching->address);
 }
 
 EXPORTED int shmdt(const void *address)
 {
-    struct segment *segment = segment_at(address);
-    if (!segment || !segment->shadow)
+    if (!region_overlaps(address, PAGE_BYTES))
         return kernel_shmdt(address);
-    void *shadow = segment->shadow;
-    if (kernel_shmdt(shadow) < 0)
-        return -1;
-    return region_release(segment);
+    struct detaching detaching = {.address = address};
+    guarded(detach, &detaching);
+    return detaching.result;
+}
+
+static void sweep(void *argument)
+{
+    (void)argument;
+    region_sweep();
 }
 
 EXPORTED int shmctl(int id, int command, struct shmid_ds *buffer)
 {
     int result = kernel_shmctl(id, command, buffer);
-    if (result == 0 && command == IPC_RMID)
-        region_sweep();
+    if (result == 0 && command == IPC_RMID && settings()->backend != BACKEND_NONE)
+        guarded(sweep, NULL);
     return result;
 }

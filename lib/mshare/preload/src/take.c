@@ -8,95 +8,88 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/shm.h>
-#include <sys/stat.h>
 
 #include "preload.h"
 
 static const char *const kind_names[] = {"anonymous shared memory", "a SysV segment",
                                          "POSIX shared memory"};
-static const char *const pages_names[] = {"4 KiB pages", "thp", "hugetlb pages"};
 
-/* Why memory that exists already must stay where it is; NULL: nobody has used it yet. */
-static const char *used_before(const struct request *request)
-{
-    struct shmid_ds segment;
-    struct stat file;
-    if (request->kind == SYSV && kernel_shmctl(request->shmid, IPC_STAT, &segment) == 0 &&
-        segment.shm_atime)
-        return "it was attached before, without a region or with one whose owner is gone";
-    if (request->kind == POSIX && fstat(request->fd, &file) == 0 && file.st_blocks)
-        return "its file holds data already";
-    return NULL;
-}
+struct attempt {
+    const struct request *request;
+    const struct way *way;
+    struct outcome outcome;
+    void *answer;
+};
 
-static void region_take(const struct request *request, struct outcome *outcome)
-{
-    if (store_prepare(region_store(), outcome) < 0)
-        return;
-    if (request->hint) {
-        fail(outcome, ENOMEM, "the program wants it at %p, and a region lies where the kernel puts it",
-             request->hint);
-        return;
-    }
-    /* Before the shadow is attached, which counts as a use. */
-    const char *used = used_before(request);
-    void *shadow = NULL;
-    if (request->kind == SYSV) {
-        shadow = kernel_shmat(request->shmid, NULL, request->flags);
-        if (shadow == MAP_FAILED)
-            return; /* the original call says why */
-    }
-    if (settings()->region[0])
-        region_take_existing(request, used, shadow, outcome);
-    else
-        region_take_own(request, used, shadow, outcome);
-    if (shadow && !outcome->address)
-        kernel_shmdt(shadow);
-}
-
-static void choose(const struct request *request, struct outcome *outcome)
+static const struct way *choose(void)
 {
     const struct settings *wanted = settings();
-    if (wanted->wrong[0])
-        fail(outcome, ENOMEM, "%s", wanted->wrong);
-    else if (wanted->backend != BACKEND_NONE)
-        region_take(request, outcome);
-    else if (wanted->pages == PAGES_THP)
-        thp_take(request, outcome);
+    if (wanted->backend != BACKEND_NONE)
+        return &region_way;
+    return wanted->pages == PAGES_THP ? &thp_way : &hugetlb_way;
+}
+
+static void begin(void *argument)
+{
+    struct attempt *attempt = argument;
+    if (settings()->wrong[0])
+        fail(&attempt->outcome, ENOMEM, "%s", settings()->wrong);
     else
-        hugetlb_take(request, outcome);
+        attempt->way->place(attempt->request, &attempt->outcome);
 }
 
 static void *refuse(const struct request *request, struct outcome *outcome, const char *because)
 {
     say("%s of %s: %s; refused, %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
         because);
-    if (outcome->address && request->kind == SYSV)
-        kernel_shmdt(outcome->address);
-    else if (outcome->address)
-        unmap(outcome->address, request->size);
+    if (outcome->address)
+        let_go(request, outcome->address);
     errno = outcome->code;
     return MAP_FAILED;
+}
+
+static void tell(const struct request *request, const struct way *way, const struct outcome *outcome)
+{
+    say("%s %s of %s: %s, at %p, prefault %.3f s%s%s", outcome->taken ? "took over" : "placed",
+        kind_names[request->kind], size_text(request->size).text, way->name, (void *)outcome->address,
+        outcome->prefault_seconds, outcome->note[0] ? ", " : "", outcome->note);
+}
+
+static void conclude(void *argument)
+{
+    struct attempt *attempt = argument;
+    const struct request *request = attempt->request;
+    struct outcome *outcome = &attempt->outcome;
+    if (outcome->address && !outcome->why[0] && attempt->way->check)
+        attempt->way->check(request, outcome);
+    attempt->answer = outcome->address;
+    if (outcome->why[0]) {
+        if (outcome->final)
+            attempt->answer = refuse(request, outcome, "for other memory than the others' would be wrong");
+        else if (settings()->require)
+            attempt->answer = refuse(request, outcome, "as MSHARE_PRELOAD_REQUIRE=1 (--require) asks");
+        else
+            say("%s of %s: %s; %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
+                outcome->address ? "kept as it is" : "left to the kernel as without the preload");
+    } else if (outcome->address && settings()->verbose) {
+        tell(request, attempt->way, outcome);
+    }
 }
 
 void *take(const struct request *request)
 {
     int before = errno;
-    struct outcome outcome = {.code = ENOMEM};
-    choose(request, &outcome);
-    if (outcome.why[0]) {
-        if (outcome.final)
-            return refuse(request, &outcome, "for other memory than the others' would be wrong");
-        if (settings()->require)
-            return refuse(request, &outcome, "as MSHARE_PRELOAD_REQUIRE=1 (--require) asks");
-        say("%s of %s: %s; %s", kind_names[request->kind], size_text(request->size).text, outcome.why,
-            outcome.address ? "kept as it is" : "left to the kernel as without the preload");
-    } else if (outcome.address && settings()->verbose) {
-        say("took over %s of %s: %s, at %p, prefault %.3f s%s%s", kind_names[request->kind],
-            size_text(request->size).text, pages_names[settings()->pages], outcome.address,
-            outcome.prefault_seconds, outcome.note[0] ? ", " : "", outcome.note);
+    struct attempt attempt = {.request = request, .way = choose(), .outcome = {.code = ENOMEM}};
+    guarded(begin, &attempt);
+    if (attempt.outcome.fill_bytes && attempt.way->fill) {
+        double start = now_seconds();
+        attempt.way->fill(request, &attempt.outcome);
+        attempt.outcome.prefault_seconds = now_seconds() - start;
     }
-    errno = before;
-    return outcome.address;
+    guarded(conclude, &attempt);
+    if (attempt.answer != MAP_FAILED)
+        errno = before;
+    else
+        errno = attempt.outcome.code;
+    return attempt.answer;
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "preload.h"
@@ -44,10 +45,12 @@ static void read_policy(char *policy, size_t size)
 static int huge_file(size_t size, struct outcome *outcome)
 {
     const char *folder = settings()->huge_directory;
+    if (!file_size_room(size, outcome) || !tmpfs_room(folder, size, outcome))
+        return -1;
     int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0 || ftruncate(fd, size) < 0) {
         fail(outcome, ENOMEM, "no file for it in MSHARE_PRELOAD_HUGE_DIRECTORY=%s (%s)", folder,
-             strerror(errno));
+             reason(errno));
         if (fd >= 0)
             close(fd);
         return -1;
@@ -66,80 +69,170 @@ static void fell_short(size_t made, size_t size, int error, struct outcome *outc
     fail(outcome, ENOMEM,
          "%s of it are in huge pages and %s should be (shmem_enabled is %s, MADV_COLLAPSE"
          " answered: %s); %s",
-         size_text(made).text, size_text(size).text, policy, error ? strerror(error) : "ok", step);
+         size_text(made).text, size_text(size).text, policy, error ? reason(error) : "ok", step);
 }
 
-static void make_huge(const struct request *request, char *at, size_t size, struct outcome *outcome)
+/* How much from the beginning has memory behind it: a POSIX file may be smaller than what is mapped of it. */
+static size_t backed_bytes(const struct request *request)
 {
-    madvise(at, size, MADV_HUGEPAGE);
-    char policy[32];
-    read_policy(policy, sizeof policy);
-    bool willing = settings()->huge_directory[0] && request->kind == ANONYMOUS;
-    willing |= !strcmp(policy, "advise") || !strcmp(policy, "always") || !strcmp(policy, "within_size");
-    if (!settings()->prefault) {
-        if (!willing)
-            fail(outcome, ENOMEM,
-                 "nothing will make huge pages of it: shmem_enabled is %s and prefault is"
-                 " off; set it to advise, or leave prefault on",
-                 policy);
+    struct stat file;
+    if (request->kind != POSIX)
+        return request->size;
+    if (fstat(request->fd, &file) < 0 || file.st_size <= request->offset)
+        return 0;
+    return smaller(request->size, round_up(file.st_size, PAGE_BYTES) - request->offset);
+}
+
+static void map_aligned(const struct request *request, struct outcome *outcome)
+{
+    char *at = reserve(request->size, HUGE_PAGE_BYTES, request->offset % HUGE_PAGE_BYTES);
+    if (!at) {
+        fail(outcome, ENOMEM, "no address space for it (%s); raise RLIMIT_AS (ulimit -v)", reason(errno));
         return;
     }
-    /* Whole huge pages only: the rest of a segment whose size is the program's stays as it is. */
-    size_t whole = size / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    bool writable = request->prot & PROT_WRITE;
-    double start = now_seconds();
-    touch(at, size, HUGE_PAGE_BYTES, writable);
-    int error = madvise(at, whole, MADV_COLLAPSE) < 0 ? errno : 0;
-    if (error == EAGAIN || error == EBUSY)
-        error = madvise(at, whole, MADV_COLLAPSE) < 0 ? errno : 0;
-    size_t made = huge_bytes(at);
-    /* Prefaulted it is in any case. */
-    touch(at + (made < whole ? 0 : whole), made < whole ? size : size - whole, PAGE_BYTES, writable);
-    outcome->prefault_seconds = now_seconds() - start;
-    snprintf(outcome->note, sizeof outcome->note, "%s of it in huge pages", size_text(made).text);
-    if (made < whole)
-        fell_short(made, whole, error, outcome);
+    bool anonymous = request->kind == ANONYMOUS;
+    int fd = request->fd, flags = request->flags | MAP_FIXED;
+    if (anonymous && settings()->huge_directory[0]) {
+        fd = huge_file(request->size, outcome);
+        flags &= ~MAP_ANONYMOUS;
+    }
+    if (!outcome->why[0] &&
+        kernel_mmap(at, request->size, request->prot, flags, fd, request->offset) == MAP_FAILED)
+        fail(outcome, errno, "it cannot be mapped at an address of 2 MiB (%s)", reason(errno));
+    if (anonymous && fd >= 0)
+        close(fd);
+    if (outcome->why[0])
+        kernel_munmap(at, round_up(request->size, PAGE_BYTES));
+    else
+        outcome->address = at;
 }
 
-void thp_take(const struct request *request, struct outcome *outcome)
+static void attach_aligned(const struct request *request, struct outcome *outcome)
 {
-    /* The program's own object keeps its size; one that only it knows may be rounded up. */
-    bool own = request->kind == ANONYMOUS;
-    size_t size = round_up(request->size, own ? HUGE_PAGE_BYTES : PAGE_BYTES);
-    char *at = (char *)request->hint;
-    if (!at)
-        at = reserve(size, HUGE_PAGE_BYTES, (size_t)request->offset % HUGE_PAGE_BYTES);
-    else if ((uintptr_t)at % HUGE_PAGE_BYTES) {
+    if ((uintptr_t)request->hint % HUGE_PAGE_BYTES) {
         fail(outcome, ENOMEM,
              "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
              " have huge pages",
-             (void *)at);
+             request->hint);
         return;
     }
-    if (!at) {
-        fail(outcome, ENOMEM, "no address space for it (%s); raise RLIMIT_AS (ulimit -v)", strerror(errno));
-        return;
-    }
-    int fd = own && settings()->huge_directory[0] ? huge_file(size, outcome) : -1;
-    if (outcome->why[0] || (own && settings()->prefault && !can_prefault(size, outcome))) {
-        kernel_munmap(at, size);
-        if (fd >= 0)
-            close(fd);
-        return;
-    }
-    char *placed =
-        request->hint ? kernel_shmat(request->shmid, at, request->flags) : place(request, at, size, 0, fd);
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    if (placed == MAP_FAILED) {
-        fail(outcome, error, "it cannot be mapped at an address of 2 MiB (%s)", strerror(error));
-        if (!request->hint)
-            kernel_munmap(at, size);
-        return;
-    }
-    outcome->address = placed;
-    if (own && size != request->size)
-        segment_add(placed, request->size, size, NULL, NULL);
-    make_huge(request, placed, size, outcome);
+    void *placed = attach(request, HUGE_PAGE_BYTES);
+    if (placed == MAP_FAILED)
+        fail(outcome, errno, "it cannot be mapped at an address of 2 MiB (%s)", reason(errno));
+    else
+        outcome->address = placed;
 }
+
+static void plan_filling(const struct request *request, struct outcome *outcome)
+{
+    size_t backed = backed_bytes(request);
+    size_t absent = request->kind == ANONYMOUS ? backed : absent_bytes(outcome->address, backed);
+    bool posix = request->kind == POSIX;
+    /* Who may only read a file leaves it to the others to fill it. */
+    if (posix && absent && (fcntl(request->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        return;
+    if (memory_room(absent, outcome) && (!posix || tmpfs_room("/dev/shm", absent, outcome)))
+        outcome->fill_bytes = backed;
+}
+
+static void place(const struct request *request, struct outcome *outcome)
+{
+    char policy[32];
+    if (request->kind == SYSV)
+        attach_aligned(request, outcome);
+    else
+        map_aligned(request, outcome);
+    if (!outcome->address)
+        return;
+    read_policy(policy, sizeof policy);
+    snprintf(outcome->note, sizeof outcome->note, "aligned, not filled");
+    /* The kernel refuses this advice for explicit huge pages: a segment made of them needs nothing. */
+    if (madvise(outcome->address, request->size, MADV_HUGEPAGE) < 0 && strcmp(policy, "absent"))
+        snprintf(outcome->note, sizeof outcome->note, "in huge pages that the program asked for");
+    else if (!settings()->prefault)
+        snprintf(outcome->note, sizeof outcome->note,
+                 "aligned for huge pages, which its use (shmem_enabled is %s) or MADV_COLLAPSE makes",
+                 policy);
+    else
+        plan_filling(request, outcome);
+}
+
+/* From the first address of 2 MiB to the last. */
+static size_t whole_pages(const struct outcome *outcome, char **first)
+{
+    uintptr_t start = round_up((uintptr_t)outcome->address, HUGE_PAGE_BYTES);
+    uintptr_t end = (uintptr_t)outcome->address + round_up(outcome->fill_bytes, PAGE_BYTES);
+    *first = outcome->address + (start - (uintptr_t)outcome->address);
+    return start < end ? (end - start) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES : 0;
+}
+
+static int collapse(char *at, size_t size)
+{
+    int error = 0;
+    for (size_t offset = 0; offset < size; offset += CHUNK_BYTES) {
+        size_t part = smaller(CHUNK_BYTES, size - offset);
+        bool done = madvise(at + offset, part, MADV_COLLAPSE) == 0;
+        if (!done && (errno == EAGAIN || errno == EBUSY))
+            done = madvise(at + offset, part, MADV_COLLAPSE) == 0;
+        if (!done)
+            error = errno;
+    }
+    return error;
+}
+
+/* A full tmpfs answers a touch with SIGBUS: its room is asked for before. */
+static int make_room(const struct request *request, size_t size)
+{
+    if (request->kind != POSIX || (fcntl(request->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        return 0;
+    for (size_t offset = 0; offset < size; offset += CHUNK_BYTES) {
+        size_t part = smaller(CHUNK_BYTES, size - offset);
+        int result;
+        do
+            result = fallocate(request->fd, FALLOC_FL_KEEP_SIZE, request->offset + offset, part);
+        while (result < 0 && errno == EINTR);
+        if (result < 0)
+            return errno;
+    }
+    return 0;
+}
+
+static void fill(const struct request *request, struct outcome *outcome)
+{
+    bool writable = request->prot & PROT_WRITE;
+    char *first;
+    size_t whole = whole_pages(outcome, &first);
+    outcome->fill_error = make_room(request, outcome->fill_bytes);
+    if (!outcome->fill_error)
+        outcome->fill_error = populate(first, whole, HUGE_PAGE_BYTES, PAGE_BYTES, writable);
+    if (outcome->fill_error)
+        return;
+    outcome->collapse_error = collapse(first, whole);
+    outcome->fill_error =
+        populate(outcome->address, outcome->fill_bytes, CHUNK_BYTES, CHUNK_BYTES, writable);
+}
+
+static void check(const struct request *request, struct outcome *outcome)
+{
+    char *first;
+    size_t whole = whole_pages(outcome, &first);
+    if (!outcome->fill_bytes)
+        return;
+    if (outcome->fill_error && request->kind == ANONYMOUS && settings()->huge_directory[0]) {
+        /* A touch would end the program. Nobody else knows of this memory: the kernel's can take its place. */
+        kernel_munmap(outcome->address, round_up(request->size, PAGE_BYTES));
+        outcome->address = fail(outcome, ENOMEM, "the tmpfs at %s has not enough room for it; give it more",
+                                settings()->huge_directory);
+        return;
+    }
+    size_t made = look_at(outcome->address).huge_bytes;
+    snprintf(outcome->note, sizeof outcome->note, "%s of it in huge pages", size_text(made).text);
+    outcome->taken = made > 0;
+    if (outcome->fill_error)
+        fail(outcome, outcome->fill_error, "it cannot be given its memory at once (%s)",
+             reason(outcome->fill_error));
+    else if (made < whole)
+        fell_short(made, whole, outcome->collapse_error, outcome);
+}
+
+const struct way thp_way = {"thp", place, fill, check};
