@@ -104,6 +104,8 @@ static struct region *open_existing(struct outcome *outcome)
              region->name);
     else if (fd >= 0 && region_store()->clear(region, fd, outcome) == 0 &&
              region_attach(region, fd, PROT_READ | PROT_WRITE, outcome) == 0) {
+        /* The locks are those of this descriptor's file, and stay when the window goes for a while. */
+        region_hold(region, fd);
         region->generation = begin_generation(fd);
         region->placer = getpid();
     }

@@ -181,7 +181,7 @@ struct region {
     size_t window_bytes;  /* address space */
     size_t mapped_bytes;  /* memory, from offset 0 */
     char *address;        /* of the window in this process; NULL: not attached */
-    void *hold;           /* while it is not: what keeps the file open */
+    void *hold;           /* what keeps the file open while it is not */
     int segments;         /* of this process in it */
     pid_t maker;          /* the process that made it, and takes its name away; 0: not ours */
     bool attached_before; /* it may hold data */
@@ -205,6 +205,8 @@ struct store *region_store(void);
 struct region *region_new(enum kind kind, struct outcome *outcome);
 /* Attach its window, if it is not: 0, or -1 after fail(). */
 int region_attach(struct region *region, int fd, int prot, struct outcome *outcome);
+/* Keep its file, and the locks on it, without a window. */
+bool region_hold(struct region *region, int fd);
 void region_drop(struct region *region);
 void region_drop_unused(struct region *region);
 int region_page_flags(const struct request *request);

@@ -38,35 +38,31 @@ static size_t hold_bytes(const struct region *region)
     return region_store()->holds_window ? region->window_bytes : PAGE_BYTES;
 }
 
-static void unhold(struct region *region)
+/* A page, or where only a window can be mapped, a second one. */
+bool region_hold(struct region *region, int fd)
 {
     if (region->hold)
-        kernel_munmap(region->hold, hold_bytes(region));
-    region->hold = NULL;
+        return true;
+    void *hold = kernel_mmap(NULL, hold_bytes(region), PROT_NONE, MAP_SHARED, fd, 0);
+    region->hold = hold == MAP_FAILED ? NULL : hold;
+    return region->hold;
 }
 
-/* Keep the file, and the locks on it, while no window is attached. */
-static bool hold(struct region *region)
+/* Before the window goes, and with it what keeps the file open. */
+static bool hold_by_name(struct region *region)
 {
     struct outcome ignored = {0};
-    int fd = region_store()->open(region, &ignored);
-    if (fd < 0)
-        return false;
-    void *held = kernel_mmap(NULL, hold_bytes(region), PROT_NONE, MAP_SHARED, fd, 0);
-    if (held != MAP_FAILED)
-        region->hold = held;
-    close(fd);
+    int fd = region->hold ? -1 : region_store()->open(region, &ignored);
+    if (fd >= 0) {
+        region_hold(region, fd);
+        close(fd);
+    }
     return region->hold;
 }
 
 int region_attach(struct region *region, int fd, int prot, struct outcome *outcome)
 {
-    if (region->address)
-        return 0;
-    if (region_store()->attach(region, fd, prot, outcome) < 0)
-        return -1;
-    unhold(region);
-    return 0;
+    return region->address ? 0 : region_store()->attach(region, fd, prot, outcome);
 }
 
 void region_drop(struct region *region)
@@ -75,7 +71,8 @@ void region_drop(struct region *region)
         kernel_munmap(region->address, region->window_bytes);
     if (region->maker == getpid())
         region_store()->unlink(region->name);
-    unhold(region);
+    if (region->hold)
+        kernel_munmap(region->hold, hold_bytes(region));
     if (region->object_hold)
         kernel_munmap(region->object_hold, PAGE_BYTES);
     region->taken = false;
@@ -140,7 +137,7 @@ int region_release(struct segment *segment)
         return 0;
     /* What other processes may still ask for stays as long as its maker lives. */
     bool ours = region->maker == getpid() || region->placer == getpid();
-    if (!ours || outlived(region) || !hold(region)) {
+    if (!ours || outlived(region) || !hold_by_name(region)) {
         region_drop(region);
         return 0;
     }
