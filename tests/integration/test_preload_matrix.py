@@ -82,7 +82,7 @@ def test_a_region_that_exists(library: str) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root reserves huge pages")
 def test_hugetlb(library: str) -> None:
-    """Of huge pages only a whole one can be moved, protected, unmapped, or lie at an address of the program's."""
+    """Of huge pages only whole ones can be moved, protected, unmapped, or lie where the program wants."""
     table = tuple(shape for shape in IN_A_REGION if shape.kind not in ("sysv_at", "sysv_over"))
     with huge_pages.reserved(POOL_PAGES):
         assert differences(library, of("hugetlb"), table, side_by_side=1) == []

@@ -145,6 +145,29 @@ static char *sysv_with(int flags, const void *at)
 
 static char *sysv(void) { return sysv_with(0, NULL); }
 
+/* Explicit huge pages, which need more room than the size says; what lies around must stay. */
+static char *sysv_huge(void)
+{
+    char *segments[THREADS], *between[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        object = shmget(IPC_PRIVATE, size, IPC_CREAT | SHM_HUGETLB | 0600);
+        segments[i] = shmat(object, NULL, 0);
+        shmctl(object, IPC_RMID, NULL);
+        between[i] = map(NULL, 64 * PAGE, read_write, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (segments[i] == MAP_FAILED)
+            return MAP_FAILED;
+        write_to(segments[i], 0, size, i);
+        write_to(between[i], 0, 64 * PAGE, i);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        say_sum("segment", segments[i], size);
+        say_sum("between", between[i], 64 * PAGE);
+    }
+    for (int i = 1; i < THREADS; i++)
+        say("shmdt", shmdt(segments[i]));
+    return segments[0];
+}
+
 static char *sysv_at(void)
 {
     char *at = room();
@@ -456,6 +479,21 @@ static void no_stderr(char *memory)
     say_sum("fresh", more, size);
     dprintf(2, "to stderr, which is closed");
     say_sum("fresh", more, size);
+    say_sum("first", memory, usable);
+}
+
+/* The next file that is opened gets the number of stderr. */
+static void data_as_stderr(char *memory)
+{
+    char path[] = "/tmp/shapes-XXXXXX";
+    struct stat file;
+    close(2);
+    printf("number %d\n", mkstemp(path));
+    unlink(path);
+    char *more = anonymous();
+    say("munmap", munmap(more, size));
+    fstat(2, &file);
+    printf("size %ld\n", (long)file.st_size);
     say_sum("first", memory, usable);
 }
 
@@ -788,7 +826,7 @@ static const struct {
     ENTRY(sparse),        ENTRY(below_2_gib),    ENTRY(made_writable),     ENTRY(fixed),
     ENTRY(wished),        ENTRY(private),        ENTRY(zero_device),       ENTRY(validated),
     ENTRY(memory_file),   ENTRY(sysv),           ENTRY(sysv_at),           ENTRY(sysv_over),
-    ENTRY(sysv_removed),  ENTRY(posix),          ENTRY(posix_unlinked),    ENTRY(posix_before),
+    ENTRY(sysv_removed),  ENTRY(sysv_huge),      ENTRY(posix),          ENTRY(posix_unlinked),    ENTRY(posix_before),
     ENTRY(posix_larger),  ENTRY(posix_grown),    ENTRY(posix_offset),      ENTRY(posix_head_first),
     ENTRY(posix_written),
 };
@@ -804,7 +842,7 @@ static const struct {
     ENTRY(unmap_wide),     ENTRY(map_over),      ENTRY(shrink),         ENTRY(grow),
     ENTRY(move),           ENTRY(duplicate),     ENTRY(protect),        ENTRY(advise),
     ENTRY(input_and_output), ENTRY(rounds),      ENTRY(many),           ENTRY(exits),
-    ENTRY(descriptors),
+    ENTRY(descriptors),    ENTRY(data_as_stderr),
     ENTRY(dies),           ENTRY(again),         ENTRY(read_only),      ENTRY(let_go_and_again),
     ENTRY(child_attaches), ENTRY(waiting_child_attaches), ENTRY(other_program), ENTRY(removed_and_new),
 };

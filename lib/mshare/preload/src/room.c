@@ -104,6 +104,8 @@ static size_t cgroup_room(const struct counter *counters, char *limit, size_t si
         char path[1024], directory[1152];
         if (!cgroup_path(counter->controller, path, sizeof path))
             continue;
+        if (!strcmp(path, "/"))
+            path[0] = 0;
         for (char *end = path + strlen(path); end; end = strrchr(path, '/')) {
             *end = 0;
             snprintf(directory, sizeof directory, "%s%s", counter->root, path);
