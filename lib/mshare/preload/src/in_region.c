@@ -56,11 +56,11 @@ static void place(const struct request *request, struct outcome *outcome)
         return;
     region_sweep();
     int root = open_file(settings()->root, O_RDONLY | O_DIRECTORY);
-    if (root < 0 || !lock_file(root, LOCK_EX))
+    if (root < 0)
         fail(outcome, ENOMEM,
              "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
              settings()->root, reason(errno));
-    else
+    else if (lock_or_fail(root, settings()->root, outcome))
         take_locked(request, outcome);
     if (root >= 0)
         unlock_and_close(root);

@@ -283,6 +283,8 @@ int store_open(struct region *region, struct outcome *outcome);
 int open_file(const char *path, int flags);
 /* flock, but not for ever: somebody may hold it who means no good. */
 bool lock_file(int fd, int operation);
+/* Exclusively; false after fail(), which names the holder. */
+bool lock_or_fail(int fd, const char *path, struct outcome *outcome);
 /* A lock is let go before the file is closed: a child that was forked meanwhile has it as well. */
 void unlock_and_close(int fd);
 /* Call for each name in the root; a visitor that answers true ends it. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -47,6 +48,34 @@ bool lock_file(int fd, int operation)
             return false;
         usleep(STEP_MILLISECONDS * 1000);
     }
+}
+
+/* The process that /proc/locks names for a file; 0: none that this one may see. */
+static int holder(int fd)
+{
+    struct stat file;
+    struct text text;
+    char line[256], wanted[32];
+    int pid = 0;
+    if (fstat(fd, &file) < 0 || !text_open(&text, "/proc/locks"))
+        return 0;
+    snprintf(wanted, sizeof wanted, ":%llu ", (unsigned long long)file.st_ino);
+    while (!pid && text_line(&text, line, sizeof line)) {
+        char *write = strstr(line, " WRITE ");
+        if (write && strstr(write, wanted))
+            pid = atoi(write + strlen(" WRITE "));
+    }
+    text_close(&text);
+    return pid;
+}
+
+bool lock_or_fail(int fd, const char *path, struct outcome *outcome)
+{
+    if (lock_file(fd, LOCK_EX))
+        return true;
+    fail(outcome, ENOMEM, "%s is locked by process %d for more than %d s; end that", path, holder(fd),
+         PATIENCE_MILLISECONDS / 1000);
+    return false;
 }
 
 void unlock_and_close(int fd)

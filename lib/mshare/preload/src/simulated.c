@@ -27,12 +27,17 @@ static struct path sidecar_path(const char *name, const char *suffix)
 }
 
 /* While names come and go, a region file and its sidecar are seen together or not at all. */
-static int lock_names(void)
+static int lock_names(struct outcome *outcome)
 {
-    int fd = open_file(sidecar_path("layout", ".json").text, O_RDONLY);
+    struct path path = sidecar_path("layout", ".json");
+    int fd = open_file(path.text, O_RDONLY);
+    if (fd >= 0 && lock_or_fail(fd, path.text, outcome))
+        return fd;
     if (fd >= 0)
-        lock_file(fd, LOCK_EX);
-    return fd;
+        close(fd);
+    else
+        fail(outcome, ENOMEM, "%s cannot be opened (%s)", path.text, reason(errno));
+    return -1;
 }
 
 static void unlock_names(int fd)
@@ -113,7 +118,8 @@ static void remove_files(const char *name)
 
 static void unlink_region(const char *name)
 {
-    int names = lock_names();
+    struct outcome ignored = {0};
+    int names = lock_names(&ignored);
     remove_files(name);
     unlock_names(names);
 }
@@ -157,7 +163,9 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
     region->window_bytes = round_up(region->mapped_bytes, simulated_store.alignment_bytes);
     if (refuse_huge(map_flags, outcome) < 0 || !file_size_room(region->window_bytes, outcome))
         return -1;
-    int names = lock_names();
+    int names = lock_names(outcome);
+    if (names < 0)
+        return -1;
     struct path path = root_path(region->name);
     int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
     if (fd < 0 || fill_in(region, fd, outcome) < 0) {
