@@ -1,28 +1,54 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preload's C as a compiler and its analysers see it."""
+"""The preload's C as compilers, analysers and sanitizers see it."""
 
 from __future__ import annotations
 
 import graphlib
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mshare.preload import library
+from mshare import preloading
+from mshare.preload_settings import FILE_NAME, Settings
+from rig import shapes
+from unit.world import new_world
+
+WARNINGS = (
+    *("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wcast-align=strict", "-Wformat=2", "-Wundef"),
+    *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wpointer-arith", "-Wwrite-strings"),
+)
+CPPCHECK = (
+    *("cppcheck", "--std=c11", "--enable=warning,performance,portability,style", "--quiet"),
+    *("--suppress=clarifyCalculation", "--error-exitcode=1"),
+)
+SANITIZERS = {
+    "undefined": ("-fsanitize=undefined", "-fno-sanitize-recover=all"),
+    "address": ("-fsanitize=address",),
+}
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Each source compiled by itself."""
-    directory = tmp_path_factory.mktemp("objects")
-    for name, text in library.own_sources().items():
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sources")
+    for name, text in preloading.own_sources().items():
         (directory / name).write_text(text)
-    sources = [path.name for path in directory.glob("*.c")]
-    subprocess.run([library.compiler(), *library.COMPILE, *sources], cwd=directory, check=True)
-    return sorted(directory.glob("*.o"))
+    return directory
+
+
+def compile_all(sources: Path, *flags: str) -> list[Path]:
+    """Each source compiled by itself."""
+    names = [path.name for path in sources.glob("*.c")]
+    subprocess.run([preloading.compiler(), *preloading.COMPILE, *flags, *names], cwd=sources, check=True)
+    return sorted(sources.glob("*.o"))
+
+
+@pytest.fixture(scope="module")
+def objects(sources: Path) -> list[Path]:
+    return compile_all(sources)
 
 
 def symbols(path: Path, which: str) -> set[str]:
@@ -39,3 +65,74 @@ def test_no_file_needs_one_that_needs_it(objects: list[Path]) -> None:
     }
     assert "take" in needs["mmap"], "the table was read"
     graphlib.TopologicalSorter(needs).prepare()
+
+
+def needs_gcc() -> None:
+    text = subprocess.run([preloading.compiler(), "--version"], capture_output=True, text=True).stdout
+    if "Free Software Foundation" not in text:
+        pytest.skip("the host's compiler is not gcc")
+
+
+def test_gcc_finds_nothing(sources: Path) -> None:
+    needs_gcc()
+    compile_all(sources, *WARNINGS, "-fanalyzer")
+
+
+def test_cppcheck_finds_nothing(sources: Path) -> None:
+    if shutil.which("cppcheck") is None:
+        pytest.skip("cppcheck is not installed")
+    done = subprocess.run([*CPPCHECK, "."], cwd=sources, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def sanitized(request: pytest.FixtureRequest, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What LD_PRELOAD is for a library that says what it does wrong."""
+    needs_gcc()
+    path = tmp_path_factory.mktemp(request.param) / FILE_NAME
+    flags = (*SANITIZERS[request.param], "-g", "-fno-omit-frame-pointer")
+    objects = compile_all(sources, *flags)
+    linked = [preloading.compiler(), *flags, "-shared", "-pthread", "-o", path, *objects]
+    subprocess.run(linked, cwd=sources, check=True)
+    # Of its own runtime the address sanitizer says that it must be the first.
+    runtime = [preloading.compiler(), "-print-file-name=libasan.so"]
+    first = subprocess.run(runtime, check=True, capture_output=True, text=True).stdout.strip()
+    return f"{first} {path}" if request.param == "address" else str(path)
+
+
+def complaints(settings: Settings, library: str, table: tuple[shapes.Shape, ...]) -> list[str]:
+    environment = {**settings.environment(library), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0"}
+    found = []
+    for shape in table:
+        result, lines = shapes.run(shape, environment)
+        wrong = [line for line in lines if "ERROR" in line or "runtime error" in line]
+        if wrong or result != shapes.run(shape)[0]:
+            found.append(f"{shape}: {result} {lines}")
+    return found
+
+
+class TestSanitizers:
+    """A program whose stack is small, or whose descriptors are gone, is none for a sanitizer itself."""
+
+    @pytest.fixture(autouse=True)
+    def table(self, sanitized: str) -> tuple[shapes.Shape, ...]:
+        beyond = ("small_stack", "in_a_handler", "files_closed", "maps_while_forking", "under_signals")
+        skipped = beyond if "asan" in sanitized else ()
+        return tuple(shape for shape in shapes.SOME if shape.step not in skipped)
+
+    def test_stock(self, sanitized: str, table: tuple[shapes.Shape, ...]) -> None:
+        settings = Settings("thp", threshold_bytes=shapes.THRESHOLD_BYTES, verbose=True)
+        assert complaints(settings, sanitized, (*table, *shapes.SOME_PARTS)) == []
+
+    def test_regions(self, sanitized: str, table: tuple[shapes.Shape, ...]) -> None:
+        with new_world() as world:
+            where = ("simulated", str(world.root))
+            settings = Settings("4k", *where, threshold_bytes=shapes.THRESHOLD_BYTES, verbose=True)
+            assert complaints(settings, sanitized, table) == []
+
+    def test_a_region_that_exists(self, sanitized: str, table: tuple[shapes.Shape, ...]) -> None:
+        with new_world() as world, world.owned("sga", "--size", "64MiB"):
+            where = ("simulated", str(world.root), "sga")
+            settings = Settings("4k", *where, threshold_bytes=shapes.THRESHOLD_BYTES)
+            some = tuple(shape for shape in table if shape.kind == "sysv")
+            assert complaints(settings, sanitized, some) == []

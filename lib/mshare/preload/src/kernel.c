@@ -30,7 +30,7 @@ static int create_mapping(int fd, size_t offset, size_t size, int prot, int flag
 static int ask(struct store *store, int fd, struct outcome *outcome)
 {
     char bytes[sizeof(struct mshare_info)] = "";
-    int answers[] = {
+    const int answers[] = {
         answer(read(fd, bytes, sizeof bytes)),
         answer(ioctl(fd, GET_SIZE, bytes)),
         answer(ioctl(fd, UNMAP_BY_ADDRESS, bytes)),

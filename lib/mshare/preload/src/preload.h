@@ -197,7 +197,7 @@ struct region {
 };
 
 /* Of mmap's flags what says which pages. */
-#define HUGE_FLAGS (MAP_HUGETLB | 0x3f << 26)
+#define HUGE_FLAGS (MAP_HUGETLB | (int)(0x3fU << 26))
 
 extern struct region regions[REGIONS];
 

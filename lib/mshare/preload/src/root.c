@@ -5,6 +5,7 @@
  * What both stores have in common: the root, its alignment, being asked once, and a region's file.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -84,22 +85,19 @@ void unlock_and_close(int fd)
     close(fd);
 }
 
-struct entry {
-    uint64_t inode, offset;
-    unsigned short length;
-    unsigned char type;
-    char name[];
-};
-
 void each_name(bool (*visit)(const char *name, void *argument), void *argument)
 {
     char entries[16 << 10] __attribute__((aligned(8)));
     bool found = false;
     long length = 0;
     int fd = open_file(settings()->root, O_RDONLY | O_DIRECTORY);
-    while (fd >= 0 && !found && (length = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0)
-        for (long at = 0; at < length && !found; at += ((struct entry *)(entries + at))->length)
-            found = visit(((struct entry *)(entries + at))->name, argument);
+    while (fd >= 0 && !found && (length = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
+        const struct dirent64 *entry;
+        for (long at = 0; at < length && !found; at += entry->d_reclen) {
+            entry = (void *)(entries + at);
+            found = visit(entry->d_name, argument);
+        }
+    }
     if (fd >= 0)
         close(fd);
 }

@@ -29,7 +29,9 @@ bool segment_left(struct outcome *outcome)
 
 void segment_add(void *address, size_t size, struct region *region, void *shadow)
 {
-    *free_slot() = (struct segment){.address = address, .size = size, .region = region, .shadow = shadow};
+    struct segment *slot = free_slot();
+    if (slot)
+        *slot = (struct segment){.address = address, .size = size, .region = region, .shadow = shadow};
 }
 
 struct segment *segment_at(const void *address)
