@@ -76,10 +76,12 @@ static void take_anonymous(const struct request *request, struct outcome *outcom
     else if (all > huge && kernel_mmap(at + huge, all - huge, request->prot, flags, -1, 0) == MAP_FAILED)
         fail(outcome, errno, "%s behind its huge pages cannot be mapped (%s)", size_text(all - huge).text,
              reason(errno));
-    if (outcome->why[0])
+    if (outcome->why[0]) {
         kernel_munmap(at, all);
-    else
-        outcome->address = at;
+        return;
+    }
+    outcome->address = at;
+    outcome->mapped_bytes = all;
 }
 
 static void place(const struct request *request, struct outcome *outcome)
@@ -112,7 +114,11 @@ static void check(const struct request *request, struct outcome *outcome)
     outcome->taken = request->kind == ANONYMOUS || look_at(outcome->address).page_bytes > PAGE_BYTES;
     if (!outcome->taken)
         fail(outcome, ENOMEM, "its pages are small, for it was made without SHM_HUGETLB");
-    else if (outcome->fill_error)
+    else if (outcome->fill_error && request->kind == ANONYMOUS) {
+        /* A touch would end the program. Nobody else knows of this memory: the kernel's can take its place. */
+        let_go(request, outcome);
+    }
+    if (outcome->fill_error)
         fail(outcome, ENOMEM,
              "not all of its huge pages can be had (%s); see hugetlb in its cgroup, and the"
              " memory nodes that it may use",

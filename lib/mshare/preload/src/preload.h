@@ -99,13 +99,14 @@ struct request {
 };
 
 struct outcome {
-    char *address;      /* NULL: it failed */
-    size_t fill_bytes;  /* how much from there is to be filled with pages */
-    int fill_error;     /* errno of what ended the filling early */
-    int collapse_error; /* thp: errno of MADV_COLLAPSE */
-    bool taken;         /* it has what it was taken over for */
-    char why[512];      /* why it failed, or fell short */
-    int code;           /* errno for a caller who must not get the original call */
+    char *address;       /* NULL: it failed */
+    size_t mapped_bytes; /* what is mapped there, where that is not the segment's size */
+    size_t fill_bytes;   /* how much from there is to be filled with pages */
+    int fill_error;      /* errno of what ended the filling early */
+    int collapse_error;  /* thp: errno of MADV_COLLAPSE */
+    bool taken;          /* it has what it was taken over for */
+    char why[512];       /* why it failed, or fell short */
+    int code;            /* errno for a caller who must not get the original call */
     bool final; /* the original call would give other memory than others have: it must not be made */
     double prefault_seconds;
     char note[200]; /* for the verbose line */
@@ -221,7 +222,7 @@ int region_unmap_guarded(void *address, size_t size);
 /* The program is done with a segment: 0, or -1 with errno as munmap. */
 int region_release(struct segment *segment);
 /* Give back what was taken over. */
-void let_go(const struct request *request, void *address);
+void let_go(const struct request *request, struct outcome *outcome);
 /* Let go of regions whose SysV segment or POSIX file is gone. */
 void region_sweep(void);
 

@@ -226,15 +226,17 @@ int region_unmap_guarded(void *address, size_t size)
     return range.result;
 }
 
-void let_go(const struct request *request, void *address)
+void let_go(const struct request *request, struct outcome *outcome)
 {
-    struct segment *segment = segment_at(address);
+    struct segment *segment = segment_at(outcome->address);
+    size_t size = outcome->mapped_bytes ? outcome->mapped_bytes : request->size;
     if (segment)
         region_release(segment);
     else if (request->kind == SYSV)
-        kernel_shmdt(address);
+        kernel_shmdt(outcome->address);
     else
-        kernel_munmap(address, round_up(request->size, PAGE_BYTES));
+        kernel_munmap(outcome->address, round_up(size, PAGE_BYTES));
+    outcome->address = NULL;
 }
 
 /* The flags of mmap that say which pages a mapping inside the region has. */

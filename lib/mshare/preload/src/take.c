@@ -43,7 +43,7 @@ static void *refuse(const struct request *request, struct outcome *outcome, cons
     say("%s of %s: %s; refused, %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
         because);
     if (outcome->address)
-        let_go(request, outcome->address);
+        let_go(request, outcome);
     errno = outcome->code;
     return MAP_FAILED;
 }

@@ -220,9 +220,9 @@ static void check(const struct request *request, struct outcome *outcome)
         return;
     if (outcome->fill_error && request->kind == ANONYMOUS && settings()->huge_directory[0]) {
         /* A touch would end the program. Nobody else knows of this memory: the kernel's can take its place. */
-        kernel_munmap(outcome->address, round_up(request->size, PAGE_BYTES));
-        outcome->address = fail(outcome, ENOMEM, "the tmpfs at %s has not enough room for it; give it more",
-                                settings()->huge_directory);
+        let_go(request, outcome);
+        fail(outcome, ENOMEM, "the tmpfs at %s has not enough room for it; give it more",
+             settings()->huge_directory);
         return;
     }
     size_t made = look_at(outcome->address).huge_bytes;
