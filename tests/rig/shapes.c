@@ -29,7 +29,8 @@ enum { PAGE = 4096, SMALL_STACK = 16 << 10, SIGNAL_STACK = 8 << 10, THREADS = 4,
 
 static size_t size;
 static size_t usable; /* of it may be touched */
-static int object = -1; /* a descriptor, or a SysV id */
+static int object = -1;  /* a descriptor */
+static int segment = -1; /* a SysV id */
 static char name[64];
 static char **arguments;
 
@@ -138,8 +139,8 @@ static char *memory_file(void)
 
 static char *sysv_with(int flags, const void *at)
 {
-    object = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
-    char *memory = shmat(object, at, flags);
+    segment = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
+    char *memory = shmat(segment, at, flags);
     return memory;
 }
 
@@ -150,9 +151,9 @@ static char *sysv_huge(void)
 {
     char *segments[THREADS], *between[THREADS];
     for (int i = 0; i < THREADS; i++) {
-        object = shmget(IPC_PRIVATE, size, IPC_CREAT | SHM_HUGETLB | 0600);
-        segments[i] = shmat(object, NULL, 0);
-        shmctl(object, IPC_RMID, NULL);
+        segment = shmget(IPC_PRIVATE, size, IPC_CREAT | SHM_HUGETLB | 0600);
+        segments[i] = shmat(segment, NULL, 0);
+        shmctl(segment, IPC_RMID, NULL);
         between[i] = map(NULL, 64 * PAGE, read_write, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (segments[i] == MAP_FAILED)
             return MAP_FAILED;
@@ -187,7 +188,7 @@ static char *sysv_over(void)
 static char *sysv_removed(void)
 {
     char *memory = sysv();
-    say("remove", shmctl(object, IPC_RMID, NULL));
+    say("remove", shmctl(segment, IPC_RMID, NULL));
     return memory;
 }
 
@@ -682,15 +683,14 @@ static char *again_with(int prot)
 {
     if (*name)
         return map(NULL, size, prot, MAP_SHARED, shm_open(name, prot & PROT_WRITE ? O_RDWR : O_RDONLY, 0), 0);
-    return shmat(object, NULL, prot & PROT_WRITE ? 0 : SHM_RDONLY);
+    return shmat(segment, NULL, prot & PROT_WRITE ? 0 : SHM_RDONLY);
 }
 
 static void say_attached(void)
 {
-    struct shmid_ds segment;
+    struct shmid_ds found;
     if (!*name)
-        printf("attached %d\n",
-               shmctl(object, IPC_STAT, &segment) < 0 ? -1 : (int)segment.shm_nattch);
+        printf("attached %d\n", shmctl(segment, IPC_STAT, &found) < 0 ? -1 : (int)found.shm_nattch);
 }
 
 static int let_go(char *memory) { return *name ? munmap(memory, size) : shmdt(memory); }
@@ -759,29 +759,30 @@ static void waiting_child_attaches(char *memory)
     (void)memory;
     int ends[2];
     pipe(ends);
-    object = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
+    shmctl(segment, IPC_RMID, NULL);
+    segment = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
     pid_t pid = fork();
     if (!pid) {
         char go;
         read(ends[0], &go, 1);
-        char *own = shmat(object, NULL, 0);
+        char *own = shmat(segment, NULL, 0);
         say_sum("child sees", own, size);
         write_to(own, 0, size, 31);
         _exit(shmdt(own));
     }
-    char *later = shmat(object, NULL, 0);
+    char *later = shmat(segment, NULL, 0);
     write_to(later, 0, size, 32);
     write(ends[1], "g", 1);
     printf("ended %d\n", wait_for(pid));
     say_sum("parent sees", later, size);
-    say("remove", shmctl(object, IPC_RMID, NULL));
+    say("remove", shmctl(segment, IPC_RMID, NULL));
 }
 
 static void other_program(char *memory)
 {
     char id[16], bytes[32];
     write_to(memory, 0, usable, 33);
-    snprintf(id, sizeof id, "%d", object);
+    snprintf(id, sizeof id, "%d", segment);
     snprintf(bytes, sizeof bytes, "%zu", size);
     pid_t pid = fork();
     if (!pid)
@@ -796,7 +797,7 @@ static int look(const char *id)
     if (*id == '/')
         snprintf(name, sizeof name, "%s", id);
     else
-        object = atoi(id);
+        segment = atoi(id);
     char *memory = again_with(read_write);
     say_address("other", memory);
     say_sum("other sees", memory, usable);
@@ -808,7 +809,7 @@ static void removed_and_new(char *memory)
 {
     write_to(memory, 0, usable, 35);
     say("let go", let_go(memory));
-    say("remove", *name ? shm_unlink(name) : shmctl(object, IPC_RMID, NULL));
+    say("remove", *name ? shm_unlink(name) : shmctl(segment, IPC_RMID, NULL));
     char *next = *name ? posix() : sysv();
     say_sum("fresh", next, size);
     say("let go", let_go(next));
@@ -857,8 +858,8 @@ static void take_away(void)
         return;
     if (*name)
         shm_unlink(name);
-    else if (object >= 0)
-        shmctl(object, IPC_RMID, NULL);
+    else
+        shmctl(segment, IPC_RMID, NULL);
 }
 
 int main(int count, char **words)
