@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -85,6 +86,18 @@ def release(process: subprocess.Popen[str]) -> str:
     said, errors = process.communicate("\n", timeout=KERNEL_PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     return said
+
+
+def collapse(pid: int, address: int) -> str | None:
+    """MADV_COLLAPSE of a segment from outside; why not, or None."""
+    pidfd_open, process_madvise, madv_collapse = 434, 440, 25
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(pidfd_open, pid, 0)
+    range_ = (ctypes.c_size_t * 2)(address, SIZE_BYTES)
+    done = libc.syscall(process_madvise, fd, range_, ctypes.c_size_t(1), madv_collapse, 0)
+    reason = os.strerror(ctypes.get_errno()) if done < 0 else None
+    os.close(fd)
+    return reason
 
 
 @pytest.fixture
@@ -186,6 +199,17 @@ class TestThp:
             assert int(rss) == 0, "nothing is touched"
         assert "placed anonymous shared memory of 64 MiB: thp, at 0x" in line
         assert ", aligned for huge pages, which its use (shmem_enabled is " in line
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root advises another process's memory")
+    def test_what_is_aligned_can_be_collapsed_from_outside(self, library):
+        with Preloaded(library, Settings("thp", prefault=False)).started("fill_and_stay") as process:
+            address = read(process)
+            reason = collapse(process.pid, address)
+            if reason is not None:
+                pytest.skip(f"this kernel collapses no memory of another process ({reason})")
+            smaps = Path(f"/proc/{process.pid}/smaps").read_text().split(f"{address:x}-")[1]
+            huge_kib = int(smaps.split("ShmemPmdMapped:")[1].split()[0])
+        assert huge_kib >= SIZE_BYTES // 1024 // 2, "all, where free memory is not fragmented"
 
     def test_a_huge_directory_that_is_none(self, library, tmp_path):
         settings = Settings("thp", huge_directory=str(tmp_path / "nowhere"))

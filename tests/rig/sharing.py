@@ -220,6 +220,13 @@ def stay() -> None:
     signal.pause()
 
 
+def fill_and_stay() -> None:
+    memory = mmap.mmap(-1, SIZE_BYTES)
+    touched(memory)
+    answer(address_of(memory))
+    signal.pause()
+
+
 def _attached(id: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     libc.shmctl(id, IPC_STAT, buffer)

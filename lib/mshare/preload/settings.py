@@ -30,6 +30,8 @@ class Settings:
     huge_directory: str | None = None
     threshold_bytes: int | None = None
     prefault: bool | None = None
+    """Off, with pages thp: a segment is only put at an address of 2 MiB. Nothing of it is touched or copied;
+    huge pages can be made later, by its use or by process_madvise(MADV_COLLAPSE) from outside."""
     require: bool | None = None
     verbose: bool | None = None
 

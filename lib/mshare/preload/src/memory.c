@@ -44,13 +44,15 @@ void *reserve(size_t size, size_t alignment, size_t offset)
  * and the kernel refuses what another thread has taken meanwhile. */
 void *attach(const struct request *request, size_t alignment)
 {
-    enum { TRIES = 3 };
+    enum { TRIES = 3, LARGEST_PAGE_BYTES = 1 << 30 };
     if (request->hint)
         return kernel_shmat(request->shmid, request->hint, request->flags);
     void *placed = MAP_FAILED;
     for (int i = 0; i < TRIES && placed == MAP_FAILED; i++) {
-        size_t size = round_up(request->size, HUGE_PAGE_BYTES);
-        void *at = reserve(size, alignment, 0);
+        /* Pages of 1 GiB lie at no other address. */
+        size_t multiple = i == TRIES - 1 ? LARGEST_PAGE_BYTES : alignment;
+        size_t size = round_up(request->size, multiple);
+        void *at = reserve(size, multiple, 0);
         if (!at)
             return MAP_FAILED;
         kernel_munmap(at, size);
