@@ -101,6 +101,24 @@ def test_a_lock_that_somebody_keeps(library, world, own):
         os.close(fd)
 
 
+def test_a_lock_does_not_give_other_memory(library, world, own):
+    """Whose segment is in a region must not get the kernel's instead."""
+    environment = {**os.environ, **own.environment(library)}
+    program = [sys.executable, str(Path(sharing.__file__))]
+    with subprocess.Popen(
+        [*program, "sysv_make"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as maker:
+        assert maker.stdout is not None
+        id = maker.stdout.readline().strip()
+        fd = os.open(world.root, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        done = subprocess.run([*program, "sysv_attach", id], env=environment, capture_output=True, text=True)
+        os.close(fd)
+        maker.communicate("\n")
+    assert done.stdout == '"ENOMEM"\n'
+    assert "refused, for other memory than the others' would be wrong" in done.stderr
+
+
 class TestWhatStays:
     def test_no_descriptor(self, library, world, own):
         lines = alike(own, library, Shape("anonymous", "descriptors", SIZE_BYTES))

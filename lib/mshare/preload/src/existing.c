@@ -199,7 +199,8 @@ static void join(const struct request *request, void *shadow, struct outcome *ou
     } else if (!(request->prot & PROT_WRITE) && !region_store()->protects) {
         fail(outcome, EACCES, "it is in region %s, where the kernel cannot protect it from this program",
              region->name);
-    } else if (marker.offset + request->size > region->mapped_bytes) {
+    } else if (marker.offset % PAGE_BYTES || marker.offset > region->mapped_bytes ||
+               request->size > region->mapped_bytes - marker.offset) {
         fail(outcome, ENOMEM, "its place is behind the end of region %s", region->name);
     } else if (lock_bytes(fd, F_RDLCK, marker.generation, 1) == 0 &&
                region_attach(region, fd, request->prot, outcome) == 0) {

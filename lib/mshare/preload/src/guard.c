@@ -36,10 +36,10 @@ static void run_on_own_stack(void)
 
 void guarded(void (*wanted)(void *), void *its_argument)
 {
-    sigset_t all, before;
+    sigset_t all, mask;
     int cancel;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     pthread_mutex_lock(&one_at_a_time);
     step = wanted;
@@ -47,11 +47,26 @@ void guarded(void (*wanted)(void *), void *its_argument)
     run_on_own_stack();
     pthread_mutex_unlock(&one_at_a_time);
     pthread_setcancelstate(cancel, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
-static void lock(void) { pthread_mutex_lock(&one_at_a_time); }
+static sigset_t before_fork;
 
-static void unlock(void) { pthread_mutex_unlock(&one_at_a_time); }
+/* A signal handler that maps must not wait for the fork that it interrupts. */
+static void before(void)
+{
+    sigset_t all, mask;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    pthread_mutex_lock(&one_at_a_time);
+    before_fork = mask;
+}
 
-__attribute__((constructor)) static void let_forks_wait(void) { pthread_atfork(lock, unlock, unlock); }
+static void after(void)
+{
+    sigset_t mask = before_fork;
+    pthread_mutex_unlock(&one_at_a_time);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
+__attribute__((constructor)) static void let_forks_wait(void) { pthread_atfork(before, after, after); }

@@ -50,20 +50,40 @@ static void take_locked(const struct request *request, struct outcome *outcome)
         kernel_shmdt(shadow);
 }
 
-static void place(const struct request *request, struct outcome *outcome)
+static bool is_marked(const struct request *request)
 {
-    if (store_prepare(region_store(), outcome) < 0 || !segment_left(outcome))
-        return;
-    region_sweep();
+    void *shadow = request->kind == SYSV ? kernel_shmat(request->shmid, NULL, SHM_RDONLY) : MAP_FAILED;
+    bool marked = shadow != MAP_FAILED && region_is_marked(shadow);
+    if (shadow != MAP_FAILED)
+        kernel_shmdt(shadow);
+    return marked;
+}
+
+static bool try(const struct request *request, struct outcome *outcome)
+{
     int root = open_file(settings()->root, O_RDONLY | O_DIRECTORY);
-    if (root < 0)
+    if (root < 0) {
         fail(outcome, ENOMEM,
              "%s cannot be opened (%s); mount it with `mshare mount`, and let this user in",
              settings()->root, reason(errno));
-    else if (lock_or_fail(root, settings()->root, outcome))
+        return false;
+    }
+    bool locked = lock_or_fail(root, settings()->root, outcome);
+    if (locked)
         take_locked(request, outcome);
-    if (root >= 0)
-        unlock_and_close(root);
+    unlock_and_close(root);
+    return locked;
+}
+
+static void place(const struct request *request, struct outcome *outcome)
+{
+    if (store_prepare(region_store(), outcome) < 0)
+        return;
+    region_sweep();
+    if (!segment_left(outcome) || !try(request, outcome))
+        outcome->final = region_has_own(request) || is_marked(request);
+    if (outcome->final && !outcome->why[0])
+        fail(outcome, ENOMEM, "it is in a region, and cannot be had there (%s)", reason(errno));
 }
 
 /* By touching, as MADV_POPULATE_WRITE fails in a window. */

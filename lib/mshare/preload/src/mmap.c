@@ -53,7 +53,8 @@ static bool is_plain(const struct request *request)
 static bool is_for_us(const struct request *request)
 {
     /* The kernel says what is wrong with these. */
-    if (!request->size || request->size > largest_bytes || request->offset % (off_t)PAGE_BYTES)
+    if (!request->size || request->size > largest_bytes || request->offset < 0 ||
+        request->offset % (off_t)PAGE_BYTES)
         return false;
     if (request->kind == ANONYMOUS)
         return !request->special;

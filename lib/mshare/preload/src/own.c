@@ -35,22 +35,28 @@ static bool ends_with(const char *text, const char *end)
 
 struct search {
     const char *ending;
+    bool only_look; /* without the root's lock a name may be of a region that is just being made */
     char name[NAME_BYTES];
 };
 
-/* Unlink a name that nobody holds any more; true for the one that ends as asked for. */
-static bool visit(const char *name, void *argument)
+/* Unlink a name that nobody holds any more; true if it was one. */
+static bool clear_away(const char *name)
 {
-    struct search *search = argument;
-    if (strncmp(name, prefix, strlen(prefix)) || strlen(name) >= NAME_BYTES)
-        return false;
     int fd = open_file(root_path(name).text, O_RDWR);
     bool left_behind = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0;
     if (left_behind)
         region_store()->unlink(name);
     if (fd >= 0)
         unlock_and_close(fd);
-    if (left_behind || !*search->ending || !ends_with(name, search->ending))
+    return left_behind;
+}
+
+/* True for the name that ends as asked for. */
+static bool visit(const char *name, void *argument)
+{
+    struct search *search = argument;
+    if (strncmp(name, prefix, strlen(prefix)) || strlen(name) >= NAME_BYTES ||
+        (!search->only_look && clear_away(name)) || !*search->ending || !ends_with(name, search->ending))
         return false;
     snprintf(search->name, NAME_BYTES, "%s", name);
     return true;
@@ -70,6 +76,17 @@ static int identify(const struct request *request, char *ending, struct stat *fi
     }
     snprintf(ending, ENDING_BYTES, ".posix.%llu", (unsigned long long)file->st_ino);
     return 0;
+}
+
+bool region_has_own(const struct request *request)
+{
+    char ending[ENDING_BYTES];
+    struct stat file;
+    struct outcome ignored = {0};
+    struct search search = {.ending = ending, .only_look = true};
+    if (identify(request, ending, &file, &ignored) == 0)
+        each_name(visit, &search);
+    return search.name[0];
 }
 
 /* A page of memory, so that everybody sees that the file is used without a region. */

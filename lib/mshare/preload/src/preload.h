@@ -231,6 +231,8 @@ void region_take_own(const struct request *request, const char *used, void *shad
                      struct outcome *outcome);
 void region_take_existing(const struct request *request, const char *used, void *shadow,
                           struct outcome *outcome);
+/* Whether a segment has a region that a process made for it. */
+bool region_has_own(const struct request *request);
 /* Whether a SysV segment lies in an existing region; its own memory says so. */
 bool region_is_marked(const void *shadow);
 
