@@ -603,6 +603,24 @@ class TestRun:
             assert looked["file"] == f"{world.root}/sga"
             assert child == {"seen": 7, "attached": 2, "detached": "ok", "then": 1, "written": 9}
 
+    def test_sysv_of_a_program_that_was_killed(self, world):
+        """Its content has ended: the segment begins anew, and all who come have the same memory."""
+        maker_words = ("run", "--region", "sga", "--", *PROGRAM, "sysv_make")
+        with world.owned("sga", "--size", "64MiB"):
+            with world.started(*maker_words, stdin=subprocess.PIPE) as maker:
+                id = str(read(maker))
+                attached = self.run(world, "--region", "sga", "--", *PROGRAM, "sysv_attach", id)
+                assert attached.stderr == ""
+                assert json.loads(attached.stdout)["seen"] == "hello"
+                assert json.loads(attached.stdout)["file"] == f"{world.root}/sga"
+                maker.kill()
+                maker.wait()
+            for __ in range(2):
+                done = self.run(world, "--region", "sga", "--", *PROGRAM, "sysv_attach", id)
+                assert json.loads(done.stdout)["seen"] == "\0" * 5
+                assert "left to the kernel" in done.stderr
+            subprocess.run(["ipcrm", "-m", id], check=True)
+
     def test_posix_is_not_for_an_existing_region(self, world):
         with world.owned("sga", "--size", "64MiB"):
             done = self.run(world, "--region", "sga", "--", *PROGRAM, "posix")

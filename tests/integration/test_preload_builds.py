@@ -116,7 +116,14 @@ class TestSanitizers:
 
     @pytest.fixture(autouse=True)
     def table(self, sanitized: str) -> tuple[shapes.Shape, ...]:
-        beyond = ("small_stack", "in_a_handler", "files_closed", "maps_while_forking", "under_signals")
+        beyond = (
+            "small_stack",
+            "in_a_handler",
+            "files_closed",
+            "maps_while_forking",
+            "under_signals",
+            "under_a_timer",
+        )
         skipped = beyond if "asan" in sanitized else ()
         return tuple(shape for shape in shapes.SOME if shape.step not in skipped)
 

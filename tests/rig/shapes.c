@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -450,6 +451,25 @@ static void under_signals(char *memory)
     say_sum("first", memory, usable);
 }
 
+/* A timer interrupts what can be interrupted. */
+static void under_a_timer(char *memory)
+{
+    struct itimerval often = {.it_interval = {0, 300}, .it_value = {0, 300}}, never = {0};
+    signal(SIGALRM, on_alarm);
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (int i = 0; i < 10; i++) {
+        int fd = shm_open("/shapes-timer", O_RDWR | O_CREAT, 0600);
+        shm_unlink("/shapes-timer");
+        while (ftruncate(fd, size) < 0)
+            ;
+        char *more = map(NULL, size, read_write, MAP_SHARED, fd, 0);
+        printf("%d ", more != MAP_FAILED && more[i] == 0 && munmap(more, size) == 0);
+        close(fd);
+    }
+    setitimer(ITIMER_REAL, &never, NULL);
+    say_sum("first", memory, usable);
+}
+
 static void files_closed(char *memory)
 {
     char path[] = "/tmp/shapes-XXXXXX";
@@ -838,7 +858,7 @@ static const struct {
 } steps[] = {
     ENTRY(fill),           ENTRY(child),         ENTRY(children),       ENTRY(grandchild),
     ENTRY(child_unmaps),   ENTRY(child_maps),    ENTRY(threads),        ENTRY(maps_while_forking),
-    ENTRY(small_stack),    ENTRY(in_a_handler),  ENTRY(under_signals),  ENTRY(files_closed),
+    ENTRY(small_stack),    ENTRY(in_a_handler),  ENTRY(under_signals),  ENTRY(under_a_timer), ENTRY(files_closed),
     ENTRY(no_stderr),      ENTRY(unmap),         ENTRY(unmap_in_parts), ENTRY(unmap_middle),
     ENTRY(unmap_wide),     ENTRY(map_over),      ENTRY(shrink),         ENTRY(grow),
     ENTRY(move),           ENTRY(duplicate),     ENTRY(protect),        ENTRY(advise),

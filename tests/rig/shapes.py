@@ -57,7 +57,7 @@ class Shape(NamedTuple):
 SOME = tuple(
     Shape(kind, step)
     for kind, steps in {
-        "anonymous": (*EVERYWHERE, "maps_while_forking", "under_signals"),
+        "anonymous": (*EVERYWHERE, "maps_while_forking", "under_signals", "under_a_timer"),
         "sysv": (*EVERYWHERE, *BY_NAME, "waiting_child_attaches"),
         "posix": (*EVERYWHERE, *BY_NAME),
     }.items()
@@ -83,7 +83,11 @@ ALL = tuple(
                 for size in SIZES
                 if kind != "posix_unlinked"
             ),
-            *(Shape(kind, step) for kind in _KINDS for step in ("maps_while_forking", "under_signals")),
+            *(
+                Shape(kind, step)
+                for kind in _KINDS
+                for step in ("maps_while_forking", "under_signals", "under_a_timer")
+            ),
             *(Shape(kind, "many", MIB) for kind in ("anonymous", "sysv", "posix")),
         )
     )

@@ -190,6 +190,8 @@ static void join(const struct request *request, void *shadow, struct outcome *ou
         ;
     } else if (!generation_lives(fd, marker.generation)) {
         /* Nobody has it any more: it begins anew, as the kernel's. */
+        if (request->prot & PROT_WRITE)
+            memset(shadow, 0, sizeof marker);
         outcome->final = false;
         fail(outcome, ENOMEM, "it was in region %s, whose content has ended", region->name);
     } else if (request->hint || request->special) {

@@ -129,11 +129,7 @@ static int make_room(int fd, size_t offset, size_t size, struct outcome *outcome
 {
     if (!settings()->prefault)
         return tmpfs_room(settings()->root, size, outcome) ? 0 : -1;
-    int result;
-    do
-        result = fallocate(fd, 0, offset, size);
-    while (result < 0 && errno == EINTR);
-    return result;
+    return fallocate(fd, 0, offset, size);
 }
 
 static int fill_in(struct region *region, int fd, struct outcome *outcome)

@@ -187,12 +187,10 @@ static int make_room(const struct request *request, size_t size)
         return 0;
     for (size_t offset = 0; offset < size; offset += CHUNK_BYTES) {
         size_t part = smaller(CHUNK_BYTES, size - offset);
-        int result;
-        do
-            result = fallocate(request->fd, FALLOC_FL_KEEP_SIZE, request->offset + offset, part);
-        while (result < 0 && errno == EINTR);
-        if (result < 0)
-            return errno;
+        if (fallocate(request->fd, FALLOC_FL_KEEP_SIZE, request->offset + offset, part) == 0)
+            continue;
+        /* A timer may interrupt every try, which begins anew each time. */
+        return errno == EINTR ? 0 : errno;
     }
     return 0;
 }
