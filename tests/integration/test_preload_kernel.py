@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mshare.kernel import abi
-from mshare.preload.settings import Settings
-from rig import sharing
+from mshare import abi
+from mshare.preload_settings import Settings
+from rig import shapes, sharing
 from rig.sharing import MIB, SIZE_BYTES
 from rig.test_fuse_msharefs import Mount, can_mount_fuse
 
@@ -153,6 +153,29 @@ def test_sysv(library: str, mount: Mount) -> None:
     assert ".sysv." in answers[0]["file"]
     assert answers[1] == {"seen": 7, "attached": 2, "detached": "ok", "then": 1, "written": 9}
     assert os.listdir(mount.root) == ["mshare_info"]
+
+
+def small_program(library: str, mount: Mount, kind: str, step: str) -> tuple[shapes.Result, list[str]]:
+    settings = Settings("4k", "kernel", mount.root, threshold_bytes=shapes.THRESHOLD_BYTES)
+    return shapes.run(shapes.Shape(kind, step), settings.environment(library))
+
+
+@played("2025-08")
+def test_a_window_cannot_be_read_only(library: str, mount: Mount) -> None:
+    """The kernel lets everybody write who has one, whatever was asked."""
+    for kind in ("sysv", "posix"):
+        found, (line,) = small_program(library, mount, kind, "read_only")
+        assert "again EACCES" in found.output
+        assert "where the kernel cannot protect it from this program; refused" in line
+
+
+@played("2025-04", "2025-08")
+def test_everybody_has_the_same_memory(library: str, mount: Mount) -> None:
+    for kind in ("sysv", "posix"):
+        for step in ("again", "let_go_and_again", "child_attaches", "other_program"):
+            found, lines = small_program(library, mount, kind, step)
+            assert found == shapes.run(shapes.Shape(kind, step))[0]
+            assert lines == []
 
 
 def test_sizes_of_the_program_and_the_rig_fit() -> None:

@@ -245,6 +245,19 @@ static char *posix_head_first(void)
     return memory;
 }
 
+static char *posix_head_later(void)
+{
+    char *memory = map(NULL, size, read_write, MAP_SHARED, open_posix(size), 0);
+    char *head = map(NULL, PAGE, read_write, MAP_SHARED, object, 0);
+    char *third = map(NULL, PAGE, PROT_READ, MAP_SHARED, object, 2 * PAGE);
+    memory[0] = 'm';
+    memory[2 * PAGE] = 't';
+    printf("head %c, third page %c\n", head[0], third[0]);
+    say("munmap", munmap(head, PAGE));
+    say("munmap", munmap(third, PAGE));
+    return memory;
+}
+
 static char *posix_written(void)
 {
     open_posix(size);
@@ -848,7 +861,7 @@ static const struct {
     ENTRY(wished),        ENTRY(private),        ENTRY(zero_device),       ENTRY(validated),
     ENTRY(memory_file),   ENTRY(sysv),           ENTRY(sysv_at),           ENTRY(sysv_over),
     ENTRY(sysv_removed),  ENTRY(sysv_huge),      ENTRY(posix),          ENTRY(posix_unlinked),    ENTRY(posix_before),
-    ENTRY(posix_larger),  ENTRY(posix_grown),    ENTRY(posix_offset),      ENTRY(posix_head_first),
+    ENTRY(posix_larger),  ENTRY(posix_grown),    ENTRY(posix_offset),      ENTRY(posix_head_first), ENTRY(posix_head_later),
     ENTRY(posix_written),
 };
 

@@ -32,6 +32,7 @@ POSIX = (
     "posix_grown",
     "posix_offset",
     "posix_head_first",
+    "posix_head_later",
     "posix_written",
 )
 

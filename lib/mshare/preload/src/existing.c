@@ -217,7 +217,7 @@ void region_take_existing(const struct request *request, const char *used, void 
                           struct outcome *outcome)
 {
     if (request->kind == POSIX) {
-        if (!request->special)
+        if (!request->special && !request->small)
             fail(outcome, ENOMEM,
                  "other processes find it by its name, and it cannot be found in an existing region;"
                  " leave --region away");

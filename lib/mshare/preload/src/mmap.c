@@ -39,14 +39,14 @@ static bool is_posix_shared(int fd)
     return !strncmp(path, folder, strlen(folder)) && !strchr(name, '/') && strncmp(path, dsm, strlen(dsm));
 }
 
-/* Left alone as well: what is small, what the program may not write yet, and explicit huge pages where thp
- * was asked for: they are better than those. */
+/* Left alone as well: what the program may not write yet, and explicit huge pages where thp was asked for:
+ * they are better than those. */
 static bool is_plain(const struct request *request)
 {
     const struct settings *wanted = settings();
     int all = PROT_READ | (request->kind == ANONYMOUS ? PROT_WRITE : 0);
     return (request->flags & MAP_TYPE) == MAP_SHARED && !(request->flags & KEPT_AS_IT_IS) &&
-           !request->hint && (request->prot & all) == all && request->size >= wanted->threshold_bytes &&
+           !request->hint && (request->prot & all) == all &&
            !(request->flags & MAP_HUGETLB && wanted->pages == PAGES_THP);
 }
 
@@ -57,9 +57,10 @@ static bool is_for_us(const struct request *request)
         request->offset % (off_t)PAGE_BYTES)
         return false;
     if (request->kind == ANONYMOUS)
-        return !request->special;
+        return !request->special && !request->small;
     /* Every other mapping of a file counts as well where others may have a region instead of it. */
-    if (request->fd < 0 || (request->special && settings()->backend == BACKEND_NONE))
+    bool left = request->special || request->small;
+    if (request->fd < 0 || (left && settings()->backend == BACKEND_NONE))
         return false;
     int before = errno;
     bool ours = is_posix_shared(request->fd);
@@ -79,6 +80,7 @@ EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off
         /* Anonymous memory has none, whatever the program says. */
         .offset = anonymous ? offset % (off_t)PAGE_BYTES : offset,
         .hint = address,
+        .small = size < settings()->threshold_bytes,
     };
     request.special = !is_plain(&request);
     if (is_for_us(&request)) {

@@ -246,7 +246,7 @@ void region_take_own(const struct request *request, const char *used, void *shad
     each_name(visit, &search);
     if (search.name[0])
         join(request, search.name, bytes, shadow, outcome);
-    else if (!request->special && may_make(request, used, &file, outcome))
+    else if (!request->special && !request->small && may_make(request, used, &file, outcome))
         make(request, ending, bytes, shadow, outcome);
     if (!outcome->address && !outcome->final)
         keep_out(request);

@@ -95,7 +95,9 @@ struct request {
     off_t offset;
     int shmid; /* SYSV */
     const void *hint;
-    bool special; /* it cannot be taken over, but must not get other memory than others have */
+    /* Not to be taken over, but it must not get other memory than others have: */
+    bool special; /* for what the program wants */
+    bool small;   /* a part may be mapped of what is in a region as a whole */
 };
 
 struct outcome {
