@@ -732,6 +732,8 @@ static void again(char *memory)
 {
     char *twin = again_with(read_write);
     say_address("again", twin);
+    if (twin == MAP_FAILED)
+        return;
     write_to(memory, 0, usable, 24);
     say_sum("twin", twin, usable);
     write_to(twin, 0, usable, 25);
@@ -747,6 +749,8 @@ static void read_only(char *memory)
 {
     char *twin = again_with(PROT_READ);
     say_address("again", twin);
+    if (twin == MAP_FAILED)
+        return;
     write_to(memory, 0, usable, 26);
     say_sum("twin", twin, usable);
     pid_t pid = fork();
@@ -764,6 +768,8 @@ static void let_go_and_again(char *memory)
     say("let go", let_go(memory));
     say_attached();
     char *twin = again_with(read_write);
+    if (twin == MAP_FAILED)
+        return;
     say_sum("kept", twin, usable);
     say("let go", let_go(twin));
 }
