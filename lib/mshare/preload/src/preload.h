@@ -181,13 +181,12 @@ struct region {
     char name[NAME_BYTES];
     dev_t device; /* with the inode: which file the name stood for */
     ino_t inode;
-    size_t window_bytes;  /* address space */
-    size_t mapped_bytes;  /* memory, from offset 0 */
-    char *address;        /* of the window in this process; NULL: not attached */
-    void *hold;           /* what keeps the file open while it is not */
-    int segments;         /* of this process in it */
-    pid_t maker;          /* the process that made it, and takes its name away; 0: not ours */
-    bool attached_before; /* it may hold data */
+    size_t window_bytes; /* address space */
+    size_t mapped_bytes; /* memory, from offset 0 */
+    char *address;       /* of the window in this process; NULL: not attached */
+    void *hold;          /* what keeps the file open while it is not */
+    int segments;        /* of this process in it */
+    pid_t maker;         /* the process that made it, and takes its name away; 0: not ours */
     enum kind kind;
     int shmid;         /* SYSV */
     void *object_hold; /* POSIX: keeps the file open whose memory it is, so that no other gets its inode */
@@ -286,9 +285,7 @@ int store_prepare(struct store *store, struct outcome *outcome);
 int store_open(struct region *region, struct outcome *outcome);
 /* A file of ours, with a number that is none of stdin's, stdout's or stderr's; -1 with errno. */
 int open_file(const char *path, int flags);
-/* flock, but not for ever: somebody may hold it who means no good. */
-bool lock_file(int fd, int operation);
-/* Exclusively; false after fail(), which names the holder. */
+/* Exclusively, but without waiting for ever; false after fail(), which names the holder. */
 bool lock_or_fail(int fd, const char *path, struct outcome *outcome);
 /* A lock is let go before the file is closed: a child that was forked meanwhile has it as well. */
 void unlock_and_close(int fd);

@@ -120,11 +120,18 @@ static bool ends_with_us(const struct region *region)
 }
 
 /* What others may still ask for keeps its name: it is removed by the next program when nobody has it. */
-__attribute__((destructor)) static void take_names_away(void)
+static void take_names_away(void *ignored)
 {
+    (void)ignored;
     for (int i = 0; i < REGIONS; i++)
         if (regions[i].taken && regions[i].maker == getpid() && ends_with_us(&regions[i]))
             region_store()->unlink(regions[i].name);
+}
+
+__attribute__((destructor)) static void at_exit(void)
+{
+    if (settings()->backend != BACKEND_NONE)
+        guarded(take_names_away, NULL);
 }
 
 int region_release(struct segment *segment)
@@ -254,6 +261,5 @@ void region_hand_over(const struct request *request, struct region *region, size
     outcome->final = false;
     snprintf(outcome->note, sizeof outcome->note, "in region %.120s", region->name);
     region->segments++;
-    region->attached_before = true;
     segment_add(outcome->address, request->size, region, shadow);
 }

@@ -40,7 +40,8 @@ int open_file(const char *path, int flags)
     return high;
 }
 
-bool lock_file(int fd, int operation)
+/* flock, but not for ever: somebody may hold it who means no good. */
+static bool lock_file(int fd, int operation)
 {
     for (int waited = 0;; waited += STEP_MILLISECONDS) {
         if (flock(fd, operation | LOCK_NB) == 0)
