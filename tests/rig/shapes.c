@@ -701,6 +701,23 @@ static void exits(char *memory)
     exit(7);
 }
 
+static void *exit_in_thread(void *ignored)
+{
+    (void)ignored;
+    exit(8);
+}
+
+static void exits_on_a_small_stack(char *memory)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    write_to(memory, 0, usable, 36);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, SMALL_STACK);
+    pthread_create(&thread, &attributes, exit_in_thread, NULL);
+    pause();
+}
+
 static void take_away(void);
 
 static void dies(char *memory)
@@ -882,7 +899,7 @@ static const struct {
     ENTRY(unmap_wide),     ENTRY(map_over),      ENTRY(shrink),         ENTRY(grow),
     ENTRY(move),           ENTRY(duplicate),     ENTRY(protect),        ENTRY(advise),
     ENTRY(input_and_output), ENTRY(rounds),      ENTRY(many),           ENTRY(exits),
-    ENTRY(descriptors),    ENTRY(data_as_stderr),
+    ENTRY(descriptors),    ENTRY(exits_on_a_small_stack),    ENTRY(data_as_stderr),
     ENTRY(dies),           ENTRY(again),         ENTRY(read_only),      ENTRY(let_go_and_again),
     ENTRY(child_attaches), ENTRY(waiting_child_attaches), ENTRY(other_program), ENTRY(removed_and_new),
 };

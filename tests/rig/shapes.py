@@ -39,7 +39,7 @@ POSIX = (
 EVERYWHERE = (
     *("fill", "child", "children", "grandchild", "child_unmaps", "child_maps", "threads", "small_stack"),
     *("in_a_handler", "files_closed", "no_stderr", "descriptors", "unmap", "unmap_wide", "map_over"),
-    *("input_and_output", "rounds", "exits", "dies"),
+    *("input_and_output", "rounds", "exits", "exits_on_a_small_stack", "dies"),
 )
 PARTS = ("unmap_in_parts", "unmap_middle", "shrink", "grow", "move", "duplicate", "protect", "advise")
 """What a region refuses, as a kernel's does."""
