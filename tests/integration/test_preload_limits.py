@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -233,6 +234,7 @@ def test_postgresql_larger_than_its_cgroup(library, cgroup, monkeypatch):
 
     if postgresql.missing() is not None:
         pytest.skip(postgresql.missing())
+    (own,) = re.findall(r"(?m)^\d+:memory:/?(.*)$", Path("/proc/self/cgroup").read_text())
     (cgroup / "memory.limit_in_bytes").write_text(str(150 * MIB))
     (cgroup / "tasks").write_text(str(os.getpid()))
     try:
@@ -242,4 +244,4 @@ def test_postgresql_larger_than_its_cgroup(library, cgroup, monkeypatch):
             assert connection.execute("SELECT 1").fetchone() == (1,)
             assert "its cgroup may still take" in (server.directory / "log").read_text(errors="replace")
     finally:
-        Path("/sys/fs/cgroup/memory/tasks").write_text(str(os.getpid()))
+        Path("/sys/fs/cgroup/memory", own, "tasks").write_text(str(os.getpid()))

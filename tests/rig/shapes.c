@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -454,9 +455,10 @@ static void under_signals(char *memory)
 {
     pid_t parent = getpid(), pid = fork();
     if (!pid) {
-        for (;;)
-            if (kill(parent, SIGUSR2) < 0)
-                _exit(0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        while (getppid() == parent)
+            kill(parent, SIGUSR2);
+        _exit(0);
     }
     printf("%s\n", map_and_unmap(NULL) ? "failed" : "mapped");
     kill(pid, SIGKILL);
