@@ -496,7 +496,7 @@ class TestSimulated:
         told = [f"{name}={value}" for name, value in settings.items()]
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", *told, *PROGRAM, "refused"],
-            env={**os.environ, "PYTHONPATH": str(Path(preload_library.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(preload_library.__file__).parents[2])},
             capture_output=True,
             text=True,
             check=True,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare import preloading
-from mshare.preload_settings import FILE_NAME, Settings
+from mshare.preload import library as preload_library
+from mshare.preload.settings import FILE_NAME, Settings
 from rig import shapes
-from unit.world import new_world
+from rig.world import new_world
 
 WARNINGS = (
     *("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wcast-align=strict", "-Wformat=2", "-Wundef"),
@@ -34,7 +34,7 @@ SANITIZERS = {
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sources")
-    for name, text in preloading.own_sources().items():
+    for name, text in preload_library.own_sources().items():
         (directory / name).write_text(text)
     return directory
 
@@ -42,7 +42,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compile_all(sources: Path, *flags: str) -> list[Path]:
     """Each source compiled by itself."""
     names = [path.name for path in sources.glob("*.c")]
-    subprocess.run([preloading.compiler(), *preloading.COMPILE, *flags, *names], cwd=sources, check=True)
+    subprocess.run(
+        [preload_library.compiler(), *preload_library.COMPILE, *flags, *names], cwd=sources, check=True
+    )
     return sorted(sources.glob("*.o"))
 
 
@@ -68,7 +70,7 @@ def test_no_file_needs_one_that_needs_it(objects: list[Path]) -> None:
 
 
 def needs_gcc() -> None:
-    text = subprocess.run([preloading.compiler(), "--version"], capture_output=True, text=True).stdout
+    text = subprocess.run([preload_library.compiler(), "--version"], capture_output=True, text=True).stdout
     if "Free Software Foundation" not in text:
         pytest.skip("the host's compiler is not gcc")
 
@@ -92,10 +94,10 @@ def sanitized(request: pytest.FixtureRequest, sources: Path, tmp_path_factory: p
     path = tmp_path_factory.mktemp(request.param) / FILE_NAME
     flags = (*SANITIZERS[request.param], "-g", "-fno-omit-frame-pointer")
     objects = compile_all(sources, *flags)
-    linked = [preloading.compiler(), *flags, "-shared", "-pthread", "-o", path, *objects]
+    linked = [preload_library.compiler(), *flags, "-shared", "-pthread", "-o", path, *objects]
     subprocess.run(linked, cwd=sources, check=True)
     # Of its own runtime the address sanitizer says that it must be the first.
-    runtime = [preloading.compiler(), "-print-file-name=libasan.so"]
+    runtime = [preload_library.compiler(), "-print-file-name=libasan.so"]
     first = subprocess.run(runtime, check=True, capture_output=True, text=True).stdout.strip()
     return f"{first} {path}" if request.param == "address" else str(path)
 

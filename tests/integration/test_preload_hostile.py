@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare.preload_settings import FILE_NAME, Settings
+from mshare.preload.settings import FILE_NAME, Settings
 from rig import shapes, sharing
 from rig.shapes import MIB, Shape
-from unit.world import World, new_world
+from rig.world import World, new_world
 
 SIZE_BYTES = 64 * MIB
 FILL = Shape("anonymous", "fill", SIZE_BYTES)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mshare import abi
-from mshare.preload_settings import Settings
+from mshare.kernel import abi
+from mshare.preload.settings import Settings
 from rig import shapes, sharing
 from rig.sharing import MIB, SIZE_BYTES
 from rig.test_fuse_msharefs import Mount, can_mount_fuse

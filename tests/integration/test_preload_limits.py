@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from mshare import preloading
-from mshare.preload_settings import Settings
+from mshare.preload import library as preload_library
+from mshare.preload.settings import Settings
 from rig import huge_pages, shapes
 from rig.shapes import MIB, Shape
-from unit.world import World, new_world
+from rig.world import World, new_world
 
 SIZE_BYTES = 64 * MIB
 LIMIT_BYTES = 32 * MIB
@@ -162,8 +162,11 @@ def test_a_full_huge_directory(library, tmp_path):
 
 
 def test_a_full_root_without_prefault(library, tmp_path):
-    make = "import sys; from mshare.backends.layout import Layout; Layout.create(sys.argv[1], '2025-08')"
-    library_path = Path(preloading.__file__).parents[1]
+    make = (
+        "import sys; from mshare.backends.simulated.layout import Layout;"
+        " Layout.create(sys.argv[1], '2025-08')"
+    )
+    library_path = Path(preload_library.__file__).parents[2]
     script = (
         f"mount -t tmpfs -o size=8m mshare {tmp_path};"
         f' env -u LD_PRELOAD PYTHONPATH={library_path} {sys.executable} -c "{make}" {tmp_path}'

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mshare.preload_settings import Settings
+from mshare.preload.settings import Settings
 from rig import huge_pages, shapes
 from rig.shapes import MIB, Shape
-from unit.world import new_world
+from rig.world import new_world
 
 PROVE = os.environ.get("MSHARE_PROVE") == "1"
 IN_A_REGION = shapes.ALL if PROVE else shapes.SOME

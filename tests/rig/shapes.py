@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mshare import preloading
+from mshare.preload import library as preload_library
 
 KIB, MIB = 1 << 10, 1 << 20
 THRESHOLD_BYTES = 1 * MIB
@@ -108,7 +108,7 @@ def program() -> str:
     path = os.path.join(directory, "shapes")
     source = Path(__file__).with_suffix(".c")
     flags = ("-std=gnu11", "-O1", "-pthread", "-w")
-    subprocess.run([preloading.compiler(), *flags, "-o", path, str(source)], check=True)
+    subprocess.run([preload_library.compiler(), *flags, "-o", path, str(source)], check=True)
     return path
 
 

@@ -20,7 +20,7 @@ from ..errors import InvalidRequest, Unavailable
 from ..host import huge_pages
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..pagetable import BASE_PAGE_BYTES
-from ..preload.library import library
+from ..preload.library import check_loads, library
 from ..preload.loader import program
 from ..preload.settings import PAGES, Settings
 from ..region.rules import region_name
@@ -115,7 +115,10 @@ def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    given = settings.environment(library())
+    path = library()
+    if settings.require:
+        check_loads(path)
+    given = settings.environment(path)
     others = os.environ.get("LD_PRELOAD")
     if others:
         given["LD_PRELOAD"] += f":{others}"

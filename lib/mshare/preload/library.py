@@ -25,7 +25,7 @@ from .settings import FILE_NAME
 
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-c")
-LINK = ("-shared", "-o", FILE_NAME)
+LINK = ("-shared", "-pthread", "-o", FILE_NAME)
 
 
 @functools.cache
@@ -136,6 +136,19 @@ def library() -> str:
     if existing is not None:
         return existing
     return built(own_sources())
+
+
+def check_loads(path: str) -> None:
+    """Unavailable if the library cannot be loaded: the loader would start the program without it."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(path)
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be loaded ({error}), and --require asks for it; set MSHARE_CACHE_DIR to a"
+            " directory on a file system that is not mounted noexec"
+        ) from None
 
 
 def built(sources: Mapping[str, str]) -> str:

@@ -219,7 +219,8 @@ def _remove(files: list[str]) -> None:
     for path in files:
         remove(path)
         if path.endswith((".c", ".h")):
-            directories.add(os.path.dirname(path))
+            # The C lies in a folder of its own in that of the preload.
+            directories |= {os.path.dirname(path), os.path.dirname(os.path.dirname(path))}
         elif path.endswith(".py"):
             caches = os.path.join(os.path.dirname(path), "__pycache__")
             stem = PurePosixPath(path).stem
