@@ -89,7 +89,7 @@ def observe(root: str) -> MountSeen:
         try:
             known = roots.generation(root, backend)
             generation = known.id if known is not None else None
-        except Malformed as error:
+        except (Malformed, Unavailable) as error:
             reason = str(error)
     try:
         empty = kind == "directory" and (not os.listdir(root) or roots.unfinished(root))
