@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..errors import InvalidRequest, MshareError, sentence
 from . import target
-from .collapse import Result, collapse
+from .collapse import collapse
 
 SECONDS = 30.0
 """Between two looks, unless somebody wants another interval."""
@@ -36,18 +36,19 @@ def follow(
             " of the server"
         )
     target.check(text)
-    last = ""
+    reason = ""
     while True:
+        before, reason = reason, ""
         try:
-            result: Result | None = collapse(text, rate_bytes=rate_bytes)
+            result = collapse(text, rate_bytes=rate_bytes)
         except (MshareError, OSError) as error:
             # The server may be down just now, or somebody may be mending what stands in the way.
-            result, news = None, sentence(error)
-        if result is not None:
+            reason = sentence(error)
+            news = "" if reason == before else reason
+        else:
             news = result.lines()[0] if result.changed else ""
-        if news and news != last:
+        if news:
             with contextlib.suppress(OSError):
                 tell(news)
-        last = news or last
         if wait(seconds):
             return
