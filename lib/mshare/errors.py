@@ -64,7 +64,7 @@ _NEXT_STEPS = {
 
 def sentence(error: BaseException) -> str:
     """An error as one sentence; errors of the kernel get their name and a next step."""
-    if not isinstance(error, OSError) or error.errno is None:
+    if isinstance(error, MshareError) or not isinstance(error, OSError) or error.errno is None:
         return str(error)
     name = errno.errorcode.get(error.errno, str(error.errno))
     what = f"{error.filename}: " if error.filename else ""

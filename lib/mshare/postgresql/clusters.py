@@ -66,7 +66,8 @@ class Cluster:
     def log(self) -> str:
         """Where the server writes; of a plain unit the file that it last named, or none."""
         if self.plain_unit is not None:
-            named = evidence.regular_text(os.path.join(self.data_directory, "current_logfiles"))
+            path = os.path.join(self.data_directory, "current_logfiles")
+            named = evidence.text_of(path, {self.uid}, {self.gid})
             paths = [line.partition(" ")[2] for line in named.split("\n") if line.startswith("stderr ")]
             return os.path.join(self.data_directory, paths[0]) if paths else ""
         link = os.path.join(self.configuration, "log")
@@ -191,7 +192,8 @@ def _plain(found: Evidence) -> Cluster | None:
     """The cluster of a unit that starts PostgreSQL itself; None for everybody else's."""
     if choose.manager_of(found)[0] is not SYSTEMD_UNIT or found.unit is None:
         return None
-    version = evidence.regular_text(os.path.join(found.data_directory, "PG_VERSION")).strip()
+    path = os.path.join(found.data_directory, "PG_VERSION")
+    version = evidence.text_for(path, found.data_directory).strip()
     if not _VERSION.match(version):
         return None
     owner = os.stat(found.data_directory)

@@ -21,6 +21,7 @@ from mshare.host import procfs
 from mshare.postgresql import clusters
 from mshare.postgresql.managers import choose, evidence, patroni, pg_ctlcluster
 from mshare.postgresql.managers.evidence import Ancestor, Evidence
+from rig.other_user import UID, directory_of_other, needs_root
 
 DEBIAN = Evidence("/var/lib/postgresql/15/main", "/etc/postgresql/15/main", 7)
 EL = Evidence("/var/lib/pgsql/16/data", "/var/lib/pgsql/16/data", 7)
@@ -192,11 +193,29 @@ def test_a_configuration_that_patroni_overwrites(tmp_path):
 def test_only_regular_files_are_read(tmp_path):
     """Who owns a data directory may put anything there: nothing hangs, nothing is followed."""
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "directory").mkdir()
     (tmp_path / "zero").symlink_to("/dev/zero")
-    for name in ("pipe", "link", "zero", "missing"):
-        assert evidence.regular_text(str(tmp_path / name)) == ""
-    assert evidence.regular_text(str(tmp_path)) == ""
+    (tmp_path / "text").write_text("text")
+    for name in ("pipe", "directory", "zero", "missing"):
+        assert evidence.text_for(str(tmp_path / name), str(tmp_path)) == ""
+    assert evidence.text_for(str(tmp_path / "text"), str(tmp_path)) == "text"
+    assert evidence.text_for(str(tmp_path / "text"), str(tmp_path / "missing")) == "text"
+
+
+@needs_root
+def test_what_the_owner_of_a_data_directory_may_not_read_is_not_read(tmp_path):
+    """He names root's file by a link in his directory, or gives it a second name there."""
+    theirs = directory_of_other(tmp_path / "data")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    (theirs / "link").symlink_to(secret)
+    os.lchown(theirs / "link", UID, UID)
+    os.link(secret, theirs / "second")
+    (theirs / "own").write_text("own")
+    os.chown(theirs / "own", UID, UID)
+    found = {name: evidence.text_for(str(theirs / name), str(theirs)) for name in ("link", "second", "own")}
+    assert found == {"link": "", "second": "", "own": "own"}
 
 
 # -- real processes

@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 
+from ...errors import Conflict
 from ...kernel import abi, syscalls
 from ...record import Malformed
 from ..base import Window
@@ -147,7 +148,8 @@ class SimulatedWindow(Window):
         if mapping.kind == "anonymous":
             fd, offset, own = self._region_fd, mapping.offset, False
         else:
-            fd, offset, own = _open_object(entry, region_inode), mapping.object_offset, True
+            fd = _open_object(entry, region_inode, self._region_fd, self._sidecar.fd)
+            offset, own = mapping.object_offset, True
         try:
             syscalls.mmap(
                 self.address + mapping.offset,
@@ -171,12 +173,12 @@ def access_mode(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
 
 
-def _open_object(entry: Placed, region_inode: int) -> int:
+def _open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: int) -> int:
     """Open what a mapping shows: by this process's own descriptor, its path, or its holder's."""
     held = HELD.get((region_inode, entry.serial))
     if held is not None:
         return os.dup(held)
-    writes = entry.mapping.prot & abi.PROT_WRITE
+    writes = bool(entry.mapping.prot & abi.PROT_WRITE)
     flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC
     refused = refusal(errno.EACCES, entry.mapping.path or "object")
     for path in (entry.mapping.path, f"/proc/{entry.holder_pid}/fd/{entry.holder_fd}"):
@@ -191,9 +193,67 @@ def _open_object(entry: Placed, region_inode: int) -> int:
         try:
             found = os.fstat(place)
             if (found.st_dev, found.st_ino) == (entry.device, entry.inode) and stat.S_ISREG(found.st_mode):
+                writers = os.fstat(sidecar_fd)
+                if not _granted(found, writers, writes) and not _holds(entry, os.fstat(region_fd), writes):
+                    raise _NotGranted(path, writers, writes)
                 return os.open(f"/proc/self/fd/{place}", flags)
+        except _NotGranted:
+            raise
         except OSError as error:
             refused = refusal(error.errno or errno.EACCES, path)
         finally:
             os.close(place)
     raise refused
+
+
+class _NotGranted(PermissionError, Conflict):
+    """A file that those who may have named it may not open. EACCES, as a kernel says it, with a sentence."""
+
+    def __init__(self, path: str, writers: os.stat_result, writes: bool) -> None:
+        super().__init__(errno.EACCES, os.strerror(errno.EACCES), path)
+        self._sentence = (
+            f"{path} is not mapped: the region's record names it, but those who may change the record (uid"
+            f" {writers.st_uid}, gid {writers.st_gid}, mode {stat.S_IMODE(writers.st_mode):04o}) may not"
+            f" {'write' if writes else 'read'} it; give them access to the file, or have its owner map it"
+        )
+
+    def __str__(self) -> str:
+        return self._sentence
+
+
+def _granted(found: os.stat_result, writers: os.stat_result, writes: bool) -> bool:
+    """Whether those who may change a sidecar could open an object themselves.
+
+    A process with more rights must not map, for them, a file that they chose and may not open.
+    """
+    wanted = 0o6 if writes else 0o4
+    if found.st_mode & wanted == wanted:
+        return True
+    if writers.st_uid not in (0, os.geteuid()):
+        return found.st_uid == writers.st_uid
+    if writers.st_mode & stat.S_IWOTH:
+        return False
+    if writers.st_mode & stat.S_IWGRP:
+        return found.st_gid == writers.st_gid and found.st_mode >> 3 & wanted == wanted
+    return True
+
+
+def _holds(entry: Placed, region: os.stat_result, writes: bool) -> bool:
+    """Whether the process that is said to have mapped an object has it open with that access, and has the
+    region open too: it could open the object, and chose this region for it."""
+    process = f"/proc/{entry.holder_pid}"
+    with contextlib.suppress(OSError, ValueError):
+        found = os.stat(f"{process}/fd/{entry.holder_fd}")
+        with open(f"{process}/fdinfo/{entry.holder_fd}", encoding="ascii") as file:
+            flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+        enough = (os.O_RDWR,) if writes else (os.O_RDWR, os.O_RDONLY)
+        if (found.st_dev, found.st_ino) != (entry.device, entry.inode) or flags & os.O_ACCMODE not in enough:
+            return False
+        return any(_is(f"{process}/fd/{number}", region) for number in os.listdir(f"{process}/fd"))
+    return False
+
+
+def _is(path: str, status: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.stat(path), status)
+    return False

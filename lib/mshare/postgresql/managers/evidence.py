@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from ... import files
 from ...host import procfs
+from ...host.processes import Process
 from ...host.processes import unit as unit_of
 from ..configuration import options
 from . import units
@@ -131,26 +133,32 @@ def postmasters() -> list[tuple[int, str]]:
         if parent(pid) in servers:
             continue
         place = f"/proc/{pid}/cwd"
-        lines = regular_text(f"{place}/postmaster.pid").split("\n")
+        process = Process(pid, (procfs.read(f"/proc/{pid}/status") or "").encode("utf-8", "replace"), 0)
+        lines = text_of(f"{place}/postmaster.pid", process.uids, process.gids).split("\n")
         if lines[0].strip() == str(_pid_inside(pid)):
             found.append((pid, place))
     return found
 
 
-def regular_text(path: str) -> str:
-    """The beginning of a regular file; empty for everything else, and for a file that cannot be read.
+def text_of(path: str, uids: Collection[int], gids: Collection[int] = ()) -> str:
+    """The beginning of a file that belongs to one of `uids`, or that they may read; empty for everything
+    else, and for a file that cannot be read.
 
-    Who owns the folder may have put a link or a pipe there.
+    Who owns the folder may have put a link, a pipe or somebody else's file there.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with contextlib.suppress(OSError):
-        fd = os.open(path, flags)
-        try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                return os.read(fd, _TEXT_BYTES).decode("utf-8", "replace")
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError, files.NotTrusted):
+        return files.read_foreign(path, uids=uids, gids=gids, limit_bytes=_TEXT_BYTES) or ""
     return ""
+
+
+def text_for(path: str, directory: str) -> str:
+    """The same for whoever owns a directory: the user that a cluster runs as owns its data directory. For
+    one that is not there, as of a container, this user."""
+    try:
+        owner = os.stat(directory)
+    except OSError:
+        return text_of(path, {os.geteuid()})
+    return text_of(path, {owner.st_uid}, {owner.st_gid})
 
 
 def parent(pid: int) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from glob import glob
 
 from ...host import procfs
-from .evidence import Evidence, regular_text
+from .evidence import Evidence, text_for
 from .manager import Manager
 
 CONFIGURATIONS = ("/etc/patroni/*.yml", "/etc/patroni/*.yaml", "/etc/patroni.yml", "/etc/patroni.yaml")
@@ -45,14 +45,14 @@ def _reasons(evidence: Evidence) -> Iterator[str]:
     for path in configurations():
         if any(
             _same(place, evidence.data_directory)
-            for place in _DATA_DIRECTORY.findall(regular_text(os.path.realpath(path)))
+            for place in _DATA_DIRECTORY.findall(text_for(os.path.realpath(path), evidence.data_directory))
         ):
             yield f"{path} names its data directory {evidence.data_directory}"
     for pid in _processes():
         if _same(_data_directory_of(pid), evidence.data_directory):
             yield f"Patroni runs as process {pid} for its data directory {evidence.data_directory}"
     main = os.path.join(evidence.configuration, "postgresql.conf")
-    if _HEADER in regular_text(main)[:1000]:
+    if _HEADER in text_for(main, evidence.data_directory)[:1000]:
         yield f"{main} says that Patroni overwrites it"
     dynamic = os.path.join(evidence.data_directory, DYNAMIC)
     if os.path.lexists(dynamic):

@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import signal
 import stat
+import subprocess
+from dataclasses import replace
 
 import pytest
 
 from mshare import files
 from mshare.backends import root as roots
+from mshare.backends.mapping import Mapping
 from mshare.backends.simulated.backend import SimulatedBackend
-from mshare.backends.simulated.layout import Layout
-from mshare.errors import Conflict
+from mshare.backends.simulated.layout import Layout, Placed
+from mshare.errors import Conflict, sentence
 from mshare.host import procfs
+from mshare.kernel import abi
 from mshare.services import lock
 from rig.other_user import UID, as_other, needs_root, running_as_other, shared_directory
 
@@ -169,6 +175,96 @@ def test_a_sidecar_that_is_a_hard_link_to_another_region_is_refused(backend, roo
     with pytest.raises(files.NotTrusted, match="2 names"):
         backend.open("sga", os.O_RDWR)
     region.close()
+
+
+# -- objects in a forged sidecar
+
+
+def forged(root, path, holder=0, holder_fd=-1, writable=True):
+    """A member writes a mapping of a file into a region's sidecar, as `create_mapping` would."""
+    found = path.stat()
+
+    def forge():
+        sidecar = Layout.read(str(root)).sidecar("sga")
+        with sidecar.change() as change:
+            prot = abi.PROT_READ | (abi.PROT_WRITE if writable else 0)
+            mapping = Mapping(0, abi.PAGE_BYTES, "file", prot, path=str(path))
+            entry = Placed(mapping, 7, found.st_dev, found.st_ino, holder, holder_fd)
+            change.record = replace(change.record, placed=[entry])
+        sidecar.close()
+
+    return forge
+
+
+def window_of(backend):
+    region = backend.open("sga", os.O_RDWR)
+    try:
+        return region.attach(backend.alignment_bytes)
+    finally:
+        region.close()
+
+
+@pytest.fixture
+def sized(backend):
+    region = create(backend)
+    region.set_size(backend.alignment_bytes)
+    yield region
+    region.close()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("owner", [0, UID])
+def test_root_maps_no_file_that_only_root_may_open(backend, root, sized, victim, owner, writable):
+    sized.set_access(0o660, owner, UID)
+    as_other(forged(root, victim, writable=writable))
+    with pytest.raises(PermissionError) as caught:
+        window_of(backend)
+    assert caught.value.errno == errno.EACCES
+    assert sentence(caught.value) == (
+        f"{victim} is not mapped: the region's record names it, but those who may change the record (uid"
+        f" {owner}, gid {UID}, mode 0660) may not {'write' if writable else 'read'} it; give them access to"
+        " the file, or have its owner map it"
+    )
+    assert untouched(victim)
+
+
+def test_a_process_of_root_s_that_is_not_in_the_region_is_no_proof(backend, root, sized, victim):
+    """It has the file open, but for something else."""
+    with subprocess.Popen(["sleep", "1000"], stdin=open(victim, "r+b")) as other:
+        as_other(forged(root, victim, other.pid, 0))
+        with pytest.raises(PermissionError, match="may not write it"):
+            window_of(backend)
+        other.kill()
+    assert untouched(victim)
+
+
+def test_root_maps_what_root_mapped_into_a_group_s_region(backend, root, victim, sized):
+    """The process that mapped it has it open, and the region as well."""
+    held = os.open(victim, os.O_RDWR)
+    as_other(forged(root, victim, os.getpid(), held))
+    window_of(backend).detach()
+    os.close(held)
+
+
+def test_root_maps_a_member_s_own_file(backend, root, shared, sized):
+    own = shared / "own"
+    own.write_text("member's\n")
+    own.chmod(0o600)
+    os.chown(own, UID, UID)
+    sized.set_access(0o660, UID, UID)
+    as_other(forged(root, own))
+    window_of(backend).detach()
+
+
+@pytest.mark.parametrize(
+    ("mode", "gid", "maps"), [(0o660, UID, True), (0o660, 0, False), (0o640, UID, False), (0o666, 0, True)]
+)
+def test_root_maps_what_the_group_or_everybody_may_open(backend, root, victim, sized, mode, gid, maps):
+    os.chown(victim, 0, gid)
+    victim.chmod(mode)
+    as_other(forged(root, victim))
+    with contextlib.nullcontext() if maps else pytest.raises(PermissionError, match="may not write it"):
+        window_of(backend).detach()
 
 
 # -- locks
