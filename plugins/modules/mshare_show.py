@@ -13,7 +13,7 @@ short_description: Show lines of text as they are
 version_added: 0.1.0
 description:
   - Writes lines, such as the C(summary) of another module, to the terminal of C(ansible-playbook). With Ansible's default
-    callback M(ansible.builtin.debug) shows a table as a list of quoted texts; this module shows it as a table, without any
+    callback C(ansible.builtin.debug) shows a table as a list of quoted texts; this module shows it as a table, without any
     setting.
   - In a play of several hosts the name of the host comes first.
   - With another callback than Ansible's default, the lines are shown as that callback shows results.

@@ -114,8 +114,7 @@ class LibraryAction(ActionBase):
         """The module's result for the commands' answers; None where something is to be done by the module."""
         regions = self.COMMANDS.regions
         if regions is None:
-            assert self.COMMANDS.result is not None
-            return self.COMMANDS.result(arguments, answers[0])
+            return self.COMMANDS.result(arguments, answers[0]) if self.COMMANDS.result else None
         if arguments.get(regions.many) is None:
             return _results.one(regions.name, regions.facts, arguments[regions.name], answers[0])
         if any(answer["changed"] or not regions.settled(answer[regions.facts]) for answer in answers):

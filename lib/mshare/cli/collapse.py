@@ -53,12 +53,12 @@ def collapse_command(
         return
     if interval is not None:
         raise InvalidRequest("--interval only takes effect with --follow")
-    with screen.waiting("Collapsing") as bar:
+    with screen.waiting("Collapsing") as shown:
         result = collapse(
             target,
             rate_bytes=rate_bytes,
             check=check,
-            progress=lambda done, total: bar.step(
+            progress=lambda done, total: shown.step(
                 Step(done, total, f"{format_size(done)} of {format_size(total)}")
             ),
         )

@@ -24,18 +24,18 @@ from .spec import Spec
 _LOCK_SECONDS = 120.0
 
 
-F = TypeVar("F", covariant=True)
+Facts_co = TypeVar("Facts_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[F]):
+class Outcome(Generic[Facts_co]):
     """What was, or in a check run would be, done."""
 
     changed: bool
     actions: list[str]
     before: Mapping[str, object]
     after: Mapping[str, object]
-    facts: F | None = None
+    facts: Facts_co | None = None
     """What is there now, as in the inventory; None where there is nothing, or not yet in a check run."""
     boot: Mapping[str, object] = field(default_factory=dict)
     """What comes back after a reboot: managed, enabled, reason."""

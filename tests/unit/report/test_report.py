@@ -390,21 +390,21 @@ def test_the_page_asks_the_network_for_nothing() -> None:
 
 def test_a_bar_shows_the_largest_instances_the_others_and_what_is_in_none() -> None:
     many = [surveys.instance(f"db{size}", size * GIB, 10) for size in (1, 2, 3, 4, 5)]
-    (bar,) = chart.bars(fleet({"db1": surveys.survey("db1", many)}))
-    assert [(part.rank, part.name) for part in bar.parts] == [
+    (only,) = chart.bars(fleet({"db1": surveys.survey("db1", many)}))
+    assert [(part.rank, part.name) for part in only.parts] == [
         (0, "db5"),
         (1, "db4"),
         (2, "db3"),
         (3, "2 more"),
         (4, "in no instance"),
     ]
-    assert sum(part.size_bytes for part in bar.parts) == bar.size_bytes
-    assert sum(part.width_percent for part in bar.parts) == pytest.approx(100)
+    assert sum(part.size_bytes for part in only.parts) == only.size_bytes
+    assert sum(part.width_percent for part in only.parts) == pytest.approx(100)
 
 
 def test_bars_are_drawn_on_one_scale(two: Fleet) -> None:
     longest, other = chart.bars(two)
-    widths = [sum(part.width_percent for part in bar.parts) for bar in (longest, other)]
+    widths = [sum(part.width_percent for part in drawn.parts) for drawn in (longest, other)]
     assert widths == pytest.approx([100, 100 * other.size_bytes / longest.size_bytes])
 
 
