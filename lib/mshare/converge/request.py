@@ -11,10 +11,10 @@ from typing import Generic
 
 from ..errors import InvalidRequest, MshareError, exit_code, kind, sentence
 from . import memory
-from .outcome import F, Outcome, one_at_a_time
+from .outcome import Facts_co, Outcome, one_at_a_time
 
 
-class Request(ABC, Generic[F]):
+class Request(ABC, Generic[Facts_co]):
     """Something that should be so on this host, for one region."""
 
     @property
@@ -23,7 +23,7 @@ class Request(ABC, Generic[F]):
         """The name of the region."""
 
     @abstractmethod
-    def converge(self, check: bool) -> Outcome[F]:
+    def converge(self, check: bool) -> Outcome[Facts_co]:
         """Look, decide, and, but for a check run, act. Who calls this has the turn (`one_at_a_time`)."""
 
     def require(self) -> None:
@@ -34,7 +34,7 @@ class Request(ABC, Generic[F]):
 class Halted(MshareError):
     """One request of many that could not be applied; of the kind of its cause."""
 
-    def __init__(self, message: str, cause: BaseException, done: Mapping[str, Outcome[F]]) -> None:
+    def __init__(self, message: str, cause: BaseException, done: Mapping[str, Outcome[Facts_co]]) -> None:
         super().__init__(message)
         self.kind = kind(cause)
         self.exit_code = exit_code(cause)
@@ -42,13 +42,13 @@ class Halted(MshareError):
         """What had been done by then, by region."""
 
 
-def apply(request: Request[F], *, check: bool = False) -> Outcome[F]:
+def apply(request: Request[Facts_co], *, check: bool = False) -> Outcome[Facts_co]:
     """See to it that one request is applied; raises what is in its way."""
     with one_at_a_time(check):
         return request.converge(check)
 
 
-def apply_all(requests: Sequence[Request[F]], *, check: bool = False) -> dict[str, Outcome[F]]:
+def apply_all(requests: Sequence[Request[Facts_co]], *, check: bool = False) -> dict[str, Outcome[Facts_co]]:
     """See to it that all are applied, in their order; what each came to, by region.
 
     Every request is judged before the first is acted upon, so that what is refused is refused with nothing
@@ -65,8 +65,10 @@ def apply_all(requests: Sequence[Request[F]], *, check: bool = False) -> dict[st
         return judged if check else _each(requests, False)
 
 
-def _each(requests: Sequence[Request[F]], check: bool, required: bool = False) -> dict[str, Outcome[F]]:
-    done: dict[str, Outcome[F]] = {}
+def _each(
+    requests: Sequence[Request[Facts_co]], check: bool, required: bool = False
+) -> dict[str, Outcome[Facts_co]]:
+    done: dict[str, Outcome[Facts_co]] = {}
     for number, request in enumerate(requests, 1):
         try:
             if required:
@@ -79,12 +81,12 @@ def _each(requests: Sequence[Request[F]], check: bool, required: bool = False) -
     return done
 
 
-def _told(done: Mapping[str, Outcome[F]]) -> str:
+def _told(done: Mapping[str, Outcome[Facts_co]]) -> str:
     actions = [action for outcome in done.values() for action in outcome.actions]
     return "done before that: " + ", ".join(actions) if actions else "nothing was changed"
 
 
-def _require_distinct(requests: Sequence[Request[F]]) -> None:
+def _require_distinct(requests: Sequence[Request[Facts_co]]) -> None:
     names = [request.region for request in requests]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
