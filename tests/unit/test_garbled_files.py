@@ -22,9 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mshare import record
-from mshare.backends.base import Task
 from mshare.backends.mapping import Mapping, MappingEntry
-from mshare.backends.simulated.layout import Layout, Placed, Record
+from mshare.backends.simulated.layout import Layout, Placed, Record, Task
 from mshare.cli.program import mshare
 from mshare.clients import status as clients_status
 from mshare.clients.spec import ClientsSpec

@@ -11,21 +11,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from ..kernel import abi
+from ..kernel.calls.base import Geometry
 from ..kernel.generations import Generation
-from ..kernel.generations.base import Geometry
 from .mapping import Mapping
-
-
-@dataclass(frozen=True)
-class Task:
-    """A thread, named so that a reused pid is not taken for it."""
-
-    pid: int
-    thread: int
-    started_ticks: int
 
 
 class Window(ABC):

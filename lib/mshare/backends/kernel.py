@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from ..kernel import abi, probe, syscalls
+from ..kernel.calls import CALLS
+from ..kernel.calls.base import Geometry
 from ..kernel.generations import Generation
-from ..kernel.generations.base import Geometry
 from .base import Backend, RegionFile, Window
 
 
@@ -29,13 +30,13 @@ class KernelRegionFile(RegionFile):
     def __init__(self, name: str, fd: int, generation: Generation) -> None:
         self.name = name
         self.fd = fd
-        self._generation = generation
+        self._calls = CALLS[generation.id]
 
     def set_size(self, window_bytes: int, address: int | None = None) -> None:
-        self._generation.set_size(self.fd, window_bytes, address)
+        self._calls.set_size(self.fd, window_bytes, address)
 
     def geometry(self) -> Geometry:
-        return self._generation.geometry(self.fd)
+        return self._calls.geometry(self.fd)
 
     def create_mapping(
         self,
@@ -46,10 +47,10 @@ class KernelRegionFile(RegionFile):
         object_fd: int = -1,
         object_offset: int = 0,
     ) -> None:
-        self._generation.create_mapping(self.fd, offset, size, prot, flags, object_fd, object_offset)
+        self._calls.create_mapping(self.fd, offset, size, prot, flags, object_fd, object_offset)
 
     def unmap(self, offset: int, size: int) -> None:
-        self._generation.unmap(self.fd, offset, size)
+        self._calls.unmap(self.fd, offset, size)
 
     def attach(
         self,

@@ -13,7 +13,9 @@ import os
 from typing import NamedTuple
 
 from ..printable import printable
-from ..units import KIB
+
+# The kernel writes kB, and means 1024 bytes.
+_KB_BYTES = 1024
 
 
 def read(path: str) -> str | None:
@@ -36,7 +38,7 @@ def kib_fields(text: str) -> dict[str, int]:
         name, __, value = line.partition(":")
         number, __, unit = value.strip().partition(" ")
         if unit == "kB" and number.isdigit():
-            fields[name] = int(number) * KIB
+            fields[name] = int(number) * _KB_BYTES
     return fields
 
 

@@ -24,7 +24,6 @@ from ..record import Malformed
 from ..region.status import OWNER, OwnerStatus
 from ..services import status_file
 from ..services.status_file import Unread
-from . import attached
 from .facts import ClientsFacts, HostFacts, MemoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
 
 _UNREADABLE = "unreadable"
@@ -224,22 +223,6 @@ def _attached(status: LauncherStatus) -> int:
     if not status.attached:
         return status.attached
     return min(status.attached, sum(procfs.start_ticks(pid) is not None for pid in status.pids))
-
-
-def living_roles(root: str) -> list[str]:
-    """Who lives on a root, as words for a sentence: "region sga (owner 4711; attached: 4713 ...)"."""
-    living = []
-    for name in region_names(root):
-        facts = region_facts(root, name)
-        found = attached.processes(root, name)
-        who = [f"owner {facts.owner.pid}"] if facts.owner.alive else []
-        if facts.clients is not None and facts.clients.launcher_alive:
-            who.append(f"launcher {facts.clients.launcher_pid}")
-        if found:
-            who.append(f"{len(found)} attached: {attached.told(found)}")
-        if who:
-            living.append(f"region {name} ({'; '.join(who)})")
-    return living
 
 
 def host(backend: str = "auto", root: str | None = None, probing: bool = True) -> HostFacts:

@@ -21,7 +21,7 @@ from ..backends.choose import choose, require_entry
 from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
 from ..host import commands, mounts, procfs
 from ..host import users as mount_users
-from ..info.inventory import living_roles
+from ..info.living import living_roles
 from ..kernel import abi
 from ..kernel.generations import NEWEST
 from ..pagetable import BASE_PAGE_BYTES

@@ -9,13 +9,10 @@ import os
 
 import pytest
 
-from mshare.backends import kernel
-from mshare.backends.base import Task
 from mshare.backends.connect import connect
 from mshare.backends.mapping import Mapping, MappingEntry, protection, protection_name
 from mshare.errors import InvalidRequest
 from mshare.kernel import abi
-from mshare.kernel.generations import GENERATIONS
 from mshare.units import MIB
 
 
@@ -37,21 +34,6 @@ def test_protections():
     assert [protection_name(protection(text)) for text in ("r", "rw")] == ["r", "rw"]
     with pytest.raises(InvalidRequest, match="protection 'x' is unknown; write r or rw"):
         protection("x")
-
-
-def test_a_reused_pid_is_another_task():
-    assert Task(1, 1, 5) == Task(1, 1, 5) != Task(1, 1, 6)
-
-
-def test_a_file_is_closed_once(tmp_path):
-    fd = os.open(tmp_path / "region", os.O_RDWR | os.O_CREAT)
-    file = kernel.KernelRegionFile("region", fd, GENERATIONS["2025-08"])
-    file.set_access(0o640)
-    assert os.fstat(fd).st_mode & 0o777 == 0o640
-    assert file.mappings() is None, "a kernel does not list them"
-    file.close()
-    file.close()
-    assert file.fd == -1
 
 
 def test_the_simulated_backend_lists_what_is_mapped(here):

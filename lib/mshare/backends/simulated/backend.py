@@ -22,13 +22,13 @@ from dataclasses import replace
 from ... import files
 from ...host import procfs
 from ...kernel import abi, syscalls
-from ...kernel.generations import generation
-from ...kernel.generations.base import Geometry, not_supported
+from ...kernel.calls.base import Geometry
+from ...kernel.generations import generation, not_supported
 from ...record import Malformed
 from ...units import round_up
-from ..base import Backend, RegionFile, Task, Window
+from ..base import Backend, RegionFile, Window
 from ..mapping import Kind, Mapping
-from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, without
+from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, Task, without
 from .watch import WATCHER
 from .window import HELD, UNMAPPED, SimulatedWindow, access_mode, bury, refusal, reopened
 

@@ -32,7 +32,6 @@ from ...host import procfs
 from ...kernel import abi
 from ...kernel.generations import GENERATIONS
 from ...services import lock
-from ..base import Task
 from ..mapping import Mapping
 
 DIRECTORY = ".simulated"
@@ -40,6 +39,15 @@ _LAYOUT_VERSION = 1
 _LOCK_LOOKS = 8
 _NAME_LOOKS = 50
 _LOOK_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Task:
+    """A thread, named so that a reused pid is not taken for it."""
+
+    pid: int
+    thread: int
+    started_ticks: int
 
 
 @dataclass(frozen=True)

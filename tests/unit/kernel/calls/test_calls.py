@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each posted interface: its features, and the requests it makes on a file descriptor."""
+"""Each posted interface: the requests it makes on a file descriptor."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import os
 
 import pytest
 
-from mshare.errors import InvalidRequest
 from mshare.kernel import abi, syscalls
-from mshare.kernel.generations import GENERATIONS, SYSCALL_GENERATIONS, generation
-from mshare.kernel.generations.base import Generation, Geometry
-from mshare.kernel.generations.v2022_06 import V2022_06
-from mshare.kernel.generations.v2024_09 import V2024_09
-from mshare.kernel.generations.v2025_01 import V2025_01
-from mshare.kernel.generations.v2025_04 import V2025_04
-from mshare.kernel.generations.v2025_08 import V2025_08
+from mshare.kernel.calls import CALLS
+from mshare.kernel.calls.base import Calls, Geometry
+from mshare.kernel.calls.v2022_06 import V2022_06
+from mshare.kernel.calls.v2024_09 import V2024_09
+from mshare.kernel.calls.v2025_01 import V2025_01
+from mshare.kernel.calls.v2025_04 import V2025_04
+from mshare.kernel.calls.v2025_08 import V2025_08
+from mshare.kernel.generations import GENERATIONS
 from mshare.units import GIB, MIB
 
-CLASSES: dict[str, type[Generation]] = {
+CLASSES: dict[str, type[Calls]] = {
     "2022-06": V2022_06,
     "2024-09": V2024_09,
     "2025-01": V2025_01,
@@ -38,7 +38,8 @@ def fd(tmp_path):
 
 
 def test_each_is_known_by_its_id():
-    assert {identifier: type(known) for identifier, known in GENERATIONS.items()} == CLASSES
+    assert {identifier: type(calls) for identifier, calls in CALLS.items()} == CLASSES
+    assert {identifier: calls.generation for identifier, calls in CALLS.items()} == GENERATIONS
 
 
 BY_FTRUNCATE = [name for name, known in GENERATIONS.items() if known.features.size_set_by == "ftruncate"]
@@ -46,7 +47,7 @@ BY_FTRUNCATE = [name for name, known in GENERATIONS.items() if known.features.si
 
 @pytest.mark.parametrize("identifier", BY_FTRUNCATE)
 def test_a_size_by_ftruncate(identifier, fd):
-    speaks = generation(identifier)
+    speaks = CALLS[identifier]
     speaks.set_size(fd, 4 * MIB, None)
     assert os.fstat(fd).st_size == 4 * MIB
     assert speaks.geometry(fd) == Geometry(None, 4 * MIB)
@@ -54,17 +55,17 @@ def test_a_size_by_ftruncate(identifier, fd):
 
 def test_a_size_by_request_is_refused_by_a_file_that_knows_none(fd):
     with pytest.raises(OSError, match="Inappropriate ioctl"):
-        generation("2024-09").set_size(fd, 4 * MIB, 512 * GIB)
+        CALLS["2024-09"].set_size(fd, 4 * MIB, 512 * GIB)
 
 
 @pytest.mark.parametrize("identifier", CLASSES)
 def test_what_it_does_not_have_is_refused_as_the_kernel_would(identifier, fd):
-    speaks = generation(identifier)
-    if not speaks.features.explicit_mappings:
+    speaks = CALLS[identifier]
+    if not speaks.generation.features.explicit_mappings:
         with pytest.raises(OSError, match=f"in generation {identifier}") as caught:
             speaks.create_mapping(fd, 0, MIB, abi.PROT_READ, 0, -1, 0)
         assert caught.value.errno == errno.EOPNOTSUPP
-    if not speaks.features.unmap:
+    if not speaks.generation.features.unmap:
         with pytest.raises(OSError, match=f"in generation {identifier}"):
             speaks.unmap(fd, 0, MIB)
 
@@ -73,21 +74,10 @@ def test_requests_by_offset(monkeypatch):
     asked = []
     monkeypatch.setattr(syscalls, "create_mapping", lambda *words: asked.append(words))
     monkeypatch.setattr(syscalls, "unmap", lambda *words: asked.append(words))
-    speaks = generation("2025-04")
+    speaks = CALLS["2025-04"]
     speaks.create_mapping(7, 2 * MIB, MIB, abi.PROT_READ, abi.MAP_SHARED, 9, 4096)
     speaks.unmap(7, 2 * MIB, MIB)
     assert asked == [
         (7, abi.CREATE_MAPPING_BY_OFFSET, 2 * MIB, MIB, 4096, abi.PROT_READ, abi.MAP_SHARED, 9),
         (7, abi.UNMAP_BY_OFFSET, 2 * MIB, MIB),
     ]
-
-
-@pytest.mark.parametrize("identifier", SYSCALL_GENERATIONS)
-def test_the_ones_that_were_system_calls_are_dangerous(identifier):
-    with pytest.raises(InvalidRequest, match="calling them is dangerous"):
-        generation(identifier)
-
-
-def test_unknown():
-    with pytest.raises(InvalidRequest, match="generation '2030-01' is unknown; use one of 2022-06"):
-        generation("2030-01")

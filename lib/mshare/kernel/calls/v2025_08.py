@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from ..generations import GENERATIONS
 from .v2025_04 import V2025_04
 
 
 class V2025_08(V2025_04):
-    id = "2025-08"
-    posted = "v3, August 2025, Anthony Yznaga"
-    features = replace(V2025_04.features, mapping_kinds=("anonymous", "hugetlb", "file"), owner_bound=True)
+    generation = GENERATIONS["2025-08"]

@@ -10,20 +10,12 @@ import os
 import struct
 
 from .. import abi, syscalls
-from .base import Features, Generation, Geometry
+from ..generations import GENERATIONS
+from .base import Calls, Geometry
 
 
-class V2022_06(Generation):
-    id = "2022-06"
-    posted = "v2, June 2022, Khalid Aziz"
-    features = Features(
-        size_set_by="mmap",
-        mapping_kinds=("anonymous",),
-        explicit_mappings=False,
-        unmap=False,
-        any_address=False,
-        owner_bound=False,
-    )
+class V2022_06(Calls):
+    generation = GENERATIONS["2022-06"]
 
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         # The mmap that sets the size also attaches the creator; it is unmapped again, so that every

@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .. import abi, syscalls
+from ..generations import GENERATIONS
 from .v2024_09 import V2024_09
 
 
 class V2025_01(V2024_09):
-    id = "2025-01"
-    posted = "v1, January 2025, Anthony Yznaga"
-    features = replace(V2024_09.features, unmap=True)
+    generation = GENERATIONS["2025-01"]
 
     def unmap(self, fd: int, offset: int, size: int) -> None:
         syscalls.unmap(fd, abi.UNMAP_BY_ADDRESS, self.address_of(fd, offset), size)

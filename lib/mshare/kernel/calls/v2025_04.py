@@ -8,20 +8,12 @@ from __future__ import annotations
 import os
 
 from .. import abi, syscalls
-from .base import Features, Generation, Geometry
+from ..generations import GENERATIONS
+from .base import Calls, Geometry
 
 
-class V2025_04(Generation):
-    id = "2025-04"
-    posted = "v2, April 2025, Anthony Yznaga"
-    features = Features(
-        size_set_by="ftruncate",
-        mapping_kinds=("anonymous",),
-        explicit_mappings=True,
-        unmap=True,
-        any_address=True,
-        owner_bound=False,
-    )
+class V2025_04(Calls):
+    generation = GENERATIONS["2025-04"]
 
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         os.ftruncate(fd, window_bytes)

@@ -9,20 +9,12 @@ import errno
 import os
 
 from .. import abi, syscalls
-from .base import Features, Generation, Geometry
+from ..generations import GENERATIONS
+from .base import Calls, Geometry
 
 
-class V2024_09(Generation):
-    id = "2024-09"
-    posted = "RFC v3, September 2024, Anthony Yznaga"
-    features = Features(
-        size_set_by="ioctl",
-        mapping_kinds=("anonymous",),
-        explicit_mappings=True,
-        unmap=False,
-        any_address=False,
-        owner_bound=False,
-    )
+class V2024_09(Calls):
+    generation = GENERATIONS["2024-09"]
 
     def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
         syscalls.set_size(fd, address or 0, window_bytes)

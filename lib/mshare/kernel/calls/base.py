@@ -1,0 +1,49 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be asked of a region's file in every generation of the kernel's interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from ..generations import Generation, not_supported
+
+
+class Geometry(NamedTuple):
+    """The address of a region (None: any aligned address) and the size of its window (0: not set)."""
+
+    address: int | None
+    window_bytes: int
+
+
+class Calls(ABC):
+    """How one generation is called. File descriptors are open files on msharefs; errors are OSError."""
+
+    generation: Generation
+
+    @abstractmethod
+    def set_size(self, fd: int, window_bytes: int, address: int | None) -> None:
+        """Set the size of a new region, once (and its address, if it has one)."""
+
+    @abstractmethod
+    def geometry(self, fd: int) -> Geometry:
+        """Ask the kernel for a region's address and window."""
+
+    def create_mapping(
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        prot: int,
+        flags: int,
+        object_fd: int,
+        object_offset: int,
+    ) -> None:
+        """Map an object at an offset inside the region."""
+        raise not_supported("objects cannot be mapped one by one", self.generation)
+
+    def unmap(self, fd: int, offset: int, size: int) -> None:
+        """Unmap a range inside the region, for all processes."""
+        raise not_supported("objects cannot be unmapped", self.generation)

@@ -1,0 +1,1 @@
+../../../../lib/mshare/info/living.py

@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/__init__.py

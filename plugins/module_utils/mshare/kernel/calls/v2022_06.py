@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/v2022_06.py

@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/v2024_09.py

@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/v2025_04.py

@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/v2025_08.py

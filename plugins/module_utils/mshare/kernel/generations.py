@@ -1,0 +1,1 @@
+../../../../lib/mshare/kernel/generations.py

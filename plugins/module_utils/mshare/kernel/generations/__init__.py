@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/__init__.py

@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/base.py

@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/v2022_06.py

@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/v2024_09.py

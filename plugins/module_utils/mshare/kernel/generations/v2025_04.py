@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/v2025_04.py

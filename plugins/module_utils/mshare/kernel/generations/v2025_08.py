@@ -1,1 +1,0 @@
-../../../../../lib/mshare/kernel/generations/v2025_08.py
