@@ -9,6 +9,11 @@ that are no text and cannot be written to a file.
 
 from __future__ import annotations
 
+import re
+
+# A tab, or the beginning or end of a colour.
+_OURS = re.compile(r"(\t|\x1b\[[0-9;]*m)")
+
 
 def printable(text: str) -> str:
     r"""One line that shows every character: control and formatting characters, line ends and bytes that
@@ -18,9 +23,10 @@ def printable(text: str) -> str:
     return "".join(character if _shown(character) else _escaped(character) for character in text)
 
 
-def printable_lines(text: str) -> str:
-    """The same for a text of ours that has lines."""
-    return "\n".join(map(printable, text.split("\n")))
+def printable_painted(text: str) -> str:
+    """The same for a line of ours that may have tabs, and colours that we gave it."""
+    parts = _OURS.split(text)
+    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
 
 
 def _shown(character: str) -> bool:

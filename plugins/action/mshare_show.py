@@ -10,6 +10,8 @@ from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.printable import printable_painted
+
 OPTIONS = {"lines": {"type": "list", "elements": "str", "required": True}}
 # Others write what programs read, or draw results in a way of their own: they get the lines as a result.
 _PLAIN = ("default", "ansible.builtin.default")
@@ -33,6 +35,6 @@ class ActionModule(ActionBase):
         title = (
             [f"{variables.get('inventory_hostname')}:"] if len(hosts) > 1 and not self._task.run_once else []
         )
-        # In one piece: what other hosts show at the same time comes before it or after it.
-        Display().display("\n".join([*title, *options["lines"]]))
+        # A host names its processes as it likes. In one piece: what other hosts show at the same time comes before it or after it.
+        Display().display("\n".join(map(printable_painted, [*title, *options["lines"]])))
         return shown

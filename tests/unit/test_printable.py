@@ -14,7 +14,7 @@ import pytest
 from mshare import texttable
 from mshare.cli.screen import Screen
 from mshare.host import procfs
-from mshare.printable import printable, printable_lines
+from mshare.printable import printable, printable_painted
 
 TITLE = "\x1b]0;owned\x07"
 
@@ -39,7 +39,7 @@ def test_what_is_shown(text, shown):
 
 
 def test_lines_of_ours_stay_lines():
-    assert printable_lines(f"one\n{TITLE}") == "one\n\\x1b]0;owned\\x07"
+    assert printable_painted(f"\x1b[1mone\x1b[0m\t{TITLE}\n") == "\x1b[1mone\x1b[0m\t\\x1b]0;owned\\x07\\x0a"
 
 
 def test_a_table_has_one_row_for_each(capsys):
@@ -59,7 +59,7 @@ def test_sentences_of_the_command_line(capsys):
     screen.fields([("name", f"value {TITLE}\nforged")])
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
-    assert (len(out.splitlines()), len(err.splitlines())) == (3, 2)
+    assert (len(out.splitlines()), len(err.splitlines())) == (2, 2)
 
 
 def test_a_command_line_of_a_process():

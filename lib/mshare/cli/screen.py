@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import click
 
 from .. import texttable
-from ..printable import printable, printable_lines
+from ..printable import printable, printable_painted
 from ..services.status_file import SCHEMA_VERSION
 from .progress import Bar
 
@@ -74,7 +74,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A sentence for people; on a terminal it is broken between words."""
-        text = printable_lines(text)
+        text = printable(text)
         broken = sys.stdout.isatty() and texttable.width_of(text) > self.width
         self.lines(texttable.wrapped(text, self.width, "  ") if broken else [text])
 
@@ -89,10 +89,10 @@ class Screen:
             click.echo("\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else "", nl=not sys.stdout.isatty())
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Lines for people, as they are."""
+        """Lines for people, with the colours they have; nothing else in them controls the terminal."""
         if not self.as_json:
             for line in lines:
-                click.echo(line)
+                click.echo(printable_painted(line))
 
     def fields(self, entries: Iterable[tuple[str, str | None]]) -> None:
         """Names and values, one a line; a value of None is left out."""
@@ -117,7 +117,7 @@ class Screen:
     def note(self, text: str) -> None:
         """What goes on meanwhile, for somebody who sits before a terminal."""
         if sys.stderr.isatty() and not self.as_json:
-            click.echo(printable_lines(text), err=True)
+            click.echo(printable(text), err=True)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[Bar]:

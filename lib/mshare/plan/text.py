@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from .. import texttable
+from ..printable import printable
 from ..texttable import WIDTH, Paint, wrapped
 from ..units import counted, format_size
 from .outlook import Outlook
@@ -140,7 +141,7 @@ def remedy(outlook: Outlook, width: int = WIDTH, paint: Paint = texttable.plain)
             yield f"  {'' if number else head:<{_LABEL - 2}}{line}"
     if outlook.command:
         yield "  Command"
-        yield from _command(outlook.command, width)
+        yield from _command(printable(outlook.command), width)
 
 
 def _command(command: str, width: int) -> Iterator[str]:
@@ -178,7 +179,7 @@ def lines(
     for instance in plan.instances:
         found += [*([""] if found[-1] else []), *_instance(instance, details, formula, width)]
     for name, pasted in paste_sections(plan):
-        found += ["", f"{name}, to paste:", *pasted]
+        found += ["", f"{name}, to paste:", *map(printable, pasted)]
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import Unavailable
+from ..printable import printable
 from ..units import counted, format_size
 from .chart import MOST_HOSTS, RANKS, bars
 from .fleet import Fleet, grown
@@ -33,7 +34,11 @@ def page(fleet: Fleet) -> str:
     script = _beside("page.js")
     # Names of hosts and processes are text of strangers: everything is escaped that is not ours.
     environment = jinja.Environment(
-        autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=_written_out,
+        undefined=jinja.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     markup = environment.filters["safe"]
     environment.filters["size"] = format_size
@@ -46,7 +51,7 @@ def page(fleet: Fleet) -> str:
         f"{'+' if size_bytes > 0 else ''}{format_size(size_bytes)}"
     )
     environment.filters["breakable"] = lambda text: markup("<wbr>").join(
-        _SEPARATORS.sub("\\1\0", str(text)).split("\0")
+        _SEPARATORS.sub("\\1\0", printable(str(text))).split("\0")
     )
     return str(
         environment.from_string(_beside("page.html.j2")).render(
@@ -64,6 +69,11 @@ def page(fleet: Fleet) -> str:
             most_changes=MOST_CHANGES,
         )
     )
+
+
+def _written_out(value: Any) -> Any:
+    """Text of strangers with its control characters written out; markup is ours, and made of such text."""
+    return printable(value) if type(value) is str else value
 
 
 def _beside(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar, Union
 
+from ..printable import printable
 from .record import InstanceRecord, SegmentRecord, Survey
 
 R = TypeVar("R")
@@ -116,6 +117,7 @@ def _gauges(metrics: Iterable[_Metric[R]], rows: list[tuple[dict[str, str], R]])
 
 
 def _escape(value: str) -> str:
-    # Names of files need not be text.
-    plain = value.encode("utf-8", "backslashreplace").decode()
-    return plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    """As the format wants it: a line end, a quote and a backslash with a backslash before it. Any other
+    control character, and a byte that is no text, is written out, as everywhere."""
+    lines = (printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in value.split("\n"))
+    return "\\n".join(lines)

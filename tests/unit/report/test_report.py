@@ -368,8 +368,7 @@ def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
     made.write(str(tmp_path))
     assert made.changed(str(tmp_path)) == []
     for file in ("report.html", "report.csv"):
-        shown = "postgres\\xff\\xfe" if file.endswith(".csv") else "postgres\\udcff\\udcfe"
-        assert shown in (tmp_path / file).read_text(encoding="utf-8")
+        assert "postgres\\xff\\xfe" in (tmp_path / file).read_text(encoding="utf-8")
     again = files.report(files.gathered({}, [str(tmp_path / "report.json")]))
     assert again.contents == made.contents
 
