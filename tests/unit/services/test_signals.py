@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
 
+from mshare.services import signals
 from rig.world import LIBRARY
 
 
@@ -109,3 +111,14 @@ def test_a_launcher_hears_what_comes_as_soon_as_it_has_a_handler():
         )
         == "True"
     )
+
+
+def test_what_was_blocked_before_stays_blocked():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    try:
+        with signals.held([signal.SIGUSR1, signal.SIGUSR2]):
+            assert {signal.SIGUSR1, signal.SIGUSR2} <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        after = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert after == before | {signal.SIGUSR2}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
