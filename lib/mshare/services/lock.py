@@ -20,8 +20,9 @@ from ..errors import Conflict
 from ..host import procfs
 
 _WAIT_SECONDS = 0.05
-_LOOKS = 400
-_FIRST_WAIT_SECONDS = 0.001
+_LOOKS = 500
+# Short at first: who changes a region again and again holds its lock most of the time, a moment each.
+_FIRST_WAIT_SECONDS = 0.0002
 
 
 @contextlib.contextmanager

@@ -36,9 +36,9 @@ from ..mapping import Mapping
 
 DIRECTORY = ".simulated"
 _LAYOUT_VERSION = 1
-_LOCK_LOOKS = 8
-_NAME_LOOKS = 50
-_LOOK_SECONDS = 0.005
+_LOCK_LOOKS = 20
+_NAME_LOOKS = 250
+_LOOK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
