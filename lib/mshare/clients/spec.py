@@ -79,8 +79,8 @@ class ClientsSpec(Spec):
         spec = cls(**values)
         if spec.span is not None and (spec.command or not spec.touch):
             raise InvalidRequest(
-                f"{what}'s span is how much of region {spec.region} the library's clients touch; omit it with a"
-                " command or with touch: false"
+                f"{what}'s span is how much of region {spec.region} the library's clients touch; omit it with"
+                " a command or with touch: false"
             )
         if spec.stride % BASE_PAGE_BYTES:
             raise InvalidRequest(f"{what}'s stride {spec.stride} is not a multiple of a page (4096)")
