@@ -29,8 +29,11 @@ from mshare.backends.base import Backend, RegionFile, Window
 from mshare.backends.kernel import KernelBackend
 from mshare.backends.simulated.backend import SimulatedBackend
 from mshare.kernel import abi, syscalls
+from rig import patience
+from rig.apart import die_with
 
 PATIENCE_SECONDS = 10
+_CROWD_LOOKS = 12000
 _PR_SET_CHILD_SUBREAPER = 36
 
 BACKENDS = {"kernel": KernelBackend, "simulated": SimulatedBackend}
@@ -44,11 +47,10 @@ ADDRESS = 2 << 40
 
 def eventually(is_so: Callable[[], bool]) -> bool:
     """Whether something becomes true while there is patience."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
+    try:
+        patience.eventually(is_so)
+    except AssertionError:
+        return False
     return True
 
 
@@ -376,8 +378,10 @@ class Stage:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def actor(self, backend: str, root: str) -> Actor:
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
+            die_with(parent)
             play(self.address, lambda: Worker(backend, root))
         return self.add(Actor(self, self.accept(), pid))
 
@@ -457,9 +461,10 @@ def _fork(connection: Connection, address: str) -> Connection:
 def crowd(count: int, act: Callable[[int], None], meanwhile: Callable[[], None] = lambda: None) -> list[int]:
     """Fork `count` processes at once that each do `act(number)`; returns how each ended (0: well)."""
     pids = [_forked(number, act) for number in range(count)]
-    deadline = time.monotonic() + 6 * PATIENCE_SECONDS
     ended: dict[int, int] = {}
-    while len(ended) < count and time.monotonic() < deadline:
+    for __ in range(_CROWD_LOOKS):
+        if len(ended) == count:
+            break
         meanwhile()
         for pid in [pid for pid in pids if pid not in ended]:
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -473,8 +478,10 @@ def crowd(count: int, act: Callable[[int], None], meanwhile: Callable[[], None] 
 
 
 def _forked(number: int, act: Callable[[int], None]) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with(parent)
         faulthandler.disable()
         code = 1
         try:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from .apart import die_with
+
 UID = 54321
 """Nobody on this machine has it."""
 
@@ -66,11 +68,14 @@ def running_as_other(do: Callable[[], object], uid: int = UID, groups: tuple[int
 
 
 def _fork(do: Callable[[], object], uid: int, groups: tuple[int, ...]) -> int:
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         code = 1
         try:
             become(uid, groups)
+            # Becoming another user takes it back.
+            die_with(parent)
             do()
             code = 0
         finally:

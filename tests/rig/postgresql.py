@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .patience import HANG_SECONDS
+
 PROGRAMS = Path("/usr/lib/postgresql")
 ACCOUNT = "postgres"
 DATABASE = "postgres"
 FULL_TOUCH = "SELECT sum(abalance) FROM pgbench_accounts"
 """Has a backend touch all of pgbench's table; count(*) would read an index only."""
-START_SECONDS = 60
+_START_LOOKS = 1200
 STOP_SECONDS = 60
 MIB_PER_SCALE = 128
 """Size of pgbench's table with `-F 10`: few rows, so that a full scan touches many buffers in little time."""
@@ -139,7 +141,7 @@ def _start(
         cwd="/",
         check=True,
         stdout=subprocess.DEVNULL,
-        timeout=START_SECONDS,
+        timeout=HANG_SECONDS,
     )
     # In the file, as administrators do, and where whoever looks at the instance finds them.
     with open(directory / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
@@ -152,8 +154,7 @@ def _start(
 def _wait_until_ready(running: subprocess.Popen[bytes], directory: Path) -> None:
     # Its last line is its state, and there is no other sign that needs no client.
     state = directory / "data" / "postmaster.pid"
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    for __ in range(_START_LOOKS):
         if running.poll() is not None:
             break
         with contextlib.suppress(FileNotFoundError):

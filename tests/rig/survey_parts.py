@@ -18,6 +18,8 @@ from typing import Any
 from mshare.survey.survey import survey
 from mshare.units import MIB
 
+from .apart import die_with
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
@@ -58,9 +60,11 @@ def running(work: Callable[[int], object], count: int = 1) -> Iterator[list[int]
     try:
         for number in range(count):
             read_fd, write_fd = os.pipe()
+            parent = os.getpid()
             pid = os.fork()
             if pid == 0:
                 try:
+                    die_with(parent)
                     work(number)
                     os.write(write_fd, b"1")
                     while True:

@@ -10,7 +10,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from mshare.services.choose import systemd_runs
+from rig import apart
 from rig.world import World, new_world
+
+
+def pytest_configure() -> None:
+    """As root on a machine with systemd, commands would make units and start them: the tests see none."""
+    if os.geteuid() == 0 and systemd_runs():
+        try:
+            apart.hide(apart.SYSTEMD)
+        except OSError as error:
+            pytest.exit(
+                f"the unit tests would reach this machine's systemd ({error}); run them as an ordinary user,"
+                " or with CAP_SYS_ADMIN",
+                returncode=4,
+            )
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ _HEALTH = {"ready": "healthy", "unmanaged": "healthy", "unknown": "unknown"}
 def _health(facts: RegionFacts) -> str:
     """ "healthy", or one word for what is wrong."""
     if not facts.exists:
-        return "missing"
+        return "starting" if facts.owner.alive and facts.owner.state == "starting" else "missing"
     if not facts.owner.alive:
         return "stale"
     return _HEALTH.get(facts.owner.state or "", "starting")

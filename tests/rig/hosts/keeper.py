@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _BRIDGE_ADDRESS = "10.77.0.1/16"
-_READY_SECONDS = 15
+_READY_LOOKS = 3000
 
 # A host, from the inside: it waits until its network card is there. $1 is its root, $2 its name. What it
 # mounts are new instances of kernel file systems, in its own mount namespace; nothing of the machine's.
@@ -108,11 +108,11 @@ def _wait_for_ssh(host: str) -> None:
 
 
 def _wait(condition: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{complaint} after {_READY_SECONDS} s")
+    for __ in range(_READY_LOOKS):
+        if condition():
+            return
         time.sleep(0.005)
+    raise SystemExit(f"{complaint} in {_READY_LOOKS} looks")
 
 
 def _reap() -> None:

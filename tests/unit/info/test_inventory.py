@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 from mshare.info import inventory
+from mshare.region.status import OWNER, starting
+from mshare.services import status_file
 from mshare.units import MIB
 from rig.world import eventually
 
@@ -56,6 +59,17 @@ def test_a_file_that_is_gone_under_its_owner(here):
         assert inventory.region_names(root(here)) == ["sga"]
         facts = inventory.region_facts(root(here), "sga")
         assert (facts.health, facts.exists, facts.mode) == ("missing", False, None)
+
+
+def test_a_region_that_is_being_made(here):
+    """Its owner has written down that it runs, and has not made the file yet."""
+    status_file.make_directory(root(here))
+    path = status_file.file(root(here), "sga", OWNER)
+    status_file.write(path, starting("sga", root(here), {}))
+    assert inventory.region_facts(root(here), "sga").health == "starting"
+    status = status_file.read(root(here), "sga", OWNER)
+    status_file.write(path, replace(status, started_ticks=status.started_ticks - 1))
+    assert inventory.region_facts(root(here), "sga").health == "missing"
 
 
 def test_clients_are_counted_by_who_lives(here):

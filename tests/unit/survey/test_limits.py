@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -23,6 +22,7 @@ from mshare.survey.record import SCHEMA_VERSION, from_fields
 from mshare.survey.survey import changes
 from mshare.units import KIB, MIB
 from rig import surveys
+from rig.patience import LOOKS
 from rig.survey_parts import instance_of, map_shared, python, running, surveyed, touch
 from rig.survey_parts import survey_fields as survey
 
@@ -118,11 +118,11 @@ def test_processes_that_end_during_the_survey_are_counted(segment):
     ):
         try:
             assert churn.stdout.readline() == "ready\n"
-            deadline = time.monotonic() + 30
-            found = survey(threshold_bytes=1, exact=True)
-            while not found["vanished"]:
-                assert time.monotonic() < deadline, "no process ended during any survey"
+            for __ in range(LOOKS):
                 found = survey(threshold_bytes=1, exact=True)
+                if found["vanished"]:
+                    break
+            assert found["vanished"], "no process ended during any survey"
         finally:
             churn.kill()
     # Who stayed is there whole; who went is no gap that somebody could close.
