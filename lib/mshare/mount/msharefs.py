@@ -329,7 +329,8 @@ def umount(root: str) -> bool:
         else:
             roots.take_down(root)
     had_record = os.path.exists(record)
-    if is_ours(seen) and root != paths.KERNEL_ROOT and (had_record or seen.kind != "mount"):
+    # One that was killed after unmounting left the directory, and the record that says whose it is.
+    if root != paths.KERNEL_ROOT and (had_record or (is_ours(seen) and seen.kind != "mount")):
         files.remove_empty(root)
     _remove_group(root)
     files.remove(record)

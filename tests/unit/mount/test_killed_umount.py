@@ -1,0 +1,51 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An unmount that is killed at any of its steps: the next one leaves nothing, no empty directory either."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mshare import files
+from mshare.backends import root as roots
+from mshare.mount import msharefs
+from rig.apart import die_with
+
+STEPS = ("take_down", "remove_empty", "_remove_group", "remove")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_the_next_one_ends_it(here, step, after):
+    here.ok("mount", "--backend", "simulated")
+    parent = os.getpid()
+    if (child := os.fork()) == 0:
+        die_with(parent)
+        kill_at(step, after)
+        msharefs.umount(str(here.root))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    here.ok("umount")
+    left = [path for path in (here.root, here.config, here.state) if path.exists()]
+    assert left == []
+
+
+def kill_at(step, after):
+    """Have this process killed where it is about to do a step, or has just done it."""
+    module = {"take_down": roots, "_remove_group": msharefs}.get(step, files)
+    do = getattr(module, step)
+
+    def killed(*arguments):
+        if step == "remove" and os.path.basename(os.path.dirname(arguments[0])) != "mounts":
+            # The layout's own files; here the record is meant.
+            do(*arguments)
+            return
+        if after:
+            do(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(module, step, killed)
