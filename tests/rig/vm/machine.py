@@ -27,6 +27,7 @@ KERNEL_ARGUMENTS = (
     "root=/dev/vda rw rootflags=noinit_itable console=ttyS0 quiet net.ifnames=0"
     " mitigations=off random.trust_cpu=on systemd.show_status=true TERM=dumb"
 )
+_LOOK_SECONDS = 0.5
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -196,16 +197,19 @@ class Machine:
     def _wait_for_boot(self, timeout_s: float, other_than: str = "") -> None:
         began = time.monotonic()
         reported = began
+        # Counted, as rig/patience.py does: a machine that was paused is looked at as often as ever.
+        looks_left = int(timeout_s / _LOOK_SECONDS)
         while self._boot_id() in ("", other_than):
             now = time.monotonic()
             if not self.is_running():
                 raise SystemExit("QEMU ended before the VM could be reached")
-            if now - began > timeout_s:
-                raise SystemExit(f"no ssh after {timeout_s:.0f} s")
+            if not looks_left:
+                raise SystemExit(f"no ssh after {now - began:.0f} s")
+            looks_left -= 1
             if now - reported > 5:
                 log(f"  {now - began:3.0f} s  {self._console_tail(1)}")
                 reported = now
-            time.sleep(0.5)
+            time.sleep(_LOOK_SECONDS)
         state = self.run("systemctl", "is-system-running", "--wait").stdout.strip()
         log(f"{self.name}: up after {time.monotonic() - began:.0f} s, systemd says {state}")
 
