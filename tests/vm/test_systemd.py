@@ -96,7 +96,7 @@ def rebooted(deployed: Guest) -> Guest:
 
 def test_a_check_run_says_what_it_would_do_and_does_nothing(guest):
     output = guest.playbook("deploy", "--check", "--diff", **VARIABLES)
-    assert output.count('+    "state": "present"') == 4  # The library, the mount, the region, the clients.
+    assert output.count("\n+state: present\n") == 4  # The library, the mount, the region, the clients.
     assert guest.traces() == []
 
 
