@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clusters that a plain systemd unit starts; systemctl is a stand-in. No test moves one under a real systemd."""
+"""Clusters that a plain systemd unit starts. Here, systemctl is a stand-in; no test has a real systemd."""
 
 from __future__ import annotations
 
