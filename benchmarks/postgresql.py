@@ -173,7 +173,7 @@ def cost(server: postgresql.Server, connections: int) -> Cost:
             taken.append(time.perf_counter() - started)
             pids.add(connection.info.backend_pid)
         host_growth_bytes = host_bytes() - before_bytes
-        found = [each.vm_pte_bytes for each in processes.look().processes if each.pid in pids]
+        found = [each.vm_pte_bytes for each in processes.read_all().processes if each.pid in pids]
     # A backend ends after its connection: the next one's growth must not be this one's end.
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         time.sleep(0.05)

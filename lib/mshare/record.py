@@ -146,15 +146,15 @@ def _plain(value: object) -> object:
 @functools.lru_cache(maxsize=None)  # noqa: UP033
 def _schema(cls: Hashable) -> dict[str, tuple[Reader, bool]]:
     """By field: what reads it, and whether it may be missing."""
-    found: dict[str, tuple[Reader, bool]] = {}
+    readers: dict[str, tuple[Reader, bool]] = {}
     assert isinstance(cls, type)
     for owner in reversed(cls.__mro__):
         names = {**vars(sys.modules[owner.__module__])}
         for name, annotation in vars(owner).get("__annotations__", {}).items():
             node = ast.parse(annotation, mode="eval").body
             reader = _reader(node, names)
-            found[name] = (_sized(reader) if name.endswith("_bytes") else reader, _optional(node))
-    return {field.name: found[field.name] for field in fields(cls)}
+            readers[name] = (_sized(reader) if name.endswith("_bytes") else reader, _optional(node))
+    return {field.name: readers[field.name] for field in fields(cls)}
 
 
 def _reader(node: ast.expr, names: Mapping[str, object]) -> Reader:

@@ -164,7 +164,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import p
 def known(params: dict[str, Any]) -> facts.Facts:
     if params["size"] is not None:
         memory_bytes = parse_size(params["memory"], "memory") if params["memory"] else None
-        return facts.from_wishes(
+        return facts.from_arguments(
             parse_size(params["size"]), params["clients"], params["instance"], memory_bytes
         )
     surveyed = survey() if params["survey"] is None else from_fields(params["survey"])

@@ -198,11 +198,11 @@ def garbled(text: str) -> st.SearchStrategy[bytes]:
 
 
 def read_owner(path: str) -> object:
-    return status_file.look("/m", "sga", OWNER)
+    return status_file.peek("/m", "sga", OWNER)
 
 
 def read_launcher(path: str) -> object:
-    return status_file.look("/m", "sga", CLIENTS)
+    return status_file.peek("/m", "sga", CLIENTS)
 
 
 def read_sidecar(path: str) -> object:

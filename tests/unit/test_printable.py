@@ -53,7 +53,7 @@ def test_a_table_has_one_row_for_each(capsys):
 
 def test_sentences_of_the_command_line(capsys):
     screen = Screen(False)
-    screen.say(f"said {TITLE}\nnext")
+    screen.sentence(f"said {TITLE}\nnext")
     screen.warn(f"warned {TITLE}\nforged")
     screen.error("failed", f"refused {TITLE}\nforged", 1)
     screen.fields([("name", f"value {TITLE}\nforged")])

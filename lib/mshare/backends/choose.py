@@ -32,8 +32,8 @@ def kernel_has_msharefs() -> bool:
 
 def kernel_root() -> str | None:
     """Where msharefs is mounted: at its conventional place, else at the first that is found."""
-    found = [mount.path for mount in mounts.mounts() if mount.filesystem == abi.FILESYSTEM]
-    return paths.KERNEL_ROOT if paths.KERNEL_ROOT in found else (found[0] if found else None)
+    roots = [mount.path for mount in mounts.mounts() if mount.filesystem == abi.FILESYSTEM]
+    return paths.KERNEL_ROOT if paths.KERNEL_ROOT in roots else (roots[0] if roots else None)
 
 
 def choose(backend: str = "auto") -> Choice:

@@ -32,13 +32,13 @@ def backend_at(root: str) -> BackendName | None:
 
 def roots() -> list[str]:
     """Every msharefs there is, real or simulated, mounted or an ordinary user's directory."""
-    found = {
+    in_use = {
         mount.path
         for mount in mounts.mounts()
         if mount.filesystem == abi.FILESYSTEM or mount.source == paths.SIMULATED_SOURCE
     }
     own = paths.simulated_root()
-    return sorted(found | ({own} if simulated(own) or unfinished(own) else set()))
+    return sorted(in_use | ({own} if simulated(own) or unfinished(own) else set()))
 
 
 def simulated(root: str) -> bool:
@@ -91,8 +91,8 @@ class RegionSeen:
     owner_alive: bool
 
 
-def look(root: str, name: str) -> RegionSeen | None:
-    """A region, without opening it; None where the root does not tell: a kernel does not list what is mapped.
+def peek(root: str, name: str) -> RegionSeen | None:
+    """A region, without opening it; None if the root cannot tell: a kernel does not list what is mapped.
 
     Malformed for a region whose files are damaged.
     """
@@ -139,7 +139,7 @@ def lay_out(root: str, generation_id: str | None) -> None:
 
 def take_down(root: str) -> None:
     """Take a simulated msharefs out of a directory, with the names that killed owners left behind."""
-    found = Files(root)
-    for name in found.names():
-        found.unlink(name)
-    found.remove()
+    layout = Files(root)
+    for name in layout.names():
+        layout.unlink(name)
+    layout.remove()

@@ -62,12 +62,12 @@ def attach_command(
                 **record.to_fields(done),
             }
         )
-        screen.say(f"Attached region {name} at {attachment.address:#x}.")
+        screen.sentence(f"Attached region {name} at {attachment.address:#x}.")
         screen.fields(_lines(target, span_bytes, done))
         if hold:
             # From the moment it is said, Ctrl-C is an end and no interruption.
             with contextlib.suppress(KeyboardInterrupt):
-                screen.say("Ctrl-C detaches it.")
+                screen.sentence("Ctrl-C detaches it.")
                 signals.wait_for_ever()
 
 

@@ -45,7 +45,7 @@ def run_command(screen: Screen, /, spec_path: str | None, **options: Any) -> Non
         with contextlib.suppress(OSError):
             screen.answer({"clients": record.to_fields(status)})
             if sys.stdout.isatty():
-                screen.say(
+                screen.sentence(
                     f"{status.attached} clients are attached to region {status.region}; Ctrl-C ends them."
                 )
 

@@ -31,7 +31,7 @@ def status_command(screen: Screen, name: str, backend: str | None, root: str | N
             f" `mshare clients start {name} --count N`"
         )
     screen.answer({"clients": record.to_fields(facts)})
-    screen.say(f"Clients of region {name}: {_state(facts)}")
+    screen.sentence(f"Clients of region {name}: {_state(facts)}")
     display.clients(screen, facts)
 
 
@@ -53,7 +53,7 @@ def count_command(screen: Screen, name: str, backend: str | None, root: str | No
             "dead": [record.to_fields(client) for client in dead],
         }
     )
-    screen.say(str(attached))
+    screen.sentence(str(attached))
 
 
 def _state(facts: ClientsFacts) -> str:

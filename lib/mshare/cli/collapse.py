@@ -64,7 +64,7 @@ def collapse_command(
         )
     screen.answer(result.to_dict())
     for line in result.lines():
-        screen.say(line)
+        screen.sentence(line)
     if not check and not _is_enough(result):
         ctx.exit(EXIT_VERDICT_FAILED)
 
@@ -78,4 +78,4 @@ def _follow(screen: Screen, target: str, rate_bytes: int | None, seconds: float)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: over.set())
     notify(READY="1")
-    follow(target, over.wait, screen.say, seconds=seconds, rate_bytes=rate_bytes)
+    follow(target, over.wait, screen.sentence, seconds=seconds, rate_bytes=rate_bytes)

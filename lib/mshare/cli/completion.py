@@ -25,8 +25,8 @@ def completion_command(ctx: click.Context, shell: str) -> None:
       fish:  mshare completion fish > ~/.config/fish/completions/mshare.fish
     """
     screen: Screen = ctx.obj
-    found = get_completion_class(shell)
-    assert found is not None  # the three that click has
-    script = found(ctx.find_root().command, {}, "mshare", "_MSHARE_COMPLETE").source()
+    completion = get_completion_class(shell)
+    assert completion is not None  # the three that click has
+    script = completion(ctx.find_root().command, {}, "mshare", "_MSHARE_COMPLETE").source()
     screen.answer({"shell": shell, "script": script})
     screen.lines([script])

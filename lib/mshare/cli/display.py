@@ -48,12 +48,12 @@ def outcome(
     for warning in done.warnings:
         screen.warn(warning)
     if not done.changed:
-        screen.say(unchanged)
+        screen.sentence(unchanged)
     elif check:
         for action in done.actions:
-            screen.say(f"Would {action}.")
+            screen.sentence(f"Would {action}.")
     else:
-        screen.say(changed)
+        screen.sentence(changed)
     return not check
 
 
@@ -83,7 +83,7 @@ def mappings(screen: Screen, inside: Iterable[MappingEntry]) -> None:
 def clients(screen: Screen, facts: ClientsFacts) -> None:
     """What a launcher reports of its clients."""
     if facts.attached is None:
-        screen.say(facts.errors[0])
+        screen.sentence(facts.errors[0])
         return
     touched = "nothing"
     if facts.span_bytes:
@@ -99,9 +99,9 @@ def clients(screen: Screen, facts: ClientsFacts) -> None:
         ]
     )
     for dead in facts.dead:
-        screen.say(f"  client {dead.number} (process {dead.pid}) {dead.reason}")
+        screen.sentence(f"  client {dead.number} (process {dead.pid}) {dead.reason}")
     for error in facts.errors:
-        screen.say(f"  error: {error}")
+        screen.sentence(f"  error: {error}")
 
 
 def _attaching(facts: ClientsFacts) -> str | None:

@@ -30,18 +30,18 @@ def info_command(screen: Screen, backend: str | None, root: str | None, no_probe
     """Show whether mshare works here, and what exists."""
     host = inventory.host(backend or "auto", root, probing=not no_probe)
     screen.answer(record.to_fields(host))
-    screen.say(f"Supported: {_supported(host.support)}")
+    screen.sentence(f"Supported: {_supported(host.support)}")
     for reason in _each_once(host.support.reasons):
-        screen.say(f"  {reason}")
+        screen.sentence(f"  {reason}")
     if host.mounts:
-        screen.say("")
+        screen.sentence("")
         _mounts(screen, host.mounts)
     if host.regions:
-        screen.say("")
+        screen.sentence("")
         _regions(screen, host.regions)
-    screen.say("")
+    screen.sentence("")
     memory = host.memory
-    screen.say(
+    screen.sentence(
         f"Memory: {display.size(memory.total_bytes)}, of it {display.size(memory.available_bytes)}"
         f" available and {display.size(memory.page_tables_bytes)} page tables"
     )
@@ -80,7 +80,7 @@ def _mounts(screen: Screen, mounts: Sequence[MountFacts]) -> None:
     screen.table(("Mount", "Backend", "Generation", "Takes", "Alignment", "Access"), rows)
     for mount in mounts:
         if mount.reason is not None:
-            screen.say(f"  {mount.reason}")
+            screen.sentence(f"  {mount.reason}")
 
 
 def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
@@ -100,7 +100,7 @@ def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
     heads = ("Region", "Health", "Window", "Mapped", "Owner", "Clients", "Access", "Path")
     screen.table(heads, rows, right=("Window", "Mapped", "Owner", "Clients"))
     for reason in _reasons(regions):
-        screen.say(f"  {reason}")
+        screen.sentence(f"  {reason}")
 
 
 def _reasons(regions: Iterable[RegionFacts]) -> list[str]:
@@ -136,9 +136,11 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     if regions:
         _regions(screen, regions)
     elif closed := [where for where in roots if not os.access(where, os.R_OK | os.X_OK)]:
-        screen.say(f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not look there.")
+        screen.sentence(
+            f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not look there."
+        )
     else:
-        screen.say("There are no regions; create one with `mshare create NAME --size SIZE`.")
+        screen.sentence("There are no regions; create one with `mshare create NAME --size SIZE`.")
 
 
 @click.command("stat")
@@ -153,7 +155,7 @@ def stat_command(screen: Screen, name: str, backend: str | None, root: str | Non
     if not facts.exists and not known:
         raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows the regions")
     screen.answer({"backend": where.backend, "region": record.to_fields(facts)})
-    screen.say(f"Region {name}: {facts.health}")
+    screen.sentence(f"Region {name}: {facts.health}")
     screen.fields(
         [
             ("path", facts.path),
@@ -167,7 +169,7 @@ def stat_command(screen: Screen, name: str, backend: str | None, root: str | Non
         ]
     )
     if facts.mappings:
-        screen.say("")
+        screen.sentence("")
         display.mappings(screen, facts.mappings)
 
 

@@ -58,7 +58,7 @@ def map_command(
                 " --replace"
             ) from error
     screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping))})
-    screen.say(f"Mapped {_said(mapping)} in region {name}.")
+    screen.sentence(f"Mapped {_said(mapping)} in region {name}.")
 
 
 @click.command("unmap")
@@ -80,7 +80,9 @@ def unmap_command(
         _check(region, mapping, connected)
         region.unmap(mapping.offset, mapping.size_bytes)
     screen.answer({"region": name, "offset": mapping.offset, "size": mapping.size_bytes})
-    screen.say(f"Unmapped {format_size(mapping.size_bytes)} at offset {mapping.offset:#x} in region {name}.")
+    screen.sentence(
+        f"Unmapped {format_size(mapping.size_bytes)} at offset {mapping.offset:#x} in region {name}."
+    )
 
 
 def _check(region: Region, mapping: Mapping, backend: Backend) -> None:

@@ -41,20 +41,20 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
             "saving_bytes": (clients - 1) * tables.total_bytes,
         }
     )
-    screen.say(
+    screen.sentence(
         f"{clients:,} clients that touch all of {format_size(size_bytes)} in pages of"
         f" {format_size(page_bytes)} (modelled: arithmetic, nothing was measured)"
     )
-    screen.say("")
+    screen.sentence("")
     heads = ("Page tables", "Per client", "Without sharing, in all", "With sharing, in all")
     rows = [
         (level, format_size(tables), format_size(tables * clients), format_size(tables))
         for level, tables in levels
     ]
     screen.table(heads, rows, right=heads[1:])
-    screen.say("")
+    screen.sentence("")
     saved = (clients - 1) * tables.total_bytes
-    screen.say(f"Sharing saves {format_size(saved)}, {100 * (clients - 1) / clients:.2f} %.")
+    screen.sentence(f"Sharing saves {format_size(saved)}, {100 * (clients - 1) / clients:.2f} %.")
 
 
 def _levels(tables: PageTables) -> list[tuple[str, int]]:

@@ -39,7 +39,7 @@ def mount_command(
     spec = mount_spec(spec_path, options, fill)
     choice = Choice(spec.backend, spec.root, reason)
     done = converge.mount_present(spec, boot=boot, check=check)
-    told = display.outcome(
+    message = display.outcome(
         screen,
         done,
         converge.result(choice, done),
@@ -47,7 +47,7 @@ def mount_command(
         f"The {spec.backend} msharefs is mounted at {spec.root}: {choice.reason}.",
         f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
     )
-    if told and done.facts is not None:
+    if message and done.facts is not None:
         screen.fields(
             [
                 ("generation", done.facts.generation),

@@ -44,7 +44,7 @@ def own_command(screen: Screen, /, spec_path: str | None, replace_stale: bool, *
             screen.answer({"region": record.to_fields(status)})
             if sys.stdout.isatty():
                 window, mapped = display.size(status.window_bytes), display.size(status.mapped_bytes)
-                screen.say(
+                screen.sentence(
                     f"Region {status.region} is ready at {status.path}: window {window}, mapped"
                     f" {mapped}; Ctrl-C ends it."
                 )

@@ -57,8 +57,8 @@ def plan_command(
     screen.answer(made.to_dict())
     screen.lines(text.lines(made, details=details, formula=formula, width=screen.width, paint=screen.paint))
     if made.instances and not details:
-        screen.say("")
-        screen.say("Why a remedy is not open, and what each needs: --details")
+        screen.sentence("")
+        screen.sentence("Why a remedy is not open, and what each needs: --details")
 
 
 def _wishes(
@@ -69,7 +69,7 @@ def _wishes(
     if clients is None:
         raise InvalidRequest("--size needs --clients as well, the number of processes that attach")
     memory_bytes = None if memory is None else parse_size(memory, "memory")
-    return facts.from_wishes(parse_size(size), clients, instance, memory_bytes)
+    return facts.from_arguments(parse_size(size), clients, instance, memory_bytes)
 
 
 def _surveyed(screen: Screen, path: str | None) -> Survey:

@@ -53,7 +53,7 @@ def status_command(screen: Screen, version: str | None, cluster: str | None) -> 
     facts = postgresql_status(version=version, name=cluster)
     screen.answer(facts)
     for line in facts["summary"]:
-        screen.say(line)
+        screen.sentence(line)
 
 
 @click.command("present")
@@ -140,7 +140,7 @@ def _show(screen: Screen, done: Outcome[dict[str, Any]], check: bool, diff: bool
         screen.lines(differences(done.before, done.after))
     display.outcome(screen, done, answer, check, "Done.", "Nothing to do.")
     for line in facts.get("summary", ()):
-        screen.say(line)
+        screen.sentence(line)
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:

@@ -27,5 +27,5 @@ def preload_command(screen: Screen, output: str | None) -> None:
     else:
         path = os.path.join(os.path.abspath(output), FILE_NAME)
         library.build(path, library.own_sources())
-    screen.say(path)
+    screen.sentence(path)
     screen.answer({"path": path, "sha256": library.digest(library.own_sources())})

@@ -122,7 +122,7 @@ class Program(LazyGroup):
 def _say_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         screen: Screen = ctx.obj
-        screen.say(f"mshare {__version__}")
+        screen.sentence(f"mshare {__version__}")
         screen.answer({"version": __version__})
         ctx.exit()
 

@@ -58,7 +58,7 @@ def report_command(
     screen.answer({**facts, "check": check})
     if check:
         for name in changed:
-            screen.say(f"Would write {os.path.join(folder, name)}.")
+            screen.sentence(f"Would write {os.path.join(folder, name)}.")
         return
     for line in facts["summary"]:
-        screen.say(line)
+        screen.sentence(line)

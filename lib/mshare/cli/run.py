@@ -110,8 +110,8 @@ def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
     from ..backends.connect import connect
     from ..clients.client import Target
 
-    found = Target.find(region_name(name), connect(where["backend"], where["root"]))
-    return {"region": name, "region_bytes": found.mapped_bytes or None}
+    target = Target.find(region_name(name), connect(where["backend"], where["root"]))
+    return {"region": name, "region_bytes": target.mapped_bytes or None}
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -72,7 +72,7 @@ class Screen:
         else:
             click.echo(f"Error: {printable(message)}", err=True)
 
-    def say(self, text: str) -> None:
+    def sentence(self, text: str) -> None:
         """A sentence for people; on a terminal it is broken between words."""
         text = printable(text)
         broken = sys.stdout.isatty() and texttable.width_of(text) > self.width

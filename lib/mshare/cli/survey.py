@@ -51,73 +51,73 @@ def survey_command(
     threshold_bytes = parse_size(threshold, "threshold")
     before = None
     while True:
-        found = survey(exact, threshold_bytes)
+        result = survey(exact, threshold_bytes)
         if as_metrics:
-            click.echo(prometheus.text(found), nl=False)
+            click.echo(prometheus.text(result), nl=False)
         else:
-            screen.answer(found.to_dict())
-            _show(screen, found, before)
+            screen.answer(result.to_dict())
+            _show(screen, result, before)
         if watch is None:
             return
-        before = found
+        before = result
         time.sleep(watch)
         screen.clear()
 
 
-def _show(screen: Screen, found: Survey, before: Survey | None) -> None:
-    host = found.host
-    if found.instances:
-        outlook = plan(from_survey(found)).outlook
+def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:
+    host = survey.host
+    if survey.instances:
+        outlook = plan(from_survey(survey)).outlook
         screen.lines(text.verdict(host.name, outlook, screen.width, screen.paint))
-    partial = "" if found.complete else ", partial"
-    screen.say(
+    partial = "" if survey.complete else ", partial"
+    screen.sentence(
         f"Page tables of {host.name}: {format_size(host.page_tables_bytes)} (measured{partial}),"
         f" with {format_size(host.memory_available_bytes)} of"
         f" {format_size(host.memory_total_bytes)} available"
     )
-    screen.say("")
-    if found.instances:
-        _instances(screen, found, before)
-        screen.say("")
-        _databases(screen, found.instances)
-        _segments(screen, found.instances)
+    screen.sentence("")
+    if survey.instances:
+        _instances(screen, survey, before)
+        screen.sentence("")
+        _databases(screen, survey.instances)
+        _segments(screen, survey.instances)
     else:
-        screen.say("No process with page tables worth looking into has shared memory.")
-    screen.say("")
-    others = found.others
-    screen.say(
+        screen.sentence("No process with page tables worth looking into has shared memory.")
+    screen.sentence("")
+    others = survey.others
+    screen.sentence(
         f"{others.processes:,} other processes: {format_size(others.page_tables_bytes)} of page tables"
     )
-    _method(screen, found)
+    _method(screen, survey)
 
 
-def _instances(screen: Screen, found: Survey, before: Survey | None) -> None:
+def _instances(screen: Screen, survey: Survey, before: Survey | None) -> None:
     # As many as fit 80 columns; the JSON has the others.
     heads = ["Instance", "Processes", "Maximum", "Page tables", "Average", "Of host"]
     heads.append("Segments" if before is None else "Change")
-    changed = [] if before is None else changes(before, found)
-    change_of = {one.oldest_pid: one for one in changed if not one.gone}
+    changed = [] if before is None else changes(before, survey)
+    change_of = {change.oldest_pid: change for change in changed if not change.gone}
     rows = []
-    for one in found.instances:
-        tables, maximum = one.page_tables, one.processes_maximum
+    for instance in survey.instances:
+        tables, maximum = instance.page_tables, instance.processes_maximum
         row = [
-            one.name,
-            f"{one.processes:,}",
+            instance.name,
+            f"{instance.processes:,}",
             f"{maximum.value:,}" if maximum else "-",
             *map(display.size, (tables.sum_bytes, tables.average_bytes)),
-            f"{one.share_of_host_percent:.1f} %",
+            f"{instance.share_of_host_percent:.1f} %",
         ]
         if before is None:
             row.append(_known(tables.segments_bytes))
         else:
-            grown = change_of[min(one.pids)].page_tables_bytes
+            grown = change_of[min(instance.pids)].page_tables_bytes
             row.append(f"{'+' if grown > 0 else ''}{format_size(grown)}")
         rows.append(row)
     screen.table(heads, rows, right=heads[1:])
     for change in changed:
         if change.gone:
             left = format_size(change.page_tables_bytes)
-            screen.say(f"  {change.name} (process {change.oldest_pid}) is gone ({left})")
+            screen.sentence(f"  {change.name} (process {change.oldest_pid}) is gone ({left})")
 
 
 def _known(size_bytes: int | None) -> str:
@@ -126,36 +126,36 @@ def _known(size_bytes: int | None) -> str:
 
 def _databases(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
     """Which server is meant, where a port or a name does not say it all."""
-    said = [one for one in instances if one.data_directory or one.sid]
-    for one in said:
-        maximum = one.processes_maximum
+    databases = [instance for instance in instances if instance.data_directory or instance.sid]
+    for instance in databases:
+        maximum = instance.processes_maximum
         parts = (
-            f"version {one.version}" if one.version else None,
-            f"data directory {one.data_directory}" if one.data_directory else None,
-            f"unit {one.unit}" if one.unit else None,
+            f"version {instance.version}" if instance.version else None,
+            f"data directory {instance.data_directory}" if instance.data_directory else None,
+            f"unit {instance.unit}" if instance.unit else None,
             f"maximum by {maximum.source}" if maximum else "maximum unknown",
         )
-        screen.say(f"{one.name}: {', '.join(filter(None, parts))}")
-    if said:
-        screen.say("")
+        screen.sentence(f"{instance.name}: {', '.join(filter(None, parts))}")
+    if databases:
+        screen.sentence("")
 
 
 def _segments(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
     rows = [
         (
-            one.name,
+            instance.name,
             segment.kind,
             segment.name,
             format_size(segment.size_bytes),
             format_size(segment.page_bytes),
             format_size(segment.huge_bytes),
-            f"preload {one.preload}" if one.preload else one.huge_pages_requested or "-",
+            f"preload {instance.preload}" if instance.preload else instance.huge_pages_requested or "-",
             _placed(segment),
             f"{segment.processes:,}",
             _known(segment.page_tables_bytes),
         )
-        for one in instances
-        for segment in one.segments
+        for instance in instances
+        for segment in instance.segments
     ]
     heads = ["Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at"]
     heads += ["Attached", "Page tables"]
@@ -169,17 +169,17 @@ def _placed(segment: SegmentRecord) -> str:
     return "2 MiB" if segment.congruent_2mib else "4 KiB"
 
 
-def _method(screen: Screen, found: Survey) -> None:
-    method, missing = found.method, found.missing
+def _method(screen: Screen, survey: Survey) -> None:
+    method, missing = survey.method, survey.missing
     sampled = "samples of each group scanned, the segments' part of the others modelled from them"
     how = "every process scanned" if method.exact else sampled
-    screen.say(f"Measured in {method.duration_ms:.0f} ms: VmPTE of every process, {how}")
-    if found.vanished:
-        screen.say(f"{found.vanished:,} processes ended meanwhile")
+    screen.sentence(f"Measured in {method.duration_ms:.0f} ms: VmPTE of every process, {how}")
+    if survey.vanished:
+        screen.sentence(f"{survey.vanished:,} processes ended meanwhile")
     if missing:
-        screen.say(f"Partial: {len(missing):,} not read")
-        for one in missing[:_MISSING_SHOWN]:
-            who = f"process {one.pid}: " if one.pid is not None else ""
-            screen.say(f"  {who}{one.what}: {one.reason}")
+        screen.sentence(f"Partial: {len(missing):,} not read")
+        for item in missing[:_MISSING_SHOWN]:
+            who = f"process {item.pid}: " if item.pid is not None else ""
+            screen.sentence(f"  {who}{item.what}: {item.reason}")
         if len(missing) > _MISSING_SHOWN:
-            screen.say(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json names them all")
+            screen.sentence(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json names them all")

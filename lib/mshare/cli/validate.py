@@ -72,7 +72,7 @@ def validate_command(
     """
     screen: Screen = ctx.obj
     screen.note("Measuring page tables without sharing ...")
-    found = validate(
+    savings = validate(
         name,
         backend=backend or "auto",
         root=root,
@@ -83,17 +83,17 @@ def validate_command(
             min_saving_percent, max_model_error_percent, min_clients_attached, max_client_errors
         ),
     )
-    screen.answer(result(found))
-    _savings(screen, found)
-    if not found.passed:
+    screen.answer(result(savings))
+    _savings(screen, savings)
+    if not savings.passed:
         ctx.exit(EXIT_VERDICT_FAILED)
 
 
-def _savings(screen: Screen, found: Savings) -> None:
-    for line in (found.title, *found.notes, ""):
-        screen.say(line)
-    screen.table(HEADS, [row.cells for row in found.rows()], RIGHT)
-    screen.say("")
-    screen.say(found.verdict)
-    for reason in found.reasons:
-        screen.say(f"  {reason}")
+def _savings(screen: Screen, savings: Savings) -> None:
+    for line in (savings.title, *savings.notes, ""):
+        screen.sentence(line)
+    screen.table(HEADS, [row.cells for row in savings.rows()], RIGHT)
+    screen.sentence("")
+    screen.sentence(savings.verdict)
+    for reason in savings.reasons:
+        screen.sentence(f"  {reason}")

@@ -77,9 +77,9 @@ class Target:
     def find(cls, name: str, backend: Backend) -> Target:
         """The region as it is now; what is mapped in a kernel's region is known from its owner only."""
         with Region.open(name, read_only=True, backend=backend) as region:
-            found = region.stat()
+            facts = region.stat()
         status = status_of(OWNER, name, backend.root)
-        mappings = found.mappings
+        mappings = facts.mappings
         if mappings is None:
             entries = status.mappings if status is not None else None
             mappings = [entry.mapping() for entry in entries or ()]
@@ -87,12 +87,12 @@ class Target:
         return cls(
             name=name,
             backend=backend,
-            path=found.path,
+            path=facts.path,
             mappings=tuple(mappings),
             pattern=status.pattern if status is not None else None,
-            window_bytes=found.window_bytes,
+            window_bytes=facts.window_bytes,
             mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
-            address=found.address,
+            address=facts.address,
             memory_max_bytes=limit if isinstance(limit, int) else None,
         )
 

@@ -189,11 +189,11 @@ class ClientsAbsent(Request[ClientsFacts]):
     def converge(self, check: bool) -> Outcome[ClientsFacts]:
         region = self.name
         spec_path = paths.spec_file("clients", region)
-        found = locate_leftovers("clients", CLIENTS, region, self.backend, self.root)
-        if found is None:
+        leftovers = locate_leftovers("clients", CLIENTS, region, self.backend, self.root)
+        if leftovers is None:
             return Outcome(False, [], ABSENT, ABSENT)
         keeper = current()
-        status = _readable(status_file.look(found, region, CLIENTS))
+        status = _readable(status_file.peek(leftovers, region, CLIENTS))
         enabled = keeper.enabled(CLIENTS, region)
         alive = status is not None and status.alive
         actions = chosen(
@@ -207,7 +207,7 @@ class ClientsAbsent(Request[ClientsFacts]):
         if actions and not check:
             if enabled:
                 keeper.set_enabled(CLIENTS, region, False)
-            keeper.stop(CLIENTS, region, found)
+            keeper.stop(CLIENTS, region, leftovers)
             remove_spec(spec_path)
         before = {"state": "present", **_spec(status)} if status is not None and alive else ABSENT
         return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})

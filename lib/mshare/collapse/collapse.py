@@ -128,11 +128,11 @@ def collapse(
     subject = look_at(target.find(text))
     preflight.require(subject)
     work = [(segment, ranges.users(segment)) for segment in subject.eligible]
-    found = [ranges.ranges(subject.process, segment, attached) for segment, attached in work]
+    segment_ranges = [ranges.ranges(subject.process, segment, attached) for segment, attached in work]
     users = {process.pid for __, attached in work for process, _mapping in attached}
-    before = _figures(found, users)
-    preflight.require_memory(subject, _growth_bytes(subject.process, found))
-    todo = [address for each in found for address in each.small]
+    before = _figures(segment_ranges, users)
+    preflight.require_memory(subject, _growth_bytes(subject.process, segment_ranges))
+    todo = [address for each in segment_ranges for address in each.small]
     if check or not todo:
         size = len(todo) * HUGE_PAGE_BYTES
         return _result(subject, check, before, before, size)
@@ -181,19 +181,19 @@ def _result(
     )
 
 
-def _figures(found: list[Ranges], pids: set[int]) -> Figures:
+def _figures(segment_ranges: list[Ranges], pids: set[int]) -> Figures:
     tables = [size for size in map(procfs.vm_pte_bytes, sorted(pids)) if size is not None]
     return Figures(
-        sum(each.used_bytes for each in found),
-        sum(each.huge_bytes for each in found),
+        sum(each.used_bytes for each in segment_ranges),
+        sum(each.huge_bytes for each in segment_ranges),
         sum(tables),
         len(tables),
     )
 
 
-def _growth_bytes(process: Process, found: list[Ranges]) -> int:
+def _growth_bytes(process: Process, segment_ranges: list[Ranges]) -> int:
     """The most memory that huge pages can take beyond what is in use: all of a range but one page."""
-    return sum(len(each.small) for each in found) * (HUGE_PAGE_BYTES - 4096)
+    return sum(len(each.small) for each in segment_ranges) * (HUGE_PAGE_BYTES - 4096)
 
 
 def _collapse(process: Process, todo: list[int], rate_bytes: int | None, progress: Progress) -> Counter[int]:

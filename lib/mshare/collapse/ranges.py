@@ -54,13 +54,13 @@ class Ranges:
 def of(process: Process) -> list[Segment]:
     """The shared segments of a process, the largest first; no files, no devices."""
     devices = segments.Devices()
-    found = [
+    shared_segments = [
         Segment(kind.kind, kind.name, mapping, segments.congruent(mapping))
         for mapping in segments.Reader().shared(process)
         for kind in [segments.kind(mapping, devices.of(mapping, process.pid))]
         if kind.kind != "file"
     ]
-    return sorted(found, key=lambda segment: segment.size_bytes, reverse=True)
+    return sorted(shared_segments, key=lambda segment: segment.size_bytes, reverse=True)
 
 
 def users(segment: Segment) -> list[tuple[Process, Mapping]]:
@@ -68,7 +68,7 @@ def users(segment: Segment) -> list[tuple[Process, Mapping]]:
     reader = segments.Reader()
     return [
         (process, mapping)
-        for process in processes.look().processes
+        for process in processes.read_all().processes
         for mapping in _shared(reader, process)
         if mapping.identity == segment.mapping.identity
     ]

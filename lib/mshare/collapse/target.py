@@ -44,7 +44,7 @@ def check(target: str) -> None:
 
 
 def _with_pid(pid: int) -> Process:
-    process = next((process for process in processes.look().processes if process.pid == pid), None)
+    process = next((process for process in processes.read_all().processes if process.pid == pid), None)
     if process is None:
         raise Unavailable(f"no process {pid} with memory of its own runs here; see `mshare survey` for pids")
     return process
@@ -58,7 +58,7 @@ def _of_directory(directory: str) -> Process:
         owner = os.stat(wanted).st_uid
         leaders = [
             process
-            for process in processes.look().processes
+            for process in processes.read_all().processes
             if process.link("cwd") == wanted and process.uid == owner
         ]
     if not leaders:
@@ -71,7 +71,9 @@ def _of_directory(directory: str) -> Process:
 
 
 def _of_unit(unit: str) -> Process:
-    members = [process for process in processes.look().processes if processes.unit(_cgroup(process)) == unit]
+    members = [
+        process for process in processes.read_all().processes if processes.unit(_cgroup(process)) == unit
+    ]
     if not members:
         raise Unavailable(f"no process of unit {unit} runs here; see `systemctl status {unit}`")
     pids = {process.pid for process in members}

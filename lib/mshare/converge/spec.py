@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wanted, as files and module parameters say it: mounts, regions and clients.
+"""The wanted state, from files and module parameters: mounts, regions and clients.
 
 A spec is checked whole before anything is done; unknown keys are errors. `to_dict` gives the one
 normal form, so that two specs are equal when their dicts are.

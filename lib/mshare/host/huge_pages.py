@@ -54,7 +54,12 @@ def pool(page_bytes: int, root: str = "/") -> Pool | None:
     `root` is where the host's file system is seen; tests have one of their own.
     """
     return next(
-        (found for found in pools(root) if found.page_bytes == page_bytes and found.node is None), None
+        (
+            candidate
+            for candidate in pools(root)
+            if candidate.page_bytes == page_bytes and candidate.node is None
+        ),
+        None,
     )
 
 

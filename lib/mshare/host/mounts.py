@@ -37,12 +37,12 @@ def mounts() -> list[Mount]:
 
 def parse_mounts(mountinfo: str | None) -> list[Mount]:
     """The lines of a mountinfo file."""
-    found = []
+    parsed = []
     for line in lines(mountinfo):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
-        found.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2], fields[2]))
-    return found
+        parsed.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2], fields[2]))
+    return parsed
 
 
 def mount_at(path: str) -> Mount | None:

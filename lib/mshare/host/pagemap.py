@@ -95,14 +95,14 @@ class Pagemap:
             yield from self._read(start, end, step)
             return
         # Where a survey spends most of its time: not a call more than the kernel's.
-        fd, argument, found, ask = self._fd, self._argument, self._found, fcntl.ioctl
+        fd, argument, region, ask = self._fd, self._argument, self._found, fcntl.ioctl
         argument[_END] = end
         while start < end:
             argument[_START] = start
             if ask(fd, _PAGEMAP_SCAN, argument, True) <= 0:
                 return
-            address = found[0]
-            yield address, bool(found[2] & _HUGE)
+            address = region[0]
+            yield address, bool(region[2] & _HUGE)
             start = (address // step + 1) * step
 
     def _read(self, start: int, end: int, step: int) -> Iterator[tuple[int, bool]]:
@@ -118,10 +118,10 @@ class Pagemap:
 
 def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[bytes, int], Tables]:
     """Page tables by segment for mappings in order of address, each with its page size in bytes."""
-    found: dict[tuple[bytes, int], Tables] = {}
+    by_segment: dict[tuple[bytes, int], Tables] = {}
     last_leaf = last_pmd = -1
     for mapping, page_bytes in mappings:
-        of_segment = found.setdefault(mapping.identity, Tables())
+        of_segment = by_segment.setdefault(mapping.identity, Tables())
         step = max(_LEAF_SPAN_BYTES, page_bytes)
         for address, huge in pagemap.populated(mapping.start, mapping.end, step):
             leaf, pmd = address // _LEAF_SPAN_BYTES, address // GIB
@@ -134,4 +134,4 @@ def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[
             if pmd != last_pmd and page_bytes < GIB:
                 of_segment.pmd += 1
                 last_pmd = pmd
-    return found
+    return by_segment

@@ -150,10 +150,10 @@ class Process:
     def cgroups(self) -> dict[str, str]:
         """Its paths by hierarchy, as /proc/PID/cgroup names them: "" is the unified one."""
         try:
-            found = procfs.cgroups(text(self.path("cgroup")))
+            memberships = procfs.cgroups(text(self.path("cgroup")))
         except (Vanished, PermissionError):
             return {}
-        return {cgroup.controllers: cgroup.path for cgroup in found}
+        return {cgroup.controllers: cgroup.path for cgroup in memberships}
 
     def cgroup(self) -> str | None:
         """The path in the unified hierarchy, or else in systemd's."""
@@ -175,32 +175,32 @@ class Process:
 
 @dataclass
 class Pass:
-    """What one look at all processes found."""
+    """The result of one pass over all processes."""
 
     processes: list[Process] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     vanished: int = 0
 
 
-def look() -> Pass:
-    """VmPTE of every process; kernel threads and zombies have none and are left out."""
-    found = Pass()
-    processes = found.processes
+def read_all() -> Pass:
+    """VmPTE of every process, without kernel threads and zombies, which have none."""
+    result = Pass()
+    processes = result.processes
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             fd = os.open(f"/proc/{name}/status", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
-            found.vanished += 1
+            result.vanished += 1
             continue
         except PermissionError:
-            found.missing.append(missing(int(name), "status"))
+            result.missing.append(missing(int(name), "status"))
             continue
         try:
             status = os.read(fd, _CHUNK_BYTES)
         except ProcessLookupError:
-            found.vanished += 1
+            result.vanished += 1
             continue
         finally:
             os.close(fd)
@@ -208,7 +208,7 @@ def look() -> Pass:
         if start >= 0:
             size_bytes = int(status[start + 7 : status.index(b" kB", start)]) * KIB
             processes.append(Process(int(name), status, size_bytes))
-    return found
+    return result
 
 
 def missing(pid: int | None, what: str, reason: str | None = None) -> Missing:

@@ -103,11 +103,11 @@ class Reader:
 
     def _set(self, keys: tuple[object, ...]) -> Mappings:
         if keys not in self._sets:
-            found = [mapping for mapping in map(self._known.__getitem__, keys) if mapping is not None]
+            mappings = [mapping for mapping in map(self._known.__getitem__, keys) if mapping is not None]
             sizes: dict[tuple[bytes, int], int] = {}
-            for mapping in found:
+            for mapping in mappings:
                 sizes[mapping.identity] = sizes.get(mapping.identity, 0) + mapping.end - mapping.start
-            large = sorted(one for one in found if sizes[one.identity] >= MINIMUM_BYTES)
+            large = sorted(mapping for mapping in mappings if sizes[mapping.identity] >= MINIMUM_BYTES)
             self._sets[keys] = tuple(large)
         return self._sets[keys]
 

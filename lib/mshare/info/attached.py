@@ -40,16 +40,16 @@ class Process:
 def processes(root: str, name: str) -> list[Process]:
     """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
     # A mere look: of what another version of the library writes, the pids of its own processes.
-    launcher, owner = status_file.look(root, name, CLIENTS), status_file.look(root, name, OWNER)
+    launcher, owner = status_file.peek(root, name, CLIENTS), status_file.peek(root, name, OWNER)
     started = launcher.pids if isinstance(launcher, LauncherStatus) and launcher.alive else ()
     ours = {status.pid for status in (launcher, owner) if status is not None}
     pids = {*started, *_mapping(os.path.join(root, name))} - ours
-    return [found for found in map(_process, sorted(pids)) if found is not None]
+    return [process for process in map(_process, sorted(pids)) if process is not None]
 
 
-def told(found: Iterable[Process]) -> str:
+def summary(attached: Iterable[Process]) -> str:
     """The first ten by name, and how many more there are."""
-    listed = list(found)
+    listed = list(attached)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(map(str, listed[:_SHOWN])) + more
 

@@ -77,7 +77,7 @@ def region_names(root: str) -> list[str]:
 
 def region_facts(root: str, name: str) -> RegionFacts:
     """One region: file, owner, geometry, mappings, clients."""
-    status = status_file.look(root, name, OWNER)
+    status = status_file.peek(root, name, OWNER)
     reasons = [status.reason] if isinstance(status, Unread) and status.state == _UNREADABLE else []
     facts = _with_file(
         RegionFacts(
@@ -106,7 +106,7 @@ def region_facts(root: str, name: str) -> RegionFacts:
             mappings=status.mappings,
         )
     try:
-        seen = roots.look(root, name)
+        seen = roots.peek(root, name)
     except (Malformed, OSError) as error:
         seen = None
         reasons.append(sentence(error))
@@ -170,7 +170,7 @@ def _health(facts: RegionFacts) -> str:
 
 def clients_facts(root: str, name: str) -> ClientsFacts | None:
     """The clients of a region as their launcher reports them, checked against /proc; None without one."""
-    status = status_file.look(root, name, CLIENTS)
+    status = status_file.peek(root, name, CLIENTS)
     if status is None:
         return None
     alive = status.alive

@@ -19,7 +19,7 @@ def living_roles(root: str) -> list[str]:
         if facts.clients is not None and facts.clients.launcher_alive:
             who.append(f"launcher {facts.clients.launcher_pid}")
         if found:
-            who.append(f"{len(found)} attached: {attached.told(found)}")
+            who.append(f"{len(found)} attached: {attached.summary(found)}")
         if who:
             living.append(f"region {name} ({'; '.join(who)})")
     return living

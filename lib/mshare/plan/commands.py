@@ -23,9 +23,9 @@ def command(remedy_id: str, instance: Instance) -> str | None:
     pages = {"preload_thp": "thp", "preload_hugetlb": "hugetlb", "mshare": "4k"}.get(remedy_id)
     if pages is None:
         return None
-    found = _DEBIAN_DIRECTORY.match(instance.data_directory or "")
-    if instance.kind == "postgresql" and found and not instance.container:
-        values = [f"mshare_postgresql_version={found[1]}", f"mshare_postgresql_cluster={found[2]}"]
+    match = _DEBIAN_DIRECTORY.match(instance.data_directory or "")
+    if instance.kind == "postgresql" and match and not instance.container:
+        values = [f"mshare_postgresql_version={match[1]}", f"mshare_postgresql_cluster={match[2]}"]
         values.append(f"mshare_postgresql_pages={pages}")
         if remedy_id == "mshare":
             values.append(f"mshare_postgresql_region={region_name(instance.name)}")

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a plan is made from: instances, their segments and the host, out of a survey or out of wishes."""
+"""What a plan is made from: instances, their segments and the host, from a survey or from arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Segment:
     aligned_1gib: bool | None = None
     huge_bytes: int = 0
     page_tables_bytes: int | None = None
-    """Over all processes that have it; None in wishes."""
+    """Over all processes that have it; None when planned from arguments."""
     processes: int = 0
     ranges: tuple[Range, ...] = ()
     """Where a process has it mapped; empty: at `address`, in one piece."""
@@ -72,7 +72,7 @@ class Instance:
     clients_maximum: int
     maximum_source: str
     processes: int | None = None
-    """Today; None in wishes."""
+    """Today; None when planned from arguments."""
     threads: int = 1
     setuid: bool = False
     unit: str | None = None
@@ -142,13 +142,13 @@ class Instance:
     @classmethod
     def from_survey(cls, record: InstanceRecord, clients: int | None) -> Instance:
         segments = [
-            Segment.from_survey(one)
-            for one in record.segments
-            if not one.short_lived and one.kind != "msharefs"
+            Segment.from_survey(segment)
+            for segment in record.segments
+            if not segment.short_lived and segment.kind != "msharefs"
         ]
-        if sum(one.size_bytes for one in segments) < _SMALLEST_BYTES:
+        if sum(segment.size_bytes for segment in segments) < _SMALLEST_BYTES:
             segments = []
-        regions = [one for one in record.segments if one.kind == "msharefs"]
+        regions = [segment for segment in record.segments if segment.kind == "msharefs"]
         maximum, source = _maximum(record, clients)
         return cls(
             name=record.name,
@@ -165,7 +165,7 @@ class Instance:
             tables_kind=record.page_tables.kind,
             helpers=record.helpers,
             region=regions[0].region if regions else None,
-            regions_bytes=sum(one.size_bytes for one in regions),
+            regions_bytes=sum(region.size_bytes for region in regions),
             data_directory=record.data_directory,
             sid=record.sid,
             container=record.container,
@@ -265,11 +265,11 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
     """
     if clients is not None:
         check_clients(clients)
-    found = tuple(Instance.from_survey(one, clients) for one in survey.instances)
+    instances = tuple(Instance.from_survey(instance, clients) for instance in survey.instances)
     return Facts(
         source="survey",
         host=Host.from_survey(survey.host, tuple(_opcache(survey))),
-        instances=_picked(found, instance),
+        instances=_picked(instances, instance),
         complete=survey.complete,
         surveyed_at=survey.created_at,
     )
@@ -279,23 +279,25 @@ def _opcache(survey: Survey) -> Iterable[tuple[str, int]]:
     for instance in survey.instances:
         if instance.kind == "php-fpm":
             size_bytes = sum(
-                one.size_bytes for one in instance.segments if one.kind in ("anonymous", "hugetlb")
+                segment.size_bytes
+                for segment in instance.segments
+                if segment.kind in ("anonymous", "hugetlb")
             )
             if size_bytes:
                 yield instance.name, size_bytes
 
 
-def _picked(found: tuple[Instance, ...], name: str | None) -> tuple[Instance, ...]:
+def _picked(instances: tuple[Instance, ...], name: str | None) -> tuple[Instance, ...]:
     if name is None:
-        return found
-    picked = tuple(one for one in found if one.name == name)
-    if not picked:
-        names = ", ".join(one.name for one in found) or "none"
+        return instances
+    matching = tuple(instance for instance in instances if instance.name == name)
+    if not matching:
+        names = ", ".join(instance.name for instance in instances) or "none"
         raise InvalidRequest(f"the survey has no instance {name!r}; it has: {names}")
-    return picked
+    return matching
 
 
-def from_wishes(
+def from_arguments(
     size_bytes: int, clients: int, name: str | None = None, memory_bytes: int | None = None
 ) -> Facts:
     """A segment nobody has seen yet: every process touches all of it, nothing of the host is known."""

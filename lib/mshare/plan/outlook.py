@@ -69,7 +69,7 @@ class Outlook:
 
     verdict: Literal["fine", "at_risk", "will_run_out"]
     words: str
-    """The verdict as people say it."""
+    """The verdict in words."""
     sentence: str
     today_bytes: int | None
     at_maximum_bytes: int
@@ -94,14 +94,14 @@ def of_instance(
     available_bytes, source = _available(facts.host, instance)
     grown_bytes = at_bytes - (instance.tables_bytes or 0)
     verdict = _verdict(grown_bytes, available_bytes)
-    picked = None if instance.done else _picked(rows)
-    nothing = instance.done or (None if picked else "no remedy that is open saves anything worth a change")
+    best = None if instance.done else _picked(rows)
+    nothing = instance.done or (None if best else "no remedy that is open saves anything worth a change")
     sentence = _sentence(
         instance.name, verdict, instance.tables_bytes, at_bytes, kind, available_bytes, source
     )
     if instance.done:
         sentence += f" Nothing to do: {instance.done}."
-    elif picked is None:
+    elif best is None:
         sentence += f" Nothing to do: {nothing}."
     return Outlook(
         verdict=verdict,
@@ -112,29 +112,33 @@ def of_instance(
         at_maximum_kind=kind,
         available_bytes=available_bytes,
         done=nothing,
-        remedy_id=picked.id if picked else None,
-        remedy=picked.remedy if picked else None,
-        command=picked.command if picked else None,
-        saving_bytes=picked.saving_bytes if picked else 0,
-        saving_kind=picked.confidence if picked else None,
-        costs=_costs(picked) if picked else None,
-        needs=picked.takes if picked else None,
+        remedy_id=best.id if best else None,
+        remedy=best.remedy if best else None,
+        command=best.command if best else None,
+        saving_bytes=best.saving_bytes if best else 0,
+        saving_kind=best.confidence if best else None,
+        costs=_costs(best) if best else None,
+        needs=best.takes if best else None,
     )
 
 
 def of_host(facts: Facts, instances: Sequence[Outlook]) -> Outlook:
     """All instances at their maxima at once, on the memory that is available to all of them."""
-    at_bytes = sum(one.at_maximum_bytes for one in instances)
-    today_bytes = sum(one.today_bytes or 0 for one in instances) if facts.host.surveyed else None
-    kind = weakest(*(one.at_maximum_kind for one in instances)) if instances else "measured"
+    at_bytes = sum(instance.at_maximum_bytes for instance in instances)
+    today_bytes = sum(instance.today_bytes or 0 for instance in instances) if facts.host.surveyed else None
+    kind = weakest(*(instance.at_maximum_kind for instance in instances)) if instances else "measured"
     available_bytes = facts.host.memory_available_bytes
     if not facts.host.surveyed and facts.host.memory_total_bytes is not None:
-        memory_bytes = sum(one.size_bytes for one in facts.instances)
+        memory_bytes = sum(instance.size_bytes for instance in facts.instances)
         available_bytes = max(0, facts.host.memory_total_bytes - memory_bytes)
     verdict = _verdict(at_bytes - (today_bytes or 0), available_bytes)
     # What an instance does not survive, its host does not either.
-    verdict = max([verdict, *(one.verdict for one in instances)], key=list(_WORDS).index)
-    worst = max((one for one in instances if one.remedy_id), key=lambda one: one.saving_bytes, default=None)
+    verdict = max([verdict, *(instance.verdict for instance in instances)], key=list(_WORDS).index)
+    worst = max(
+        (instance for instance in instances if instance.remedy_id),
+        key=lambda instance: instance.saving_bytes,
+        default=None,
+    )
     name = facts.host.name or "the host"
     return Outlook(
         verdict=verdict,
@@ -148,7 +152,7 @@ def of_host(facts: Facts, instances: Sequence[Outlook]) -> Outlook:
         remedy_id=worst.remedy_id if worst else None,
         remedy=worst.remedy if worst else None,
         command=worst.command if worst else None,
-        saving_bytes=sum(one.saving_bytes for one in instances),
+        saving_bytes=sum(instance.saving_bytes for instance in instances),
         saving_kind=worst.saving_kind if worst else None,
         costs=worst.costs if worst else None,
         needs=worst.needs if worst else None,

@@ -43,26 +43,28 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
 
     `pools` are the connections of their poolers, in the order of the facts' instances.
     """
-    plan_of = {one.name: one for one in plans}
+    plan_of = {plan.name: plan for plan in plans}
     left = [
-        (one, plan_of[one.name], pool_to)
-        for one, pool_to in zip(facts.instances, pools)
-        if one.segments and one.name in plan_of and not one.done
+        (instance, plan_of[instance.name], pool_to)
+        for instance, pool_to in zip(facts.instances, pools)
+        if instance.segments and instance.name in plan_of and not instance.done
     ]
-    pooled = [one for one, planned, __ in left if planned.usable("hugetlb_2m")]
+    pooled = [instance for instance, planned, __ in left if planned.usable("hugetlb_2m")]
     # PHP's OPcache takes huge pages by itself, and is counted as such.
     preloaded = [
-        one
-        for one, planned, __ in left
-        if one not in pooled and one.kind != "php-fpm" and planned.usable("preload_hugetlb")
+        instance
+        for instance, planned, __ in left
+        if instance not in pooled and instance.kind != "php-fpm" and planned.usable("preload_hugetlb")
     ]
-    sharing = [one for one, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed]
+    sharing = [
+        instance for instance, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed
+    ]
     return Paste(
         tuple(pool_lines(facts.host, [*pooled, *preloaded])),
         tuple(
             line
-            for one, planned, pool_to in left
-            for line in _database(one, pool_to, planned.usable("hugetlb_2m"))
+            for instance, planned, pool_to in left
+            for line in _database(instance, pool_to, planned.usable("hugetlb_2m"))
         ),
         tuple(_inventory(sharing)),
     )
@@ -99,15 +101,15 @@ class HugePages:
 def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePages]:
     """Of each segment that can be in huge pages and is not: each begins with a page of its own."""
     return [
-        HugePages(one.size_bytes, page_bytes)
-        for one in instance.segments
-        if one.kind in ANONYMOUS_KINDS and one.page_bytes < page_bytes
+        HugePages(segment.size_bytes, page_bytes)
+        for segment in instance.segments
+        if segment.kind in ANONYMOUS_KINDS and segment.page_bytes < page_bytes
     ]
 
 
 def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
     """How large the pool of 2 MiB pages has to be, what of that is for whom, and where the number goes."""
-    needed = [(one.name, pages) for one in instances for pages in huge_pages(one)]
+    needed = [(instance.name, pages) for instance in instances for pages in huge_pages(instance)]
     if not needed:
         return
     pool = host.pools.get(_HUGE_BYTES, Pool(0, 0))
@@ -234,11 +236,11 @@ _SETTINGS = {"postgresql": _postgresql, "oracle": _oracle, "wish": _postgresql}
 
 def _inventory(instances: Iterable[Instance]) -> Iterable[str]:
     """Variables of the role `region`, for instances whose processes could share one."""
-    sharing = [one for one in instances if one.clients_maximum > 1 and not one.setuid]
+    sharing = [instance for instance in instances if instance.clients_maximum > 1 and not instance.setuid]
     if len(sharing) > 1:
         yield "# The role makes one region a run: one block for each run."
     for instance in sharing:
-        size_bytes = sum(round_up(one.size_bytes, _HUGE_BYTES) for one in instance.segments)
+        size_bytes = sum(round_up(segment.size_bytes, _HUGE_BYTES) for segment in instance.segments)
         yield f"# {instance.name}: role dbmem.mshare.region, on a kernel with mshare"
         yield f"mshare_region_name: {region_name(instance.name)}"
         yield f"mshare_region_size: {exact_size(size_bytes)}"

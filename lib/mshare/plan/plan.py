@@ -30,7 +30,7 @@ from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 SCHEMA_VERSION = 2
 _MOST_OF_IT = 0.9
 _POOL_SHARE = 10
-"""Without a wish, a pool of a tenth of the clients is reckoned with."""
+"""The default assumes a pool of a tenth of the clients."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
     """
     if pool_to is not None and pool_to < 1:
         raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
-    pools = [pool_to or -(-one.clients_maximum // _POOL_SHARE) for one in facts.instances]
+    pools = [pool_to or -(-instance.clients_maximum // _POOL_SHARE) for instance in facts.instances]
     planned = tuple(
-        _instance(facts, one, pool, generations)
-        for one, pool in zip(facts.instances, pools)
-        if one.segments or one.region
+        _instance(facts, instance, pool, generations)
+        for instance, pool in zip(facts.instances, pools)
+        if instance.segments or instance.region
     )
     return Plan(
         schema_version=SCHEMA_VERSION,
@@ -173,7 +173,7 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
         complete=facts.complete,
         host=PlanHost(facts.host.name, facts.host.kernel, facts.host.memory_total_bytes),
         notes=tuple(_notes(facts)),
-        outlook=outlook.of_host(facts, [one.outlook for one in planned]),
+        outlook=outlook.of_host(facts, [entry.outlook for entry in planned]),
         instances=planned,
         paste=paste(facts, planned, pools),
     )
@@ -192,7 +192,7 @@ def _notes(facts: Facts) -> list[str]:
         notes.append(
             "The survey is partial: it could not read every process, so more may be paid than it says."
         )
-    without = [one.name for one in facts.instances if not one.segments and not one.region]
+    without = [instance.name for instance in facts.instances if not instance.segments and not instance.region]
     if without:
         notes.append(f"No shared memory of 2 MiB or more, so nothing to plan: {', '.join(without)}.")
     if not facts.instances:
@@ -217,14 +217,14 @@ def _instance(facts: Facts, instance: Instance, pool_to: int, generations: bool)
         rows = (*rows, _folded(facts, instance, pool_to, nothing, at_kind))
     layout = Layout()
     full = [
-        layout.add(part.start, part.size_bytes, one.page_bytes)
-        for one in instance.segments
-        for part in one.places
+        layout.add(part.start, part.size_bytes, segment.page_bytes)
+        for segment in instance.segments
+        for part in segment.places
     ]
     clients = instance.clients_maximum
     leaf_bytes, every_bytes = (
-        sum(one.leaf_bytes for one in full),
-        sum(one.total_bytes for one in full),
+        sum(segment.leaf_bytes for segment in full),
+        sum(segment.total_bytes for segment in full),
     )
     return InstancePlan(
         name=instance.name,
@@ -275,21 +275,24 @@ class _Total:
 def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Total:
     """Segments to which it is not open stay as they are; if it is open to none, what it would do to all."""
     clients = instance.clients_maximum
-    cases = [Case(one, instance, host, instance.attached(one, clients), pool_to) for one in instance.segments]
+    cases = [
+        Case(segment, instance, host, instance.attached(segment, clients), pool_to)
+        for segment in instance.segments
+    ]
     refused = [refusals(remedy, case) for case in cases]
     remedied = sum(not reasons for reasons in refused)
     # Neighbours share tables: one that several segments need is charged to the one that most processes have.
-    layout, found = Layout(), {}
+    layout, cost_of = Layout(), {}
     for case, reasons in sorted(zip(cases, refused), key=lambda pair: _first(pair[0])):
-        found[case.segment] = cost(NOTHING if reasons and remedied else remedy, case, layout)
-    costs = tuple(found[case.segment] for case in cases)
+        cost_of[case.segment] = cost(NOTHING if reasons and remedied else remedy, case, layout)
+    costs = tuple(cost_of[case.segment] for case in cases)
     processes = min(clients, pool_to) if remedy.pooled else clients
     remainder_bytes = instance.remainder_at(processes)
-    formula = " + ".join(one.formula for one in costs)
+    formula = " + ".join(cost.formula for cost in costs)
     if remainder_bytes:
         formula += f" + {format_size(remainder_bytes)} remainder"
     return _Total(
-        sum(one.tables_bytes for one in costs) + remainder_bytes,
+        sum(cost.tables_bytes for cost in costs) + remainder_bytes,
         costs,
         formula,
         tuple(_told(cases, refused)),
@@ -305,13 +308,13 @@ def _told(cases: Sequence[Case], refused: Sequence[list[str]]) -> list[str]:
     """The reasons, each once; with the segment's name where there are several."""
     if len(cases) == 1:
         return refused[0]
-    told: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for case, reasons in zip(cases, refused):
         for reason in reasons:
-            told.setdefault(reason, []).append(case.segment.name)
+            names_of.setdefault(reason, []).append(case.segment.name)
     return [
         reason if len(names) == len(cases) else f"{', '.join(names)}: {reason}"
-        for reason, names in told.items()
+        for reason, names in names_of.items()
     ]
 
 
@@ -319,7 +322,7 @@ def _row(
     remedy: Remedy, facts: Facts, instance: Instance, pool_to: int, nothing: _Total, at_kind: Kind
 ) -> Row:
     total = _total(remedy, instance, facts.host, pool_to)
-    memory_bytes = sum(one.memory_bytes for one in total.costs)
+    memory_bytes = sum(cost.memory_bytes for cost in total.costs)
     saving_bytes = nothing.tables_bytes - total.tables_bytes
     memory_total = facts.host.memory_total_bytes
     return Row(
@@ -337,9 +340,9 @@ def _row(
         if remedy.generation
         else memory_bytes,
         memory_bytes=memory_bytes,
-        waste_bytes=sum(one.waste_bytes for one in total.costs),
-        faults_per_client=sum(one.faults_per_client for one in total.costs),
-        faults_once=sum(one.faults_once for one in total.costs),
+        waste_bytes=sum(cost.waste_bytes for cost in total.costs),
+        faults_per_client=sum(cost.faults_per_client for cost in total.costs),
+        faults_once=sum(cost.faults_once for cost in total.costs),
         restart=remedy.restart,
         reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
         reversible=remedy.reversible,
@@ -364,35 +367,35 @@ def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> Inputs:
                 page_bytes=segment.page_bytes,
                 page_tables_today_bytes=segment.page_tables_bytes,
                 processes_today=segment.processes if instance.processes is not None else None,
-                clients=one.clients,
+                clients=cost_of_segment.clients,
             )
-            for segment, one in zip(instance.segments, total.costs)
+            for segment, cost_of_segment in zip(instance.segments, total.costs)
         ),
     )
 
 
 def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
     """What to make of the rows: the best that is open, and whether static huge pages already win."""
-    found = {row.id: row for row in rows}
-    huge, newest = found["hugetlb_2m"], rows[-1]
+    row_of = {row.id: row for row in rows}
+    huge, newest = row_of["hugetlb_2m"], rows[-1]
     if instance.done:
         return [f"Nothing to do: {instance.done}."]
     usable = [row for row in rows if row.usable and row.saving_bytes > 0]
-    said = []
+    sentences = []
     if usable:
         best = max(usable, key=lambda row: row.saving_bytes)
-        said.append(f"Open, and saving most: {best.remedy}, {_saving(best)}.")
+        sentences.append(f"Open, and saving most: {best.remedy}, {_saving(best)}.")
     else:
-        said.append("No remedy that is open saves anything.")
-    if all(one.page_bytes > BASE_PAGE_BYTES for one in instance.segments):
-        said.append(
+        sentences.append("No remedy that is open saves anything.")
+    if all(segment.page_bytes > BASE_PAGE_BYTES for segment in instance.segments):
+        sentences.append(
             "Its memory is in static huge pages already, which save most of it: at max clients page tables"
             f" are {format_size(huge.at_maximum_bytes)}, and mshare would save"
             f" {format_size(newest.saving_bytes)}."
         )
     elif newest.saving_bytes > 0:
-        said.append(_about_huge_pages(huge, newest, huge.saving_bytes / newest.saving_bytes))
-    return said
+        sentences.append(_about_huge_pages(huge, newest, huge.saving_bytes / newest.saving_bytes))
+    return sentences
 
 
 def _about_huge_pages(huge: Row, newest: Row, share: float) -> str:

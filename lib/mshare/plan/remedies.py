@@ -103,7 +103,7 @@ def cost(remedy: Remedy, case: Case, layout: Layout | None = None) -> Cost:
     memory_bytes = segment.size_bytes if remedy.transparent else round_up(segment.size_bytes, page_bytes)
     if stays:
         add = layout.add_transparent if remedy.transparent and segment.page_bytes == BASE_PAGE_BYTES else None
-        one = _sum(
+        tables = _sum(
             add(part.start, part.size_bytes)
             if add
             else layout.add(part.start, part.size_bytes, segment.page_bytes)
@@ -112,26 +112,26 @@ def cost(remedy: Remedy, case: Case, layout: Layout | None = None) -> Cost:
         start = segment.places[0].start
     else:
         start = layout.place(segment.places[0].start, memory_bytes, page_bytes)
-        one = layout.add(start, memory_bytes, page_bytes)
+        tables = layout.add(start, memory_bytes, page_bytes)
     whole = _whole_gib(start, memory_bytes)
     pages = _pages(segment, memory_bytes, page_bytes)
     if remedy.shares == "all":
-        tables_bytes, formula = _capped(case, clients, one.total_bytes, f"{_tables(one)}, once for all")
-        faults = (one.pud_bytes // TABLE_BYTES, pages)
+        tables_bytes, formula = _capped(case, clients, tables.total_bytes, f"{_tables(tables)}, once for all")
+        faults = (tables.pud_bytes // TABLE_BYTES, pages)
     elif remedy.shares == "pmd":
-        own = PageTables(0, one.pmd_bytes - whole * TABLE_BYTES, one.pud_bytes)
-        said = f"{_clients(clients)} x {_tables(own)} + {whole:,} PMD x 4 KiB, once for all"
+        own = PageTables(0, tables.pmd_bytes - whole * TABLE_BYTES, tables.pud_bytes)
+        shared_formula = f"{_clients(clients)} x {_tables(own)} + {whole:,} PMD x 4 KiB, once for all"
         total_bytes = clients * own.total_bytes + whole * TABLE_BYTES
-        tables_bytes, formula = _capped(case, clients, total_bytes, said)
+        tables_bytes, formula = _capped(case, clients, total_bytes, shared_formula)
         faults = (whole + (memory_bytes - whole * GIB) // page_bytes, pages)
     else:
         # Measured as it is, what a client pays is known better than any model says it.
         as_is = remedy.page_bytes is None and segment.page_tables_bytes is not None and segment.processes > 0
-        total_bytes = clients * one.total_bytes
+        total_bytes = clients * tables.total_bytes
         tables_bytes, formula = (
             _scaled(segment, clients)
             if as_is
-            else _capped(case, clients, total_bytes, f"{_clients(clients)} x {_tables(one)}")
+            else _capped(case, clients, total_bytes, f"{_clients(clients)} x {_tables(tables)}")
         )
         faults = (pages, 0)
     waste_bytes = memory_bytes - segment.size_bytes if remedy.page_bytes else 0
@@ -145,17 +145,17 @@ def _sum(parts: Iterable[PageTables]) -> PageTables:
     return PageTables(leaf, pmd, pud)
 
 
-def counted(count: int, one: str, many: str) -> str:
+def counted(count: int, singular: str, many: str) -> str:
     """1 process, 1,500 processes."""
-    return f"{count:,} {one if count == 1 else many}"
+    return f"{count:,} {singular if count == 1 else many}"
 
 
 def _clients(count: int) -> str:
     return counted(count, "client", "clients")
 
 
-def _tables(one: PageTables) -> str:
-    levels = (("leaf", one.leaf_bytes), ("PMD", one.pmd_bytes), ("PUD", one.pud_bytes))
+def _tables(tables: PageTables) -> str:
+    levels = (("leaf", tables.leaf_bytes), ("PMD", tables.pmd_bytes), ("PUD", tables.pud_bytes))
     parts = [f"{bytes_ // TABLE_BYTES:,} {level}" for level, bytes_ in levels if bytes_]
     return f"({' + '.join(parts)}) x 4 KiB"
 
@@ -163,10 +163,10 @@ def _tables(one: PageTables) -> str:
 def _scaled(segment: Segment, clients: int) -> tuple[int, str]:
     """The tables measured, by the average, for a number of clients."""
     measured_bytes = segment.page_tables_bytes or 0
-    said = f"{format_size(measured_bytes)} in {counted(segment.processes, 'process', 'processes')} today"
+    formula = f"{format_size(measured_bytes)} in {counted(segment.processes, 'process', 'processes')} today"
     if clients != segment.processes:
-        said = f"{_clients(clients)} x {said} / {segment.processes:,}"
-    return measured_bytes * clients // segment.processes, said
+        formula = f"{_clients(clients)} x {formula} / {segment.processes:,}"
+    return measured_bytes * clients // segment.processes, formula
 
 
 def _capped(case: Case, clients: int, modelled_bytes: int, formula: str) -> tuple[int, str]:
@@ -174,10 +174,10 @@ def _capped(case: Case, clients: int, modelled_bytes: int, formula: str) -> tupl
     segment = case.segment
     if segment.page_tables_bytes is None or not segment.processes:
         return modelled_bytes, formula
-    without_bytes, said = _scaled(segment, clients)
+    without_bytes, measured_formula = _scaled(segment, clients)
     if modelled_bytes <= without_bytes:
         return modelled_bytes, formula
-    return without_bytes, f"{said} (not {formula}: not all of it is touched)"
+    return without_bytes, f"{measured_formula} (not {formula}: not all of it is touched)"
 
 
 def _whole_gib(start: int, size_bytes: int) -> int:
@@ -220,7 +220,7 @@ def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
 
 
 def _is_shmem(case: Case, remedy: Remedy) -> str | None:
-    # Of huge pages it has been said already that they are.
+    # Huge pages are named already.
     if case.segment.kind in (*SHMEM_KINDS, "hugetlb"):
         return None
     return f"a segment of kind {case.segment.kind} is no memory of shmem, which alone can have them"
@@ -318,7 +318,7 @@ def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:
 
 def _fits(case: Case, remedy: Remedy) -> str | None:
     memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
-    needed = sum(round_up(one.size_bytes, page_bytes) for one in case.instance.segments)
+    needed = sum(round_up(segment.size_bytes, page_bytes) for segment in case.instance.segments)
     if memory is None or needed <= MOST_OF_MEMORY * memory:
         return None
     if needed >= memory:
@@ -518,5 +518,5 @@ REMEDIES: tuple[Remedy, ...] = (
 
 def refusals(remedy: Remedy, case: Case) -> list[str]:
     """Every reason why a remedy is not open to a segment."""
-    found = (check(case, remedy) for check in remedy.checks)
-    return [reason for reason in found if reason is not None]
+    reasons = (check(case, remedy) for check in remedy.checks)
+    return [reason for reason in reasons if reason is not None]

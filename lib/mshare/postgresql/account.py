@@ -20,25 +20,25 @@ def group_needed(owner: str, root: str) -> str | None:
     Conflict where no group would help.
     """
     try:
-        found = os.stat(root)
+        status = os.stat(root)
     except FileNotFoundError:
         return None
     user = pwd.getpwnam(owner)
-    if found.st_uid == user.pw_uid:
+    if status.st_uid == user.pw_uid:
         return None
-    if found.st_gid in os.getgrouplist(owner, user.pw_gid):
-        allowed = found.st_mode & stat.S_IRWXG == stat.S_IRWXG
+    if status.st_gid in os.getgrouplist(owner, user.pw_gid):
+        allowed = status.st_mode & stat.S_IRWXG == stat.S_IRWXG
     else:
-        if found.st_mode & stat.S_IRWXO == stat.S_IRWXO:
+        if status.st_mode & stat.S_IRWXO == stat.S_IRWXO:
             return None
-        if found.st_gid != 0 and found.st_mode & stat.S_IRWXG == stat.S_IRWXG:
-            return grp.getgrgid(found.st_gid).gr_name
+        if status.st_gid != 0 and status.st_mode & stat.S_IRWXG == stat.S_IRWXG:
+            return grp.getgrgid(status.st_gid).gr_name
         allowed = False
     if allowed:
         return None
     raise Conflict(
-        f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(found.st_mode):04o},"
-        f" group {grp.getgrgid(found.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
+        f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(status.st_mode):04o},"
+        f" group {grp.getgrgid(status.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
     )
 
 

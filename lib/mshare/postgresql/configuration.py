@@ -33,16 +33,16 @@ class Files(Protocol):
 
 def options(arguments: list[str]) -> Settings:
     """What a command line sets."""
-    found: Settings = {}
+    values: Settings = {}
     rest = iter(arguments[1:])
     for argument in rest:
         letter, value = argument[:2], argument[2:]
         if letter == "--" or letter == "-c":
             name, __, value = (value or next(rest, "")).partition("=")
-            found[name.replace("-", "_")] = (value, "command line")
+            values[name.replace("-", "_")] = (value, "command line")
         elif letter in _LETTERS:
-            found[_LETTERS[letter]] = (value or next(rest, ""), "command line")
-    return found
+            values[_LETTERS[letter]] = (value or next(rest, ""), "command line")
+    return values
 
 
 def started_with(opts: str) -> list[str]:
@@ -51,16 +51,16 @@ def started_with(opts: str) -> list[str]:
     return [program, *(argument.rstrip('"') for argument in rest)]
 
 
-def settings(files: Files, main: str, data: str, said: Settings) -> Settings:
+def settings(files: Files, main: str, data: str, overrides: Settings) -> Settings:
     """In PostgreSQL's order: its file, what ALTER SYSTEM wrote, the command line (given)."""
-    found: Settings = {}
-    _read(files, files.place(main), os.path.basename(main), found, _INCLUDE_DEPTH)
-    _read(files, f"{data}/postgresql.auto.conf", "postgresql.auto.conf", found, 0)
-    found.update(said)
-    return found
+    values: Settings = {}
+    _read(files, files.place(main), os.path.basename(main), values, _INCLUDE_DEPTH)
+    _read(files, f"{data}/postgresql.auto.conf", "postgresql.auto.conf", values, 0)
+    values.update(overrides)
+    return values
 
 
-def _read(files: Files, path: str, label: str, found: Settings, depth: int) -> None:
+def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> None:
     for line in (files.content(path) or "").split("\n"):
         match = _SETTING.match(line)
         if match is None:
@@ -69,11 +69,11 @@ def _read(files: Files, path: str, label: str, found: Settings, depth: int) -> N
         if value.startswith("'"):
             value = value[1:-1].replace("''", "'")
         if name not in _INCLUDES:
-            found[name] = (value, label)
+            values[name] = (value, label)
         elif depth:
             beside = value if value.startswith("/") else f"{os.path.dirname(path)}/{value}"
             for each in _included(files, files.place(beside), name):
-                _read(files, each, os.path.basename(each), found, depth - 1)
+                _read(files, each, os.path.basename(each), values, depth - 1)
 
 
 def _included(files: Files, path: str, how: str) -> list[str]:

@@ -413,20 +413,20 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
     ]
     for who, segment, size_bytes in checked:
         for clause in placement.wrong(move.spec, segment, size_bytes):
-            said = server.said_since(move.cluster, position, "mshare")
+            log_text = server.log_since(move.cluster, position, "mshare")
             raise MshareError(
                 f"PostgreSQL cluster {move.id} was started with pages {move.spec.pages}, and in {who}"
-                f" {clause}" + (f"; its log says: {said}" if said else "")
+                f" {clause}" + (f"; its log says: {log_text}" if log_text else "")
             )
 
 
 @contextmanager
 def _probed(move: _Move, probes: int) -> Iterator[list[server.Connection]]:
     with ExitStack() as opened:
-        found = []
+        connections = []
         if probes and move.server is not None:
-            found = opened.enter_context(server.connections(move.cluster, move.server, probes))
-        yield found
+            connections = opened.enter_context(server.connections(move.cluster, move.server, probes))
+        yield connections
 
 
 def _cost(move: _Move, opened: list[server.Connection]) -> dict[str, Any] | None:

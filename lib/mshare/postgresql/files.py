@@ -166,11 +166,11 @@ def _replace(path: str, text: str, cluster: Cluster) -> None:
     mode, uid, gid = 0o644, 0, 0
     if path.startswith(cluster.configuration + "/"):
         uid, gid = cluster.uid, cluster.gid
-    found = files.access_of(path)
-    if found is not None:
-        if found.uid not in (0, cluster.uid):
-            raise files.NotTrusted(path, f"a file of uid {found.uid}, who is not the cluster's owner")
-        mode, uid, gid = found.mode & 0o777, found.uid, found.gid
+    access = files.access_of(path)
+    if access is not None:
+        if access.uid not in (0, cluster.uid):
+            raise files.NotTrusted(path, f"a file of uid {access.uid}, who is not the cluster's owner")
+        mode, uid, gid = access.mode & 0o777, access.uid, access.gid
     files.write_text(path, text, mode, uid, gid)
 
 
@@ -195,5 +195,5 @@ def write_verified(cluster: Cluster, verified: dict[str, object]) -> None:
 def record(cluster: Cluster) -> dict[str, object]:
     """What the last run wished; empty if there was none."""
     text = files.read_text(record_file(cluster))
-    found: dict[str, object] = {} if text is None else json.loads(text)
-    return found
+    fields: dict[str, object] = {} if text is None else json.loads(text)
+    return fields

@@ -67,18 +67,18 @@ class Segment:
 
 
 def of(pid: int) -> Segment | None:
-    """The segment of a process; None for one that has none."""
+    """The segment of a process; None if it has none."""
     devices = segments.Devices()
-    found = [
-        (one, segments.kind(one, devices.of(one, pid)))
-        for one in segments.Reader().shared(Process(pid, b"", 0))
+    mappings = [
+        (mapping, segments.kind(mapping, devices.of(mapping, pid)))
+        for mapping in segments.Reader().shared(Process(pid, b"", 0))
     ]
-    shared = [(one, kind) for one, kind in found if kind.kind != "file"]
+    shared = [(mapping, kind) for mapping, kind in mappings if kind.kind != "file"]
     if not shared:
         return None
     # A SysV segment stays attached beside the region that stands for it, and is as large.
-    one, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
-    range_bytes = one.end - one.start
+    largest, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
+    range_bytes = largest.end - largest.start
     is_region = kind.kind == "msharefs"
     mapped_bytes = _mapped_bytes(kind.name) if is_region else range_bytes
     return Segment(
@@ -87,10 +87,10 @@ def of(pid: int) -> Segment | None:
         kind.name,
         mapped_bytes or range_bytes,
         kind.page_bytes,
-        one.start,
-        segments.congruent(one),
-        segments.aligned_1gib(one),
-        0 if is_region else _huge_bytes(pid, one.start),
+        largest.start,
+        segments.congruent(largest),
+        segments.aligned_1gib(largest),
+        0 if is_region else _huge_bytes(pid, largest.start),
         range_bytes if is_region else None,
         bool(mapped_bytes),
     )
@@ -115,27 +115,27 @@ def _huge_bytes(pid: int, address: int) -> int:
     return sum(int(size) << 10 for size in _PMD_MAPPED.findall(fields))
 
 
-def wrong(spec: ClusterSpec, found: Segment | None, touched_bytes: int) -> Iterator[str]:
+def wrong(spec: ClusterSpec, segment: Segment | None, touched_bytes: int) -> Iterator[str]:
     """What is not as it was wished in a process that touched so much of its segment, one clause each."""
-    if found is None:
+    if segment is None:
         yield "it has no shared segment at all"
         return
-    where = found.text
+    where = segment.text
     enough_bytes = _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
     if spec.pages == "4k":
         root = spec.root or ""
-        if found.kind != "msharefs" or not found.name.startswith(root):
+        if segment.kind != "msharefs" or not segment.name.startswith(root):
             yield f"{where} is not on the msharefs at {root}"
-        elif spec.region is not None and found.region != spec.region:
+        elif spec.region is not None and segment.region != spec.region:
             yield f"{where} is not region {spec.region}"
         return
     if spec.pages == "hugetlb":
-        if found.kind != "hugetlb" and found.huge_bytes < enough_bytes:
+        if segment.kind != "hugetlb" and segment.huge_bytes < enough_bytes:
             yield f"{where} has no pages of a huge page pool"
-        elif not found.aligned_1gib:
+        elif not segment.aligned_1gib:
             yield f"{where} does not begin at a multiple of 1 GiB, where page tables are shared"
         return
-    if not found.congruent_2mib:
+    if not segment.congruent_2mib:
         yield f"{where} does not begin where huge pages can be mapped, congruent to 2 MiB"
-    elif found.huge_bytes < enough_bytes:
+    elif segment.huge_bytes < enough_bytes:
         yield f"{where} should be in huge pages for all of the {format_size(touched_bytes)} that were touched"

@@ -81,8 +81,8 @@ def touch(pid: int, address: int, size_bytes: int) -> None:
 
 def cost(opened: list[Connection], segment: Segment, size_bytes: int, *, shares_tables: bool) -> Cost:
     """Measure it for connections that share a segment, whose page tables they share as well or do not."""
-    for one in opened:
-        touch(one.pid, segment.address, min(size_bytes, segment.size_bytes))
-    tables = [procfs.vm_pte_bytes(one.pid) or 0 for one in opened]
+    for connection in opened:
+        touch(connection.pid, segment.address, min(size_bytes, segment.size_bytes))
+    tables = [procfs.vm_pte_bytes(connection.pid) or 0 for connection in opened]
     shared_bytes = page_tables(size_bytes, start=segment.address).total_bytes if shares_tables else 0
     return Cost(len(tables), size_bytes, sum(tables), sum(tables) // len(tables), shared_bytes)

@@ -73,7 +73,7 @@ def _is_of(cluster: Cluster, pid: int) -> bool:
 def restart(cluster: Cluster, before: Server, seconds: float = START_SECONDS) -> Server:
     """Stop and start a server that runs, and wait until it is ready, so many seconds at most.
 
-    MshareError, with what the server said, when it does not come back.
+    MshareError, with the server's output, if it does not come back.
     """
     return _control(cluster, "restart", before, seconds)
 
@@ -101,10 +101,10 @@ def _control(cluster: Cluster, what: str, before: Server | None, seconds: float)
     after = _came_back(cluster, before, seconds)
     if after is not None:
         return after
-    said = said_since(cluster, position) or done.stdout.strip() or "nothing"
+    log_text = log_since(cluster, position) or done.stdout.strip() or "nothing"
     raise MshareError(
         f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
-        f" does not run: {said}; see {cluster.log or f'`journalctl --unit {cluster.unit}`'}"
+        f" does not run: {log_text}; see {cluster.log or f'`journalctl --unit {cluster.unit}`'}"
     )
 
 
@@ -112,17 +112,17 @@ def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Serve
     """The new postmaster, once it takes connections; None if there is none."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = running(cluster)
-        if found is None or _same(found, before):
+        server = running(cluster)
+        if server is None or _same(server, before):
             return None
-        if found.ready:
-            return found
+        if server.ready:
+            return server
         time.sleep(_POLL_SECONDS)
     return None
 
 
-def _same(one: Server, other: Server | None) -> bool:
-    return other is not None and (one.pid, one.started_ticks) == (other.pid, other.started_ticks)
+def _same(server: Server, other: Server | None) -> bool:
+    return other is not None and (server.pid, server.started_ticks) == (other.pid, other.started_ticks)
 
 
 def _size(path: str) -> int:
@@ -134,7 +134,7 @@ def _size(path: str) -> int:
 
 @dataclass(frozen=True)
 class LogPosition:
-    """Where a cluster's log ended, for `said_since`."""
+    """Where a cluster's log ended, for `log_since`."""
 
     path: str
     size_bytes: int
@@ -145,7 +145,7 @@ def log_position(cluster: Cluster) -> LogPosition:
     return LogPosition(cluster.log, _size(cluster.log), time.time())
 
 
-def said_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
+def log_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
     """The last lines of a cluster's log after a position, those with a word in them.
 
     What a plain unit's server writes before its logging collector runs is in systemd's journal.
@@ -231,9 +231,9 @@ class Connection:
         answer = self._process.stdout.readline().strip()
         if self._process.poll() is not None or not answer or answer.startswith(("ERROR", "psql:")):
             rest = "" if self._process.poll() is None else self._process.stdout.read().strip()
-            said = " ".join(part for part in (answer, rest) if part) or "nothing"
+            output = " ".join(part for part in (answer, rest) if part) or "nothing"
             raise MshareError(
-                f"{self._who} got no answer to `{query}`: {said}; let the cluster's owner in on the socket"
+                f"{self._who} got no answer to `{query}`: {output}; let the cluster's owner in on the socket"
                 " (`local all postgres peer` in pg_hba.conf), or do without connections (probes: 0)"
             )
         return answer
@@ -246,9 +246,9 @@ class Connection:
 def connections(cluster: Cluster, server: Server, count: int) -> Iterator[list[Connection]]:
     """So many connections at once; MshareError if the server lets in fewer."""
     with ExitStack() as opened:
-        found = []
+        established = []
         for __ in range(count):
-            one = Connection(cluster, server)
-            opened.callback(one.close)
-            found.append(one)
-        yield found
+            connection = Connection(cluster, server)
+            opened.callback(connection.close)
+            established.append(connection)
+        yield established

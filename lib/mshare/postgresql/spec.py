@@ -71,11 +71,11 @@ class ClusterSpec:
             require=self.require,
             verbose=True,
         )
-        said = settings.environment(self.library)
-        return {name: value for name, value in said.items() if name.startswith(PREFIX)}
+        values = settings.environment(self.library)
+        return {name: value for name, value in values.items() if name.startswith(PREFIX)}
 
     def to_dict(self) -> dict[str, Any]:
-        """What there is to say about it, for diffs and files."""
+        """Its fields, for diffs and files."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value for name, value in fields.items() if value is not None}
 

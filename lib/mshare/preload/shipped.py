@@ -37,10 +37,10 @@ def unpack(text: str) -> bytes:
             f"{FILE_NAME} arrived damaged ({error}); leave the option preload_built to the collection, which"
             " sets it itself, and run this again"
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
         raise InvalidRequest(
-            f"{FILE_NAME} arrived with digest {found}, and {digest or 'none'} was sent; run this again"
+            f"{FILE_NAME} arrived with digest {actual}, and {digest or 'none'} was sent; run this again"
         )
     return content
 
@@ -68,10 +68,10 @@ def require_fits(content: bytes, here: tuple[int, int] | None = None) -> None:
             f"{FILE_NAME} was built for another architecture than this host's ({os.uname().machine}); build"
             " it here instead (mshare_runtime_compiler_managed: true installs a compiler)"
         )
-    needed, found = glibc_needed(content), here or glibc_here()
-    if needed > found:
+    needed, available = glibc_needed(content), here or glibc_here()
+    if needed > available:
         raise Unavailable(
             f"{FILE_NAME} was built where glibc is newer: it needs {needed[0]}.{needed[1]}, and this host has"
-            f" {found[0]}.{found[1]}; run Ansible where glibc is not newer than here, or build it here"
-            " (mshare_runtime_compiler_managed: true installs a compiler)"
+            f" {available[0]}.{available[1]}; run Ansible where glibc is not newer than here, or build it"
+            " here (mshare_runtime_compiler_managed: true installs a compiler)"
         )

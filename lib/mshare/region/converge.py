@@ -293,8 +293,8 @@ def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
     clients = attached.processes(root, name)
     if clients:
         raise Conflict(
-            f"{doing} would kill {len(clients)} attached clients: {attached.told(clients)}; stop them first"
-            " (state: absent of mshare_clients, `mshare clients stop`, or the database that they belong to),"
+            f"{doing} would kill {len(clients)} attached clients: {attached.summary(clients)}; stop them"
+            " first (state: absent of mshare_clients, `mshare clients stop`, or the database they belong to),"
             " or set force: true (--force)"
         )
 
@@ -307,7 +307,7 @@ def _end(keeper: Supervisor, name: str, root: str) -> None:
 
 def _known(root: str, name: str, role: Role[S]) -> bool:
     """Whether there is a status file; Conflict for one that another version of the library keeps."""
-    status = status_file.look(root, name, role)
+    status = status_file.peek(root, name, role)
     if isinstance(status, Unread) and status.state == "unknown" and status.alive:
         raise Conflict(status.reason)
     return status is not None

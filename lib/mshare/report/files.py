@@ -134,20 +134,20 @@ def gathered(results: Mapping[str, Any], stored: Iterable[str]) -> Gathered:
         **{host: survey for host, survey in old.surveys.items() if host not in results},
         **fresh.surveys,
     }
-    missing = [one for one in old.missing if one.host not in {*results, *surveys}]
+    missing = [entry for entry in old.missing if entry.host not in {*results, *surveys}]
     return Gathered(surveys, (*fresh.missing, *missing))
 
 
-def report(found: Gathered, compare_with: str | None = None) -> Report:
+def report(inputs: Gathered, compare_with: str | None = None) -> Report:
     """The report on what was gathered, compared with an earlier report.json.
 
     Raises InvalidRequest where the earlier report cannot be read.
     """
-    made = fleet(found.surveys, found.missing)
+    made = fleet(inputs.surveys, inputs.missing)
     if compare_with is not None:
         made = replace(made, compared=compare(_earlier(compare_with), made, compare_with))
     # A survey that could not be read is named among the missing; it is not handed on.
-    surveys = {host.name: found.surveys[host.name] for host in made.hosts}
+    surveys = {host.name: inputs.surveys[host.name] for host in made.hosts}
     document = {**made.to_dict(), "surveys": surveys}
     contents = {
         PAGE: page(made),

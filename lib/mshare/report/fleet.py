@@ -80,13 +80,13 @@ class Instance:
         return any(saving.usable for saving in self.savings)
 
     def saving(self, remedy: str) -> Saving:
-        return next(one for one in self.savings if one.remedy == remedy)
+        return next(saving for saving in self.savings if saving.remedy == remedy)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **asdict(self),
             "at_maximum_bytes": self.at_maximum_bytes,
-            "savings": [one.to_dict() for one in self.savings],
+            "savings": [saving.to_dict() for saving in self.savings],
         }
 
 
@@ -118,12 +118,12 @@ class Host:
     @property
     def outside_bytes(self) -> int:
         """Page tables of the host that are in none of its instances."""
-        return max(0, self.page_tables_bytes - sum(one.page_tables_bytes for one in self.instances))
+        return max(0, self.page_tables_bytes - sum(instance.page_tables_bytes for instance in self.instances))
 
     @property
     def growth_bytes(self) -> int:
         """Page tables that come on top when every instance has as many processes as it allows."""
-        return sum(one.at_maximum_bytes - one.page_tables_bytes for one in self.instances)
+        return sum(instance.at_maximum_bytes - instance.page_tables_bytes for instance in self.instances)
 
     @property
     def at_maximum_bytes(self) -> int:
@@ -132,7 +132,7 @@ class Host:
     @property
     def kind(self) -> Kind:
         """Of its figures at the maximum."""
-        return weakest("measured", *(one.at_maximum_kind for one in self.instances))
+        return weakest("measured", *(instance.at_maximum_kind for instance in self.instances))
 
     @property
     def state(self) -> State:
@@ -158,13 +158,13 @@ class Host:
             "percent_of_memory": self.percent_of_memory,
             "at_maximum_bytes": self.at_maximum_bytes,
             "state": self.state,
-            "instances": [one.to_dict() for one in self.instances],
+            "instances": [instance.to_dict() for instance in self.instances],
         }
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What was found on all hosts together."""
+    """The figures of all hosts."""
 
     hosts: tuple[Host, ...]
     """The one whose page tables take most of its RAM first."""
@@ -175,8 +175,16 @@ class Fleet:
     @property
     def instances(self) -> list[Instance]:
         """Of all hosts: those with a usable remedy first, among them the one that takes most of its RAM."""
-        found = (instance for host in self.hosts for instance in host.instances)
-        return sorted(found, key=lambda one: (not one.usable, -one.percent_of_memory, one.host, one.name))
+        all_instances = (instance for host in self.hosts for instance in host.instances)
+        return sorted(
+            all_instances,
+            key=lambda instance: (
+                not instance.usable,
+                -instance.percent_of_memory,
+                instance.host,
+                instance.name,
+            ),
+        )
 
     def in_state(self, state: State) -> list[Host]:
         return [host for host in self.hosts if host.state == state]
@@ -216,10 +224,10 @@ class Fleet:
     @property
     def kernels(self) -> list[list[Host]]:
         """The hosts by the kernel they run on; one that does not say runs on its own."""
-        found: dict[str, list[Host]] = {}
+        by_kernel: dict[str, list[Host]] = {}
         for host in self.hosts:
-            found.setdefault(host.boot_id or f"of {host.name}", []).append(host)
-        return list(found.values())
+            by_kernel.setdefault(host.boot_id or f"of {host.name}", []).append(host)
+        return list(by_kernel.values())
 
     @property
     def shared_kernels(self) -> list[str]:
@@ -245,11 +253,11 @@ class Fleet:
 
     @property
     def in_instances_bytes(self) -> int:
-        return sum(one.page_tables_bytes for one in self.instances)
+        return sum(instance.page_tables_bytes for instance in self.instances)
 
     @property
     def at_maximum_bytes(self) -> int:
-        return sum(one.at_maximum_bytes for one in self.instances)
+        return sum(instance.at_maximum_bytes for instance in self.instances)
 
     @property
     def at_maximum_kind(self) -> Kind:
@@ -258,11 +266,13 @@ class Fleet:
     @property
     def savings(self) -> list[Saving]:
         """What each remedy would save in all instances together; those that can be used today first."""
-        found = [add(remedy, [one.saving(remedy) for one in self.instances]) for remedy in REMEDIES]
-        return sorted(found, key=lambda saving: (not saving.usable, -saving.maximum.saved_bytes))
+        totals = [
+            add(remedy, [instance.saving(remedy) for instance in self.instances]) for remedy in REMEDIES
+        ]
+        return sorted(totals, key=lambda saving: (not saving.usable, -saving.maximum.saved_bytes))
 
     def saving(self, remedy: str) -> Saving:
-        return next(one for one in self.savings if one.remedy == remedy)
+        return next(saving for saving in self.savings if saving.remedy == remedy)
 
     @property
     def huge(self) -> Saving:
@@ -279,14 +289,14 @@ class Fleet:
             self.verdict,
             *(f"  {host.name} {host.sentence} ({host.kind})" for host in self.in_danger[:_MOST_NAMED]),
             f"{counted(len(self.hosts), 'host')} surveyed{partial}, {len(self.missing):,} missing",
-            *(f"  missing: {one.host}: {one.reason}" for one in self.missing),
+            *(f"  missing: {entry.host}: {entry.reason}" for entry in self.missing),
             *(f"  {sentence}" for sentence in self.shared_kernels),
             f"Page tables now: {format_size(self.page_tables_bytes)} (measured),"
             f" {self.percent_of_memory:.1f} % of {format_size(self.memory_bytes)} of RAM",
             *(
-                f"  {one.name} would save {format_size(one.now.saved_bytes)} now ({one.now.kind}),"
-                f" {format_size(one.maximum.saved_bytes)} at the maximum ({one.maximum.kind})"
-                for one in (self.huge, self.mshare)
+                f"  {saving.name} would save {format_size(saving.now.saved_bytes)} now ({saving.now.kind}),"
+                f" {format_size(saving.maximum.saved_bytes)} at the maximum ({saving.maximum.kind})"
+                for saving in (self.huge, self.mshare)
             ),
             *self._compared_lines(),
         ]
@@ -331,7 +341,7 @@ class Fleet:
             },
             "savings": [saving.to_dict() for saving in self.savings],
             "hosts": [host.to_dict() for host in self.hosts],
-            "missing": [asdict(one) for one in self.missing],
+            "missing": [asdict(entry) for entry in self.missing],
         }
 
 
@@ -344,7 +354,7 @@ def fleet(surveys: Mapping[str, Any], missing: Iterable[Missing] = ()) -> Fleet:
         except InvalidRequest as error:
             lost.append(Missing(name, str(error)))
     hosts.sort(key=lambda host: (-host.percent_of_memory, -host.page_tables_bytes, host.name))
-    return Fleet(tuple(hosts), tuple(sorted(lost, key=lambda one: one.host)))
+    return Fleet(tuple(hosts), tuple(sorted(lost, key=lambda host: host.host)))
 
 
 def _host(name: str, survey: Survey) -> Host:
@@ -359,11 +369,11 @@ def _host(name: str, survey: Survey) -> Host:
         memory_bytes=facts.memory_total_bytes,
         available_bytes=facts.memory_available_bytes,
         page_tables_bytes=facts.page_tables_bytes,
-        processes=sum(one.processes for one in instances) + survey.others.processes,
+        processes=sum(instance.processes for instance in instances) + survey.others.processes,
         thp=" / ".join(word or "unknown" for word in (facts.thp.anonymous, facts.thp.shmem)),
         huge_pages_bytes=sum(map(_pool_bytes, facts.huge_page_pools)),
         mshare=facts.mshare.kernel_supported,
-        instances=tuple(sorted(instances, key=lambda one: (-one.page_tables_bytes, one.name))),
+        instances=tuple(sorted(instances, key=lambda instance: (-instance.page_tables_bytes, instance.name))),
         remarks=tuple(_remarks(survey)),
     )
 
@@ -376,7 +386,7 @@ def _pool_bytes(pool: Pool) -> int:
 def _remarks(survey: Survey) -> Iterable[str]:
     unread = len(survey.missing)
     if unread:
-        reasons = sorted({one.reason for one in survey.missing})
+        reasons = sorted({entry.reason for entry in survey.missing})
         yield f"{unread:,} not read ({'; '.join(reasons[:3])})"
     elif not survey.complete:
         yield "partial"
@@ -384,21 +394,21 @@ def _remarks(survey: Survey) -> Iterable[str]:
         yield f"{survey.vanished:,} ended meanwhile"
 
 
-def _instance(host: str, memory_bytes: int, found: InstanceRecord, savings: list[Saving]) -> Instance:
-    tables = found.page_tables
-    largest = max(found.segments, key=lambda one: one.size_bytes, default=None)
+def _instance(host: str, memory_bytes: int, record: InstanceRecord, savings: list[Saving]) -> Instance:
+    tables = record.page_tables
+    largest = max(record.segments, key=lambda segment: segment.size_bytes, default=None)
     return Instance(
         host=host,
-        name=found.name,
-        kind=found.kind,
+        name=record.name,
+        kind=record.kind,
         segment=largest.kind if largest else "none",
-        segments_bytes=sum(one.size_bytes for one in found.segments),
-        processes=found.processes,
-        processes_maximum=found.processes_maximum.value if found.processes_maximum else None,
+        segments_bytes=sum(segment.size_bytes for segment in record.segments),
+        processes=record.processes,
+        processes_maximum=record.processes_maximum.value if record.processes_maximum else None,
         page_tables_bytes=tables.sum_bytes,
         page_tables_average_bytes=tables.average_bytes,
         page_tables_segments_bytes=tables.segments_bytes,
-        share_of_host_percent=found.share_of_host_percent,
+        share_of_host_percent=record.share_of_host_percent,
         percent_of_memory=_percent(tables.sum_bytes, memory_bytes),
         figure_kind=tables.segments_kind,
         savings=tuple(savings),

@@ -71,17 +71,17 @@ class Saving:
 def savings_of(survey: Survey) -> list[list[Saving]]:
     """For each instance of a survey, in its order, one saving per remedy, in the order of REMEDIES."""
     facts = from_survey(survey)
-    instances = [one if one.segments or one.region else None for one in facts.instances]
+    instances = [instance if instance.segments or instance.region else None for instance in facts.instances]
     at_maximum = iter(plan(facts, generations=True).instances)
     now = iter(plan(_as_now(facts), generations=True).instances)
     return [
-        _planned(next(now), next(at_maximum)) if one else _nothing(found)
-        for one, found in zip(instances, survey.instances)
+        _planned(next(now), next(at_maximum)) if instance else _nothing(instance_record)
+        for instance, instance_record in zip(instances, survey.instances)
     ]
 
 
 def _as_now(facts: Facts) -> Facts:
-    present = (replace(one, clients_maximum=one.processes or 0) for one in facts.instances)
+    present = (replace(instance, clients_maximum=instance.processes or 0) for instance in facts.instances)
     return replace(facts, instances=tuple(present))
 
 
@@ -99,10 +99,10 @@ def _effect(planned: InstancePlan, remedy: str) -> Effect:
     return Effect(row.at_maximum_bytes, row.after_bytes, row.confidence)
 
 
-def _nothing(found: InstanceRecord) -> list[Saving]:
+def _nothing(instance: InstanceRecord) -> list[Saving]:
     """An instance without shared segments has nothing that a remedy would change, however many come."""
-    sum_bytes, processes = found.page_tables.sum_bytes, found.processes
-    maximum = max(processes, found.processes_maximum.value if found.processes_maximum else 0)
+    sum_bytes, processes = instance.page_tables.sum_bytes, instance.processes
+    maximum = max(processes, instance.processes_maximum.value if instance.processes_maximum else 0)
     grown_bytes = sum_bytes * maximum // processes if processes else sum_bytes
     now = Effect(sum_bytes, sum_bytes, "measured")
     later = Effect(grown_bytes, grown_bytes, "projected" if maximum > processes else "measured")
@@ -113,18 +113,18 @@ def add(remedy: str, parts: Sequence[Saving]) -> Saving:
     """The same remedy for several instances."""
     return Saving(
         remedy,
-        sum(one.instances for one in parts),
-        sum(one.usable for one in parts),
-        _sum(one.now for one in parts),
-        _sum(one.maximum for one in parts),
+        sum(part.instances for part in parts),
+        sum(part.usable for part in parts),
+        _sum(part.now for part in parts),
+        _sum(part.maximum for part in parts),
     )
 
 
-def _sum(effects: Iterable[Effect]) -> Effect:
+def _sum(each: Iterable[Effect]) -> Effect:
     """A figure made of several is called by the weakest of them."""
-    found = list(effects)
+    effects = list(each)
     return Effect(
-        sum(one.before_bytes for one in found),
-        sum(one.after_bytes for one in found),
-        max((one.kind for one in found), key=KINDS.index, default="measured"),
+        sum(effect.before_bytes for effect in effects),
+        sum(effect.after_bytes for effect in effects),
+        max((effect.kind for effect in effects), key=KINDS.index, default="measured"),
     )

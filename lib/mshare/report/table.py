@@ -74,13 +74,20 @@ def _host(host: Host) -> list[Value]:
     ]
 
 
-def _instance(one: Instance) -> list[Value]:
+def _instance(instance: Instance) -> list[Value]:
     fields: list[Value] = [
-        *(one.name, one.kind, one.segment, one.segments_bytes, one.processes, one.processes_maximum),
-        *(one.page_tables_bytes, one.page_tables_segments_bytes, one.figure_kind),
-        *(one.at_maximum_bytes, one.at_maximum_kind),
+        *(
+            instance.name,
+            instance.kind,
+            instance.segment,
+            instance.segments_bytes,
+            instance.processes,
+            instance.processes_maximum,
+        ),
+        *(instance.page_tables_bytes, instance.page_tables_segments_bytes, instance.figure_kind),
+        *(instance.at_maximum_bytes, instance.at_maximum_kind),
     ]
-    return fields + [value for saving in one.savings for value in _saved(saving)]
+    return fields + [value for saving in instance.savings for value in _saved(saving)]
 
 
 def _saved(saving: Saving) -> tuple[Value, ...]:

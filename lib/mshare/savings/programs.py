@@ -67,7 +67,7 @@ def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
         return
     device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}".encode()
     reader = segments.Reader()
-    for process in processes.look().processes:
+    for process in processes.read_all().processes:
         try:
             mappings = reader.shared(process)
         except (Vanished, ProcessLookupError, PermissionError):

@@ -49,7 +49,7 @@ def signal_process(pid: int, started_ticks: int, number: int) -> bool:
 
 def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
     """The process of a role: its pid, and when it started. Behind a damaged file, who holds the lock."""
-    status = status_file.look(root, name, role)
+    status = status_file.peek(root, name, role)
     if isinstance(status, Unread) and status.state == "unreadable":
         pid = lock.holder(status_file.file(root, name, role, "lock"))
         return None if pid is None else (pid, procfs.start_ticks(pid) or 0)
@@ -93,7 +93,7 @@ class Detached(Supervisor):
 
         def forget() -> None:
             # Another process may have been there first, with a status file of its own.
-            status = status_file.look(root, name, role)
+            status = status_file.peek(root, name, role)
             alive = status is not None and status.alive
             files.remove(log_path, *([] if alive else [status_path]))
             files.remove_empty(status_file.directory(root))
@@ -125,13 +125,13 @@ class Detached(Supervisor):
             raise
         if process.returncode is not None:
             with open(log_path, encoding="utf-8", errors="replace") as log:
-                said = log.read().strip().splitlines()[-1:] or ["it said nothing"]
+                last_line = log.read().strip().splitlines()[-1:] or ["it said nothing"]
             status = seen()
             forget()
             raise start_failure(
                 status,
                 f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
-                f" {said[0]}",
+                f" {last_line[0]}",
                 process.returncode,
             )
         status = seen()
@@ -153,7 +153,7 @@ class Detached(Supervisor):
         if writer is not None:
             # A launcher that was killed could not end what its clients' programs had started.
             path = f"MSHARE_PATH={os.path.join(root, name)}"
-            tree.end(tree.found(tree.session(*writer, path)), _LEFT_SECONDS)
+            tree.end(tree.by_pid(tree.session(*writer, path)), _LEFT_SECONDS)
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
         return stopped
 

@@ -10,7 +10,7 @@ import socket
 
 
 def notify(**fields: str) -> bool:
-    """Send fields such as READY="1" or STATUS="..."; False when nobody asked to be told."""
+    """Send fields such as READY="1" or STATUS="..."; False when there is nobody to notify."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False

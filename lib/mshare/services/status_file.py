@@ -109,9 +109,9 @@ def make_directory(root: str) -> None:
 def require_room(root: str) -> None:
     """OSError (ENOSPC) where no process could write down how it is: it would start, then fail mutely."""
     make_directory(root)
-    found = os.statvfs(directory(root))
+    filesystem = os.statvfs(directory(root))
     # A tmpfs without a limit reports no blocks at all.
-    if found.f_blocks and found.f_bavail * found.f_frsize < _ROOM_BYTES:
+    if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _ROOM_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
 
 
@@ -126,7 +126,7 @@ def read(root: str, name: str, role: Role[S]) -> S | None:
     Raises Conflict for one of another schema whose writer lives: what is not understood is not decided
     on; and MshareError for a file that is damaged.
     """
-    status = look(root, name, role)
+    status = peek(root, name, role)
     if not isinstance(status, Unread):
         return status
     if status.state == "unreadable":
@@ -136,8 +136,8 @@ def read(root: str, name: str, role: Role[S]) -> S | None:
     return None
 
 
-def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
-    """A process's status for who changes nothing, or may end what cannot be read."""
+def peek(root: str, name: str, role: Role[S]) -> S | Unread | None:
+    """A process's status, for callers that change nothing or may end what cannot be read."""
     path = file(root, name, role)
     next_step = f"`mshare rm {name} --force` ends what is left of the region"
     try:
@@ -185,7 +185,7 @@ def write(path: str, status: Status) -> None:
 
 def remove_own(root: str, name: str, role: Role[S]) -> None:
     """Remove a status file if this very process wrote it."""
-    status = look(root, name, role)
+    status = peek(root, name, role)
     if status is not None and status.pid == os.getpid():
         files.remove(file(root, name, role))
 

@@ -78,16 +78,16 @@ def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: st
 
 def settled(role: Role[S], name: str, root: str, progress: Progress) -> S | None:
     """The status of a process that lives, once it is ready; None where none lives, or it ends before."""
-    found: S | None = None
+    status: S | None = None
 
     def done() -> bool:
-        nonlocal found
-        found = status_of(role, name, root)
-        progress(found)
-        return found is None or found.state == "ready"
+        nonlocal status
+        status = status_of(role, name, root)
+        progress(status)
+        return status is None or status.state == "ready"
 
     wait(done, START_SECONDS, f"the start of the {role} of {name}", "see `mshare list`")
-    return found
+    return status
 
 
 def wait_until_ready(role: Role[S], name: str, root: str, progress: Progress) -> None:
@@ -96,8 +96,8 @@ def wait_until_ready(role: Role[S], name: str, root: str, progress: Progress) ->
         raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
 
 
-def start_failure(status: Status | None, said: str, code: int = 1) -> MshareError:
+def start_failure(status: Status | None, message: str, code: int = 1) -> MshareError:
     """What a process wrote down of its own failure; else what is known from outside."""
     if status is not None and status.error is not None:
         return status.error.to_error()
-    return from_exit(code, said)
+    return from_exit(code, message)

@@ -4,7 +4,7 @@
 """The units that keep a deployment running and bring it back after a reboot.
 
 Templates are installed with the library; what belongs to one mount or one region is
-written when that is made. Generated files carry no dates, so that the same wish gives the same file.
+written when that is made. Generated files carry no dates, so that the same spec gives the same file.
 """
 
 from __future__ import annotations
@@ -204,11 +204,11 @@ class Systemd(Supervisor):
         except BaseException:
             self.stop(role, name, root)
             raise
-        said = (starting.stdout.read() if starting.stdout else "").strip()
+        output = (starting.stdout.read() if starting.stdout else "").strip()
         status = status_of(role, name, root)
         if starting.returncode != 0 or status is None:
             failed = status_file.read(root, name, role)
-            why = failure(unit) or said
+            why = failure(unit) or output
             # Nothing half-done stays behind, and systemd does not try again.
             self.stop(role, name, root)
             raise start_failure(failed, f"{unit} did not start: {why}; see `journalctl -u {unit}`")
@@ -216,7 +216,7 @@ class Systemd(Supervisor):
 
     def stop(self, role: Role[S], name: str, root: str) -> bool:
         unit = UNITS[role.name].format(name=name)
-        status = status_file.look(root, name, role)
+        status = status_file.peek(root, name, role)
         ran = status is not None and status.alive
         ask("stop", unit)
         ask("reset-failed", unit)

@@ -70,14 +70,14 @@ def _session_of(pid: int) -> int | None:
 
 
 def _environment(pid: int) -> list[str]:
-    """NAME=value of a process; empty where this user may not look."""
+    """NAME=value of a process; empty if this user may not read it."""
     with contextlib.suppress(OSError):
         return (procfs.read(f"/proc/{pid}/environ") or "").split("\0")
     return []
 
 
-def found(pids: Sequence[int]) -> list[psutil.Process]:
-    """Processes by their pids; those that are gone are left out."""
+def by_pid(pids: Sequence[int]) -> list[psutil.Process]:
+    """Processes by their pids; without those that have ended."""
     if not pids:
         return []
     require()

@@ -71,7 +71,7 @@ class Scanner:
     """Scans processes that have the same mappings."""
 
     def __init__(self, mappings: Mappings, page_bytes: dict[Identity, int]) -> None:
-        self._mappings = [(one, page_bytes[one.identity]) for one in mappings]
+        self._mappings = [(mapping, page_bytes[mapping.identity]) for mapping in mappings]
         self.missing: list[Missing] = []
         self.vanished = 0
 
@@ -86,9 +86,9 @@ class Scanner:
         except PermissionError:
             self.missing.append(missing(process.pid, "pagemap"))
             return None
-        found = sum(one.bytes for one in tables.values())
+        tables_bytes = sum(table.bytes for table in tables.values())
         # A process goes on while it is looked at, and kernels before 6.7 do not tell huge pages.
-        return Sample(process.vm_pte_bytes, min(found, process.vm_pte_bytes), tables)
+        return Sample(process.vm_pte_bytes, min(tables_bytes, process.vm_pte_bytes), tables)
 
 
 def attribute(
@@ -98,14 +98,14 @@ def attribute(
     scanner = Scanner(mappings, page_bytes)
     ordered = sorted(group, key=lambda process: process.vm_pte_bytes)
     samples = _all(ordered, scanner.scan) if exact else _Sampling(ordered, scanner.scan).run()
-    found = Attribution(missing=scanner.missing, vanished=scanner.vanished, scanned=len(samples))
+    attribution = Attribution(missing=scanner.missing, vanished=scanner.vanished, scanned=len(samples))
     positions = sorted(samples)
     for index, process in enumerate(ordered if samples else ()):
-        _account(found, _estimate(index, positions, samples, process))
+        _account(attribution, _estimate(index, positions, samples, process))
     for sample in samples.values():
         for identity, tables in sample.tables.items():
-            found.huge_bytes[identity] = max(found.huge_bytes.get(identity, 0), tables.huge_bytes)
-    return found
+            attribution.huge_bytes[identity] = max(attribution.huge_bytes.get(identity, 0), tables.huge_bytes)
+    return attribution
 
 
 def _all(ordered: list[Process], scan: Scan) -> dict[int, Sample]:
@@ -163,17 +163,17 @@ def _estimate(
     at = bisect.bisect_left(positions, index)
     if index in samples:
         return samples[index].segments_bytes, samples[index]
-    one = samples[positions[max(0, at - 1)]]
+    sample = samples[positions[max(0, at - 1)]]
     two = samples[positions[min(at, len(positions) - 1)]]
-    width = two.vm_pte_bytes - one.vm_pte_bytes
-    part = min(1.0, max(0.0, (process.vm_pte_bytes - one.vm_pte_bytes) / width)) if width else 0.5
-    remainder = one.remainder_bytes + part * (two.remainder_bytes - one.remainder_bytes)
-    return max(0.0, process.vm_pte_bytes - remainder), one if part < 0.5 else two
+    width = two.vm_pte_bytes - sample.vm_pte_bytes
+    part = min(1.0, max(0.0, (process.vm_pte_bytes - sample.vm_pte_bytes) / width)) if width else 0.5
+    remainder = sample.remainder_bytes + part * (two.remainder_bytes - sample.remainder_bytes)
+    return max(0.0, process.vm_pte_bytes - remainder), sample if part < 0.5 else two
 
 
-def _account(found: Attribution, estimate: tuple[float, Sample]) -> None:
+def _account(attribution: Attribution, estimate: tuple[float, Sample]) -> None:
     size, sample = estimate
     whole = sum(tables.bytes for tables in sample.tables.values())
     for identity, tables in sample.tables.items():
         share = tables.bytes / whole if whole else 0
-        found.segments[identity] = found.segments.get(identity, 0) + size * share
+        attribution.segments[identity] = attribution.segments.get(identity, 0) + size * share

@@ -99,12 +99,12 @@ def data_directory(process: Process) -> str | None:
     here = process.path("cwd")
     try:
         # A program with another name may just stand in the directory of a server that is stopped.
-        found = _there(f"{here}/PG_VERSION") and (
+        is_data_directory = _there(f"{here}/PG_VERSION") and (
             process.name in _POSTGRESQL_PROGRAMS
             or _there(f"{here}/postmaster.pid")
             or _there(f"{here}/postgresql.conf")
         )
-        return os.readlink(here) if found else None
+        return os.readlink(here) if is_data_directory else None
     except PermissionError:
         raise
     except OSError:
@@ -142,28 +142,30 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
     if directory is None:
         # Gone meanwhile, or a client that has the name.
         return Database("postgresql", name="postgresql") if named else None
-    found = Database("postgresql", data_directory=directory)
+    database = Database("postgresql", data_directory=directory)
     here = first.path("cwd")
-    inside = _Files(first, found)
+    inside = _Files(first, database)
     version = (inside.content(f"{here}/PG_VERSION") or "").strip()
-    found.version = version if _VERSION.fullmatch(version) else None
-    if version and found.version is None:
-        found.missing.append(missing(first.pid, "version", "PG_VERSION holds no version"))
-    found.managed_by_patroni = os.path.lexists(f"{here}/patroni.dynamic.json")
+    database.version = version if _VERSION.fullmatch(version) else None
+    if version and database.version is None:
+        database.missing.append(missing(first.pid, "version", "PG_VERSION holds no version"))
+    database.managed_by_patroni = os.path.lexists(f"{here}/patroni.dynamic.json")
     lock = (inside.content(f"{here}/postmaster.pid") or "").split("\n")
     settings = _settings(first, inside, here)
     port = lock[3] if len(lock) > 3 else settings.get("port", ("5432", ""))[0]
-    found.port = int(port) if port.isdigit() else None
-    readable = not any(one.what.endswith(".conf") for one in found.missing)
+    database.port = int(port) if port.isdigit() else None
+    readable = not any(entry.what.endswith(".conf") for entry in database.missing)
     connections, source = settings.get("max_connections", (str(_DEFAULT_CONNECTIONS), "PostgreSQL's default"))
     if connections.isdigit() and (readable or "max_connections" in settings):
-        found.processes_maximum = Maximum(int(connections), f"max_connections, {source}")
+        database.processes_maximum = Maximum(int(connections), f"max_connections, {source}")
     if readable or "huge_pages" in settings:
-        found.huge_pages_requested = settings.get("huge_pages", ("try", ""))[0]
-    found.settings = {name: settings[name][0] for name in _POSTGRESQL_SETTINGS if name in settings}
-    found.helpers = sum(_is_helper(process, first) for process in members)
-    found.name = f"postgresql {found.port}" if found.port else f"postgresql {found.data_directory}"
-    return found
+        database.huge_pages_requested = settings.get("huge_pages", ("try", ""))[0]
+    database.settings = {name: settings[name][0] for name in _POSTGRESQL_SETTINGS if name in settings}
+    database.helpers = sum(_is_helper(process, first) for process in members)
+    database.name = (
+        f"postgresql {database.port}" if database.port else f"postgresql {database.data_directory}"
+    )
+    return database
 
 
 def _is_helper(process: Process, first: Process) -> bool:
@@ -233,23 +235,23 @@ def _oracle(members: list[Process], first: Process, program: str) -> Database | 
     suspects = [process for process in members if _oracle_named(process.name)]
     if program != "oracle" and not any(_ORACLE_PROCESS.match(process.name) for process in suspects):
         return None
-    found = Database("oracle", name="oracle")
-    found.sid = next((sid for sid in map(sid_of, suspects) if sid), None)
-    if found.sid is None:
-        found.missing.append(missing(first.pid, "SID", "no process of it has a title with one"))
-        return found
-    found.name = f"oracle {found.sid}"
+    database = Database("oracle", name="oracle")
+    database.sid = next((sid for sid in map(sid_of, suspects) if sid), None)
+    if database.sid is None:
+        database.missing.append(missing(first.pid, "SID", "no process of it has a title with one"))
+        return database
+    database.name = f"oracle {database.sid}"
     try:
         executable = os.readlink(first.path("exe"))
     except PermissionError:
         reason = "permission denied; run as root or the database's user"
-        found.missing.append(missing(first.pid, "parameter file", reason))
+        database.missing.append(missing(first.pid, "parameter file", reason))
     except OSError:
         # It ended meanwhile.
         pass
     else:
-        _oracle_parameters(first, found, executable)
-    return found
+        _oracle_parameters(first, database, executable)
+    return database
 
 
 def _oracle_named(name: str) -> bool:
@@ -267,23 +269,23 @@ def sid_of(process: Process) -> str | None:
     return None
 
 
-def _oracle_parameters(first: Process, found: Database, executable: str) -> None:
+def _oracle_parameters(first: Process, database: Database, executable: str) -> None:
     """`processes` from the parameter file; an spfile is binary, but its lines are text."""
     folder = os.path.join(os.path.dirname(os.path.dirname(executable)), "dbs")
-    files = _Files(first, found)
-    for name in (f"spfile{found.sid}.ora", f"init{found.sid}.ora"):
+    files = _Files(first, database)
+    for name in (f"spfile{database.sid}.ora", f"init{database.sid}.ora"):
         content = files.content(files.place(f"{folder}/{name}"))
         if content is None:
             continue
         setting = _parameter(content)
         processes = setting("processes")
         if processes and processes.isdigit():
-            found.processes_maximum = Maximum(int(processes), f"processes, {name}")
-        found.huge_pages_requested = setting("use_large_pages")
-        found.settings = dict(_known((each, setting(each)) for each in _ORACLE_SETTINGS))
+            database.processes_maximum = Maximum(int(processes), f"processes, {name}")
+        database.huge_pages_requested = setting("use_large_pages")
+        database.settings = dict(_known((each, setting(each)) for each in _ORACLE_SETTINGS))
         return
-    if not found.missing:
-        found.missing.append(missing(first.pid, "parameter file", f"none of {found.sid} in {folder}"))
+    if not database.missing:
+        database.missing.append(missing(first.pid, "parameter file", f"none of {database.sid} in {folder}"))
 
 
 def _known(pairs: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str]]:

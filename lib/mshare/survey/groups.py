@@ -114,13 +114,13 @@ class Grouping:
         union = _Union()
         for mappings, members in same.items():
             own = self._own(mappings, members[0].pid)
-            for together in [members] if own and not _any_tree(members) else [[one] for one in members]:
+            for together in [members] if own and not _any_tree(members) else [[member] for member in members]:
                 union.add([*own, *_descent(together[0], bool(own))], mappings, together)
         return [part for group in union.groups for part in _servers(group)]
 
     def _own(self, mappings: Mappings, pid: int) -> set[Identity]:
         """The segments that strangers cannot have."""
-        kinds = {one.identity: self.kind(one, pid) for one in mappings}
+        kinds = {mapping.identity: self.kind(mapping, pid) for mapping in mappings}
         self.shared_tables |= {identity for identity, kind in kinds.items() if kind.shares_tables}
         return {identity for identity, kind in kinds.items() if kind.kind not in _OF_FILES}
 
@@ -130,9 +130,9 @@ class Grouping:
         for number, group in enumerate(groups):
             executable = databases.leader(group.processes).executable
             for mappings, members in group.members.items():
-                for one in mappings:
-                    if self.kind(one, members[0].pid).kind in _OF_FILES:
-                        users.setdefault(one.identity, set()).add((number, executable))
+                for mapping in mappings:
+                    if self.kind(mapping, members[0].pid).kind in _OF_FILES:
+                        users.setdefault(mapping.identity, set()).add((number, executable))
         common = {identity for identity, who in users.items() if len(who) > 1}
         if not common:
             return groups
@@ -234,15 +234,15 @@ def _root(process: Process, members: dict[int, Process]) -> int:
 
 def _directory(process: Process) -> str | None:
     try:
-        found = databases.data_directory(process)
+        directory = databases.data_directory(process)
     except PermissionError:
         return None
     # The same path in two containers is not the same directory.
-    return None if found is None else f"{process.namespace('mnt')} {found}"
+    return None if directory is None else f"{process.namespace('mnt')} {directory}"
 
 
 def _without(group: Group, common: set[Identity]) -> Group:
     kept = Group(unreadable=group.unreadable)
     for mappings, members in group.members.items():
-        kept.add(tuple(one for one in mappings if one.identity not in common), members)
+        kept.add(tuple(mapping for mapping in mappings if mapping.identity not in common), members)
     return kept

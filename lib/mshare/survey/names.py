@@ -27,24 +27,24 @@ class Named:
     leader: Process
 
 
-def apart(found: Iterable[Named]) -> list[InstanceRecord]:
+def apart(unnamed: Iterable[Named]) -> list[InstanceRecord]:
     """The records with names that differ, in the same order."""
-    named = [replace_name(one, _with_place(one.record)) for one in found]
+    named = [replace_name(item, _with_place(item.record)) for item in unnamed]
     for more in _MORE:
         same: dict[str, list[int]] = {}
-        for index, one in enumerate(named):
-            same.setdefault(one.record.name, []).append(index)
+        for index, item in enumerate(named):
+            same.setdefault(item.record.name, []).append(index)
         for indexes in same.values():
             words = [more(named[index]) for index in indexes]
             if len(indexes) > 1 and len(set(words)) > 1:
                 for index, word in zip(indexes, words):
                     if word:
                         named[index] = replace_name(named[index], f"{named[index].record.name} {word}")
-    return [one.record for one in named]
+    return [item.record for item in named]
 
 
-def replace_name(one: Named, name: str) -> Named:
-    return replace(one, record=replace(one.record, name=name))
+def replace_name(item: Named, name: str) -> Named:
+    return replace(item, record=replace(item.record, name=name))
 
 
 def _with_place(record: InstanceRecord) -> str:
@@ -55,15 +55,15 @@ def _with_place(record: InstanceRecord) -> str:
     return f"{record.name} ({words})" if words else record.name
 
 
-def _data_directory(one: Named) -> str | None:
-    return one.record.data_directory
+def _data_directory(item: Named) -> str | None:
+    return item.record.data_directory
 
 
-def _script(one: Named) -> str | None:
+def _script(item: Named) -> str | None:
     """What an interpreter runs: its first argument that is no option."""
-    if one.record.kind != "python":
+    if item.record.kind != "python":
         return None
-    arguments = one.leader.arguments()
+    arguments = item.leader.arguments()
     for index, word in enumerate(arguments[1:], 1):
         if word == "-m" and index + 1 < len(arguments):
             return arguments[index + 1]
@@ -74,18 +74,18 @@ def _script(one: Named) -> str | None:
     return None
 
 
-def _cgroup(one: Named) -> str | None:
-    return one.record.cgroup if one.record.cgroup not in (None, "/") else None
+def _cgroup(item: Named) -> str | None:
+    return item.record.cgroup if item.record.cgroup not in (None, "/") else None
 
 
-def _namespace(one: Named) -> str | None:
+def _namespace(item: Named) -> str | None:
     """The host name that a container was given, which is in its processes' environment."""
-    inside = one.leader.environment().get("HOSTNAME")
+    inside = item.leader.environment().get("HOSTNAME")
     return f"on {inside}" if inside and inside != os.uname().nodename else None
 
 
-def _oldest(one: Named) -> str:
-    return f"(process {min(one.record.pids)})"
+def _oldest(item: Named) -> str:
+    return f"(process {min(item.record.pids)})"
 
 
 _MORE: tuple[Callable[[Named], str | None], ...] = (_data_directory, _script, _cgroup, _namespace, _oldest)

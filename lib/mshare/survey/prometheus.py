@@ -29,56 +29,56 @@ _INSTANCE: tuple[_Metric[InstanceRecord], ...] = (
     _Metric(
         "mshare_survey_instance_page_tables_bytes",
         "Page tables of all processes of an instance (VmPTE).",
-        lambda one: one.page_tables.sum_bytes,
+        lambda item: item.page_tables.sum_bytes,
     ),
     _Metric(
         "mshare_survey_instance_page_tables_maximum_bytes",
         "Page tables of the process of an instance that has the most.",
-        lambda one: one.page_tables.maximum_bytes,
+        lambda item: item.page_tables.maximum_bytes,
     ),
     _Metric(
         "mshare_survey_instance_page_tables_remainder_bytes",
         "Page tables of an instance that are not due to its shared segments.",
-        lambda one: one.page_tables.remainder_bytes,
+        lambda item: item.page_tables.remainder_bytes,
     ),
-    _Metric("mshare_survey_instance_processes", "Processes of an instance.", lambda one: one.processes),
+    _Metric("mshare_survey_instance_processes", "Processes of an instance.", lambda item: item.processes),
     _Metric(
         "mshare_survey_instance_processes_maximum",
         "How many processes an instance is configured for.",
-        lambda one: one.processes_maximum.value if one.processes_maximum else None,
+        lambda item: item.processes_maximum.value if item.processes_maximum else None,
     ),
 )
 _SEGMENT: tuple[_Metric[SegmentRecord], ...] = (
-    _Metric("mshare_survey_segment_size_bytes", "Size of a shared segment.", lambda one: one.size_bytes),
+    _Metric("mshare_survey_segment_size_bytes", "Size of a shared segment.", lambda item: item.size_bytes),
     _Metric(
         "mshare_survey_segment_page_tables_bytes",
         "Page tables that a shared segment needs in all processes.",
-        lambda one: one.page_tables_bytes,
+        lambda item: item.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_segment_huge_bytes",
         "How much of a shared segment is mapped by huge pages.",
-        lambda one: one.huge_bytes,
+        lambda item: item.huge_bytes,
     ),
 )
 _HOST: tuple[_Metric[Survey], ...] = (
     _Metric(
         "mshare_survey_host_page_tables_bytes",
         "Page tables of the host (PageTables).",
-        lambda one: one.host.page_tables_bytes,
+        lambda item: item.host.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_others_page_tables_bytes",
         "Page tables of processes that belong to no instance.",
-        lambda one: one.others.page_tables_bytes,
+        lambda item: item.others.page_tables_bytes,
     ),
     _Metric(
         "mshare_survey_duration_seconds",
         "How long the survey took.",
-        lambda one: round(one.method.duration_ms / 1000, 4),
+        lambda item: round(item.method.duration_ms / 1000, 4),
     ),
-    _Metric("mshare_survey_complete", "1 when everything could be read.", lambda one: int(one.complete)),
-    _Metric("mshare_survey_unread", "How many things could not be read.", lambda one: len(one.missing)),
+    _Metric("mshare_survey_complete", "1 when everything could be read.", lambda item: int(item.complete)),
+    _Metric("mshare_survey_unread", "How many things could not be read.", lambda item: len(item.missing)),
 )
 
 

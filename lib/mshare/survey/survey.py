@@ -41,14 +41,14 @@ def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Surve
     """Survey this host now. Changes nothing."""
     began = time.perf_counter()
     created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    seen = processes.look()
+    seen = processes.read_all()
     grouping = Grouping(seen, threshold_bytes)
     groups = grouping.groups()
     facts = host.facts()
     looking = _Looking(grouping, exact, facts, _outside_bytes(seen, facts))
     instances = names.apart(looking.instance(group) for group in groups)
-    instances.sort(key=lambda one: (-one.page_tables.sum_bytes, one.name))
-    counted = {pid for one in instances for pid in one.pids}
+    instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
+    counted = {pid for instance in instances for pid in instance.pids}
     rest = [process for process in seen.processes if process.pid not in counted]
     gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
     return Survey(
@@ -163,27 +163,27 @@ class _Looking:
         return self._limits_known[key]
 
     def _limits_of_paths(self, paths: dict[str, str]) -> tuple[Limit, ...]:
-        found = []
+        limits = []
         for resource, controller, v1_file, v2_file in _limited():
             below = next(
                 (path for names, path in paths.items() if controller in names.split(",")), paths.get("")
             )
             for limit in self._limits.cgroup_limits(controller, v1_file, v2_file, below):
-                found.append(Limit(resource, limit.path, limit.limit_bytes))
-        return tuple(found)
+                limits.append(Limit(resource, limit.path, limit.limit_bytes))
+        return tuple(limits)
 
     def _segments(self, group: Group, first: Process) -> tuple[Attribution, tuple[SegmentRecord, ...]]:
         """What the segments cost, and a row for each, the largest first."""
         attributed = Attribution()
         rows: dict[Identity, _Row] = {}
         for mappings, members in group.members.items():
-            kinds = {one.identity: self._grouping.kind(one, members[0].pid) for one in mappings}
+            kinds = {mapping.identity: self._grouping.kind(mapping, members[0].pid) for mapping in mappings}
             for identity, kind in kinds.items():
                 row = rows.setdefault(identity, _Row(kind))
-                row.add([one for one in mappings if one.identity == identity], len(members))
+                row.add([mapping for mapping in mappings if mapping.identity == identity], len(members))
                 row.of_leader = row.of_leader or first in members
             # Tables of a kernel's regions are in nobody's VmPTE, and their windows are not to be scanned.
-            own = tuple(one for one in mappings if not kinds[one.identity].shares_tables)
+            own = tuple(mapping for mapping in mappings if not kinds[mapping.identity].shares_tables)
             if own:
                 pages = {identity: kind.page_bytes for identity, kind in kinds.items()}
                 attributed.add(attribution.attribute(members, own, pages, self._exact))
@@ -234,7 +234,7 @@ class _Row:
     of_leader: bool = False
 
     def add(self, parts: list[Mapping], count: int) -> None:
-        size_bytes = sum(one.end - one.start for one in parts)
+        size_bytes = sum(part.end - part.start for part in parts)
         if size_bytes > self.size_bytes:
             self.parts, self.size_bytes = parts, size_bytes
         self.congruent_2mib = self.congruent_2mib and all(map(segments.congruent, parts))
@@ -293,8 +293,8 @@ def changes(before: Survey, after: Survey) -> list[Change]:
 
 
 def _change(old: InstanceRecord | None, new: InstanceRecord | None) -> Change:
-    left, right = (0 if one is None else one.processes for one in (old, new))
-    before, after = (0 if one is None else one.page_tables.sum_bytes for one in (old, new))
+    left, right = (0 if instance is None else instance.processes for instance in (old, new))
+    before, after = (0 if instance is None else instance.page_tables.sum_bytes for instance in (old, new))
     named = new or old
     assert named is not None
     return Change(named.name, new is None, min(named.pids), right - left, after - before)

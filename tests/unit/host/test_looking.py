@@ -32,7 +32,7 @@ def mapped(tmp_path):
 
 
 def own() -> processes.Process:
-    (process,) = (found for found in processes.look().processes if found.pid == os.getpid())
+    (process,) = (found for found in processes.read_all().processes if found.pid == os.getpid())
     return process
 
 

@@ -61,7 +61,7 @@ def test_processes_that_map_the_file(world: World) -> None:
     assert "\n" not in str(found[0])
     if os.geteuid() == 0:
         assert {one.user for one in found} == {"root", "nobody"}
-    said = attached.told(found)
+    said = attached.summary(found)
     assert said.endswith(" and 2 more")
     assert re.findall(r"(?:^|, )(\d+) ", said) == [str(pid) for pid in pids[:10]]
 
@@ -99,7 +99,7 @@ def test_none_is_attached_to_what_is_not_there(world: World) -> None:
     ],
 )
 def test_a_process_in_words(process: Process, said: str) -> None:
-    assert attached.told([process]) == said
+    assert attached.summary([process]) == said
 
 
 def test_attached_programs_of_others_are_in_the_way(world: World) -> None:

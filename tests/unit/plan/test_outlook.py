@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mshare.plan.facts import from_survey, from_wishes
+from mshare.plan.facts import from_arguments, from_survey
 from mshare.plan.plan import Plan, plan
 from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
@@ -223,10 +223,10 @@ def test_how_many_pages_it_needs_is_asked_where_it_can_say(version: str, counts:
 
 
 def test_from_wishes_the_verdict_needs_the_ram() -> None:
-    wished = plan(from_wishes(300 * GIB, 1500, memory_bytes=512 * GIB))
+    wished = plan(from_arguments(300 * GIB, 1500, memory_bytes=512 * GIB))
     assert wished.outlook.verdict == "will_run_out"
     assert wished.outlook.remedy_id == "hugetlb_2m"
-    assert plan(from_wishes(300 * GIB, 1500)).outlook.available_bytes is None
+    assert plan(from_arguments(300 * GIB, 1500)).outlook.available_bytes is None
 
 
 def test_huge_pages_in_one_process_only_leave_the_others_to_do() -> None:

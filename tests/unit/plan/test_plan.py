@@ -18,7 +18,7 @@ from mshare.cli.program import mshare
 from mshare.errors import InvalidRequest
 from mshare.pagetable import page_tables
 from mshare.plan import text
-from mshare.plan.facts import from_survey, from_wishes
+from mshare.plan.facts import from_arguments, from_survey
 from mshare.plan.paste import HugePages, exact_size, region_name
 from mshare.plan.plan import SCHEMA_VERSION, plan
 from mshare.survey.record import from_fields
@@ -40,7 +40,7 @@ def planned(*instances, host=None, **options):
 
 
 def wished(size=300 * GIB, clients=1500, **options):
-    return plan(from_wishes(size, clients, **options), generations=True)
+    return plan(from_arguments(size, clients, **options), generations=True)
 
 
 class TestFromASurvey:
@@ -174,16 +174,16 @@ class TestFromWishes:
     @pytest.mark.parametrize("clients", [0, -1, 1 << 40, True])
     def test_clients_that_no_host_has(self, clients):
         with pytest.raises(InvalidRequest, match="cannot be planned for"):
-            from_wishes(GIB, clients)
+            from_arguments(GIB, clients)
 
     def test_a_pool_that_serves_nobody(self):
         with pytest.raises(InvalidRequest, match="cannot serve anybody"):
-            plan(from_wishes(GIB, 10), 0)
+            plan(from_arguments(GIB, 10), 0)
 
     @settings(deadline=None)
     @given(st.integers(1, 4 << 40), st.integers(1, 100_000), st.none() | st.integers(1, 100_000))
     def test_every_plan_holds_together(self, size, clients, pool_to):
-        made = plan(from_wishes(size, clients), pool_to)
+        made = plan(from_arguments(size, clients), pool_to)
         for row in made.instances[0].rows:
             assert row.saving_bytes == row.at_maximum_bytes - row.after_bytes >= 0
             assert row.window_bytes >= row.memory_bytes >= size
@@ -278,7 +278,7 @@ class TestCommand:
         assert answer["instances"][0]["rows"][1]["remedy"] == "connection pooling to 50"
 
     def test_the_screen_and_the_module_s_summary_say_the_same(self):
-        made = plan(from_wishes(300 * GIB, 1500))
+        made = plan(from_arguments(300 * GIB, 1500))
         said = [line.rstrip() for line in run("--size", "300GiB", "--clients", "1500").output.splitlines()]
         assert said[:-2] == text.lines(made)
         assert said[-1].endswith("--details")

@@ -109,7 +109,7 @@ def test_a_process_that_another_schema_tells_of_is_left_alone(path, schema):
         f" this is version {__version__}, which reads schema 1 only; nothing is changed: use version"
         " 9.9.9 for what runs, or end it with that"
     )
-    seen = status_file.look("/m", "sga", LOUD)
+    seen = status_file.peek("/m", "sga", LOUD)
     assert isinstance(seen, status_file.Unread)
     assert (seen.pid, seen.version, seen.state, seen.alive) == (os.getpid(), "9.9.9", "unknown", True)
     assert seen.reason == str(caught.value)
@@ -138,7 +138,7 @@ def test_a_damaged_status_is_one_sentence(path, damage, reason):
     with pytest.raises(record.Malformed) as caught:
         status_file.read("/m", "sga", LOUD)
     assert str(caught.value) == f"{path} {reason}; `mshare rm sga --force` ends what is left of the region"
-    seen = status_file.look("/m", "sga", LOUD)
+    seen = status_file.peek("/m", "sga", LOUD)
     assert isinstance(seen, status_file.Unread)
     assert (seen.state, seen.pid, seen.alive) == ("unreadable", None, False)
 
@@ -153,9 +153,9 @@ def test_a_pid_that_cannot_be(path):
 
 
 def test_a_look_at_a_schema_that_is_known(path):
-    assert status_file.look("/m", "sga", LOUD) is None
+    assert status_file.peek("/m", "sga", LOUD) is None
     status_file.write(str(path), loud("x"))
-    assert status_file.look("/m", "sga", LOUD) == status_file.read("/m", "sga", LOUD)
+    assert status_file.peek("/m", "sga", LOUD) == status_file.read("/m", "sga", LOUD)
 
 
 def test_readers_never_see_a_half(path):
@@ -291,7 +291,7 @@ def test_a_status_that_this_user_may_not_read(monkeypatch):
         path.chmod(0o600)
 
         def look():
-            found = status_file.look("/m", "sga", LOUD)
+            found = status_file.peek("/m", "sga", LOUD)
             assert (found.state, found.alive) == ("unknown", False)
             reason = f"{path} may be read by its owner and root only; run as root (become: true)"
             assert found.reason == reason

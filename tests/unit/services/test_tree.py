@@ -69,7 +69,7 @@ def test_a_session_whose_number_was_used_again() -> None:
         leader.wait()
         eventually(lambda: stranger not in tree.session(leader.pid, started, mark))
         assert child in tree.session(leader.pid, started, mark)
-        tree.end(tree.found(tree.session(leader.pid, started, mark)), 10)
+        tree.end(tree.by_pid(tree.session(leader.pid, started, mark)), 10)
         assert tree.session(leader.pid, started, mark) == []
         assert procfs.start_ticks(stranger) is not None, "it is nobody's client"
         os.kill(stranger, signal.SIGKILL)

@@ -257,7 +257,7 @@ def test_small_children_of_what_was_found_belong_to_it(segment):
         found = survey(threshold_bytes=500 * KIB)
     one = instance_of(found, pids[0])
     assert set(pids) <= set(one["pids"])
-    sizes = [process.vm_pte_bytes for process in processes.look().processes]
+    sizes = [process.vm_pte_bytes for process in processes.read_all().processes]
     assert min(sizes) < 500 * KIB
     assert found["others"]["processes"] > 0
     assert found["schema_version"] == SCHEMA_VERSION

@@ -191,7 +191,7 @@ def test_both_ways_of_reading_agree():
         touch(map_shared(-1, 64 * MIB), 20 * MIB, 3 * MIB)
 
     with running(work) as (pid,):
-        process = next(one for one in processes.look().processes if one.pid == pid)
+        process = next(one for one in processes.read_all().processes if one.pid == pid)
         mappings = segments.Reader().shared(process)
         assert segments.Reader(querying=False).shared(process) == mappings
         inside = [(one, 4096) for one in mappings]

@@ -31,7 +31,7 @@ def test_a_scan_asks_once_for_each_populated_2_mib_and_once_more(touched, monkey
     asked = []
     ask = fcntl.ioctl
     with running(work) as (pid,):
-        process = next(one for one in processes.look().processes if one.pid == pid)
+        process = next(one for one in processes.read_all().processes if one.pid == pid)
         inside = [(one, 4096) for one in segments.Reader().shared(process)]
         with pagemap.Pagemap(pid) as opened:
             monkeypatch.setattr(fcntl, "ioctl", lambda *words: asked.append(words[1]) or ask(*words))

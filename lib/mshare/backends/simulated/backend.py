@@ -119,8 +119,8 @@ class SimulatedRegionFile(RegionFile):
             mapping = replace(mapping, path=os.readlink(f"/proc/self/fd/{object_fd}"))
             fd = os.dup(object_fd)
         HELD[region_inode, entry.serial] = fd
-        found = os.fstat(fd)
-        return Placed(mapping, entry.serial, found.st_dev, found.st_ino, os.getpid(), fd)
+        status = os.fstat(fd)
+        return Placed(mapping, entry.serial, status.st_dev, status.st_ino, os.getpid(), fd)
 
     def _free(self, offset: int, end: int) -> None:
         """Give anonymous memory in a range back; it is zeroes when it is mapped again."""
@@ -147,15 +147,15 @@ class SimulatedRegionFile(RegionFile):
         if "file" not in kinds:
             raise refusal(errno.EINVAL, self._path)
         try:
-            found = os.fstat(object_fd)
+            status = os.fstat(object_fd)
         except OSError:
             raise refusal(errno.EBADF, self._path) from None
-        itself = os.path.samestat(found, os.fstat(self.fd))
-        if flags & abi.MAP_HUGETLB or itself or self._backend.holds(found):
+        itself = os.path.samestat(status, os.fstat(self.fd))
+        if flags & abi.MAP_HUGETLB or itself or self._backend.holds(status):
             raise refusal(errno.EINVAL, self._path)
         access = access_mode(object_fd)
         unreadable = access == os.O_WRONLY or (prot & abi.PROT_WRITE and access != os.O_RDWR)
-        if not stat.S_ISREG(found.st_mode) or unreadable:
+        if not stat.S_ISREG(status.st_mode) or unreadable:
             raise refusal(errno.EACCES, self._path)
         return "file"
 
@@ -339,9 +339,9 @@ class SimulatedBackend(Backend):
         return region
 
     def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
-        found = os.fstat(region_fd)
+        status = os.fstat(region_fd)
         owner = _this_task() if self.generation.features.owner_bound else None
-        return self._layout.create_sidecar(name, Record(found.st_ino, owner), stat.S_IMODE(found.st_mode))
+        return self._layout.create_sidecar(name, Record(status.st_ino, owner), stat.S_IMODE(status.st_mode))
 
     def unlink(self, name: str) -> None:
         if name in (abi.INFO_FILE, DIRECTORY):
@@ -365,8 +365,8 @@ class SimulatedBackend(Backend):
     def names(self) -> list[str]:
         return self._layout.names()
 
-    def holds(self, found: os.stat_result) -> bool:
+    def holds(self, status: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
-        return found.st_dev == os.stat(self.root).st_dev and any(
-            entry.inode() == found.st_ino for entry in os.scandir(self.root)
+        return status.st_dev == os.stat(self.root).st_dev and any(
+            entry.inode() == status.st_ino for entry in os.scandir(self.root)
         )

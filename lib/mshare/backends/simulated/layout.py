@@ -297,8 +297,8 @@ class Files:
 
     def set_region_access(self, name: str, mode: int, uid: int, gid: int) -> None:
         """Give a region's file, and what belongs to it, another mode, user or group (-1: as it is)."""
-        found = self.record(name)
-        inode = None if found is None else found.inode
+        region = self.record(name)
+        inode = None if region is None else region.inode
         files.set_access(os.path.join(self.root, name), files.Access(mode, uid, gid), inode)
         sidecar = self.sidecar(name)
         sidecar.set_access(mode, uid, gid)
@@ -310,8 +310,8 @@ class Files:
 
     def free_bytes(self) -> int | None:
         """What the tmpfs may still take; None for one without a limit, which says that it has no blocks."""
-        found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize if found.f_blocks else None
+        filesystem = os.statvfs(self.root)
+        return filesystem.f_bavail * filesystem.f_frsize if filesystem.f_blocks else None
 
     @classmethod
     def present(cls, root: str) -> bool:
@@ -399,10 +399,10 @@ class Layout(Files):
                 f"{root} was laid out by version {version} of the simulator, but this is version"
                 f" {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
             )
-        found = record.build(LayoutFile, fields, place)
-        if found.generation not in GENERATIONS:
-            place.inside("generation").refuse(found.generation, "one of " + ", ".join(GENERATIONS))
-        return cls(root, found.generation, found.alignment_bytes)
+        layout = record.build(LayoutFile, fields, place)
+        if layout.generation not in GENERATIONS:
+            place.inside("generation").refuse(layout.generation, "one of " + ", ".join(GENERATIONS))
+        return cls(root, layout.generation, layout.alignment_bytes)
 
     @classmethod
     def create(

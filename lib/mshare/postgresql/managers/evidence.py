@@ -42,7 +42,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found about one cluster."""
+    """What is known about a cluster."""
 
     data_directory: str
     configuration: str
@@ -126,18 +126,18 @@ def _configuration(pid: int, data_directory: str) -> str:
 
 def postmasters() -> list[tuple[int, str]]:
     """Every postmaster of the host, in containers as well, with a path to its data directory."""
-    servers = {pid for pid in procfs.pids() if _program(pid) in PROGRAMS}
-    found = []
-    for pid in sorted(servers):
+    candidates = {pid for pid in procfs.pids() if _program(pid) in PROGRAMS}
+    servers = []
+    for pid in sorted(candidates):
         # Backends are children of a postmaster, and run the same program.
-        if parent(pid) in servers:
+        if parent(pid) in candidates:
             continue
         place = f"/proc/{pid}/cwd"
         process = Process(pid, (procfs.read(f"/proc/{pid}/status") or "").encode("utf-8", "replace"), 0)
         lines = text_of(f"{place}/postmaster.pid", process.uids, process.gids).split("\n")
         if lines[0].strip() == str(_pid_inside(pid)):
-            found.append((pid, place))
-    return found
+            servers.append((pid, place))
+    return servers
 
 
 def text_of(path: str, uids: Collection[int], gids: Collection[int] = ()) -> str:
@@ -180,9 +180,9 @@ def _link(pid: int, name: str) -> str:
         return ""
 
 
-def _same_file(one: str, other: str) -> bool:
+def _same_file(path: str, other: str) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
+        return os.path.samefile(path, other)
     return False
 
 
@@ -193,18 +193,18 @@ def _pid_inside(pid: int) -> int:
 
 
 def _parents(pid: int) -> list[Ancestor]:
-    found = []
+    ancestors = []
     above = parent(pid)
     while above is not None and above > 1:
-        found.append(Ancestor(above, procfs.command(above)))
+        ancestors.append(Ancestor(above, procfs.command(above)))
         above = parent(above)
-    return found
+    return ancestors
 
 
 def _cgroup_lines(pid: int | str) -> list[tuple[str, str]]:
     """(controllers, path) in each hierarchy."""
-    found = procfs.cgroups(procfs.read(f"/proc/{pid}/cgroup"))
-    return [(cgroup.controllers, cgroup.path) for cgroup in found]
+    cgroups = procfs.cgroups(procfs.read(f"/proc/{pid}/cgroup"))
+    return [(cgroup.controllers, cgroup.path) for cgroup in cgroups]
 
 
 def _path_of_systemd(pid: int) -> str | None:
@@ -215,20 +215,20 @@ def _path_of_systemd(pid: int) -> str | None:
 def _foreign_cgroups(pid: int) -> list[str]:
     """What is beyond the control groups of this process: a host may be a container itself."""
     own = dict(_cgroup_lines("self"))
-    found = []
+    paths = []
     for controllers, path in _cgroup_lines(pid):
         shared = set(own.get(controllers, "/").split("/"))
         rest = [part for part in path.split("/") if part not in shared]
         if rest:
-            found.append("/".join(rest))
-    return sorted(set(found))
+            paths.append("/".join(rest))
+    return sorted(set(paths))
 
 
 def _apart(pid: int) -> list[str]:
-    found = []
+    differences = []
     for name in _NAMESPACES:
         if _link(pid, f"ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
-            found.append(name)
+            differences.append(name)
     if not _same_file(f"/proc/{pid}/root", "/"):
-        found.append("root")
-    return found
+        differences.append("root")
+    return differences

@@ -61,21 +61,21 @@ def _reasons(evidence: Evidence) -> Iterator[str]:
 
 def configurations() -> list[str]:
     """Patroni's configuration files: where they usually are, and what running ones were given."""
-    found = {path for pattern in CONFIGURATIONS for path in glob(pattern)}
+    paths = {path for pattern in CONFIGURATIONS for path in glob(pattern)}
     for pid in _processes():
         words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
-        found |= {word for word in words if word.startswith("/") and word.endswith((".yml", ".yaml"))}
-    return sorted(found)
+        paths |= {word for word in words if word.startswith("/") and word.endswith((".yml", ".yaml"))}
+    return sorted(paths)
 
 
 def _processes() -> list[int]:
     """The Patronis that run."""
-    found = []
+    pids = []
     for pid in procfs.pids():
         words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
         if "patroni" in map(os.path.basename, words[:3]):
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def _data_directory_of(pid: int) -> str:
@@ -86,10 +86,10 @@ def _data_directory_of(pid: int) -> str:
     return next((pair.partition("=")[2] for pair in pairs if pair.startswith(f"{_ENVIRONMENT}=")), "")
 
 
-def _same(one: str, other: str) -> bool:
-    if not one:
+def _same(path: str, other: str) -> bool:
+    if not path:
         return False
-    return os.path.realpath(one) == os.path.realpath(other)
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 PATRONI = Manager("Patroni", recognise, ADVICE)

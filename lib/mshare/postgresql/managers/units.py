@@ -92,8 +92,8 @@ def of_postgresql() -> list[Unit]:
         return []
     listed = _ask("list-unit-files", "--type=service", "--no-legend", "--no-pager").split("\n")
     names = {line.split()[0] for line in listed if line.strip()}
-    found = [describe(name) for name in sorted(names) if _NAMES.search(name) and "@." not in name]
-    return [unit for unit in found if unit.starts_postgresql]
+    candidates = [describe(name) for name in sorted(names) if _NAMES.search(name) and "@." not in name]
+    return [unit for unit in candidates if unit.starts_postgresql]
 
 
 def _seconds(text: str) -> float | None:

@@ -162,7 +162,7 @@ def test_odd_files_in_the_place_of_a_region_s_hang_nobody(backend, root, place, 
     if (place, make) != (".simulated/sga.bell", os.mkfifo):
         with pytest.raises(files.NotTrusted):
             backend.open("sga", os.O_RDWR)
-    assert roots.look(str(root), "sga") is None or place == "sga" or make is os.mkfifo
+    assert roots.peek(str(root), "sga") is None or place == "sga" or make is os.mkfifo
     region.close()
 
 
@@ -290,7 +290,7 @@ def test_a_lock_on_the_layout_stops_no_reader_and_a_writer_names_the_holder(back
     ready = os.pipe()
     with running_as_other(held_by_other(root / ".simulated" / "layout.json", ready[1])) as holder:
         os.read(ready[0], 1)
-        assert roots.look(str(root), "sga").window_bytes == 0
+        assert roots.peek(str(root), "sga").window_bytes == 0
         backend.open("sga", os.O_RDONLY).close()
         for change in (lambda: create(backend, "new"), lambda: backend.unlink("sga")):
             with pytest.raises(Conflict) as caught:
@@ -311,7 +311,7 @@ def test_a_lock_on_a_sidecar_stops_no_reader_and_a_writer_names_the_holder(backe
     sidecar = root / ".simulated" / "sga.json"
     with running_as_other(held_by_other(sidecar, ready[1])) as holder:
         os.read(ready[0], 1)
-        assert roots.look(str(root), "sga").window_bytes == 0
+        assert roots.peek(str(root), "sga").window_bytes == 0
         backend.open("sga", os.O_RDONLY).close()
         with pytest.raises(Conflict) as caught:
             region.set_size(backend.alignment_bytes)
