@@ -303,7 +303,7 @@ class Actor:
         if self._status is not None:
             raise Died(self.pid)
         try:
-            assert self._connection.poll(3 * PATIENCE_SECONDS), f"process {self.pid} hangs"
+            patience.eventually(lambda: self._connection.poll(0.02), f"process {self.pid} hangs")
             worked, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise Died(self.pid) from None

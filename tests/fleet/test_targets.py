@@ -112,7 +112,8 @@ def test_without_cffi_and_without_a_network_a_sentence_says_what_is_missing(depl
 def test_packages_that_are_not_managed_are_asked_for(hosts: World, deployed: Deployed) -> None:
     run = hosts.deploy(on=[NO_NETWORK], mshare_runtime_packages_managed=False)
     assert run.exit_code == 2
-    assert "/usr/bin/python3 lacks cffi, click, psutil, rich, yaml, which the library needs; install" in run.said
+    lacks = "/usr/bin/python3 lacks cffi, click, psutil, rich, yaml, which the library needs; install"
+    assert lacks in run.said
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -73,7 +73,7 @@ def page(fleet: Fleet) -> str:
 
 def _written_out(value: Any) -> Any:
     """Text of strangers with its control characters written out; markup is ours, and made of such text."""
-    return printable(value) if type(value) is str else value
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _beside(name: str) -> str:
