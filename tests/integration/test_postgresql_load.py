@@ -80,6 +80,9 @@ def placed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Placed]
         cluster.set("memory.conf", shared_memory_type=memory)
         cluster.control("restart")
         wanted = {"pages": pages, "restart": True, "probes": 0}
+        if pages == "4k":
+            # A real server gets the simulated backend only when it is asked for by name.
+            wanted["backend"] = "simulated"
         cluster.host.play([{"dbmem.mshare.mshare_postgresql": wanted}]).succeeded()
         assert cluster.sql("SHOW shared_memory_type") == memory
         yield Placed(cluster, pages)
