@@ -275,8 +275,8 @@ def _window_bytes(spec: RegionSpec, root: str) -> int:
 def _require_healthy(facts: RegionFacts, check: bool) -> None:
     if not check and facts.health != "healthy":
         raise MshareError(
-            f"region {facts.name} at {facts.root} was made and is {facts.health}; see `mshare list`,"
-            " and its owner's log"
+            f"region {facts.name} at {facts.root} was created, but is {facts.health}; see `mshare list`"
+            " and the owner's log"
         )
 
 

@@ -353,6 +353,13 @@ def test_a_postmaster_in_a_container_s_control_group(data, postgres, tmp_path, c
 @as_root
 def test_a_host_without_debian_s_clusters_says_who_manages_what_runs(data, postgres, tmp_path, monkeypatch):
     monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", str(tmp_path / "none"))
+    others = clusters._others
+    # Other tests of this machine may have servers running.
+    monkeypatch.setattr(
+        clusters,
+        "_others",
+        lambda known: [other for other in others(known) if other.data_directory == str(data)],
+    )
     with (
         server(data, started(postgres, title=script(tmp_path, postgres, "patroni"))),
         pytest.raises(Conflict, match=f"PostgreSQL cluster {data} is managed by Patroni"),

@@ -221,7 +221,8 @@ def test_small_processes_that_matter_together_have_a_name_and_a_row(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
     one = instance_of(found, process.pid)
     assert one is not None
-    assert one["page_tables"]["maximum_bytes"] < found["method"]["threshold_bytes"]
+    if os.getpid() not in one["pids"]:
+        assert one["page_tables"]["maximum_bytes"] < found["method"]["threshold_bytes"]
     assert (one["kind"], one["segments"]) == ("python", [])
     # Its parent, which runs this test, may be a Python as well.
     assert one["processes"] > count
