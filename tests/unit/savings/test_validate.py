@@ -47,7 +47,7 @@ def test_clients_that_run_a_command_were_not_measured(world: World) -> None:
 
 
 def test_a_region_of_which_nobody_knows_how_much_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a kernel, one that a preload made: it has no owner of ours that writes it down."""
+    """On a kernel, one that a preload made: no mshare owner writes it down."""
     seen = ClientsSeen("preload.7.1", "kernel", 1, 1)
     monkeypatch.setattr(validating, "locate", lambda backend, root: Choice("kernel", "/m", "it is mounted"))
     monkeypatch.setattr(validating, "clients_facts", lambda root, region: None)
