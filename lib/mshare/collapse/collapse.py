@@ -22,7 +22,7 @@ from ..errors import Unavailable
 from ..host import procfs
 from ..host.processes import Process
 from ..kernel import madvise
-from ..kernel.abi import HUGE_PAGE_BYTES
+from ..kernel.abi import HUGE_PAGE_BYTES, PAGE_BYTES
 from ..units import format_size
 from . import preflight, ranges, target
 from .preflight import Subject
@@ -193,7 +193,7 @@ def _figures(segment_ranges: list[Ranges], pids: set[int]) -> Figures:
 
 def _growth_bytes(process: Process, segment_ranges: list[Ranges]) -> int:
     """The most memory that huge pages can take beyond what is in use: all of a range but one page."""
-    return sum(len(each.small) for each in segment_ranges) * (HUGE_PAGE_BYTES - 4096)
+    return sum(len(each.small) for each in segment_ranges) * (HUGE_PAGE_BYTES - PAGE_BYTES)
 
 
 def _collapse(process: Process, todo: list[int], rate_bytes: int | None, progress: Progress) -> Counter[int]:
