@@ -11,11 +11,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from mshare.runtime.manifest import IMPORTS
 from rig.debian import exclusive, remove_tree
 from rig.hosts.base import cache_dir
 
-LIBRARY = ("cffi", "click", "PyYAML", "rich")
-"""What the library imports."""
+LIBRARY = tuple({"yaml": "PyYAML"}.get(module, module) for module in IMPORTS)
+"""What the library imports, by the names that PyPI has for it."""
 
 
 def _candidates(version: str) -> Iterator[str]:

@@ -72,6 +72,8 @@ def deployed(hosts: World) -> Iterator[Deployed]:
     looks = hosts.play(sorted(there), *({"name": tool, tool: {}} for tool in TOOLS), flags=flags, become=True)
     first = hosts.deploy(*flags, on=sorted(there))
     second = hosts.deploy(*flags, on=sorted(there - {NO_NETWORK}))
+    for number in there - {NO_NETWORK}:
+        assert first.on(name(number)).recap["failures"] == 0, first.output
     owners = {
         number: hosts.do(number, f"readlink /proc/{hosts.status(number, 'owner')['pid']}/exe")
         for number, python in pythons.items()

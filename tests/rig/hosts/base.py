@@ -60,7 +60,7 @@ LIBRARY = Kind(
 
 # A Debian as its installer leaves it, with nothing that this project needs. What its documentation has users
 # install is in apt's cache, so that the hosts need no network.
-_TYPED = " ".join(("git", "make", "python3-apt", "python3-venv", "python3-psutil", *_LIBRARY))
+_TYPED = " ".join(("git", "make", "python3-apt", "python3-venv", *_LIBRARY))
 
 
 def fresh(suite: str) -> Kind:
