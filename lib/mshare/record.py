@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """JSON that may hold anything, read into frozen dataclasses: a record or one sentence, never a traceback.
 
-A record's annotations are its schema. A field whose type admits None may be missing, which means the
-same; unknown fields are left alone, for a later version of the library may write more of them.
+A record's annotations are its schema. Every field must be there: None is written out as null. Only a field
+with a default may be missing, which is how a field is added to a format that exists. Unknown fields are left
+alone, because a later version of the library may write more of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Literal, NoReturn, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
 
 from .errors import InvalidRequest, MshareError
@@ -101,12 +102,10 @@ def build(cls: type[R], value: object, place: Place) -> R:
     if not isinstance(value, Mapping):
         place.refuse(value, "an object")
     given: dict[str, object] = {}
-    for name, (reader, optional) in _schema(cast(Hashable, cls)).items():
+    for name, (reader, required) in _schema(cast(Hashable, cls)).items():
         if name in value:
             given[name] = reader(value[name], place.inside(name))
-        elif optional:
-            given[name] = None
-        else:
+        elif required:
             where = place.inside(name).field
             raise Malformed(f"{place.source} has no field {where}; {place.next_step}")
     try:
@@ -145,21 +144,28 @@ def _plain(value: object) -> object:
 
 @functools.lru_cache(maxsize=None)  # noqa: UP033
 def _schema(cls: Hashable) -> dict[str, tuple[Reader, bool]]:
-    """By field: what reads it, and whether it may be missing."""
-    readers: dict[str, tuple[Reader, bool]] = {}
+    """By field: what reads it, and whether it must be there."""
+    readers: dict[str, Reader] = {}
     assert isinstance(cls, type)
     for owner in reversed(cls.__mro__):
         names = {**vars(sys.modules[owner.__module__])}
         for name, annotation in vars(owner).get("__annotations__", {}).items():
             node = ast.parse(annotation, mode="eval").body
             reader = _reader(node, names)
-            readers[name] = (_sized(reader) if name.endswith("_bytes") else reader, _optional(node))
-    return {field.name: readers[field.name] for field in fields(cls)}
+            readers[name] = _sized(reader) if name.endswith("_bytes") else reader
+    return {
+        field.name: (
+            readers[field.name],
+            field.default is MISSING and field.default_factory is MISSING,
+        )
+        for field in fields(cls)
+    }
 
 
 def _reader(node: ast.expr, names: Mapping[str, object]) -> Reader:
     if isinstance(node, ast.BinOp):
-        return _either(_reader(node.left, names), _optional(node))
+        assert ast.unparse(node.right) == "None", "a record's field is of one type, or None"
+        return _nullable(_reader(node.left, names))
     if isinstance(node, ast.Subscript):
         kind = ast.unparse(node.value)
         items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -181,12 +187,7 @@ def _reader(node: ast.expr, names: Mapping[str, object]) -> Reader:
     return lambda value, place: build(nested, value, place)
 
 
-def _optional(node: ast.expr) -> bool:
-    return isinstance(node, ast.BinOp) and ast.unparse(node.right) == "None"
-
-
-def _either(reader: Reader, optional: bool) -> Reader:
-    assert optional, "a record's field is of one type, or None"
+def _nullable(reader: Reader) -> Reader:
     return lambda value, place: None if value is None else reader(value, place)
 
 

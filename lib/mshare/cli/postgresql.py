@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
+from .. import record
 from ..converge.outcome import Outcome
 from ..postgresql.converge import PROBES, postgresql_absent, postgresql_present, postgresql_status
+from ..postgresql.facts import PostgresqlFacts
 from ..postgresql.spec import THRESHOLD_BYTES, ClusterSpec
 from ..preload.settings import PAGES
 from ..units import MIB, parse_size
@@ -51,8 +53,8 @@ def _change_options(function: _Function) -> _Function:
 def status_command(screen: Screen, version: str | None, cluster: str | None) -> None:
     """Show where a cluster's shared memory lies."""
     facts = postgresql_status(version=version, name=cluster)
-    screen.answer(facts)
-    for line in facts["summary"]:
+    screen.answer(record.to_fields(facts))
+    for line in facts.summary:
         screen.sentence(line)
 
 
@@ -126,20 +128,19 @@ def absent_command(
     _show(screen, done, check, diff)
 
 
-def _show(screen: Screen, done: Outcome[dict[str, Any]], check: bool, diff: bool) -> None:
-    facts = done.facts or {}
+def _show(screen: Screen, done: Outcome[PostgresqlFacts], check: bool, diff: bool) -> None:
     answer: dict[str, object] = {
         "changed": done.changed,
         "actions": done.actions,
         "before": dict(done.before),
         "after": dict(done.after),
         "warnings": done.warnings,
-        **facts,
+        **done.answer(),
     }
     if diff:
         screen.lines(differences(done.before, done.after))
     display.outcome(screen, done, answer, check, "Done.", "Nothing to do.")
-    for line in facts.get("summary", ()):
+    for line in done.facts.summary if done.facts is not None else ():
         screen.sentence(line)
 
 

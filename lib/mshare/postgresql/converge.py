@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import paths
 from ..backends.choose import choose, locate
@@ -24,8 +23,10 @@ from ..services.choose import systemd_runs
 from ..units import format_size
 from . import account, ask, clusters, files, placement, probe, server, spec
 from .clusters import Cluster
-from .files import Changes
+from .facts import ClusterFacts, Costs, PostgresqlFacts
+from .files import Changes, Verified
 from .placement import Segment
+from .probe import Cost
 from .server import Server
 from .spec import ClusterSpec
 
@@ -53,33 +54,33 @@ class _Move:
     lost: str | None = None
     """What is no longer as it was when it was last verified."""
     warnings: list[str] = field(default_factory=list)
-    costs: dict[str, Any] = field(default_factory=lambda: {"before": None, "after": None})
+    costs: Costs = field(default_factory=Costs)
 
     @property
     def id(self) -> str:
         return self.cluster.id
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> PostgresqlFacts:
         running = self.server
-        pid, port = (running.pid, running.port) if running is not None else (None, None)
-        return {
-            "cluster": {
-                "version": self.cluster.version,
-                "name": self.cluster.name,
-                "data_directory": self.cluster.data_directory,
-                "running": running is not None,
-                "pid": pid,
-                "port": port,
-            },
-            "restart_required": self.why_restart is not None and not self.restarted,
-            "restart_reason": None if self.restarted else self.why_restart,
-            "restarted": self.restarted,
-            "lost": self.lost,
-            "segment": None if self.segment is None else self.segment.to_dict(),
-            "backend_segment": None if self.backend is None else self.backend.to_dict(),
-            "page_tables": self.costs,
-            "summary": list(self._summary()),
-        }
+        cluster = ClusterFacts(
+            version=self.cluster.version,
+            name=self.cluster.name,
+            data_directory=self.cluster.data_directory,
+            running=running is not None,
+            pid=None if running is None else running.pid,
+            port=None if running is None else running.port,
+        )
+        return PostgresqlFacts(
+            cluster=cluster,
+            restart_required=self.why_restart is not None and not self.restarted,
+            restart_reason=None if self.restarted else self.why_restart,
+            restarted=self.restarted,
+            lost=self.lost,
+            segment=self.segment,
+            backend_segment=self.backend,
+            page_tables=self.costs,
+            summary=tuple(self._summary()),
+        )
 
     def _summary(self) -> Iterator[str]:
         """What people read."""
@@ -91,18 +92,18 @@ class _Move:
             yield f"It has to be restarted: {self.why_restart}."
         if self.lost is not None:
             yield f"{self.lost}."
-        for when, cost in self.costs.items():
-            if cost is not None:
+        for when, cost in (("before", self.costs.before), ("after", self.costs.after)):
+            if cost is None:
+                continue
+            yield (
+                f"Page tables of {cost.connections} connections {when}: {format_size(cost.sum_bytes)},"
+                f" {format_size(cost.average_bytes)} each ({cost.kind}: {cost.how})"
+            )
+            if cost.shared_bytes:
                 yield (
-                    f"Page tables of {cost['connections']} connections {when}:"
-                    f" {format_size(cost['sum_bytes'])}, {format_size(cost['average_bytes'])} each"
-                    f" ({cost['kind']}: {cost['how']})"
+                    f"And {format_size(cost.shared_bytes)} of page tables that all of them share, once"
+                    " (modelled: no process's VmPTE counts them)"
                 )
-                if cost["shared_bytes"]:
-                    yield (
-                        f"And {format_size(cost['shared_bytes'])} of page tables that all of them share, once"
-                        " (modelled: no process's VmPTE counts them)"
-                    )
         if self.restarted and self.spec is not None and self.spec.backend == "simulated":
             text = "Simulated: each connection has page tables of its own, and nothing is saved."
             # A server's own region has no owner that validate could ask.
@@ -119,7 +120,7 @@ def postgresql_present(
     restart: bool = False,
     probes: int = PROBES,
     check: bool = False,
-) -> Outcome[dict[str, Any]]:
+) -> Outcome[PostgresqlFacts]:
     """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
 
     Afterwards the segment is where it should be, or all is as it was and MshareError says why.
@@ -137,15 +138,14 @@ def postgresql_present(
                 f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
                 " install it with the role dbmem.mshare.postgresql, or mshare_runtime with preload: true"
             )
-        record = files.record(cluster)
-        joined = record.get("group_added")
+        joined = files.recorded_group(cluster)
         group = account.group_needed(cluster.owner, wanted.root) if wanted.root else None
-        keeps = str(joined) if joined and wanted.root else None
+        keeps = joined if wanted.root else None
         change_all = files.present(cluster, wanted, group or keeps, systemd_runs())
         _require_effect(cluster, change_all)
         move = _Move(cluster, wanted, files.different(change_all), add_to=group)
-        if joined and not wanted.root:
-            move.leave = str(joined)
+        if not wanted.root:
+            move.leave = joined
         _look(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
             _require_pool(move)
@@ -161,21 +161,19 @@ def postgresql_absent(
     restart: bool = False,
     probes: int = PROBES,
     check: bool = False,
-) -> Outcome[dict[str, Any]]:
+) -> Outcome[PostgresqlFacts]:
     """See to it that nothing of ours is in a cluster's files and, if it may be restarted, in its server."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
     cluster.manager()
     with one_at_a_time(check):
-        joined = files.record(cluster).get("group_added")
-        move = _Move(
-            cluster, None, files.different(files.absent(cluster)), leave=str(joined) if joined else None
-        )
+        changes = files.different(files.absent(cluster))
+        move = _Move(cluster, None, changes, leave=files.recorded_group(cluster))
         _look(move)
         return _go(move, restart, probes, check)
 
 
-def postgresql_status(*, version: str | None = None, name: str | None = None) -> dict[str, Any]:
+def postgresql_status(*, version: str | None = None, name: str | None = None) -> PostgresqlFacts:
     """Where the shared memory of a cluster's server lies now; the same facts as those of a change."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
@@ -296,16 +294,17 @@ def _look(move: _Move) -> None:
 
 def _lost(move: _Move) -> str | None:
     """What is no longer so since the memory was last verified; None if nothing, or if it never was."""
-    verified = files.record(move.cluster).get("verified")
-    if move.why_restart is None or move.server is None or not isinstance(verified, dict) or move.changes:
+    recorded = files.record(move.cluster)
+    verified = recorded.verified if recorded is not None else None
+    if move.why_restart is None or move.server is None or verified is None or move.changes:
         return None
-    if (verified.get("pid"), verified.get("started_ticks")) == (move.server.pid, move.server.started_ticks):
+    if (verified.pid, verified.started_ticks) == (move.server.pid, move.server.started_ticks):
         since = f"the same postmaster {move.server.pid} took its memory anew (a crash restart)"
     else:
         since = f"it was started anew, as postmaster {move.server.pid}"
     return (
-        f"PostgreSQL cluster {move.id} was verified with pages {verified.get('pages')} in postmaster"
-        f" {verified.get('pid')}; since then {since}, and that is lost: {move.why_restart}"
+        f"PostgreSQL cluster {move.id} was verified with pages {verified.pages} in postmaster"
+        f" {verified.pid}; since then {since}, and that is lost: {move.why_restart}"
     )
 
 
@@ -316,7 +315,7 @@ def _mapped_huge(move: _Move) -> int:
     return move.segment.size_bytes if move.spec.pages == "thp" else 0
 
 
-def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[dict[str, Any]]:
+def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[PostgresqlFacts]:
     restarting = restart and move.why_restart is not None
     back = move.spec is None
     actions = chosen(
@@ -346,7 +345,7 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[dict[st
     )
 
 
-def _side(texts: Changes) -> dict[str, Any]:
+def _side(texts: Changes) -> dict[str, object]:
     """A side of the diff: the lines of each file that changes."""
     return {path: ABSENT if text is None else text.split("\n") for path, text in sorted(texts.items())}
 
@@ -364,7 +363,7 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
     assert move.server is not None
     old_server, position = move.server, server.log_position(move.cluster)
     with _probed(move, probes) as opened:
-        move.costs["before"] = _cost(move, opened)
+        move.costs = Costs(before=_cost(move, opened))
     _write(move)
     try:
         _require_asked(move)
@@ -378,11 +377,7 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
     move.restarted = True
     move.lost = None
     if move.spec is not None:
-        verified = {
-            "pages": move.spec.pages,
-            "pid": move.server.pid,
-            "started_ticks": move.server.started_ticks,
-        }
+        verified = Verified(move.spec.pages, move.server.pid, move.server.started_ticks)
         files.write_verified(move.cluster, verified)
 
 
@@ -401,9 +396,10 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
     assert move.server is not None
     move.segment = placement.of(move.server.pid)
     with _probed(move, probes) as opened:
-        move.costs["after"] = _cost(move, opened)
+        cost = _cost(move, opened)
+        move.costs = dataclasses.replace(move.costs, after=cost)
         pid = opened[0].pid if opened else next(iter(move.server.children()), None)
-        touched_bytes = move.costs["after"]["span_bytes"] if opened else 0
+        touched_bytes = cost.span_bytes if cost is not None else 0
         move.backend = placement.of(pid) if pid is not None else None
     if move.spec is None:
         return
@@ -429,16 +425,16 @@ def _probed(move: _Move, probes: int) -> Iterator[list[server.Connection]]:
         yield connections
 
 
-def _cost(move: _Move, opened: list[server.Connection]) -> dict[str, Any] | None:
+def _cost(move: _Move, opened: list[server.Connection]) -> Cost | None:
     if not opened or move.segment is None:
         return None
+    before = move.costs.before
     size_bytes = probe.segment_bytes(opened[0])
-    earlier = move.costs["before"]
-    span_bytes = earlier["span_bytes"] if earlier else probe.span_bytes(size_bytes, len(opened))
+    span_bytes = before.span_bytes if before else probe.span_bytes(size_bytes, len(opened))
     shares_tables = (
         move.segment.kind == "msharefs" and move.spec is not None and move.spec.backend == "kernel"
     )
-    return probe.cost(opened, move.segment, span_bytes, shares_tables=shares_tables).to_dict()
+    return probe.cost(opened, move.segment, span_bytes, shares_tables=shares_tables)
 
 
 def _undo(move: _Move, before: Changes) -> str:

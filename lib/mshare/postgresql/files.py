@@ -12,8 +12,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import dataclass
 
 from .. import files, paths
+from ..record import Place, build, load
+from ..record import to_fields as record_fields
 from ..services import systemd
 from ..services.choose import systemd_runs
 from . import unit_files
@@ -47,17 +50,36 @@ def drop_in_file(cluster: Cluster) -> str:
 
 
 def record_file(cluster: Cluster) -> str:
-    """What was wished, for who comes later, and what rollback has to take back."""
+    """What the last run asked for, for later runs, and what a rollback has to take back."""
     return paths.spec_file("postgresql", cluster.id)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A server in which a cluster's memory was where it should be."""
+
+    pages: str
+    pid: int
+    started_ticks: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The record of the last run."""
+
+    group_added: str | None
+    """The group that the cluster's owner joined; None if there was no need."""
+    verified: Verified | None = None
+    """Missing until the server was started and verified."""
 
 
 def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_systemd: bool) -> Changes:
     """What the files are to hold for a spec."""
-    record_then = record(cluster)
-    fields = {**spec.to_dict(), "group_added": group_added}
+    fields: dict[str, object] = {**spec.to_dict(), "group_added": group_added}
+    stored = _stored(cluster) or {}
     # It is of use as long as the same is wanted.
-    if "verified" in record_then and {**record_then, "verified": None} == {**fields, "verified": None}:
-        fields["verified"] = record_then["verified"]
+    if "verified" in stored and {**stored, "verified": None} == {**fields, "verified": None}:
+        fields["verified"] = stored["verified"]
     record_change: Changes = {record_file(cluster): _record_text(fields)}
     if cluster.plain_unit is not None:
         parts = unit_files.Parts(_HEAD, _drop_in_sections(spec), _configuration())
@@ -187,13 +209,30 @@ def _record_text(fields: dict[str, object]) -> str:
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
-def write_verified(cluster: Cluster, verified: dict[str, object]) -> None:
+def write_verified(cluster: Cluster, verified: Verified) -> None:
     """Note that a cluster's memory was where it should be, and in which server."""
-    files.write_text(record_file(cluster), _record_text({**record(cluster), "verified": verified}))
+    fields = {**(_stored(cluster) or {}), "verified": record_fields(verified)}
+    files.write_text(record_file(cluster), _record_text(fields))
 
 
-def record(cluster: Cluster) -> dict[str, object]:
-    """What the last run wished; empty if there was none."""
+def record(cluster: Cluster) -> Recorded | None:
+    """What the last run left for this one; None if there was none. Malformed for a file that is damaged."""
+    stored = _stored(cluster)
+    return None if stored is None else build(Recorded, stored, _place(cluster))
+
+
+def recorded_group(cluster: Cluster) -> str | None:
+    """The group that the last run made the cluster's owner join."""
+    recorded = record(cluster)
+    return recorded.group_added if recorded is not None else None
+
+
+def _stored(cluster: Cluster) -> dict[str, object] | None:
+    """The whole record, with the keys of the spec that it was written for; None if there is none."""
     text = files.read_text(record_file(cluster))
-    fields: dict[str, object] = {} if text is None else json.loads(text)
-    return fields
+    place = _place(cluster)
+    return None if text is None else load(text, place.source, place.next_step)
+
+
+def _place(cluster: Cluster) -> Place:
+    return Place(record_file(cluster), "put the file back from a backup, or remove it and run this again")

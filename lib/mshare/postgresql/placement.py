@@ -1,15 +1,14 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a server's segment really lies, from /proc/PID/maps, and whether that is what was wished."""
+"""Where a server's segment really lies, from /proc/PID/maps, and whether that is what was asked for."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..host import segments
 from ..host.processes import Process
@@ -62,8 +61,9 @@ class Segment:
             size = f"{size} in a window of {format_size(self.window_bytes)}"
         return f"segment {self.name} ({self.kind}, {size} at {self.address:#x}{huge})"
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "region": self.region}
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {**vars(self), "region": self.region}
 
 
 def of(pid: int) -> Segment | None:
@@ -116,7 +116,7 @@ def _huge_bytes(pid: int, address: int) -> int:
 
 
 def wrong(spec: ClusterSpec, segment: Segment | None, touched_bytes: int) -> Iterator[str]:
-    """What is not as it was wished in a process that touched so much of its segment, one clause each."""
+    """What is not as it was asked for in a process that touched so much of its segment, one clause each."""
     if segment is None:
         yield "it has no shared segment at all"
         return

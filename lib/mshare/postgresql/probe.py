@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..errors import MshareError
 from ..host import procfs
@@ -38,9 +37,13 @@ class Cost:
     """Tables that all of them share, which no process's VmPTE counts: modelled, not measured."""
     kind: str = "measured"
 
-    def to_dict(self) -> dict[str, Any]:
-        how = f"VmPTE of each, after a page in every 2 MiB of {format_size(self.span_bytes)} was read in it"
-        return {**asdict(self), "how": how}
+    @property
+    def how(self) -> str:
+        return f"VmPTE of each, after a page in every 2 MiB of {format_size(self.span_bytes)} was read in it"
+
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {**vars(self), "how": self.how}
 
 
 def segment_bytes(connection: Connection) -> int:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import InvalidRequest
 from ..preload.settings import LIBRARY, PAGES, PREFIX, Settings, preloaded
@@ -74,7 +73,7 @@ class ClusterSpec:
         values = settings.environment(self.library)
         return {name: value for name, value in values.items() if name.startswith(PREFIX)}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Its fields, for diffs and files."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value for name, value in fields.items() if value is not None}

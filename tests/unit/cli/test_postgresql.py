@@ -11,20 +11,27 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mshare import record
 from mshare.cli import mshare, postgresql
 from mshare.converge.outcome import ABSENT, Outcome
 from mshare.errors import InvalidRequest
+from mshare.postgresql.facts import ClusterFacts, Costs, PostgresqlFacts
 from mshare.postgresql.spec import ClusterSpec
 from mshare.units import MIB
 
 FILE = "/etc/postgresql/15/main/conf.d/mshare.conf"
-FACTS = {
-    "cluster": {"version": "15", "name": "main"},
-    "summary": ["PostgreSQL cluster 15-main, postmaster 7"],
-}
-DONE: Outcome[dict[str, Any]] = Outcome(
-    True, [f"write {FILE}"], {FILE: ABSENT}, {FILE: ["huge_pages = off", ""]}, FACTS
+FACTS = PostgresqlFacts(
+    cluster=ClusterFacts("15", "main", "/var/lib/postgresql/15/main", True, 7, "5432"),
+    restart_required=False,
+    restart_reason=None,
+    restarted=False,
+    lost=None,
+    segment=None,
+    backend_segment=None,
+    page_tables=Costs(),
+    summary=("PostgreSQL cluster 15-main, postmaster 7",),
 )
+DONE = Outcome(True, [f"write {FILE}"], {FILE: ABSENT}, {FILE: ["huge_pages = off", ""]}, FACTS)
 
 
 @pytest.fixture
@@ -32,11 +39,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What the library is asked for; it answers with DONE."""
     found: list[tuple[Any, ...]] = []
 
-    def present(spec: ClusterSpec, **how: Any) -> Outcome[dict[str, Any]]:
+    def present(spec: ClusterSpec, **how: Any) -> Outcome[PostgresqlFacts]:
         found.append((spec, how))
         return DONE
 
-    def absent(**how: Any) -> Outcome[dict[str, Any]]:
+    def absent(**how: Any) -> Outcome[PostgresqlFacts]:
         found.append((None, how))
         return Outcome(False, [], {}, {}, FACTS)
 
@@ -89,8 +96,9 @@ def test_what_is_absent_already_is_left_alone(calls: list[tuple[Any, ...]]) -> N
 def test_the_answer_in_json_is_the_modules(calls: list[tuple[Any, ...]]) -> None:
     answer = json.loads(run("present", "--json").output)
     assert (answer["changed"], answer["check"], answer["actions"]) == (True, False, [f"write {FILE}"])
-    assert answer["cluster"] == FACTS["cluster"]
-    assert json.loads(run("status", "--json").output)["summary"] == FACTS["summary"]
+    assert answer["cluster"] == record.to_fields(FACTS.cluster)
+    assert answer["page_tables"] == {"before": None, "after": None}
+    assert json.loads(run("status", "--json").output)["summary"] == list(FACTS.summary)
 
 
 def test_a_region_with_huge_pages_is_refused(calls: list[tuple[Any, ...]]) -> None:

@@ -21,10 +21,12 @@ from mshare.files import NotTrusted
 from mshare.host import huge_pages, procfs
 from mshare.host.huge_pages import Pool
 from mshare.postgresql import account, ask, clusters, converge, files, placement, probe, server, spec
+from mshare.postgresql.facts import Costs
 from mshare.postgresql.managers import pg_ctlcluster
 from mshare.postgresql.placement import Segment
 from mshare.postgresql.spec import ClusterSpec
 from mshare.preload import settings as preload_settings
+from mshare.record import Malformed
 from mshare.units import GIB, KIB, MIB
 
 THP = ClusterSpec("thp")
@@ -388,7 +390,7 @@ def test_postgresql_is_asked_as_the_cluster_s_owner(etc, monkeypatch):
 def test_what_was_verified_is_kept_while_the_same_is_wanted(etc):
     cluster = made(etc)
     files.write(files.present(cluster, THP, None, False), cluster)
-    files.write_verified(cluster, {"pages": "thp", "pid": 7, "started_ticks": 1})
+    files.write_verified(cluster, files.Verified("thp", 7, 1))
     assert files.different(files.present(cluster, THP, None, False)) == {}
     other = files.present(cluster, replace(THP, require=True), None, False)[files.record_file(cluster)]
     assert "verified" not in other
@@ -397,9 +399,9 @@ def test_what_was_verified_is_kept_while_the_same_is_wanted(etc):
 @pytest.mark.parametrize(
     ("verified", "clause"),
     [
-        ({"pages": "thp", "pid": 7, "started_ticks": 1}, "since then it was started anew, as postmaster 8"),
+        (files.Verified("thp", 7, 1), "since then it was started anew, as postmaster 8"),
         (
-            {"pages": "thp", "pid": 8, "started_ticks": 2},
+            files.Verified("thp", 8, 2),
             r"the same postmaster 8 took its memory anew \(a crash",
         ),
         (None, None),
@@ -420,9 +422,28 @@ def test_what_is_lost_is_told(verified, clause, etc):
         assert re.search(clause, lost)
         assert lost.endswith("and that is lost: it has no shared segment at all")
         move.lost, move.segment = lost, SEGMENT
-        assert f"{lost}." in move.facts()["summary"]
+        assert f"{lost}." in move.facts().summary
     move.why_restart = None
     assert converge._lost(move) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not valid JSON"),
+        ("{}", "has no field group_added"),
+        ('{"group_added": 7}', "has 7 for group_added where a text is needed"),
+        ('{"group_added": null, "verified": {"pid": 7}}', "has no field verified.pages"),
+    ],
+)
+def test_a_damaged_record_is_a_sentence_with_file_and_field(text, reason, etc):
+    cluster = made(etc)
+    path = files.record_file(cluster)
+    os.makedirs(os.path.dirname(path))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    with pytest.raises(Malformed, match=re.escape(f"{path} {reason}") + ".*put the file back"):
+        files.record(cluster)
 
 
 # -- the summary
@@ -452,10 +473,10 @@ def test_a_region_s_size_is_its_memory_and_not_its_window(segment, text):
     ],
 )
 def test_shared_tables_are_in_the_summary(wanted, shared_bytes, line, etc):
-    cost = probe.Cost(10, GIB, 40 * KIB, 4 * KIB, shared_bytes).to_dict()
+    cost = probe.Cost(10, GIB, 40 * KIB, 4 * KIB, shared_bytes)
     move = converge._Move(made(etc), wanted, {}, restarted=True, segment=IN_REGION)
-    move.server, move.costs["after"] = server.Server(8, 2, "5432", "/run", True), cost
-    summary = move.facts()["summary"]
+    move.server, move.costs = server.Server(8, 2, "5432", "/run", True), Costs(after=cost)
+    summary = move.facts().summary
     assert sum(line in each for each in summary) == 1
     assert not any("validate preload." in each for each in summary)
 
