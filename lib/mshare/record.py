@@ -119,9 +119,9 @@ def to_fields(record: object) -> dict[str, object]:
     if isinstance(record, Written):
         return record.to_fields()
     if isinstance(record, Mapping):
-        return {str(key): _plain(value) for key, value in record.items()}
+        return {str(key): plain(value) for key, value in record.items()}
     assert is_dataclass(record)
-    return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
+    return {field.name: plain(getattr(record, field.name)) for field in fields(record)}
 
 
 def to_json(record: object, **more: object) -> str:
@@ -129,13 +129,14 @@ def to_json(record: object, **more: object) -> str:
     return json.dumps({**to_fields(record), **more}, sort_keys=True)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: records, lists and mappings all the way down."""
     if is_dataclass(value):
         return to_fields(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 

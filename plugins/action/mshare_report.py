@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare import record
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import MshareError, kind, sentence
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.report import files
 
@@ -42,4 +43,4 @@ class ActionModule(ActionBase):
         diff = [report.diff(folder, name) for name in changed] if self._task.diff else []
         if changed and not self._task.check_mode:
             report.write(folder)
-        return {**report.facts(folder, changed), "diff": diff}
+        return {**record.to_fields(report.facts(folder, changed)), "diff": diff}

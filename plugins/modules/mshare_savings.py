@@ -157,6 +157,7 @@ error_kind:
   sample: verdict_failed
 """
 
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -167,6 +168,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.assess
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.validate import (
     result,
     results,
+    validate,
     validate_each,
 )
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.savings.verdict import Thresholds
@@ -182,17 +184,16 @@ THRESHOLDS = (
 
 def assess(params: dict[str, Any]) -> dict[str, Savings]:
     """What sharing saves, by region."""
-    how = {
-        "backend": params["backend"],
-        "root": params["root"],
-        "span_bytes": parse_size(params["span"], "span") if params["span"] else None,
-        "probes": params["probes"],
-        "projection": Projection(
-            parse_size(params["project_size"], "project_size"), params["project_clients"]
-        ),
-        "thresholds": Thresholds(**{name: params[name] for name in THRESHOLDS}),
-    }
-    return validate_each(params["regions"] or [params["region"]], how)
+    validate_one = partial(
+        validate,
+        backend=params["backend"],
+        root=params["root"],
+        span_bytes=parse_size(params["span"], "span") if params["span"] else None,
+        probes=params["probes"],
+        projection=Projection(parse_size(params["project_size"], "project_size"), params["project_clients"]),
+        thresholds=Thresholds(**{name: params[name] for name in THRESHOLDS}),
+    )
+    return validate_each(params["regions"] or [params["region"]], validate_one)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import click
 from ..backends.choose import Choice, choose
 from ..mount import converge
 from . import display
-from .options import boot_option, check_option, mount_options, mount_spec, where_options
+from .options import Options, boot_option, check_option, mount_options, mount_spec, where_options
 from .screen import Screen
 
 
@@ -30,9 +30,9 @@ def mount_command(
     """
     reason = ""
 
-    def fill(given: dict[str, Any]) -> dict[str, Any]:
+    def fill(given: Options) -> Options:
         nonlocal reason
-        choice = choose(given.get("backend", "auto"))
+        choice = choose(str(given.get("backend", "auto")))
         reason = choice.reason
         return {"root": choice.root, **given, "backend": choice.backend}
 

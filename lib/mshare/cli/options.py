@@ -27,7 +27,8 @@ from ..mount.spec import MountSpec
 from ..region.spec import RegionSpec
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_Options = dict[str, Any]
+Options = dict[str, object]
+"""Values as they were written, by the names of the options; a spec checks them."""
 _ROOT_VARIABLE = "MSHARE_ROOT"
 # A comma in a path is a comma; one before a key begins the next key.
 _BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
@@ -143,15 +144,16 @@ mount_options = _together(
 )
 
 
-def region_spec(spec_path: str | None, options: _Options) -> RegionSpec:
+def region_spec(spec_path: str | None, options: Options) -> RegionSpec:
     """The spec that `region_options` describe."""
     given = _given(spec_path, options)
-    if spec_path is None and "mappings" in given:
-        given["mappings"] = [_parse_mapping(text) for text in given["mappings"]]
+    mappings = given.get("mappings")
+    if spec_path is None and isinstance(mappings, tuple):
+        given["mappings"] = [_parse_mapping(text) for text in mappings]
     return RegionSpec.from_dict(given, spec_path or "region")
 
 
-def clients_spec(spec_path: str | None, options: _Options) -> ClientsSpec:
+def clients_spec(spec_path: str | None, options: Options) -> ClientsSpec:
     """The spec that `clients_options` describe."""
     given = _given(spec_path, options)
     if spec_path is None:
@@ -160,12 +162,12 @@ def clients_spec(spec_path: str | None, options: _Options) -> ClientsSpec:
     return ClientsSpec.from_dict(given, spec_path or "clients")
 
 
-def mount_spec(spec_path: str | None, options: _Options, fill: Callable[[_Options], _Options]) -> MountSpec:
+def mount_spec(spec_path: str | None, options: Options, fill: Callable[[Options], Options]) -> MountSpec:
     """The spec that `mount_options` describe; `fill` adds defaults."""
     return MountSpec.from_dict(fill(_given(spec_path, options)), spec_path or "mount")
 
 
-def _given(spec_path: str | None, options: _Options) -> _Options:
+def _given(spec_path: str | None, options: Options) -> Options:
     """The keys of a spec, either from the file or from the options."""
     chosen = {key: value for key, value in options.items() if value not in (None, (), False)}
     if spec_path is None:

@@ -102,6 +102,7 @@ class Program(LazyGroup):
         arguments = list(sys.argv[1:] if args is None else args)
         sys.exit(self._run(arguments, Screen(_wants_json(arguments)), extra))
 
+    # Any: click's own keyword arguments, handed on to it.
     def _run(self, arguments: list[str], screen: Screen, extra: dict[str, Any]) -> int:
         try:
             code = super().main(arguments, "mshare", standalone_mode=False, obj=screen, **extra)

@@ -9,6 +9,7 @@ import os
 
 import click
 
+from .. import record
 from ..errors import InvalidRequest, Unavailable
 from .options import check_option
 from .screen import Screen
@@ -55,10 +56,10 @@ def report_command(
     if changed and not check:
         report.write(folder)
     facts = report.facts(folder, changed)
-    screen.answer({**facts, "check": check})
+    screen.answer({**record.to_fields(facts), "check": check})
     if check:
         for name in changed:
             screen.sentence(f"Would write {os.path.join(folder, name)}.")
         return
-    for line in facts["summary"]:
+    for line in facts.summary:
         screen.sentence(line)

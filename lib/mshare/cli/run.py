@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import NoReturn
 
 import click
 
@@ -56,62 +57,67 @@ _KILLED = 128
 @click.option("--require", is_flag=True, help="Refuse a segment that cannot be taken over.")
 @click.option("--verbose", is_flag=True, help="One line on stderr for each segment.")
 @click.pass_obj
-def run_command(screen: Screen, /, command: tuple[str, ...], size: str | None, **options: Any) -> int:
+def run_command(
+    screen: Screen,
+    command: tuple[str, ...],
+    region: str | None,
+    size: str | None,
+    pages: str | None,
+    backend: str | None,
+    root: str | None,
+    threshold: str | None,
+    prefault: bool | None,
+    huge_directory: str | None,
+    require: bool,
+    verbose: bool,
+) -> int:
     """Run a program with its shared memory in a region or huge pages.
 
     Segments are taken over when the program requests them: mmap of anonymous shared memory, SysV and POSIX
     shared memory. What cannot be taken over stays as it is, and a line on stderr says why.
     """
     path = program(command[0])
-    settings = _settings(options, parse_size(size) if size else None)
-    if size is None:
+    size_bytes = None if size is None else parse_size(size)
+    settings = replace(
+        _placed(region, size_bytes, pages, backend, root),
+        huge_directory=huge_directory,
+        threshold_bytes=None if threshold is None else parse_size(threshold, "threshold"),
+        prefault=prefault,
+        require=require or None,
+        verbose=verbose or None,
+    ).check()
+    if size_bytes is None:
         # From here on this process is the program: its pid, signals and exit code.
         _become(path, command, settings)
-    with _temporary_region(settings, parse_size(size)) as within:
+    with _temporary_region(settings, size_bytes) as within:
         return _run(path, command, within)
 
 
-def _settings(options: dict[str, Any], size_bytes: int | None) -> Settings:
-    if size_bytes is not None and options["region"] is not None:
+def _placed(
+    region: str | None, size_bytes: int | None, pages: str | None, backend: str | None, root: str | None
+) -> Settings:
+    """Where the segments go: pages, and the msharefs and region where these are needed."""
+    if size_bytes is not None and region is not None:
         raise InvalidRequest(
-            f"--region {options['region']} uses an existing region, and --size creates one; use only one of"
-            f" them"
+            f"--region {region} uses an existing region, and --size creates one; use only one of them"
         )
-    wants_region = size_bytes is not None or options["region"] is not None
-    pages = options["pages"] or ("4k" if wants_region or _wants_msharefs(options) else "thp")
-    where: dict[str, Any] = {}
+    wants_region = size_bytes is not None or region is not None
+    wants_msharefs = wants_region or bool(backend or root or kernel_has_msharefs())
+    settings = Settings(pages=pages or ("4k" if wants_msharefs else "thp"))
     # A root alone may come from the environment, and asks for nothing.
-    if pages == "4k" or wants_region or options["backend"]:
-        choice = locate(options["backend"] or "auto", options["root"])
-        where = {"backend": choice.backend, "root": choice.root}
-    settings = Settings(
-        pages=pages,
-        **where,
-        **_existing(options["region"], where),
-        huge_directory=options["huge_directory"],
-        threshold_bytes=None
-        if options["threshold"] is None
-        else parse_size(options["threshold"], "threshold"),
-        prefault=options["prefault"],
-        require=options["require"] or None,
-        verbose=options["verbose"] or None,
-    )
-    return settings.check()
+    if settings.pages == "4k" or wants_region or backend:
+        choice = locate(backend or "auto", root)
+        settings = replace(settings, backend=choice.backend, root=choice.root)
+    return settings if region is None else _in_region(settings, region)
 
 
-def _wants_msharefs(options: dict[str, Any]) -> bool:
-    return bool(options["backend"] or options["root"] or kernel_has_msharefs())
-
-
-def _existing(name: str | None, where: dict[str, Any]) -> dict[str, Any]:
-    """An existing region, and how much of it is mapped if its owner reports it."""
-    if name is None:
-        return {}
+def _in_region(settings: Settings, region: str) -> Settings:
+    """In an existing region, with how much of it is mapped if its owner reports it."""
     from ..backends.connect import connect
     from ..clients.client import Target
 
-    target = Target.find(region_name(name), connect(where["backend"], where["root"]))
-    return {"region": name, "region_bytes": target.mapped_bytes or None}
+    target = Target.find(region_name(region), connect(settings.backend or "auto", settings.root))
+    return replace(settings, region=region, region_bytes=target.mapped_bytes or None)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -134,8 +140,6 @@ def _become(path: str, command: tuple[str, ...], settings: Settings) -> NoReturn
 @contextlib.contextmanager
 def _temporary_region(settings: Settings, size_bytes: int) -> Iterator[Settings]:
     """A region that this process owns; its name is removed when the block is left."""
-    from dataclasses import replace
-
     from ..backends.connect import connect
     from ..backends.mapping import Mapping
     from ..region.region import Region

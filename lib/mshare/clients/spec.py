@@ -57,7 +57,7 @@ class ClientsSpec(Spec):
     root: str | None = None
 
     @classmethod
-    def from_dict(cls, given: Fields[str, Any], what: str = "clients") -> ClientsSpec:
+    def from_dict(cls, given: Fields[str, object], what: str = "clients") -> ClientsSpec:
         """Check and normalize; InvalidRequest names the key and the value."""
         converters: dict[str, Converter] = {
             "region": lambda value, what: rules.region_name(value),

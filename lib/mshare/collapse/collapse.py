@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import Unavailable
 from ..host import procfs
@@ -73,7 +72,7 @@ class Result:
     def changed(self) -> bool:
         return self.collapsed_bytes > 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON and module results: sizes in bytes, all measured."""
         return {
             "changed": self.changed,

@@ -22,7 +22,7 @@ from ..errors import InvalidRequest
 from ..units import parse_size
 
 
-def _known_keys(given: Fields[str, Any], known: list[str], what: str) -> None:
+def _known_keys(given: Fields[str, object], known: list[str], what: str) -> None:
     for key in given:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1)
@@ -110,7 +110,7 @@ Converter = Callable[[Any, str], Any]
 
 
 # Any: each key has a type of its own, and the dataclass that takes the values names it.
-def convert(given: Fields[str, Any], converters: dict[str, Converter], what: str) -> dict[str, Any]:
+def convert(given: Fields[str, object], converters: dict[str, Converter], what: str) -> dict[str, Any]:
     """Check a dict key by key; keys that are None are as if they were not there."""
     if not isinstance(given, Fields):
         raise InvalidRequest(f"{what} {given!r} is not a set of keys and values")
@@ -143,9 +143,8 @@ def _plain(key: str, value: Any) -> Any:
     return value
 
 
-# Any: what is not checked yet; from_dict turns it into a spec.
-def load(path: str) -> dict[str, Any]:
-    """The keys of a spec file, JSON or YAML; InvalidRequest where it is neither."""
+def load(path: str) -> dict[str, object]:
+    """The keys of a spec file, not checked yet, JSON or YAML; InvalidRequest where it is neither."""
     with open(path, "rb") as file:
         raw = file.read()
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Fields
 from dataclasses import dataclass
-from typing import Any
 
 from ..backends.choose import BACKENDS
 from ..converge.spec import Converter, Spec, absolute_path, convert, file_mode, flag, nonempty_text, one_of
@@ -37,7 +36,7 @@ class MountSpec(Spec):
         return "mode=0700" if self.size is None else f"mode=0700,size={self.size}"
 
     @classmethod
-    def from_dict(cls, given: Fields[str, Any], what: str = "mount") -> MountSpec:
+    def from_dict(cls, given: Fields[str, object], what: str = "mount") -> MountSpec:
         """Check and normalize; InvalidRequest names the key and the value."""
         converters: dict[str, Converter] = {
             "backend": one_of(BACKENDS[1:]),

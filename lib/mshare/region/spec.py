@@ -53,7 +53,7 @@ def _mappings(value: Any, what: str) -> tuple[Mapping, ...]:
     return tuple(placed)
 
 
-def mapping_from_dict(entry: Fields[str, Any], what: str = "mapping", next_offset: int = 0) -> Mapping:
+def mapping_from_dict(entry: Fields[str, object], what: str = "mapping", next_offset: int = 0) -> Mapping:
     """Check and normalize a mapping; without an offset it lies at `behind`. Undoes mapping_to_dict."""
     given = convert(entry, _MAPPING_KEYS, what)
     kind = given.get("kind", "file" if "path" in given else "anonymous")
@@ -132,7 +132,7 @@ class RegionSpec(Spec):
         return sum(mapping.size_bytes for mapping in self.mappings if mapping.kind != "file")
 
     @classmethod
-    def from_dict(cls, given: Fields[str, Any], what: str = "region") -> RegionSpec:
+    def from_dict(cls, given: Fields[str, object], what: str = "region") -> RegionSpec:
         """Check and normalize; InvalidRequest names the key and the value."""
         converters: dict[str, Converter] = {
             "name": lambda value, what: rules.region_name(value),

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from .. import record
 from .fleet import Fleet, Host
 
 
@@ -30,8 +30,9 @@ class Change:
     def grown_bytes(self) -> int:
         return (self.now_bytes or 0) - (self.before_bytes or 0)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "grown_bytes": self.grown_bytes}
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {**vars(self), "grown_bytes": self.grown_bytes}
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,10 @@ class Comparison:
     def grown_bytes(self) -> int:
         return sum(change.grown_bytes for change in self.hosts)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "earlier": self.earlier,
-            "since": self.since,
-            "grown_bytes": self.grown_bytes,
-            "hosts": [change.to_dict() for change in self.hosts],
-            "instances": [change.to_dict() for change in self.instances],
-        }
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        fields = {name: record.plain(value) for name, value in vars(self).items()}
+        return {**fields, "since": self.since, "grown_bytes": self.grown_bytes}
 
 
 def compare(earlier: Fleet, now: Fleet, source: str) -> Comparison:

@@ -10,13 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .. import record
 from ..errors import InvalidRequest, sentence
 from ..files import Access, write_bytes
-from .changes import compare
-from .fleet import Fleet, Missing, fleet
+from .changes import Comparison, compare
+from .fleet import Fleet, Missing, Totals, Verdict, fleet
 from .page import page
 from .table import table
 
@@ -28,8 +27,25 @@ _NEXT_STEP = "make it again with `mshare survey --json`"
 class Gathered:
     """Surveys as they were decoded, by host name, and the hosts without one."""
 
-    surveys: dict[str, Any]
+    surveys: Mapping[str, object]
     missing: tuple[Missing, ...]
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """The answer of the module and the command."""
+
+    changed: bool
+    files: tuple[str, ...]
+    """The names of those that are, or in a check run would be, written."""
+    html: str
+    """The page's path."""
+    verdict: Verdict
+    totals: Totals
+    missing: tuple[Missing, ...]
+    compared: Comparison | None
+    summary: tuple[str, ...]
+    """For people, line by line."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +59,18 @@ class Report:
         """The names of the files that are not yet what they should be."""
         return [name for name, text in self.contents.items() if _read(Path(folder, name)) != _encoded(text)]
 
-    def facts(self, folder: str, changed: list[str]) -> dict[str, Any]:
+    def facts(self, folder: str, changed: list[str]) -> ReportFacts:
         """What the module and the command answer."""
-        figures = self.fleet.to_dict()
-        return {
-            "changed": bool(changed),
-            "files": changed,
-            "html": page_of(folder),
-            "verdict": figures["verdict"],
-            "totals": figures["totals"],
-            "missing": figures["missing"],
-            "compared": figures["compared"],
-            "summary": [*self.fleet.summary_lines(), f"The report is {page_of(folder)}"],
-        }
+        return ReportFacts(
+            changed=bool(changed),
+            files=tuple(changed),
+            html=page_of(folder),
+            verdict=self.fleet.judged,
+            totals=self.fleet.totals,
+            missing=self.fleet.missing,
+            compared=self.fleet.compared,
+            summary=(*self.fleet.summary_lines(), f"The report is {page_of(folder)}"),
+        )
 
     def diff(self, folder: str, name: str) -> dict[str, str]:
         """A file's text before and after, as Ansible shows it. The page is drawn from the others' figures."""
@@ -70,7 +85,7 @@ class Report:
             write_bytes(os.path.join(folder, name), _encoded(text), Access(0o644))
 
 
-def from_results(results: Mapping[str, Any]) -> Gathered:
+def from_results(results: Mapping[str, object]) -> Gathered:
     """From what a task of mshare_survey gave on each host."""
     surveys, missing = {}, []
     for host, result in results.items():
@@ -81,7 +96,7 @@ def from_results(results: Mapping[str, Any]) -> Gathered:
     return Gathered(surveys, tuple(missing))
 
 
-def _reason(result: Any) -> str:
+def _reason(result: object) -> str:
     message = str(result.get("msg") or "") if isinstance(result, Mapping) else ""
     words = " ".join(message.split())
     if isinstance(result, Mapping) and result.get("unreachable"):
@@ -94,7 +109,7 @@ def from_files(paths: Iterable[str]) -> Gathered:
 
     A file of a folder that cannot be read makes its host missing; one that is named itself must be there.
     """
-    surveys: dict[str, Any] = {}
+    surveys: dict[str, object] = {}
     missing: list[Missing] = []
     for path in _files(paths):
         try:
@@ -127,7 +142,7 @@ def _files(paths: Iterable[str]) -> Iterator[Path]:
         yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
-def gathered(results: Mapping[str, Any], stored: Iterable[str]) -> Gathered:
+def gathered(results: Mapping[str, object], stored: Iterable[str]) -> Gathered:
     """Both together. What a host answered in this run, even nothing, replaces what is stored of it."""
     fresh, old = from_results(results), from_files(stored)
     surveys = {
@@ -148,7 +163,7 @@ def report(inputs: Gathered, compare_with: str | None = None) -> Report:
         made = replace(made, compared=compare(_earlier(compare_with), made, compare_with))
     # A survey that could not be read is named among the missing; it is not handed on.
     surveys = {host.name: inputs.surveys[host.name] for host in made.hosts}
-    document = {**made.to_dict(), "surveys": surveys}
+    document = {**made.to_fields(), "surveys": surveys}
     contents = {
         PAGE: page(made),
         DOCUMENT: json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n",

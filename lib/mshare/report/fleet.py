@@ -10,10 +10,10 @@ trusted to be well-formed, and a survey that cannot be read makes its host missi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from .. import __version__, texttable
+from .. import __version__, record, texttable
 from ..errors import InvalidRequest
 from ..host.huge_pages import Pool
 from ..labels import Kind, weakest
@@ -39,6 +39,38 @@ class Missing:
 
     host: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the hosts survive their own maxima of processes."""
+
+    state: State
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of bytes."""
+
+    value: int
+    kind: Kind
+    unit: Literal["bytes"] = "bytes"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The figures of all hosts together."""
+
+    hosts: int
+    hosts_missing: int
+    hosts_partial: int
+    kernels: int
+    instances: int
+    memory: Figure
+    page_tables: Figure
+    page_tables_of_instances: Figure
+    page_tables_of_instances_at_maximum: Figure
 
 
 @dataclass(frozen=True)
@@ -82,12 +114,10 @@ class Instance:
     def saving(self, remedy: str) -> Saving:
         return next(saving for saving in self.savings if saving.remedy == remedy)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            **asdict(self),
-            "at_maximum_bytes": self.at_maximum_bytes,
-            "savings": [saving.to_dict() for saving in self.savings],
-        }
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        fields = {name: record.plain(value) for name, value in vars(self).items()}
+        return {**fields, "at_maximum_bytes": self.at_maximum_bytes}
 
 
 @dataclass(frozen=True)
@@ -152,13 +182,13 @@ class Host:
             "out of memory": f"runs out of memory before its maximum of processes: {grown}, and only {left}",
         }[self.state]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
         return {
-            **asdict(self),
+            **{name: record.plain(value) for name, value in vars(self).items()},
             "percent_of_memory": self.percent_of_memory,
             "at_maximum_bytes": self.at_maximum_bytes,
             "state": self.state,
-            "instances": [instance.to_dict() for instance in self.instances],
         }
 
 
@@ -321,31 +351,40 @@ class Fleet:
             if change.grown_bytes > 0:
                 yield f"  {change.host} {grown(change.grown_bytes)} to {format_size(change.now_bytes or 0)}"
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def judged(self) -> Verdict:
+        return Verdict(self.state, self.verdict)
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(
+            hosts=len(self.hosts),
+            hosts_missing=len(self.missing),
+            hosts_partial=len(self.partial),
+            kernels=len(self.kernels),
+            instances=len(self.instances),
+            memory=Figure(self.memory_bytes, "measured"),
+            page_tables=Figure(self.page_tables_bytes, "measured"),
+            page_tables_of_instances=Figure(self.in_instances_bytes, "measured"),
+            page_tables_of_instances_at_maximum=Figure(self.at_maximum_bytes, self.at_maximum_kind),
+        )
+
+    def to_fields(self) -> dict[str, object]:
+        """As report.json has it, but for the surveys."""
         return {
             "schema_version": SCHEMA_VERSION,
             "version": __version__,
             "surveyed": None if self.surveyed is None else dict(zip(("first", "last"), self.surveyed)),
-            "verdict": {"state": self.state, "sentence": self.verdict},
-            "compared": None if self.compared is None else self.compared.to_dict(),
-            "totals": {
-                "hosts": len(self.hosts),
-                "hosts_missing": len(self.missing),
-                "hosts_partial": len(self.partial),
-                "kernels": len(self.kernels),
-                "instances": len(self.instances),
-                "memory": _figure(self.memory_bytes, "measured"),
-                "page_tables": _figure(self.page_tables_bytes, "measured"),
-                "page_tables_of_instances": _figure(self.in_instances_bytes, "measured"),
-                "page_tables_of_instances_at_maximum": _figure(self.at_maximum_bytes, self.at_maximum_kind),
-            },
-            "savings": [saving.to_dict() for saving in self.savings],
-            "hosts": [host.to_dict() for host in self.hosts],
-            "missing": [asdict(entry) for entry in self.missing],
+            "verdict": record.plain(self.judged),
+            "compared": record.plain(self.compared),
+            "totals": record.plain(self.totals),
+            "savings": record.plain(self.savings),
+            "hosts": record.plain(self.hosts),
+            "missing": record.plain(self.missing),
         }
 
 
-def fleet(surveys: Mapping[str, Any], missing: Iterable[Missing] = ()) -> Fleet:
+def fleet(surveys: Mapping[str, object], missing: Iterable[Missing] = ()) -> Fleet:
     """Surveys by host name, and who is known to be missing already."""
     hosts, lost = [], list(missing)
     for name, survey in surveys.items():
@@ -394,21 +433,21 @@ def _remarks(survey: Survey) -> Iterable[str]:
         yield f"{survey.vanished:,} ended meanwhile"
 
 
-def _instance(host: str, memory_bytes: int, record: InstanceRecord, savings: list[Saving]) -> Instance:
-    tables = record.page_tables
-    largest = max(record.segments, key=lambda segment: segment.size_bytes, default=None)
+def _instance(host: str, memory_bytes: int, surveyed: InstanceRecord, savings: list[Saving]) -> Instance:
+    tables = surveyed.page_tables
+    largest = max(surveyed.segments, key=lambda segment: segment.size_bytes, default=None)
     return Instance(
         host=host,
-        name=record.name,
-        kind=record.kind,
+        name=surveyed.name,
+        kind=surveyed.kind,
         segment=largest.kind if largest else "none",
-        segments_bytes=sum(segment.size_bytes for segment in record.segments),
-        processes=record.processes,
-        processes_maximum=record.processes_maximum.value if record.processes_maximum else None,
+        segments_bytes=sum(segment.size_bytes for segment in surveyed.segments),
+        processes=surveyed.processes,
+        processes_maximum=surveyed.processes_maximum.value if surveyed.processes_maximum else None,
         page_tables_bytes=tables.sum_bytes,
         page_tables_average_bytes=tables.average_bytes,
         page_tables_segments_bytes=tables.segments_bytes,
-        share_of_host_percent=record.share_of_host_percent,
+        share_of_host_percent=surveyed.share_of_host_percent,
         percent_of_memory=_percent(tables.sum_bytes, memory_bytes),
         figure_kind=tables.segments_kind,
         savings=tuple(savings),
@@ -429,7 +468,3 @@ def _names(hosts: Sequence[Host]) -> str:
 
 def _percent(part: float, whole: float) -> float:
     return 100 * part / whole if whole else 0.0
-
-
-def _figure(value_bytes: int, kind: str) -> dict[str, Any]:
-    return {"value": value_bytes, "unit": "bytes", "kind": kind}

@@ -9,8 +9,7 @@ Twice: with the processes there are now, and with the most there may be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..kernel.generations import GENERATIONS
 from ..labels import KINDS, Kind
@@ -45,8 +44,9 @@ class Effect:
     def saved_percent(self) -> float:
         return 100 * self.saved_bytes / self.before_bytes if self.before_bytes else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "saved_bytes": self.saved_bytes}
+    def to_fields(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {**vars(self), "saved_bytes": self.saved_bytes}
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,6 @@ class Saving:
     @property
     def name(self) -> str:
         return REMEDIES[self.remedy]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "now": self.now.to_dict(), "maximum": self.maximum.to_dict()}
 
 
 def savings_of(survey: Survey) -> list[list[Saving]]:

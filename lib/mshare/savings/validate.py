@@ -8,8 +8,7 @@ Needs only the standard library, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .. import errors
 from ..backends.choose import Choice, locate
@@ -86,9 +85,8 @@ def _launched(facts: ClientsFacts) -> ClientsSeen:
     return ClientsSeen.of(facts)
 
 
-# Any: the keyword arguments of `validate`, checked where they are written down.
-def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savings]:
-    """What sharing saves in each of several regions, with the same arguments of `validate` for all.
+def validate_each(regions: Sequence[str], validate_one: Callable[[str], Savings]) -> dict[str, Savings]:
+    """What sharing saves in each of several regions; `validate_one` is `validate` with its other arguments.
 
     Raises what `validate` raises; with several regions the message starts with the region's name.
     """
@@ -97,7 +95,7 @@ def validate_each(regions: Sequence[str], how: dict[str, Any]) -> dict[str, Savi
     savings = {}
     for region in regions:
         try:
-            savings[region] = validate(region, **how)
+            savings[region] = validate_one(region)
         except (MshareError, OSError) as error:
             if len(regions) == 1:
                 raise

@@ -54,4 +54,10 @@ def test_an_instance_that_came_and_one_that_went():
 
 def test_nothing_in_common():
     found = compare(fleet(EARLIER, db1={}), fleet(LATER, db2={}), "e")
-    assert found.to_dict() == {"earlier": "e", "since": None, "grown_bytes": 0, "hosts": [], "instances": []}
+    assert found.to_fields() == {
+        "earlier": "e",
+        "since": None,
+        "grown_bytes": 0,
+        "hosts": [],
+        "instances": [],
+    }

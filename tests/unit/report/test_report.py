@@ -20,7 +20,7 @@ from mshare import __version__
 from mshare.errors import InvalidRequest, Unavailable
 from mshare.pagetable import page_tables
 from mshare.report import chart, files, table
-from mshare.report.fleet import Fleet, Missing, fleet
+from mshare.report.fleet import Fleet, Missing, Verdict, fleet
 from mshare.report.remedies import HUGE, MSHARE, REMEDIES
 from mshare.units import GIB, MIB
 from rig import surveys
@@ -67,7 +67,7 @@ def test_hosts_on_one_kernel_are_counted_once_and_named() -> None:
     assert found.page_tables_bytes == 2 * 64 * MIB + MIB
     assert found.memory_bytes == 2 * 512 * GIB
     assert "  one, two run on one kernel: counted once in the totals" in found.summary_lines()
-    assert found.to_dict()["totals"]["kernels"] == 2
+    assert found.totals.kernels == 2
     assert "one, two run on one kernel" in contents({"one": one, "two": two})["report.html"]
 
 
@@ -255,7 +255,7 @@ def test_a_host_that_does_not_survive_its_own_maximum_is_the_verdict() -> None:
     lines = found.summary_lines()
     assert lines[0] == found.verdict
     assert lines[1].startswith("  c runs out of memory before its maximum of processes: page tables would")
-    assert found.to_dict()["verdict"] == {"state": "out of memory", "sentence": found.verdict}
+    assert found.judged == Verdict("out of memory", found.verdict)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from mshare.errors import MshareError
@@ -38,13 +40,13 @@ def test_nobody_but_the_owner(here):
 
 def test_a_failure_names_its_region_among_several(here):
     with here.owned(), pytest.raises(MshareError, match=r"^region sga: no clients"):
-        validate.validate_each(["sga", "other"], where(here))
+        validate.validate_each(["sga", "other"], partial(validate.validate, **where(here)))
 
 
 def test_several_have_one_verdict(here):
     with here.owned():
         here.ok("clients", "start", "sga", "--count", "2", "--span", "64MiB")
-        found = validate.validate_each(["sga"], where(here))
+        found = validate.validate_each(["sga"], partial(validate.validate, **where(here)))
     both = {"a": found["sga"], "b": found["sga"]}
     answer = validate.results(both)
     assert [entry["region"] for entry in answer["regions"]] == ["a", "b"]
