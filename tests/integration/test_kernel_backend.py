@@ -73,6 +73,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path, request.param)
     yield made
     made.mount.stop()
+    assert made.mount.forced_pages() == []
 
 
 every_generation = pytest.mark.parametrize("rig", GENERATIONS, indirect=True)
@@ -161,6 +162,16 @@ def test_the_errno_is_the_one_that_msharefs_gave(rig: Rig, people: Stage, tmp_pa
         assert rig.requests("ioctl")[-1]["errno"] == errno.errorcode[code]
 
 
+@pytest.mark.parametrize("rig", ["2025-08"], indirect=True)
+def test_a_window_is_left_out_of_core_files(rig: Rig, people: Stage, tmp_path: Path) -> None:
+    """A core file reads pages that are not present, at which the kernel warns."""
+    owner = rig.scene(people, tmp_path).sized()
+    owner.attach(address=ADDRESS)
+    smaps = Path(f"/proc/{owner.pid}/smaps").read_text()
+    flags = smaps[smaps.index(f"{ADDRESS:x}-") :].split("VmFlags:")[1].split("\n")[0]
+    assert "dd" in flags.split()
+
+
 @pytest.fixture(scope="module")
 def rigs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Rig]]:
     """One mount of each generation for all cases."""
@@ -168,6 +179,7 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Rig]]:
     yield made
     for each in made.values():
         each.mount.stop()
+    assert [page for each in made.values() for page in each.mount.forced_pages()] == []
 
 
 @pytest.mark.parametrize(

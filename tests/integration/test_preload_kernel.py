@@ -35,6 +35,7 @@ def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mount]:
     made = Mount(tmp_path, request.param, "--alignment", str(WINDOW))
     yield made
     made.stop()
+    assert made.forced_pages() == []
 
 
 def played(*generations: str) -> pytest.MarkDecorator:

@@ -45,7 +45,14 @@ from rig.msharefs_rules import (
     Region,
     refuse,
 )
-from rig.proc_facts import Task, commit_limit_bytes, device_of_mount, open_client_file, shared_mapping
+from rig.proc_facts import (
+    Task,
+    commit_limit_bytes,
+    device_of_mount,
+    forced_by,
+    open_client_file,
+    shared_mapping,
+)
 
 INFO_PATH = "/mshare_info"
 HIDDEN_PREFIX = ".fuse_hidden"
@@ -372,13 +379,22 @@ class Msharefs(mfusepy.Operations):  # type: ignore[misc]
         # The kernel then never asks again; otherwise clients of a dead server hang in close().
         refuse(errno.ENOSYS)
 
-    def read(self, _path: str, size: int, offset: int, opened: Any) -> bytes:
+    def read(self, path: str, size: int, offset: int, opened: Any) -> bytes:
         handle = self.handles[opened.fh]
         if handle.node.region is None:
             return self.info_text[offset : offset + size]
         if handle.is_uncached:
             refuse(errno.EINVAL)
+        self._log_forced(path, offset)
         return handle.node.region.read_memory(offset, size)
+
+    def _log_forced(self, path: str, offset: int) -> None:
+        """Note an access at which a kernel with mshare would warn: a page that is not present is fetched
+        by the kernel itself, not by a touch."""
+        _uid, _gid, pid = mfusepy.fuse_get_context()
+        by = forced_by(pid)
+        if by is not None:
+            self.log.write(op="forced_page", path=path, pid=pid, offset=offset, by=by)
 
     def write(self, _path: str, data: bytes, offset: int, opened: Any) -> int:
         # Only what was stored through a mapping may come back; write(2) is refused.

@@ -108,3 +108,48 @@ def shared_mapping(pid: int, device: str, inode: int) -> tuple[int, int] | None:
             start, end = (int(address, 16) for address in addresses.split("-"))
             return start, end - start
     return None
+
+
+SYSCALLS_THAT_FAULT_PAGES_IN = {
+    9: "mmap",
+    25: "mremap",
+    28: "madvise",
+    101: "ptrace",
+    149: "mlock",
+    151: "mlockall",
+    310: "process_vm_readv",
+    311: "process_vm_writev",
+    325: "mlock2",
+    440: "process_madvise",
+}
+"""x86-64 system calls that have the kernel fetch pages by itself (get_user_pages)."""
+READS_AND_WRITES = {0: "read", 1: "write", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev"}
+READS_AND_WRITES |= {295: "preadv", 296: "pwritev", 327: "preadv2", 328: "pwritev2"}
+"""Those that do so for a descriptor of /proc/PID/mem, or one opened with O_DIRECT."""
+
+
+def forced_by(task: int) -> str | None:
+    """What makes the kernel itself fetch a page for a thread that waits for one; None for a plain touch.
+
+    In a window of a kernel with mshare this makes the kernel warn, and taints it.
+    """
+    try:
+        number, first, *_rest = [*read_text(f"/proc/{task}/syscall").split(), ""]
+    except OSError:
+        return None
+    if not number.isdigit():
+        # "-1" or "running": a load or store of the program's own.
+        return None
+    named = SYSCALLS_THAT_FAULT_PAGES_IN.get(int(number))
+    if named is not None or int(number) not in READS_AND_WRITES:
+        return named
+    try:
+        fd = int(first, 16)
+        path = os.readlink(f"/proc/{task}/fd/{fd}")
+        flags = re.search(r"flags:\s+(\d+)", read_text(f"/proc/{task}/fdinfo/{fd}"))
+    except OSError:
+        return None
+    if re.fullmatch(r"/proc/\d+(?:/task/\d+)?/mem", path):
+        return f"{READS_AND_WRITES[int(number)]} of {path}"
+    is_direct = flags is not None and int(flags.group(1), 8) & os.O_DIRECT
+    return f"{READS_AND_WRITES[int(number)]} with O_DIRECT" if is_direct else None

@@ -70,6 +70,10 @@ class Mount:
         records = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [record for record in records if record["op"] == operation]
 
+    def forced_pages(self) -> list[dict]:
+        """The accesses at which a kernel with mshare would warn: there must be none."""
+        return self.requests("forced_page")
+
     def stop(self) -> int:
         self.server.terminate()
         return self.server.wait(HANG_SECONDS)
@@ -440,3 +444,65 @@ def test_ends_cleanly_on_umount(mount):
     enter = ["nsenter", f"--mount=/proc/{mounted.server.pid}/ns/mnt"]
     subprocess.run([*enter, "umount", mountpoint], check=True)
     assert mounted.server.wait(HANG_SECONDS) == 0
+
+
+WINDOW_SCRIPT = """
+import ctypes, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+window = mmap.mmap(fd, 4 << 20)
+address = ctypes.addressof(ctypes.c_char.from_buffer(window))
+libc = ctypes.CDLL(None, use_errno=True)
+"""
+FORCED = {
+    "mlock": "libc.mlock(ctypes.c_void_p(address + 4096), 4096)",
+    "madvise": "libc.madvise(ctypes.c_void_p(address + 4096), 4096, 22)",
+    "mmap": "mmap.mmap(fd, 4 << 20, flags=mmap.MAP_SHARED | 0x8000)",
+}
+
+
+@pytest.mark.parametrize("by", FORCED)
+def test_pages_that_the_kernel_fetches_by_itself_are_logged(mount, by):
+    mounted = mount()
+    fd = mounted.create()
+    os.ftruncate(fd, SIZE)
+    assert ioctl(fd, CREATE, mapping(size=SIZE)) == "ok"
+    done = in_another_process(WINDOW_SCRIPT + FORCED[by], mounted.path("sga"))
+    assert done.returncode == 0, done.stderr
+    assert {record["by"] for record in mounted.forced_pages()} == {by}
+    os.close(fd)
+
+
+@pytest.mark.parametrize("offset", [4096, 3 * MIB], ids=["not present", "not mapped"])
+def test_reading_another_process_s_window_is_logged(mount, offset):
+    mounted = mount()
+    fd = mounted.create()
+    os.ftruncate(fd, SIZE)
+    assert ioctl(fd, CREATE, mapping()) == "ok"
+    script = WINDOW_SCRIPT + "print(address, flush=True); sys.stdin.read()"
+    with start_process(script, mounted.path("sga")) as process:
+        address = int(process.stdout.readline())
+        memory = os.open(f"/proc/{process.pid}/mem", os.O_RDONLY)
+        answer(os.pread, memory, 1, address + offset)
+        os.close(memory)
+        process.communicate("")
+    (record,) = mounted.forced_pages()
+    assert record["by"] == f"pread64 of /proc/{process.pid}/mem"
+    assert record["offset"] == offset
+    os.close(fd)
+
+
+def test_a_touch_and_a_pipe_into_the_window_are_no_forced_pages(mount):
+    mounted = mount()
+    fd = mounted.create()
+    os.ftruncate(fd, SIZE)
+    assert ioctl(fd, CREATE, mapping(size=SIZE)) == "ok"
+    script = """
+window[4096] = 1
+reader, writer = os.pipe()
+os.write(writer, window[8192:12288])
+os.readv(reader, [memoryview(window)[1 << 20:(1 << 20) + 4096]])
+"""
+    done = in_another_process(WINDOW_SCRIPT + script, mounted.path("sga"))
+    assert done.returncode == 0, done.stderr
+    assert mounted.forced_pages() == []
+    os.close(fd)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from ..kernel import abi, probe, syscalls
@@ -59,7 +60,12 @@ class KernelRegionFile(RegionFile):
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
     ) -> Window:
-        return KernelWindow(syscalls.mmap(address, length, prot, flags, self.fd), length)
+        where = syscalls.mmap(address, length, prot, flags, self.fd)
+        # A core file reads pages that are not present, at which the kernel warns and is tainted. A kernel
+        # that refuses the advice leaves that to whoever wants core files.
+        with contextlib.suppress(OSError):
+            syscalls.leave_out_of_dumps(where, length)
+        return KernelWindow(where, length)
 
 
 class KernelBackend(Backend):

@@ -25,6 +25,7 @@ struct mshare_unmap { uint64_t where; uint64_t size; };
 
 void *mmap(void *address, size_t length, int prot, int flags, int fd, int64_t offset);
 int munmap(void *address, size_t length);
+int madvise(void *address, size_t length, int advice);
 int ioctl(int fd, unsigned long request, ...);
 int fallocate(int fd, int mode, int64_t offset, int64_t length);
 int prctl(int option, ...);

@@ -65,6 +65,11 @@ def munmap(address: int, length: int) -> None:
     _check(_c().munmap(ffi.cast("void *", address), length))
 
 
+def leave_out_of_dumps(address: int, length: int) -> None:
+    """madvise(MADV_DONTDUMP)."""
+    _check(_c().madvise(ffi.cast("void *", address), length, abi.MADV_DONTDUMP))
+
+
 def memory(address: int, length: int) -> memoryview:
     """The bytes at an address as a writable view; valid until they are unmapped."""
     _c()

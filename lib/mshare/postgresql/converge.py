@@ -431,10 +431,7 @@ def _cost(move: _Move, opened: list[server.Connection]) -> Cost | None:
     before = move.costs.before
     size_bytes = probe.segment_bytes(opened[0])
     span_bytes = before.span_bytes if before else probe.span_bytes(size_bytes, len(opened))
-    shares_tables = (
-        move.segment.kind == "msharefs" and move.spec is not None and move.spec.backend == "kernel"
-    )
-    return probe.cost(opened, move.segment, span_bytes, shares_tables=shares_tables)
+    return probe.cost(opened, move.segment, span_bytes)
 
 
 def _undo(move: _Move, before: Changes) -> str:

@@ -44,6 +44,8 @@ class Segment:
     """Of a region: the address space that is kept for it."""
     size_known: bool = True
     """False for a region of which nobody has written down its memory: size_bytes is its window then."""
+    shares_tables: bool = False
+    """Whether it is a window of a kernel with mshare."""
 
     @property
     def region(self) -> str | None:
@@ -93,6 +95,7 @@ def of(pid: int) -> Segment | None:
         0 if is_region else _huge_bytes(pid, largest.start),
         range_bytes if is_region else None,
         bool(mapped_bytes),
+        kind.shares_tables,
     )
 
 

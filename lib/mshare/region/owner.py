@@ -214,7 +214,7 @@ def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) 
 
 
 def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
-    """Touch every page: a kernel refuses MADV_POPULATE and MAP_POPULATE inside a region."""
+    """Touch every page: asking the kernel to do it (madvise, mmap) makes it warn."""
     total_bytes = spec.mapped_bytes
     done_bytes = 0
     reported_at = 0.0

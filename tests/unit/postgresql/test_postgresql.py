@@ -538,7 +538,7 @@ def test_touching_for_another_process_gives_it_page_tables():
             signal.pause()
         try:
             before = procfs.vm_pte_bytes(child)
-            probe.touch(child, segment.address, size_bytes)
+            probe.touch(child, segment, size_bytes)
             grown = procfs.vm_pte_bytes(child) - before
         finally:
             os.kill(child, signal.SIGKILL)
@@ -552,7 +552,45 @@ def test_a_process_that_may_not_be_read(monkeypatch):
 
     monkeypatch.setattr(probe.os, "open", refuse)
     with pytest.raises(MshareError, match=r"may not be read by uid \d+ \(/proc/1/mem\)"):
-        probe.touch(1, 0, 4096)
+        probe.touch(1, SEGMENT, 4096)
+
+
+class FakeConnection:
+    """A connection of this very process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+
+def test_a_window_of_a_kernel_is_never_touched_from_outside(monkeypatch):
+    opened_paths = []
+    real_open = os.open
+    monkeypatch.setattr(
+        probe.os, "open", lambda path, *rest: opened_paths.append(path) or real_open(path, *rest)
+    )
+    window = replace(IN_REGION, shares_tables=True)
+    cost = probe.cost([FakeConnection()], window, GIB)
+    assert opened_paths == []
+    assert cost.sum_bytes > 0
+    assert cost.shared_bytes == 512 * 4 * KIB + 2 * 4 * KIB
+    assert "the tables of a region are in nobody's" in cost.how
+    for refused in (window, replace(SEGMENT, kind="file")):
+        with pytest.raises(InvalidRequest, match="is not touched from outside"):
+            probe.touch(os.getpid(), refused, 4096)
+
+
+def test_a_segment_is_touched_no_further_than_it_is_mapped(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(probe.os, "pread", lambda fd, size, address: looked_at.append(address))
+    simulated = replace(IN_REGION, address=6 * MIB, size_bytes=GIB, window_bytes=6 * MIB)
+    probe.touch(os.getpid(), simulated, GIB)
+    assert looked_at == [6 * MIB, 8 * MIB, 10 * MIB]
+
+
+def test_a_connection_that_ended_has_no_page_tables_to_count(monkeypatch):
+    monkeypatch.setattr(probe.procfs, "vm_pte_bytes", lambda pid: None)
+    with pytest.raises(MshareError, match="ended while its page tables were measured"):
+        probe.cost([FakeConnection()], replace(IN_REGION, shares_tables=True), GIB)
 
 
 def test_the_span_fits_the_host(monkeypatch):

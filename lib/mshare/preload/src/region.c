@@ -45,6 +45,9 @@ bool region_hold(struct region *region, int fd)
         return true;
     void *hold = kernel_mmap(NULL, hold_bytes(region), PROT_NONE, MAP_SHARED, fd, 0);
     region->hold = hold == MAP_FAILED ? NULL : hold;
+    /* As with the window itself: a core file must not read it. */
+    if (region->hold)
+        madvise(region->hold, hold_bytes(region), MADV_DONTDUMP);
     return region->hold;
 }
 
