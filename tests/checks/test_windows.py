@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nothing has the kernel itself fetch pages of a region's window: only the process that has it mapped touches it.
+"""Only the process that has a region's window mapped touches it: nothing has the kernel fetch its pages.
 
 Where no page is present in a window, such an access makes a kernel with mshare warn, taints it, and panics
 with panic_on_warn. So the calls that can do it are allowed in a few places only, where the memory is none of
@@ -31,7 +31,7 @@ ALLOWED = {
     (
         "lib/mshare/postgresql/probe.py",
         "/mem",
-    ): "refuses what shares tables, and stays within a plain segment",
+    ): "refuses windows, stays within a plain segment",
     ("lib/mshare/preload/src/memory.c", "MADV_POPULATE_READ"): "memory of hugetlb and thp, never a region",
     ("lib/mshare/preload/src/memory.c", "MADV_POPULATE_WRITE"): "likewise",
     ("lib/mshare/preload/src/thp.c", "MADV_COLLAPSE"): "shared memory that was placed for huge pages",
@@ -47,7 +47,7 @@ ALLOWED = {
     (
         "tests/rig/test_fuse_msharefs.py",
         "*",
-    ): "shows that the FUSE double logs it; never on a kernel's msharefs",
+    ): "shows that the FUSE double logs it",
     ("tests/rig/shapes.c", "*"): "a program of somebody else's, with memory of its own",
     ("tests/checks/test_windows.py", "*"): "this table",
 }
