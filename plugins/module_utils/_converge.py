@@ -86,7 +86,7 @@ def converge(
         else:
             (request,) = requests()
             outcome = apply(request, check=module.check_mode)
-            results = _results.one(name, facts, request.region, outcome.to_dict(facts))
+            results = _results.single(name, facts, request.region, outcome.to_dict(facts))
     except Halted as halted:
         results = _results.several(name, facts, _answers(facts, halted.done))
         module.fail_json(msg=str(halted), error_kind=halted.kind, **results)

@@ -32,7 +32,7 @@ def converged(answer: Fields, title: str) -> Fields:
     return {**others, "diff": pairs[0] if len(pairs) == 1 else pairs}
 
 
-def one(name: str, facts: str, region: str, answer: Fields) -> Fields:
+def single(name: str, facts: str, region: str, answer: Fields) -> Fields:
     """The result for a single region. `name` and `facts` are what a module calls a region and its facts."""
     answer = _of_outcome(answer, facts)
     regions = [_entry(name, facts, region, answer)]

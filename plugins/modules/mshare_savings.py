@@ -215,9 +215,9 @@ def main() -> None:
         required_one_of=[("region", "regions")],
         supports_check_mode=True,
     )
-    found = _module.attempt(module, lambda: assess(module.params))
-    answer = result(*found.values()) if module.params["regions"] is None else results(found)
-    _module.end(module, verdict(found, answer))
+    savings = _module.attempt(module, lambda: assess(module.params))
+    answer = result(*savings.values()) if module.params["regions"] is None else results(savings)
+    _module.end(module, verdict(savings, answer))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class LibraryAction(ActionBase):
         if regions is None:
             return self.COMMANDS.result(arguments, answers[0]) if self.COMMANDS.result else None
         if arguments.get(regions.many) is None:
-            return _results.one(regions.name, regions.facts, arguments[regions.name], answers[0])
+            return _results.single(regions.name, regions.facts, arguments[regions.name], answers[0])
         if any(answer["changed"] or not regions.settled(answer[regions.facts]) for answer in answers):
             return None
         names = [entry[regions.name] for entry in arguments[regions.many]]

@@ -67,15 +67,15 @@ def in_tasks(path: Path) -> Iterator[str]:
 
 def sentences() -> set[str]:
     """Every text in the library, the modules and the roles' tasks."""
-    found: set[str] = set()
+    texts: set[str] = set()
     for place in CODE:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(in_python(path))
+            texts.update(in_python(path))
     for path in sorted((ROOT / "lib" / "mshare" / "preload" / "src").glob("*.c")):
-        found.update(in_c(path))
+        texts.update(in_c(path))
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
-        found.update(in_tasks(path))
-    return found
+        texts.update(in_tasks(path))
+    return texts
 
 
 if __name__ == "__main__":

@@ -54,10 +54,10 @@ def shipped(collections: Path = ROOT / ".venv" / "collections") -> dict[str, lis
 
 
 def _files(script: str) -> list[str]:
-    found = _PAYLOAD.search(script)
-    if found is None:
+    payload_text = _PAYLOAD.search(script)
+    if payload_text is None:
         raise RuntimeError("the script that Ansible sends has no payload that can be read")
-    with zipfile.ZipFile(io.BytesIO(base64.b64decode(found[0]))) as payload:
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(payload_text[0]))) as payload:
         ours = [name.removeprefix(_BELOW) for name in payload.namelist() if name.startswith(_BELOW)]
     # Ansible makes an __init__.py for every folder on the way.
     return sorted(name for name in ours if not name.endswith("__init__.py"))

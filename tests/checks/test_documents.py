@@ -105,8 +105,8 @@ def commands(group: click.Group = mshare, above: str = "mshare") -> Iterator[tup
 
 
 def options(command: click.Command) -> set[str]:
-    found = (parameter for parameter in command.params if isinstance(parameter, click.Option))
-    return {name for option in found for name in (*option.opts, *option.secondary_opts)}
+    options = (parameter for parameter in command.params if isinstance(parameter, click.Option))
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
 def test_the_trial_on_the_page_is_the_one_in_the_help() -> None:
@@ -144,9 +144,9 @@ def test_commands_in_examples_are_understood(page: Path) -> None:
         command: click.Command = mshare
         context = click.Context(mshare)
         while isinstance(command, click.Group):
-            found = command.get_command(context, words[0])
-            assert found is not None, words
-            command, words = found, words[1:]
+            inner = command.get_command(context, words[0])
+            assert inner is not None, words
+            command, words = inner, words[1:]
         command.make_context(command.name, list(words))
 
 
@@ -158,7 +158,7 @@ def test_make_targets_exist(page: Path) -> None:
         *(line for __, b in BLOCK.findall(page.read_text()) for line in b.splitlines()),
     ]
     assert [
-        line for line in code if (found := re.match(r"make ([a-z-]+)", line)) and found[1] not in known
+        line for line in code if (target := re.match(r"make ([a-z-]+)", line)) and target[1] not in known
     ] == []
 
 
@@ -190,10 +190,10 @@ def test_variables_in_examples_exist(path: Path) -> None:
 
 
 def test_sentences_in_troubleshooting_are_said() -> None:
-    said = sentences()
+    texts = sentences()
     titles = [one_line(title) for title in sections(DOCS / "troubleshooting.md")]
     assert titles
-    assert [title for title in titles if not any(title in sentence for sentence in said)] == []
+    assert [title for title in titles if not any(title in sentence for sentence in texts)] == []
 
 
 def test_table_of_generations() -> None:

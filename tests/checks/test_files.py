@@ -78,24 +78,24 @@ def writes(node: ast.Call) -> bool:
 
 def refused_calls(source: str) -> set[str]:
     """The calls in a source that go by path where they must not."""
-    found = set()
+    calls = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module in REFUSED:
             names = {alias.name for alias in node.names} & REFUSED[node.module]
-            found |= {f"{node.module}.{name}" for name in names}
+            calls |= {f"{node.module}.{name}" for name in names}
         if not isinstance(node, ast.Call):
             continue
         where, name = called(node)
         by_fd = any(word.arg in ("dir_fd", "src_dir_fd") for word in node.keywords)
         if name in REFUSED.get(where, ()) and not by_fd:
-            found.add(f"{where}.{name}")
+            calls.add(f"{where}.{name}")
         if (where, name) == ("os", "open") and not by_fd and "O_CREAT" in ast.unparse(node):
-            found.add("os.open")
+            calls.add("os.open")
         if (where, name) == ("", "open") and writes(node):
-            found.add("open")
+            calls.add("open")
         if name in PATH_METHODS and where not in ("", "files", "os"):
-            found.add(f".{name}")
-    return found
+            calls.add(f".{name}")
+    return calls
 
 
 def in_library() -> set[tuple[str, str]]:

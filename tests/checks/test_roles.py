@@ -56,8 +56,8 @@ def test_optional_variables_are_those_with_a_default(role: Path) -> None:
 def test_specified_defaults_are_the_real_ones(role: Path) -> None:
     # A default of null is "not set", which an argument specification says by leaving it out.
     real = load_yaml(role / "defaults" / "main.yml")
-    told = {name: option.get("default") for name, option in specified(role).items()}
-    assert {name: told.get(name) for name in real} == real
+    documented = {name: option.get("default") for name, option in specified(role).items()}
+    assert {name: documented.get(name) for name in real} == real
 
 
 def test_defaults_have_the_specified_type(role: Path) -> None:

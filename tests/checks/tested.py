@@ -47,13 +47,13 @@ def library_modules() -> list[str]:
 
 def imported(path: Path) -> set[str]:
     """What a test imports of the library, below `mshare`: modules, and names that may be modules."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.removeprefix("mshare.") for name in found if name.startswith("mshare.")}
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("mshare.") for name in names if name.startswith("mshare.")}
 
 
 def tests_of(module: str) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mshare.collapse.collapse import Result, collapse, look_at
+from mshare.collapse.collapse import Result, collapse, subject_of
 from mshare.collapse.follow import follow
 from mshare.collapse.target import find
 from mshare.errors import Unavailable
@@ -51,7 +51,7 @@ def in_huge_pages(result: Result) -> bool:
 
 def test_a_stock_server_is_told_how_it_can_be_done() -> None:
     with postgresql.server(BUFFERS, port=PORT) as server:
-        (segment, *_others) = look_at(find(str(server.data_directory))).segments
+        (segment, *_others) = subject_of(find(str(server.data_directory))).segments
         # Where the kernel puts a segment is chance; one in 512 begins where huge pages fit.
         if not segment.congruent:
             with pytest.raises(Unavailable, match=r"not congruent to 2 MiB.* --pages thp --no-prefault"):

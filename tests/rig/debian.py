@@ -54,14 +54,14 @@ def workspace(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, say: Callable[[str], object] = log) -> Iterator[None]:
+def exclusive(path: Path, report: Callable[[str], object] = log) -> Iterator[None]:
     """One at a time; who has to wait says for whom."""
     with path.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            say(f"waiting for process {lock.read() or 'unknown'} to let go of {path} ...")
+            report(f"waiting for process {lock.read() or 'unknown'} to let go of {path} ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -296,10 +296,10 @@ class Msharefs(mfusepy.Operations):  # type: ignore[misc]
             return
         device = device_of_mount(self.mountpoint)
         for pid in sorted(node.openers):
-            found = shared_mapping(pid, device, node.inode)
-            if found and not any(number % self.alignment_bytes for number in found):
-                region.first_mmap(*found)
-                self.log.write(op="first_mmap", pid=pid, start=found[0], size=found[1])
+            mapped = shared_mapping(pid, device, node.inode)
+            if mapped and not any(number % self.alignment_bytes for number in mapped):
+                region.first_mmap(*mapped)
+                self.log.write(op="first_mmap", pid=pid, start=mapped[0], size=mapped[1])
                 self._forget_cached(node)
                 return
 

@@ -20,8 +20,8 @@ def eventually(
     is_so: Callable[[], object], what: str | Callable[[], str] = "waited in vain", looks: int = LOOKS
 ) -> None:
     """Wait until something is so; AssertionError, with what it is, where it does not come."""
-    for look in range(looks):
+    for number in range(looks):
         if is_so():
             return
-        time.sleep(min(0.02 + look / 5000, 0.5))
+        time.sleep(min(0.02 + number / 5000, 0.5))
     raise AssertionError(what if isinstance(what, str) else what())

@@ -63,8 +63,8 @@ def missing() -> str | None:
 
 def _programs() -> Path | None:
     """The newest version's programs: Debian keeps each version in a folder of its own."""
-    found = [path.parent for path in PROGRAMS.glob("*/bin/postgres")]
-    return max(found, key=lambda path: int(path.parent.name), default=None)
+    folders = [path.parent for path in PROGRAMS.glob("*/bin/postgres")]
+    return max(folders, key=lambda path: int(path.parent.name), default=None)
 
 
 def _as_account(*words: str) -> list[str]:

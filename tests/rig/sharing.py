@@ -63,25 +63,25 @@ def vm_pte_kib() -> int:
 
 def mapping(address: int) -> dict[str, Any]:
     """What lies at an address: where it begins and ends, its file, and how much of it is in huge pages."""
-    found: dict[str, Any] = {}
+    largest: dict[str, Any] = {}
     with open("/proc/self/smaps") as smaps:
         for line in smaps:
             head = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+\s*(.*)", line)
             if head:
-                if found:
+                if largest:
                     break
                 start, end = int(head[1], 16), int(head[2], 16)
                 if start <= address < end:
-                    found = {"start": start, "size": end - start, "file": head[3].strip(), "huge_kib": 0}
-            elif found and (
+                    largest = {"start": start, "size": end - start, "file": head[3].strip(), "huge_kib": 0}
+            elif largest and (
                 value := re.match(
                     r"(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb):\s+(\d+)", line
                 )
             ):
-                found["huge_kib"] += int(value[1])
-            elif found and (value := re.match(r"KernelPageSize:\s+(\d+)", line)):
-                found["page_kib"] = int(value[1])
-    return found
+                largest["huge_kib"] += int(value[1])
+            elif largest and (value := re.match(r"KernelPageSize:\s+(\d+)", line)):
+                largest["page_kib"] = int(value[1])
+    return largest
 
 
 def address_of(memory: mmap.mmap) -> int:
@@ -272,15 +272,15 @@ def sysv() -> None:
 def sysv_errnos() -> None:
     """What a program gets that asks wrongly."""
     key = 0x6D730000 | os.getpid() & 0xFFFF
-    said = [name_of(libc.shmget(key, SIZE_BYTES, 0o600))]
+    results = [name_of(libc.shmget(key, SIZE_BYTES, 0o600))]
     id = libc.shmget(key, SIZE_BYTES, IPC_CREAT | IPC_EXCL | 0o600)
-    said.append(name_of(libc.shmget(key, SIZE_BYTES, IPC_CREAT | IPC_EXCL | 0o600)))
-    said.append(name_of(libc.shmget(key, SIZE_BYTES * 2, 0o600)))
-    said.append("same" if libc.shmget(key, SIZE_BYTES, 0o600) == id else "another")
+    results.append(name_of(libc.shmget(key, SIZE_BYTES, IPC_CREAT | IPC_EXCL | 0o600)))
+    results.append(name_of(libc.shmget(key, SIZE_BYTES * 2, 0o600)))
+    results.append("same" if libc.shmget(key, SIZE_BYTES, 0o600) == id else "another")
     libc.shmctl(id, IPC_RMID, None)
-    said.append(name_of(-1 if libc.shmat(id, None, 0) == FAILED else 0))
-    said.append(name_of(libc.shmdt(0x1000)))
-    answer(said)
+    results.append(name_of(-1 if libc.shmat(id, None, 0) == FAILED else 0))
+    results.append(name_of(libc.shmdt(0x1000)))
+    answer(results)
 
 
 def sysv_attach(id: str) -> None:
@@ -326,10 +326,10 @@ def posix() -> None:
 
 
 def posix_attach(name: str) -> None:
-    found = shared_memory.SharedMemory(name=name)
+    segment = shared_memory.SharedMemory(name=name)
     # Else Python's tracker removes the name some time after this process, which is its maker's to do.
-    resource_tracker.unregister(f"/{found.name}", "shared_memory")
-    memory = found.buf
+    resource_tracker.unregister(f"/{segment.name}", "shared_memory")
+    memory = segment.buf
     assert memory is not None
     answer([memory[0], mapping(ctypes.addressof(ctypes.c_char.from_buffer(memory)))["file"]])
     memory[1] = 9

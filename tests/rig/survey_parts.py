@@ -31,10 +31,10 @@ FAILED = ctypes.c_void_p(-1).value
 def map_shared(fd: int, size_bytes: int, offset: int = 0, address: int | None = None, flags: int = 0) -> int:
     """mmap as the kernel has it, with an address; stays until the process ends."""
     flags |= mmap.MAP_SHARED | (FIXED_NOREPLACE if address else 0) | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
-    found = LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
-    if found == FAILED:
+    start = LIBC.mmap(address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
+    if start == FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int(found)
+    return int(start)
 
 
 def touch(address: int, size_bytes: int, stride_bytes: int = 2 * MIB) -> None:
@@ -76,9 +76,9 @@ def running(work: Callable[[int], object], count: int = 1) -> Iterator[list[int]
             pids.append(pid)
             os.close(write_fd)
             with open(read_fd, "rb", buffering=0) as pipe:
-                said = pipe.read(200)
-            if said != b"1":
-                failed.append(said)
+                byte = pipe.read(200)
+            if byte != b"1":
+                failed.append(byte)
         assert not failed, failed
         yield pids
     finally:
@@ -92,15 +92,15 @@ def survey_fields(**options: Any) -> dict[str, Any]:
     return survey(**options).to_dict()
 
 
-def instance_of(found: dict[str, Any], pid: int) -> Any:
+def instance_of(survey: dict[str, Any], pid: int) -> Any:
     """The instance that a process belongs to."""
-    return next((instance for instance in found["instances"] if pid in instance["pids"]), None)
+    return next((instance for instance in survey["instances"] if pid in instance["pids"]), None)
 
 
 def surveyed(pid: int, **options: Any) -> tuple[dict[str, Any], Any]:
     """A survey of everything, however small, and the instance of a process."""
-    found = survey_fields(threshold_bytes=1, **options)
-    return found, instance_of(found, pid)
+    fields = survey_fields(threshold_bytes=1, **options)
+    return fields, instance_of(fields, pid)
 
 
 def python(code: str, *before: str, **options: Any) -> subprocess.CompletedProcess[str]:

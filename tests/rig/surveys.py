@@ -41,7 +41,7 @@ def instance(
     name: str, size_bytes: int, processes: int, maximum: int | None = None, **fields: Any
 ) -> dict[str, Any]:
     segments = [segment(size_bytes, processes)] if size_bytes else []
-    shared = sum(one["page_tables_bytes"] for one in segments)
+    shared = sum(segment_fields["page_tables_bytes"] for segment_fields in segments)
     sum_bytes = shared + processes * PROCESS_BYTES
     return {
         "name": name,
@@ -99,7 +99,7 @@ SUPPORT = {
 
 
 def survey(name: str, instances: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    in_instances = sum(one["page_tables"]["sum_bytes"] for one in instances)
+    in_instances = sum(each["page_tables"]["sum_bytes"] for each in instances)
     made = {
         "schema_version": SCHEMA_VERSION,
         "created_at": "2026-11-27T08:00:00+00:00",

@@ -45,8 +45,8 @@ main()
 
 _ONE_BY_ONE = """
 import json, subprocess, sys
-said = [subprocess.run(words, capture_output=True, text=True) for words in json.loads(sys.argv[1])]
-print(json.dumps([(one.args, one.returncode, one.stdout, one.stderr) for one in said]))
+done = [subprocess.run(words, capture_output=True, text=True) for words in json.loads(sys.argv[1])]
+print(json.dumps([(each.args, each.returncode, each.stdout, each.stderr) for each in done]))
 """
 
 
@@ -78,11 +78,11 @@ class World:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(words, env=environment, cwd="/", **pipes, **options) as process:
             try:
-                said = _said(process, COMMAND_PATIENCE_SECONDS)
-                assert said is not None, self._explained(process)
+                output = _output(process, COMMAND_PATIENCE_SECONDS)
+                assert output is not None, self._explained(process)
             finally:
                 process.kill()
-        return subprocess.CompletedProcess(words, process.returncode, *said)
+        return subprocess.CompletedProcess(words, process.returncode, *output)
 
     def _explained(self, process: subprocess.Popen[str]) -> str:
         """What a command that does not end, and every process it may be waiting for, is doing; ends them."""
@@ -93,10 +93,10 @@ class World:
         for pid in (process.pid, *reversed(others)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
-        said: Sequence[str] = _said(process, PATIENCE_SECONDS) or ()
+        output: Sequence[str] = _output(process, PATIENCE_SECONDS) or ()
         time.sleep(1)  # For the others to write their logs.
         logs = [f"{path}: {path.read_text()}" for path in self.state.rglob("*.log")]
-        return "\n".join([f"{process.args!r} did not end", *said, *waits, *states, *logs])
+        return "\n".join([f"{process.args!r} did not end", *output, *waits, *states, *logs])
 
     def run_as_nobody(self, *arguments: str) -> Done[str]:
         return self.run(*arguments, command=[sys.executable, "-c", _AS_NOBODY])
@@ -106,7 +106,7 @@ class World:
         lines = [[*COMMAND, *words[1:]] if words[0] == "mshare" else words for words in commands]
         done = self.run(json.dumps(lines), command=["unshare", "-m", sys.executable, "-c", _ONE_BY_ONE])
         assert done.returncode == 0, done.stderr
-        return [subprocess.CompletedProcess(*one) for one in json.loads(done.stdout)]
+        return [subprocess.CompletedProcess(*words) for words in json.loads(done.stdout)]
 
     def ok(self, *arguments: str, **options: Any) -> str:
         done = self.run(*arguments, **options)
@@ -143,7 +143,8 @@ class World:
     # -- looking
 
     def region(self, name: str = "sga") -> dict[str, Any]:
-        return next((one for one in self.json("list")["regions"] if one["name"] == name), {"health": None})
+        regions = self.json("list")["regions"]
+        return next((each for each in regions if each["name"] == name), {"health": None})
 
     def health(self, name: str = "sga") -> str | None:
         health: str | None = self.region(name)["health"]
@@ -152,13 +153,13 @@ class World:
     def processes(self) -> list[int]:
         """The living processes that were started in this world."""
         mark = f"MSHARE_STATE_DIR={self.state}\0".encode()
-        found = []
+        pids = []
         for entry in os.listdir("/proc"):
             with contextlib.suppress(OSError, ValueError):
                 pid = int(entry)
                 if mark in Path(f"/proc/{pid}/environ").read_bytes():
-                    found.append(pid)
-        return found
+                    pids.append(pid)
+        return pids
 
     def files(self) -> list[str]:
         """What there is of regions and specs: names relative to the world."""
@@ -183,7 +184,7 @@ def eventually(is_so: Callable[[], object]) -> None:
     patience.eventually(is_so)
 
 
-def _said(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:
+def _output(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:
     """What a process has said by its end; None where it does not end."""
     for __ in range(patience_seconds):
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -58,7 +58,7 @@ def map_command(
                 " --replace"
             ) from error
     screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping))})
-    screen.sentence(f"Mapped {_said(mapping)} in region {name}.")
+    screen.sentence(f"Mapped {_described(mapping)} in region {name}.")
 
 
 @click.command("unmap")
@@ -95,7 +95,7 @@ def _check(region: Region, mapping: Mapping, backend: Backend) -> None:
         )
 
 
-def _said(mapping: Mapping) -> str:
+def _described(mapping: Mapping) -> str:
     what = {"anonymous": "memory", "hugetlb": "huge pages", "file": f"of {mapping.path}"}[mapping.kind]
     how = "read-only" if protection_name(mapping.prot) == "r" else "writable"
     return f"{format_size(mapping.size_bytes)} {what} at offset {mapping.offset:#x}, {how},"

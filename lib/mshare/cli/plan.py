@@ -48,7 +48,7 @@ def plan_command(
     survey of this host made now. Changes nothing.
     """
     if size is not None:
-        known = _wishes(survey, size, clients, memory, instance)
+        known = _forecasts(survey, size, clients, memory, instance)
     else:
         if memory is not None:
             raise InvalidRequest("--memory goes with --size; a survey says what its host has")
@@ -61,7 +61,7 @@ def plan_command(
         screen.sentence("Why a remedy is not open, and what each needs: --details")
 
 
-def _wishes(
+def _forecasts(
     survey: str | None, size: str, clients: int | None, memory: str | None, instance: str | None
 ) -> facts.Facts:
     if survey is not None:

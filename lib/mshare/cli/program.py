@@ -120,7 +120,7 @@ class Program(LazyGroup):
         return code if isinstance(code, int) else 0
 
 
-def _say_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         screen: Screen = ctx.obj
         screen.sentence(f"mshare {__version__}")
@@ -139,7 +139,7 @@ def _say_version(ctx: click.Context, parameter: click.Parameter, value: bool) ->
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_say_version,
+    callback=_show_version,
     help="Show the version and exit.",
 )
 def mshare() -> None:

@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
     done: int
     total: int
-    said: str
+    text: str
 
 
 def step(status: Status | None) -> Step | None:
@@ -61,7 +61,7 @@ class Bar:
         if self._drawn is not None:
             progress, task = self._drawn
             if now is not None:
-                progress.update(task, completed=now.done, total=now.total, said=now.said)
+                progress.update(task, completed=now.done, total=now.total, text=now.text)
 
     def _draw(self) -> tuple[Progress, TaskID]:
         from rich.console import Console
@@ -70,14 +70,14 @@ class Bar:
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
         progress.start()
-        return progress, progress.add_task(self._what, total=None, said="")
+        return progress, progress.add_task(self._what, total=None, text="")
 
     def end(self) -> None:
         """Remove the bar."""

@@ -141,9 +141,9 @@ def attach_and_touch(
 
 
 def _own_vm_pte_bytes() -> int:
-    found_bytes = procfs.vm_pte_bytes()
-    assert found_bytes is not None, "this process lives"
-    return found_bytes
+    size_bytes = procfs.vm_pte_bytes()
+    assert size_bytes is not None, "this process lives"
+    return size_bytes
 
 
 def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:

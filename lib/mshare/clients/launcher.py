@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _END_SECONDS = 10.0
 _STATUS_SECONDS = 0.25
-_SETTLE_LOOK_SECONDS = 0.05
+_SETTLE_POLL_SECONDS = 0.05
 _UNWRITTEN_SECONDS = 1.0
 # The simulator's clients follow the end of an owner with a thread: give it time to.
 _OWNER_END_SECONDS = 0.5
@@ -183,7 +183,7 @@ class _Launcher:
     def _patience(self) -> float | None:
         """How long to wait for something to happen."""
         if self._settling():
-            return _SETTLE_LOOK_SECONDS
+            return _SETTLE_POLL_SECONDS
         return None if self._file.current else _UNWRITTEN_SECONDS
 
     def _settling(self) -> bool:

@@ -124,7 +124,7 @@ def collapse(
 
     At most `rate_bytes` in a second. Raises what stands in the way before anything is changed.
     """
-    subject = look_at(target.find(text))
+    subject = subject_of(target.find(text))
     preflight.require(subject)
     work = [(segment, ranges.users(segment)) for segment in subject.eligible]
     segment_ranges = [ranges.ranges(subject.process, segment, attached) for segment, attached in work]
@@ -146,7 +146,7 @@ def collapse(
     return _result(subject, check, before, _figures(again, users), done, dict(left), seconds)
 
 
-def look_at(process: Process) -> Subject:
+def subject_of(process: Process) -> Subject:
     """A process and its shared segments; Unavailable where this user may not look."""
     try:
         return Subject(process, tuple(ranges.of(process)))

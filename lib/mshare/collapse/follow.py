@@ -19,14 +19,14 @@ SECONDS = 30.0
 def follow(
     text: str,
     wait: Callable[[float], bool],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     seconds: float = SECONDS,
     rate_bytes: int | None = None,
 ) -> None:
     """Look again and again, and collapse what is in small pages, until `wait` says that it is over.
 
-    `wait` is given the seconds to the next look; True ends this. `tell` is given a sentence whenever
+    `wait` is given the seconds to the next look; True ends this. `report` is given a sentence whenever
     something has changed: a collapse, or a new reason why there is none. InvalidRequest for a pid: after
     a restart it names nothing, or another process.
     """
@@ -49,6 +49,6 @@ def follow(
             news = result.lines()[0] if result.changed else ""
         if news:
             with contextlib.suppress(OSError):
-                tell(news)
+                report(news)
         if wait(seconds):
             return

@@ -77,11 +77,11 @@ def _each(
         except (MshareError, OSError) as error:
             so_far = {} if check else done
             where = f"region {request.region} ({number} of {len(requests)})"
-            raise Halted(f"{where}: {sentence(error)}; {_told(so_far)}", error, so_far) from error
+            raise Halted(f"{where}: {sentence(error)}; {_done_text(so_far)}", error, so_far) from error
     return done
 
 
-def _told(done: Mapping[str, Outcome[Facts_co]]) -> str:
+def _done_text(done: Mapping[str, Outcome[Facts_co]]) -> str:
     actions = [action for outcome in done.values() for action in outcome.actions]
     return "done before that: " + ", ".join(actions) if actions else "nothing was changed"
 

@@ -57,12 +57,12 @@ class Pagemap:
 
     def __init__(self, pid: int | str, scanning: bool = True) -> None:
         self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        self._found = array.array("Q", [0, 0, 0])
+        self._ranges = array.array("Q", [0, 0, 0])
         self._argument = array.array(
             "Q",
             # size, flags, start, end, walk_end, vec, vec_len, max_pages, and which categories
             (
-                *(_ARGUMENT_BYTES, 0, 0, 0, 0, self._found.buffer_info()[0], 1, 1, 0, 0),
+                *(_ARGUMENT_BYTES, 0, 0, 0, 0, self._ranges.buffer_info()[0], 1, 1, 0, 0),
                 *(_PRESENT | _SWAPPED, _PRESENT | _SWAPPED | _HUGE),
             ),
         )
@@ -95,7 +95,7 @@ class Pagemap:
             yield from self._read(start, end, step)
             return
         # Where a survey spends most of its time: not a call more than the kernel's.
-        fd, argument, region, ask = self._fd, self._argument, self._found, fcntl.ioctl
+        fd, argument, region, ask = self._fd, self._argument, self._ranges, fcntl.ioctl
         argument[_END] = end
         while start < end:
             argument[_START] = start

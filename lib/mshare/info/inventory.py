@@ -34,8 +34,8 @@ def mount_facts(root: str, probing: bool = True) -> MountFacts:
     file that is unlinked before it is asked; without it a kernel's generation is not known."""
     facts = MountFacts(root)
     try:
-        found = os.stat(root)
-        facts = replace(facts, mode=f"{stat.S_IMODE(found.st_mode):04o}", uid=found.st_uid, gid=found.st_gid)
+        file = os.stat(root)
+        facts = replace(facts, mode=f"{stat.S_IMODE(file.st_mode):04o}", uid=file.st_uid, gid=file.st_gid)
         backend = roots.backend_at(root) or "simulated"
         facts = replace(facts, backend=backend)
         generation = roots.generation(root, backend, probing)
@@ -130,11 +130,11 @@ def region_facts(root: str, name: str) -> RegionFacts:
 
 def _with_file(facts: RegionFacts) -> RegionFacts:
     try:
-        found = os.stat(facts.path)
+        file = os.stat(facts.path)
     except OSError as error:
         return replace(facts, exists=not isinstance(error, FileNotFoundError))
-    mode = f"{stat.S_IMODE(found.st_mode):04o}"
-    return replace(facts, mode=mode, uid=found.st_uid, gid=found.st_gid, exists=True)
+    mode = f"{stat.S_IMODE(file.st_mode):04o}"
+    return replace(facts, mode=mode, uid=file.st_uid, gid=file.st_gid, exists=True)
 
 
 def _owner(status: OwnerStatus | Unread | None) -> OwnerFacts:
@@ -227,11 +227,11 @@ def _attached(status: LauncherStatus) -> int:
 
 def host(backend: str = "auto", root: str | None = None, probing: bool = True) -> HostFacts:
     """Everything: what `mshare info` and the module mshare_info answer."""
-    looked_at = [root] if root is not None else roots.roots()
+    all_roots = [root] if root is not None else roots.roots()
     memory = procfs.meminfo_bytes()
     return HostFacts(
         support(backend, root),
-        tuple(mount_facts(found, probing) for found in looked_at if os.path.isdir(found)),
-        tuple(region_facts(found, name) for found in looked_at for name in region_names(found)),
+        tuple(mount_facts(each, probing) for each in all_roots if os.path.isdir(each)),
+        tuple(region_facts(each, name) for each in all_roots for name in region_names(each)),
         MemoryFacts(memory.get("MemTotal"), memory.get("MemAvailable"), memory.get("PageTables")),
     )

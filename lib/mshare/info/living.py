@@ -14,12 +14,12 @@ def living_roles(root: str) -> list[str]:
     living = []
     for name in region_names(root):
         facts = region_facts(root, name)
-        found = attached.processes(root, name)
+        users = attached.processes(root, name)
         who = [f"owner {facts.owner.pid}"] if facts.owner.alive else []
         if facts.clients is not None and facts.clients.launcher_alive:
             who.append(f"launcher {facts.clients.launcher_pid}")
-        if found:
-            who.append(f"{len(found)} attached: {attached.summary(found)}")
+        if users:
+            who.append(f"{len(users)} attached: {attached.summary(users)}")
         if who:
             living.append(f"region {name} ({'; '.join(who)})")
     return living

@@ -295,7 +295,7 @@ def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Tot
         sum(cost.tables_bytes for cost in costs) + remainder_bytes,
         costs,
         formula,
-        tuple(_told(cases, refused)),
+        tuple(_refusals(cases, refused)),
         remedied,
     )
 
@@ -304,7 +304,7 @@ def _first(case: Case) -> tuple[int, int]:
     return -case.clients, case.segment.address or 0
 
 
-def _told(cases: Sequence[Case], refused: Sequence[list[str]]) -> list[str]:
+def _refusals(cases: Sequence[Case], refused: Sequence[list[str]]) -> list[str]:
     """The reasons, each once; with the segment's name where there are several."""
     if len(cases) == 1:
         return refused[0]

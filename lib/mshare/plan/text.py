@@ -165,22 +165,22 @@ def lines(
     paint: Paint = texttable.plain,
 ) -> list[str]:
     """The whole plan as text of at most `width` columns; what is to be copied is never broken."""
-    found: list[str] = []
+    shown: list[str] = []
     if plan.instances:
-        found += [*verdict(plan.host.name or "the host", plan.outlook, width, paint), ""]
+        shown += [*verdict(plan.host.name or "the host", plan.outlook, width, paint), ""]
     for instance in plan.instances:
-        found += [
+        shown += [
             *verdict(instance.name, instance.outlook, width, paint),
             *remedy(instance.outlook, width),
             "",
         ]
     for note in plan.notes:
-        found += wrapped(note, width, "  ")
+        shown += wrapped(note, width, "  ")
     for instance in plan.instances:
-        found += [*([""] if found[-1] else []), *_instance(instance, details, formula, width)]
+        shown += [*([""] if shown[-1] else []), *_instance(instance, details, formula, width)]
     for name, pasted in paste_sections(plan):
-        found += ["", f"{name}, to paste:", *map(printable, pasted)]
-    return found
+        shown += ["", f"{name}, to paste:", *map(printable, pasted)]
+    return shown
 
 
 def _instance(instance: InstancePlan, details: bool, formula: bool, width: int) -> Iterator[str]:

@@ -78,12 +78,12 @@ class Cluster:
 
     def manager(self) -> Manager:
         """Who manages it; Conflict, with what to set there, for one whose clusters are left alone."""
-        found = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
-        manager = choose.require_supported(self.id, found)
+        facts = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
+        manager = choose.require_supported(self.id, facts)
         if manager is SYSTEMD_UNIT and self.plain_unit is None:
             raise Conflict(
                 f"PostgreSQL cluster {self.id} has its configuration in {self.configuration}, but unit"
-                f" {found.unit} starts it without pg_ctlcluster, and would not give it the environment there;"
+                f" {facts.unit} starts it without pg_ctlcluster, and would not give it the environment there;"
                 f" start it as {self.unit}, and run this again"
             )
         return manager
@@ -178,34 +178,34 @@ def configured_data_directory(version: str, name: str) -> str:
 def _others(known: set[str]) -> list[Evidence]:
     """What runs, or is started by a unit, and is none of Debian's clusters."""
     places = {os.path.realpath(path) for path in known}
-    found = [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
-    running = {each.data_directory for each in found}
+    servers = [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
+    running = {each.data_directory for each in servers}
     stopped = [
         evidence.stopped(unit.data_directory, unit)
         for unit in units.of_postgresql()
         if unit.data_directory is not None and unit.data_directory not in running
     ]
-    return [each for each in (*found, *stopped) if each.apart or each.data_directory not in places]
+    return [each for each in (*servers, *stopped) if each.apart or each.data_directory not in places]
 
 
-def _plain(found: Evidence) -> Cluster | None:
+def _plain(server: Evidence) -> Cluster | None:
     """The cluster of a unit that starts PostgreSQL itself; None for everybody else's."""
-    if choose.manager_of(found)[0] is not SYSTEMD_UNIT or found.unit is None:
+    if choose.manager_of(server)[0] is not SYSTEMD_UNIT or server.unit is None:
         return None
-    path = os.path.join(found.data_directory, "PG_VERSION")
-    version = evidence.text_for(path, found.data_directory).strip()
+    path = os.path.join(server.data_directory, "PG_VERSION")
+    version = evidence.text_for(path, server.data_directory).strip()
     if not _VERSION.match(version):
         return None
-    owner = os.stat(found.data_directory)
+    owner = os.stat(server.data_directory)
     return Cluster(
         version,
-        found.unit.rpartition(".")[0],
-        found.data_directory,
+        server.unit.rpartition(".")[0],
+        server.data_directory,
         owner.st_uid,
         owner.st_gid,
-        found.configuration,
-        found.programs,
-        found.unit,
+        server.configuration,
+        server.programs,
+        server.unit,
     )
 
 

@@ -146,7 +146,7 @@ def postgresql_present(
         move = _Move(cluster, wanted, files.different(change_all), add_to=group)
         if not wanted.root:
             move.leave = joined
-        _look(move)
+        _inspect(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
             _require_pool(move)
         if move.why_restart is not None and wanted.pages == "thp":
@@ -169,7 +169,7 @@ def postgresql_absent(
     with one_at_a_time(check):
         changes = files.different(files.absent(cluster))
         move = _Move(cluster, None, changes, leave=files.recorded_group(cluster))
-        _look(move)
+        _inspect(move)
         return _go(move, restart, probes, check)
 
 
@@ -273,7 +273,7 @@ def _fragmented(move: _Move) -> Iterator[str]:
         )
 
 
-def _look(move: _Move) -> None:
+def _inspect(move: _Move) -> None:
     """What runs, and whether it was started as it should be."""
     move.server = server.running(move.cluster)
     if move.server is None:

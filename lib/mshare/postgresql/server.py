@@ -23,7 +23,7 @@ from .spec import START_SECONDS
 
 _DATABASE = "postgres"
 _POLL_SECONDS = 0.1
-_SAID_LINES = 12
+_LOG_LINES = 12
 # Lines of postmaster.pid.
 _PORT, _SOCKETS, _STATE = 3, 4, 7
 
@@ -159,7 +159,7 @@ def log_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
         lines += [line.strip() for line in text.split("\n")]
     except (OSError, files.NotTrusted):
         pass
-    return " / ".join([line for line in lines if line and word in line][-_SAID_LINES:])
+    return " / ".join([line for line in lines if line and word in line][-_LOG_LINES:])
 
 
 def _journal(unit: str, since: float) -> list[str]:

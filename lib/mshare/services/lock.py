@@ -71,7 +71,7 @@ def _take(fd: int, what: str) -> None:
         except BlockingIOError:
             _pause(number)
     raise Conflict(
-        f"{what} cannot be changed: process {_told(fd)} holds its lock; wait for it to end, or stop it"
+        f"{what} cannot be changed: process {_holder_text(fd)} holds its lock; wait for it to end, or stop it"
     )
 
 
@@ -97,7 +97,7 @@ def _holder(status: os.stat_result) -> int | None:
     return next(iter(living), None)
 
 
-def _told(fd: int) -> str:
+def _holder_text(fd: int) -> str:
     """Who holds the lock of an open file, for a sentence."""
     pid = _holder(os.fstat(fd))
     if pid is None:
@@ -132,7 +132,7 @@ def _acquire(path: str, what: str, wait_seconds: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = _told(fd)
+            who = _holder_text(fd)
             os.close(fd)
             if time.monotonic() >= deadline:
                 raise Conflict(

@@ -60,7 +60,7 @@ class Grouping:
     def groups(self) -> list[Group]:
         """Every instance there is; in none of two groups is the same process."""
         large, small = self._wanted()
-        readable = [process for process in large if self._look(process)]
+        readable = [process for process in large if self._readable(process)]
         attached = [process for process in readable if self._mappings[process.pid]]
         families = {(process.name, process.parent) for process in attached}
         families |= {(process.name, process.pid) for process in attached}
@@ -72,7 +72,7 @@ class Grouping:
             for process in small
             if process.name in names
             and ((process.name, process.parent) in families or process.pid in parents)
-            and self._look(process)
+            and self._readable(process)
             and self._mappings[process.pid]
         ]
         united = self._without_common_files(self._united(attached))
@@ -94,7 +94,7 @@ class Grouping:
         least_bytes = max(MATTERS_BYTES, self._threshold_bytes)
         return len(family) > 1 and sum(process.vm_pte_bytes for process in family) >= least_bytes
 
-    def _look(self, process: Process) -> bool:
+    def _readable(self, process: Process) -> bool:
         """Read a process's mappings; whether they could be read."""
         try:
             self._mappings[process.pid] = self._reader.shared(process)
@@ -182,11 +182,11 @@ class _Union:
 
     def __init__(self) -> None:
         self._of_key: dict[Hashable, int] = {}
-        self._found: dict[int, tuple[set[Hashable], Group]] = {}
+        self._by_number: dict[int, tuple[set[Hashable], Group]] = {}
 
     @property
     def groups(self) -> list[Group]:
-        return [group for __, group in self._found.values()]
+        return [group for __, group in self._by_number.values()]
 
     def add(self, keys: Iterable[Hashable], mappings: Mappings, members: list[Process]) -> None:
         wanted = set(keys)
@@ -195,10 +195,10 @@ class _Union:
             number = numbers[0]
         else:
             number = members[0].pid
-            self._found[number] = (set(), Group())
-        of_group, group = self._found[number]
+            self._by_number[number] = (set(), Group())
+        of_group, group = self._by_number[number]
         for other in numbers[1:]:
-            more, joined = self._found.pop(other)
+            more, joined = self._by_number.pop(other)
             wanted |= more
             for same, processes in joined.members.items():
                 group.add(same, processes)

@@ -98,8 +98,8 @@ class Fleet:
             )
         self._pid_file.write_text(str(process.pid))
         assert process.stdout is not None
-        with process.stdout as said:
-            if said.readline() != b"ready\n":
+        with process.stdout as output:
+            if output.readline() != b"ready\n":
                 raise SystemExit(f"the hosts did not start:\n{self._log.read_text(errors='replace')}")
         return process.pid
 

@@ -27,7 +27,7 @@ KERNEL_ARGUMENTS = (
     "root=/dev/vda rw rootflags=noinit_itable console=ttyS0 quiet net.ifnames=0"
     " mitigations=off random.trust_cpu=on systemd.show_status=true TERM=dumb"
 )
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -198,7 +198,7 @@ class Machine:
         began = time.monotonic()
         reported = began
         # Counted, as rig/patience.py does: a machine that was paused is looked at as often as ever.
-        looks_left = int(timeout_s / _LOOK_SECONDS)
+        looks_left = int(timeout_s / _POLL_SECONDS)
         while self._boot_id() in ("", other_than):
             now = time.monotonic()
             if not self.is_running():
@@ -209,7 +209,7 @@ class Machine:
             if now - reported > 5:
                 log(f"  {now - began:3.0f} s  {self._console_tail(1)}")
                 reported = now
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         state = self.run("systemctl", "is-system-running", "--wait").stdout.strip()
         log(f"{self.name}: up after {time.monotonic() - began:.0f} s, systemd says {state}")
 

@@ -214,7 +214,7 @@ def test_a_sysv_segment_is_collapsed_too():
             touch(address, SIZE, 4 * KIB)
 
     with running(work) as (pid,):
-        subject = collapse.look_at(target.find(str(pid)))
+        subject = collapse.subject_of(target.find(str(pid)))
         assert [segment.kind for segment in subject.segments] == ["sysv"]
 
 

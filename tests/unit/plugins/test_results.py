@@ -31,7 +31,7 @@ THERE = Outcome(False, [], PRESENT, PRESENT, facts=Facts("healthy"), warnings=["
 
 
 def test_one_region():
-    result = _results.one("name", "region", "a", MADE)
+    result = _results.single("name", "region", "a", MADE)
     assert result == {
         "changed": True,
         "actions": ["create region a"],
@@ -69,7 +69,7 @@ def test_several_regions_have_a_diff_each_and_a_warning_once():
 
 def test_clients_are_called_so_in_the_diff():
     answer = {**THERE, "clients": {}}
-    assert _results.one("region", "clients", "a", answer)["diff"]["before_header"] == "clients of region a"
+    assert _results.single("region", "clients", "a", answer)["diff"]["before_header"] == "clients of region a"
 
 
 def test_files_have_a_pair_each():
@@ -90,7 +90,7 @@ def test_nothing_on_either_side_is_a_pair_of_empty_texts():
 def test_an_answer_that_lacks_a_field_is_refused_by_its_name():
     answer = {key: value for key, value in MADE.items() if key != "boot"}
     with pytest.raises(MshareError, match="the answer of mshare has no field boot"):
-        _results.one("name", "region", "a", answer)
+        _results.single("name", "region", "a", answer)
 
 
 scalars = (

@@ -130,7 +130,7 @@ class TestBuilding:
     def test_a_compiler_without_headers(self, tmp_path, monkeypatch):
         broken = tmp_path / "bin" / "cc"
         broken.parent.mkdir()
-        broken.write_text("#!/bin/sh\necho 'say.c:5: fatal error: stdio.h: No such file' >&2; exit 1\n")
+        broken.write_text("#!/bin/sh\necho 'report.c:5: fatal error: stdio.h: No such file' >&2; exit 1\n")
         broken.chmod(0o755)
         monkeypatch.setenv("PATH", f"{broken.parent}:/bin")
         with pytest.raises(Unavailable, match=r"stdio\.h: No such file.*install gcc and libc6-dev"):

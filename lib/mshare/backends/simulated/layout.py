@@ -38,7 +38,7 @@ DIRECTORY = ".simulated"
 _LAYOUT_VERSION = 1
 _LOCK_LOOKS = 20
 _NAME_LOOKS = 250
-_LOOK_SECONDS = 0.001
+_POLL_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _settled(fd: int) -> bytes:
         if content == before and content.endswith(b"\n"):
             break
         before = content
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return content
 
 
@@ -281,7 +281,7 @@ class Files:
             except (FileNotFoundError, record.Malformed):
                 if not looks_left or not os.fstat(region_fd).st_nlink:
                     raise
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         raise files.NotTrusted(self.sidecar_path(name), "not the record of the region's file")
 
     def create_sidecar(self, name: str, first: Record, mode: int) -> Sidecar:

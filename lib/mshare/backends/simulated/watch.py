@@ -15,7 +15,7 @@ import threading
 from typing import Protocol
 
 # An owner that is not its process's main thread has no pidfd before Linux 6.9: it is looked at.
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 class Watched(Protocol):
@@ -120,7 +120,7 @@ class Watcher:
         while True:
             with self._lock:
                 looking = any(len(files) == 1 for files in self._files.values())
-            events = poll.poll(_LOOK_SECONDS if looking else None)
+            events = poll.poll(_POLL_SECONDS if looking else None)
             with self._lock:
                 windows = list(self._files) if looking else []
                 for fd, __ in events:

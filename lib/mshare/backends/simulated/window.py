@@ -191,10 +191,10 @@ def _open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: i
             refused = error
             continue
         try:
-            found = os.fstat(place)
-            if (found.st_dev, found.st_ino) == (entry.device, entry.inode) and stat.S_ISREG(found.st_mode):
+            file = os.fstat(place)
+            if (file.st_dev, file.st_ino) == (entry.device, entry.inode) and stat.S_ISREG(file.st_mode):
                 writers = os.fstat(sidecar_fd)
-                if not _granted(found, writers, writes) and not _holds(entry, os.fstat(region_fd), writes):
+                if not _granted(file, writers, writes) and not _holds(entry, os.fstat(region_fd), writes):
                     raise _NotGranted(path, writers, writes)
                 return os.open(f"/proc/self/fd/{place}", flags)
         except _NotGranted:
@@ -221,20 +221,20 @@ class _NotGranted(PermissionError, Conflict):
         return self._sentence
 
 
-def _granted(found: os.stat_result, writers: os.stat_result, writes: bool) -> bool:
+def _granted(file: os.stat_result, writers: os.stat_result, writes: bool) -> bool:
     """Whether those who may change a sidecar could open an object themselves.
 
     A process with more rights must not map, for them, a file that they chose and may not open.
     """
     wanted = 0o6 if writes else 0o4
-    if found.st_mode & wanted == wanted:
+    if file.st_mode & wanted == wanted:
         return True
     if writers.st_uid not in (0, os.geteuid()):
-        return found.st_uid == writers.st_uid
+        return file.st_uid == writers.st_uid
     if writers.st_mode & stat.S_IWOTH:
         return False
     if writers.st_mode & stat.S_IWGRP:
-        return found.st_gid == writers.st_gid and found.st_mode >> 3 & wanted == wanted
+        return file.st_gid == writers.st_gid and file.st_mode >> 3 & wanted == wanted
     return True
 
 
@@ -243,17 +243,17 @@ def _holds(entry: Placed, region: os.stat_result, writes: bool) -> bool:
     region open too: it could open the object, and chose this region for it."""
     process = f"/proc/{entry.holder_pid}"
     with contextlib.suppress(OSError, ValueError):
-        found = os.stat(f"{process}/fd/{entry.holder_fd}")
+        held = os.stat(f"{process}/fd/{entry.holder_fd}")
         with open(f"{process}/fdinfo/{entry.holder_fd}", encoding="ascii") as file:
             flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
         enough = (os.O_RDWR,) if writes else (os.O_RDWR, os.O_RDONLY)
-        if (found.st_dev, found.st_ino) != (entry.device, entry.inode) or flags & os.O_ACCMODE not in enough:
+        if (held.st_dev, held.st_ino) != (entry.device, entry.inode) or flags & os.O_ACCMODE not in enough:
             return False
         return any(_is(f"{process}/fd/{number}", region) for number in os.listdir(f"{process}/fd"))
     return False
 
 
-def _is(path: str, status: os.stat_result) -> bool:
+def _is(path: str, file: os.stat_result) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samestat(os.stat(path), status)
+        return os.path.samestat(os.stat(path), file)
     return False

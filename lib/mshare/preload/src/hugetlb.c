@@ -36,7 +36,7 @@ static struct pool read_pool(void)
     return pool;
 }
 
-static void say_pool(size_t size, int error, struct outcome *outcome)
+static void report_pool(size_t size, int error, struct outcome *outcome)
 {
     struct pool pool = read_pool();
     size_t needed = round_up(size, pool.page_bytes) / pool.page_bytes;
@@ -72,7 +72,7 @@ static void take_anonymous(const struct request *request, struct outcome *outcom
     }
     int flags = request->flags | MAP_FIXED;
     if (kernel_mmap(at, huge, request->prot, flags | MAP_HUGETLB, -1, 0) == MAP_FAILED)
-        say_pool(huge, errno, outcome);
+        report_pool(huge, errno, outcome);
     else if (all > huge && kernel_mmap(at + huge, all - huge, request->prot, flags, -1, 0) == MAP_FAILED)
         fail(outcome, errno, "%s behind its huge pages cannot be mapped (%s)", size_text(all - huge).text,
              reason(errno));
@@ -111,7 +111,7 @@ static void fill(const struct request *request, struct outcome *outcome)
 
 static void check(const struct request *request, struct outcome *outcome)
 {
-    outcome->taken = request->kind == ANONYMOUS || look_at(outcome->address).page_bytes > PAGE_BYTES;
+    outcome->taken = request->kind == ANONYMOUS || pages_at(outcome->address).page_bytes > PAGE_BYTES;
     if (!outcome->taken)
         fail(outcome, ENOMEM, "its pages are small, for it was made without SHM_HUGETLB");
     else if (outcome->fill_error && request->kind == ANONYMOUS) {
@@ -146,18 +146,18 @@ static void make(void *argument)
         return;
     }
     struct outcome outcome = {0};
-    say_pool(making->size, error, &outcome);
+    report_pool(making->size, error, &outcome);
     if (settings()->require) {
-        say("a SysV segment of %s: %s; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks",
-            size_text(making->size).text, outcome.why);
+        report("a SysV segment of %s: %s; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks",
+               size_text(making->size).text, outcome.why);
         errno = error;
         return;
     }
     errno = before;
     making->id = kernel_shmget(making->key, making->size, making->flags);
     if (making->id >= 0)
-        say("a SysV segment of %s: %s; left to the kernel as without the preload",
-            size_text(making->size).text, outcome.why);
+        report("a SysV segment of %s: %s; left to the kernel as without the preload",
+               size_text(making->size).text, outcome.why);
 }
 
 int hugetlb_shmget(int key, size_t size, int flags)

@@ -84,11 +84,11 @@ static int map(struct region *region, int fd, size_t offset, size_t size, int fl
 
 static int fill_in(struct region *region, int fd, int map_flags, struct outcome *outcome)
 {
-    struct stat found;
+    struct stat file;
     flock(fd, LOCK_SH);
-    if (fstat(fd, &found) == 0 && ftruncate(fd, region->window_bytes) == 0) {
-        region->device = found.st_dev;
-        region->inode = found.st_ino;
+    if (fstat(fd, &file) == 0 && ftruncate(fd, region->window_bytes) == 0) {
+        region->device = file.st_dev;
+        region->inode = file.st_ino;
         return map(region, fd, 0, region->mapped_bytes, map_flags, outcome);
     }
     fail(outcome, errno, "region %s cannot be given a window of %s (%s)", region->name,

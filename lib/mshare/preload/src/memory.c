@@ -22,7 +22,7 @@
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-size_t smaller(size_t one, size_t other) { return one < other ? one : other; }
+size_t smaller(size_t size, size_t other) { return size < other ? size : other; }
 
 void *reserve(size_t size, size_t alignment, size_t offset)
 {
@@ -111,25 +111,25 @@ static bool begins(const char *line, const void *address, bool *is_it)
     return true;
 }
 
-struct pages_found look_at(const void *address)
+struct page_use pages_at(const void *address)
 {
-    struct pages_found found = {0};
+    struct page_use pages = {0};
     struct text text;
     char line[256], *end;
     bool inside = false;
     if (!text_open(&text, "/proc/self/smaps"))
-        return found;
+        return pages;
     while (text_line(&text, line, sizeof line)) {
         if (begins(line, address, &inside) || !inside)
             continue;
         size_t bytes = strchr(line, ':') ? strtoul(strchr(line, ':') + 1, &end, 10) << 10 : 0;
         if (!strncmp(line, "KernelPageSize:", 15))
-            found.page_bytes = bytes;
+            pages.page_bytes = bytes;
         else if (!strncmp(line, "ShmemPmdMapped:", 15) || !strncmp(line, "FilePmdMapped:", 14))
-            found.huge_bytes += bytes;
+            pages.huge_bytes += bytes;
     }
     text_close(&text);
-    return found;
+    return pages;
 }
 
 bool is_nameless(const void *address)

@@ -35,7 +35,7 @@ static bool ends_with(const char *text, const char *end)
 
 struct search {
     const char *ending;
-    bool only_look; /* without the root's lock a name may be of a region that is just being made */
+    bool peek_only; /* without the root's lock a name may be of a region that is just being made */
     char name[NAME_BYTES];
 };
 
@@ -56,7 +56,7 @@ static bool visit(const char *name, void *argument)
 {
     struct search *search = argument;
     if (strncmp(name, prefix, strlen(prefix)) || strlen(name) >= NAME_BYTES ||
-        (!search->only_look && clear_away(name)) || !*search->ending || !ends_with(name, search->ending))
+        (!search->peek_only && clear_away(name)) || !*search->ending || !ends_with(name, search->ending))
         return false;
     snprintf(search->name, NAME_BYTES, "%s", name);
     return true;
@@ -83,7 +83,7 @@ bool region_has_own(const struct request *request)
     char ending[ENDING_BYTES];
     struct stat file;
     struct outcome ignored = {0};
-    struct search search = {.ending = ending, .only_look = true};
+    struct search search = {.ending = ending, .peek_only = true};
     if (identify(request, ending, &file, &ignored) == 0)
         each_name(visit, &search);
     return search.name[0];
@@ -108,8 +108,8 @@ static void hold_object(struct region *region, const struct request *request)
 /* Whoever makes a region under a segment's name gets to see what others write into it. */
 static int check_user(const struct region *region, int fd, struct outcome *outcome)
 {
-    struct stat found;
-    if (fstat(fd, &found) == 0 && found.st_uid == geteuid())
+    struct stat file;
+    if (fstat(fd, &file) == 0 && file.st_uid == geteuid())
         return 0;
     fail(outcome, EACCES, "region %s belongs to another user; processes of one user share a segment",
          region->name);

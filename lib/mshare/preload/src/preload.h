@@ -10,7 +10,7 @@
  *   in_region.c                 regions on msharefs:
  *   own.c existing.c region.c   their own, or one that exists, by one of two stores:
  *   kernel.c simulated.c root.c
- *   segments.c memory.c room.c guard.c text.c outcome.c calls.c settings.c say.c
+ *   segments.c memory.c room.c guard.c text.c outcome.c calls.c settings.c report.c
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H
@@ -43,9 +43,9 @@ struct settings {
 
 const struct settings *settings(void);
 
-/* say.c: one line on stderr, written in one piece. */
+/* report.c: one line on stderr, written in one piece. */
 
-void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 struct size_text {
     char text[32];
@@ -132,7 +132,7 @@ bool tmpfs_room(const char *directory, size_t size, struct outcome *outcome);
 enum { CHUNK_BYTES = 256 << 20 }; /* filled in one system call: for so long a signal waits */
 
 size_t round_up(size_t value, size_t multiple);
-size_t smaller(size_t one, size_t other);
+size_t smaller(size_t size, size_t other);
 /* Address space of a size, nothing in it yet, at an address congruent to `offset`; NULL: none left. */
 void *reserve(size_t size, size_t alignment, size_t offset);
 /* A SysV segment where the program wants it, else at a multiple of `alignment`; MAP_FAILED with errno. */
@@ -144,10 +144,10 @@ int populate(char *address, size_t size, size_t step, size_t length, bool writab
 /* How much of a mapping of an object has no memory yet. */
 size_t absent_bytes(char *address, size_t size);
 /* What smaps tells of the mapping that begins at an address. */
-struct pages_found {
+struct page_use {
     size_t page_bytes, huge_bytes;
 };
-struct pages_found look_at(const void *address);
+struct page_use pages_at(const void *address);
 /* Whether the file mapped at an address has lost its last name. */
 bool is_nameless(const void *address);
 double now_seconds(void);

@@ -60,18 +60,18 @@ static bool cgroup_path(const char *controller, char *path, size_t size)
 {
     struct text text;
     char line[1024];
-    bool found = false;
+    bool matched = false;
     if (!text_open(&text, "/proc/self/cgroup"))
         return false;
-    while (!found && text_line(&text, line, sizeof line)) {
+    while (!matched && text_line(&text, line, sizeof line)) {
         char *list = strchr(line, ':');
         char *end = list ? strchr(list + 1, ':') : NULL;
-        found = end && names(list + 1, end, controller);
-        if (found)
+        matched = end && names(list + 1, end, controller);
+        if (matched)
             snprintf(path, size, "%s", end + 1);
     }
     text_close(&text);
-    return found;
+    return matched;
 }
 
 static bool read_counter(const char *directory, const char *file, const char *key, size_t *number)
@@ -166,11 +166,11 @@ bool file_size_room(size_t size, struct outcome *outcome)
 
 bool tmpfs_room(const char *directory, size_t size, struct outcome *outcome)
 {
-    struct statvfs found;
+    struct statvfs tmpfs;
     /* A tmpfs without a limit says that it has no blocks. */
-    if (statvfs(directory, &found) < 0 || !found.f_blocks || size / found.f_frsize < found.f_bavail)
+    if (statvfs(directory, &tmpfs) < 0 || !tmpfs.f_blocks || size / tmpfs.f_frsize < tmpfs.f_bavail)
         return true;
     fail(outcome, ENOSPC, "the tmpfs at %s has room for %s only; give it more", directory,
-         size_text(found.f_bavail * found.f_frsize).text);
+         size_text(tmpfs.f_bavail * tmpfs.f_frsize).text);
     return false;
 }

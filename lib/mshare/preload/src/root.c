@@ -89,14 +89,14 @@ void unlock_and_close(int fd)
 void each_name(bool (*visit)(const char *name, void *argument), void *argument)
 {
     char entries[16 << 10] __attribute__((aligned(8)));
-    bool found = false;
+    bool matched = false;
     long length = 0;
     int fd = open_file(settings()->root, O_RDONLY | O_DIRECTORY);
-    while (fd >= 0 && !found && (length = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
+    while (fd >= 0 && !matched && (length = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
         const struct dirent64 *entry;
-        for (long at = 0; at < length && !found; at += entry->d_reclen) {
+        for (long at = 0; at < length && !matched; at += entry->d_reclen) {
             entry = (void *)(entries + at);
-            found = visit(entry->d_name, argument);
+            matched = visit(entry->d_name, argument);
         }
     }
     if (fd >= 0)
@@ -128,14 +128,14 @@ int store_prepare(struct store *store, struct outcome *outcome)
 int store_open(struct region *region, struct outcome *outcome)
 {
     struct path path = root_path(region->name);
-    struct stat found;
+    struct stat file;
     int fd = open_file(path.text, O_RDWR);
-    if (fd >= 0 && fstat(fd, &found) == 0 && S_ISREG(found.st_mode) &&
-        (!region->inode || (region->device == found.st_dev && region->inode == found.st_ino))) {
+    if (fd >= 0 && fstat(fd, &file) == 0 && S_ISREG(file.st_mode) &&
+        (!region->inode || (region->device == file.st_dev && region->inode == file.st_ino))) {
         flock(fd, LOCK_SH | LOCK_NB);
-        region->device = found.st_dev;
-        region->inode = found.st_ino;
-        region->window_bytes = found.st_size;
+        region->device = file.st_dev;
+        region->inode = file.st_ino;
+        region->window_bytes = file.st_size;
         return fd;
     }
     fail(outcome, fd < 0 ? errno : ESTALE, "region %s cannot be opened (%s)", path.text,

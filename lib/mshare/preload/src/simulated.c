@@ -134,14 +134,14 @@ static int make_room(int fd, size_t offset, size_t size, struct outcome *outcome
 
 static int fill_in(struct region *region, int fd, struct outcome *outcome)
 {
-    struct stat found;
+    struct stat file;
     flock(fd, LOCK_SH);
-    if (fstat(fd, &found) < 0 || ftruncate(fd, region->window_bytes) < 0 ||
+    if (fstat(fd, &file) < 0 || ftruncate(fd, region->window_bytes) < 0 ||
         make_room(fd, 0, region->mapped_bytes, outcome) < 0)
         return -1;
-    region->device = found.st_dev;
-    region->inode = found.st_ino;
-    return write_sidecar(region, found.st_ino);
+    region->device = file.st_dev;
+    region->inode = file.st_ino;
+    return write_sidecar(region, file.st_ino);
 }
 
 static int refuse_huge(int map_flags, struct outcome *outcome)

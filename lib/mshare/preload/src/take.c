@@ -40,19 +40,19 @@ static void begin(void *argument)
 
 static void *refuse(const struct request *request, struct outcome *outcome, const char *because)
 {
-    say("%s of %s: %s; refused, %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
-        because);
+    report("%s of %s: %s; refused, %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
+           because);
     if (outcome->address)
         let_go(request, outcome);
     errno = outcome->code;
     return MAP_FAILED;
 }
 
-static void tell(const struct request *request, const struct way *way, const struct outcome *outcome)
+static void report_taken(const struct request *request, const struct way *way, const struct outcome *outcome)
 {
-    say("%s %s of %s: %s, at %p, prefault %.3f s%s%s", outcome->taken ? "took over" : "placed",
-        kind_names[request->kind], size_text(request->size).text, way->name, (void *)outcome->address,
-        outcome->prefault_seconds, outcome->note[0] ? ", " : "", outcome->note);
+    report("%s %s of %s: %s, at %p, prefault %.3f s%s%s", outcome->taken ? "took over" : "placed",
+           kind_names[request->kind], size_text(request->size).text, way->name, (void *)outcome->address,
+           outcome->prefault_seconds, outcome->note[0] ? ", " : "", outcome->note);
 }
 
 static void conclude(void *argument)
@@ -69,10 +69,10 @@ static void conclude(void *argument)
         else if (settings()->require)
             attempt->answer = refuse(request, outcome, "as MSHARE_PRELOAD_REQUIRE=1 (--require) asks");
         else
-            say("%s of %s: %s; %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
-                outcome->address ? "kept as it is" : "left to the kernel as without the preload");
+            report("%s of %s: %s; %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
+                   outcome->address ? "kept as it is" : "left to the kernel as without the preload");
     } else if (outcome->address && settings()->verbose) {
-        tell(request, attempt->way, outcome);
+        report_taken(request, attempt->way, outcome);
     }
 }
 

@@ -50,15 +50,15 @@ bool text_number(const char *path, const char *key, size_t *number)
 {
     struct text text;
     char line[256];
-    bool found = false;
+    bool matched = false;
     if (!text_open(&text, path))
         return false;
-    while (!found && text_line(&text, line, sizeof line)) {
+    while (!matched && text_line(&text, line, sizeof line)) {
         char *start = line + strlen(key), *end = start;
         if (strncmp(line, key, strlen(key)) == 0)
             *number = strtoull(start, &end, 10);
-        found = end != start;
+        matched = end != start;
     }
     text_close(&text);
-    return found;
+    return matched;
 }

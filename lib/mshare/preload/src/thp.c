@@ -223,7 +223,7 @@ static void check(const struct request *request, struct outcome *outcome)
              settings()->huge_directory);
         return;
     }
-    size_t made = look_at(outcome->address).huge_bytes;
+    size_t made = pages_at(outcome->address).huge_bytes;
     snprintf(outcome->note, sizeof outcome->note, "%s of it in huge pages", size_text(made).text);
     outcome->taken = made > 0;
     if (outcome->fill_error)

@@ -44,7 +44,7 @@ static void write_unharmed(const char *line, size_t length)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void say(const char *format, ...)
+void report(const char *format, ...)
 {
     char line[1024];
     int start = snprintf(line, sizeof line, "mshare preload[%d]: ", (int)getpid());
