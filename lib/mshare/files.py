@@ -44,7 +44,7 @@ _KINDS = {
 
 
 class NotTrusted(Conflict):
-    """A file that is not what it should be, or that somebody put there who must not decide on it."""
+    """A file that is not what it should be, or that somebody put there who is not trusted with it."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} is {reason}; remove it, or put a regular file of its owner there")
@@ -247,12 +247,12 @@ def read_foreign(
 
 def _require_readable(status: os.stat_result, path: str, gids: Collection[int]) -> None:
     if status.st_uid != 0:
-        raise NotTrusted(path, f"a file of uid {status.st_uid}, who must not decide on it")
+        raise NotTrusted(path, f"a file of uid {status.st_uid}, who is not trusted with it")
     if status.st_nlink > 1:
         raise NotTrusted(path, f"a file of root's with {status.st_nlink} names (hard links)")
     readable = status.st_mode & 0o004 or (status.st_mode & 0o040 and status.st_gid in gids)
     if not readable:
-        raise NotTrusted(path, "a file of root's that its reader may not read")
+        raise NotTrusted(path, "a file of root's that this user may not read")
 
 
 def open_file(path: str, flags: int, kind_bits: int = stat.S_IFREG) -> int:

@@ -143,7 +143,7 @@ lost:
   description: What is no longer as it was when it was last verified, for instance after a restart by somebody else. Empty if nothing is.
   returned: success
   type: str
-  sample: "PostgreSQL cluster 15-main was verified with pages thp in postmaster 4711; since then it was started anew, as postmaster 4800, and
+  sample: "PostgreSQL cluster 15-main was verified with pages thp in postmaster 4711; since then it was restarted, as postmaster 4800, and
     that is lost: the server was started with another environment"
 segment:
   description: Where the server's shared memory is, from the maps of the postmaster. Empty if the server does not run.

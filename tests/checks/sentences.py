@@ -33,7 +33,9 @@ def one_line(text: str) -> str:
 
 
 def written(node: ast.expr) -> str | None:
-    """The text that an expression writes; None for one that is no text."""
+    """The text that an expression writes; None for one that is not a text."""
+    if isinstance(node, ast.FormattedValue):
+        return counted(node.value)
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
@@ -41,6 +43,14 @@ def written(node: ast.expr) -> str | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         sides = [written(node.left), written(node.right)]
         return None if sides == [None, None] else "".join(side or FILLED_IN for side in sides)
+    return None
+
+
+def counted(node: ast.expr) -> str | None:
+    """A number with its noun, `units.counted(count, noun, plural)`, in the plural."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "counted":
+        noun, *plural = (ast.literal_eval(word) for word in node.args[1:])
+        return f"{FILLED_IN} {plural[0] if plural else noun + 's'}"
     return None
 
 

@@ -106,7 +106,7 @@ def test_clients_that_died_of_sigsegv_are_started_again_if_asked(deployed: World
     assert "was killed by SIGSEGV" in sentence
     run = deployed.play(KILLED, clients("unasked"), clients("asked", restart_dead=True)).succeeded()
     assert [run[task]["clients"]["attached"] for task in ("unasked", "asked")] == [COUNT - 1, COUNT]
-    assert run["asked"]["actions"] == ["start 1 dead clients of region sga again"]
+    assert run["asked"]["actions"] == ["start 1 dead client of region sga again"]
 
 
 # -- a full tmpfs

@@ -100,14 +100,14 @@ CHANGES = {
     "more": Change(
         "clients",
         {"region": "sga", "count": 5},
-        ["have 5 clients of region sga", f"write {CLIENTS_SPEC}"],
+        ["set the number of clients of region sga to 5", f"write {CLIENTS_SPEC}"],
         {**PRESENT, "count": 2},
         {**PRESENT, "count": 5},
     ),
     "fewer": Change(
         "clients",
         {"region": "sga", "count": 1},
-        ["have 1 clients of region sga", f"write {CLIENTS_SPEC}"],
+        ["set the number of clients of region sga to 1", f"write {CLIENTS_SPEC}"],
         {**PRESENT, "count": 5},
         {**PRESENT, "count": 1},
     ),

@@ -239,7 +239,7 @@ def test_a_segment_elsewhere_is_found_out_and_everything_put_back(cluster: Clust
     files, dump = cluster.files(), cluster.dump()
     run = cluster.host.play([task(threshold="1TiB")])
     assert "does not begin where huge pages can be mapped" in run.said
-    assert "its files are as they were and it runs with them again" in run.said
+    assert "its files were restored, and it runs with them again" in run.said
     assert cluster.files() == files
     assert cluster.dump() == dump
     with cluster.backend() as pid:

@@ -285,7 +285,7 @@ class TestHugetlb:
         with huge_pages.none():
             answers, (line,) = Preloaded(library, Settings("hugetlb", require=True)).run("refused")
         assert answers == ["ENOMEM"]
-        assert line.endswith("; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks")
+        assert line.endswith("; refused, because MSHARE_PRELOAD_REQUIRE=1 (--require) is set")
 
     def test_posix_memory_cannot_have_them(self, library):
         answers, lines = Preloaded(library, Settings("hugetlb")).run("posix")
@@ -425,7 +425,7 @@ class TestSimulated:
                 other.stdin.close()
                 said = other.stderr.read()
                 assert "belongs to another user; processes of one user share a segment" in said
-                assert "refused, for other memory than the others' would be wrong" in said
+                assert "refused, because it would not be the memory of the other processes" in said
             release(maker)
 
     def test_a_sysv_segment_that_was_used_without_is_left_alone(self, simulated):
@@ -647,7 +647,7 @@ class TestRun:
             assert int(reserved) == 32
             refused = self.run(world, "--pages", "hugetlb", "--size", "96MiB", "--", "true")
             assert refused.returncode == 4
-            assert "needs 48 of 2 MiB and 40 are free; raise vm.nr_hugepages by 8" in " ".join(
+            assert "needs 48 pages of 2 MiB, but this host has 40 free; raise vm.nr_hugepages by 8" in " ".join(
                 refused.stderr.split()
             )
         assert world.files() == []
@@ -673,7 +673,7 @@ class TestRun:
             (("--pages", "thp", "--size", "1GiB"), 2, "pages thp do not use a region"),
             (("--region", "nowhere"), 1, "nowhere: No such file or directory"),
             (("--threshold", "much"), 2, "threshold 'much' is not a size"),
-            (("--pages", "hugetlb", "--size", "900GiB"), 4, "in huge pages needs 460800 of 2 MiB and"),
+            (("--pages", "hugetlb", "--size", "900GiB"), 4, "in huge pages needs 460,800 pages of 2 MiB, but"),
         ],
     )
     def test_refusals(self, world, words, code, sentence):

@@ -118,7 +118,7 @@ def test_a_lock_does_not_give_other_memory(library, world, own):
         os.close(fd)
         maker.communicate("\n")
     assert done.stdout == '"ENOMEM"\n'
-    assert "refused, for other memory than the others' would be wrong" in done.stderr
+    assert "refused, because it would not be the memory of the other processes" in done.stderr
 
 
 class TestWhatStays:

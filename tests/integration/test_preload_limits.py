@@ -80,7 +80,7 @@ class TestMemoryCgroup:
         settings = Settings("thp", require=True)
         found, (line,) = shapes.run(Shape(kind, "fill", SIZE_BYTES), settings.environment(library), within)
         assert f"{kind} ENOMEM" in found.output
-        assert line.endswith("; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks")
+        assert line.endswith("; refused, because MSHARE_PRELOAD_REQUIRE=1 (--require) is set")
 
 
 V2 = {"memory.max": str(LIMIT_BYTES), "memory.current": "4096"}

@@ -133,7 +133,7 @@ def test_a_file_of_roots_is_read_only_where_they_may_read_it(theirs, mode, gid, 
     if readable:
         assert foreign(path, gids={7}) == "port = 5433\n"
     else:
-        with pytest.raises(files.NotTrusted, match=r"a file of root's that its reader may not read"):
+        with pytest.raises(files.NotTrusted, match=r"a file of root's that this user may not read"):
             foreign(path, gids={7})
 
 
@@ -143,7 +143,7 @@ def test_hard_links_and_strangers_files_are_refused(theirs, victim):
     with pytest.raises(files.NotTrusted, match=r"a file of root's with 2 names \(hard links\)"):
         foreign(theirs / "linked")
     os.chown(theirs / "linked", UID + 1, -1)
-    with pytest.raises(files.NotTrusted, match=f"a file of uid {UID + 1}, who must not decide on it"):
+    with pytest.raises(files.NotTrusted, match=f"a file of uid {UID + 1}, who is not trusted with it"):
         foreign(theirs / "linked")
 
 

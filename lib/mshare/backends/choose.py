@@ -66,7 +66,7 @@ def require_entry(root: str, mount: mounts.Mount | None) -> None:
         and not os.access(root, os.R_OK | os.X_OK)
     ):
         raise Unavailable(
-            f"{root} holds a simulated msharefs that uid {os.geteuid()} may not look; run as root"
+            f"{root} holds a simulated msharefs that uid {os.geteuid()} may not read; run as root"
             " (become: true), or as a member of its group"
         )
 

@@ -15,6 +15,7 @@ from .. import record
 from ..clients import launcher
 from ..clients.spec import ClientsSpec
 from ..clients.status import LauncherStatus
+from ..units import counted
 from .options import clients_options, clients_spec
 from .screen import Screen
 
@@ -46,7 +47,8 @@ def run_command(screen: Screen, /, spec_path: str | None, **options: Any) -> Non
             screen.answer({"clients": record.to_fields(status)})
             if sys.stdout.isatty():
                 screen.sentence(
-                    f"{status.attached} clients are attached to region {status.region}; Ctrl-C ends them."
+                    f"{counted(status.attached, 'client is', 'clients are')} attached to region"
+                    f" {status.region}; Ctrl-C ends them all."
                 )
 
     # Supervisors start what a file specifies; by hand, the sentence on the screen is enough.

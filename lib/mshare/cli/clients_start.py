@@ -17,6 +17,7 @@ from ..converge.request import apply
 from ..errors import MshareError
 from ..region.rules import region_name
 from ..services.supervisor import status_of
+from ..units import counted
 from . import display
 from .options import (
     boot_option,
@@ -68,7 +69,7 @@ def start_command(
 
 
 def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool, **consents: bool) -> None:
-    with screen.waiting(f"Starting {spec.count} clients of {spec.region}") as progress:
+    with screen.waiting(f"Starting {counted(spec.count, 'client')} of {spec.region}") as progress:
         request = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
         done = apply(request, check=check)
     attached = done.facts.attached if done.facts is not None else 0
@@ -77,7 +78,8 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         done,
         done.to_dict("clients"),
         check,
-        f"{attached} of {spec.count} clients are attached to region {spec.region}.",
+        f"{attached:,} of {counted(spec.count, 'client is', 'clients are')} attached to region"
+        f" {spec.region}.",
         f"The clients of region {spec.region} run already as requested; nothing to do.",
     )
     if shown and done.facts is not None:

@@ -48,7 +48,7 @@ def collapse_command(
     rate_bytes = None if rate is None else parse_size(rate, "rate")
     if following:
         if check:
-            raise InvalidRequest("--check looks once and --follow stays; use only one of them")
+            raise InvalidRequest("--check and --follow cannot be combined; use only one of them")
         _follow(screen, target, rate_bytes, interval or SECONDS)
         return
     if interval is not None:

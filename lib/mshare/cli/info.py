@@ -137,7 +137,7 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
         _regions(screen, regions)
     elif closed := [where for where in roots if not os.access(where, os.R_OK | os.X_OK)]:
         screen.sentence(
-            f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not look there."
+            f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not read them."
         )
     else:
         screen.sentence("There are no regions; create one with `mshare create NAME --size SIZE`.")

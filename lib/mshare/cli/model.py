@@ -9,7 +9,7 @@ import click
 
 from ..errors import InvalidRequest
 from ..pagetable import PageTables, page_tables
-from ..units import format_size, parse_size
+from ..units import counted, format_size, parse_size
 from .screen import Screen
 
 
@@ -42,8 +42,8 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
         }
     )
     screen.sentence(
-        f"{clients:,} clients that touch all of {format_size(size_bytes)} in pages of"
-        f" {format_size(page_bytes)} (modelled: arithmetic, nothing was measured)"
+        f"{counted(clients, 'client that touches', 'clients that touch')} all of {format_size(size_bytes)} in"
+        f" pages of {format_size(page_bytes)} (modelled: arithmetic, nothing was measured)"
     )
     screen.sentence("")
     heads = ("Page tables", "Per client", "Without sharing, in all", "With sharing, in all")

@@ -45,7 +45,7 @@ def mount_command(
         converge.result(choice, done),
         check,
         f"The {spec.backend} msharefs is mounted at {spec.root}: {choice.reason}.",
-        f"The {spec.backend} msharefs is at {spec.root} already, as asked; nothing to do.",
+        f"The {spec.backend} msharefs is mounted at {spec.root} already, as requested; nothing to do.",
     )
     if message and done.facts is not None:
         screen.fields(

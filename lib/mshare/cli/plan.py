@@ -65,7 +65,9 @@ def _forecasts(
     survey: str | None, size: str, clients: int | None, memory: str | None, instance: str | None
 ) -> facts.Facts:
     if survey is not None:
-        raise InvalidRequest("--size plans without a survey, and one was given as well; leave one out")
+        raise InvalidRequest(
+            "--size plans without a survey, but a survey was given as well; use only one of them"
+        )
     if clients is None:
         raise InvalidRequest("--size needs --clients as well, the number of processes that attach")
     memory_bytes = None if memory is None else parse_size(memory, "memory")

@@ -70,7 +70,9 @@ def status_command(screen: Screen, version: str | None, cluster: str | None) -> 
     help="Leave smaller segments alone.",
 )
 @click.option("--prefault/--no-prefault", default=None, help="Touch all of a segment first.")
-@click.option("--require", is_flag=True, help="The server refuses to start without.")
+@click.option(
+    "--require", is_flag=True, help="Refuse to start the server if its memory cannot be taken over."
+)
 @_change_options
 @where_options
 @click.pass_obj

@@ -25,7 +25,7 @@ from ..preload.library import check_loads, library
 from ..preload.loader import program
 from ..preload.settings import PAGES, Settings
 from ..region.rules import region_name
-from ..units import format_size, parse_size, round_up
+from ..units import counted, format_size, parse_size, round_up
 from .options import where_options
 from .screen import Screen
 
@@ -164,8 +164,8 @@ def _check_pool(size_bytes: int) -> None:
     needed = -(-size_bytes // HUGE_PAGE_BYTES)
     if available < needed:
         raise Unavailable(
-            f"a region of {format_size(size_bytes)} in huge pages needs {needed} of"
-            f" {format_size(HUGE_PAGE_BYTES)} and {available} are free; raise vm.nr_hugepages by"
+            f"a region of {format_size(size_bytes)} in huge pages needs {counted(needed, 'page')} of"
+            f" {format_size(HUGE_PAGE_BYTES)}, but this host has {available} free; raise vm.nr_hugepages by"
             f" {needed - available}, or use pages 4k"
         )
 

@@ -17,7 +17,7 @@ from ..plan.plan import plan
 from ..survey import prometheus
 from ..survey.record import InstanceRecord, SegmentRecord, Survey
 from ..survey.survey import THRESHOLD_BYTES, changes, survey
-from ..units import KIB, format_size, parse_size
+from ..units import KIB, counted, format_size, parse_size
 from . import display
 from .screen import Screen
 
@@ -47,7 +47,7 @@ def survey_command(
     if watch is not None and watch <= 0:
         raise InvalidRequest(f"--watch {watch:g} is not an interval; write seconds, like 5")
     if as_metrics and screen.as_json:
-        raise InvalidRequest("--prometheus and --json are two answers; ask for one of them")
+        raise InvalidRequest("--prometheus and --json cannot be combined; use only one of them")
     threshold_bytes = parse_size(threshold, "threshold")
     before = None
     while True:
@@ -82,11 +82,12 @@ def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:
         _databases(screen, survey.instances)
         _segments(screen, survey.instances)
     else:
-        screen.sentence("No process with page tables worth looking into has shared memory.")
+        screen.sentence("No process has both shared memory and page tables above the threshold.")
     screen.sentence("")
     others = survey.others
     screen.sentence(
-        f"{others.processes:,} other processes: {format_size(others.page_tables_bytes)} of page tables"
+        f"{counted(others.processes, 'other process', 'other processes')}:"
+        f" {format_size(others.page_tables_bytes)} of page tables"
     )
     _method(screen, survey)
 
@@ -175,11 +176,11 @@ def _method(screen: Screen, survey: Survey) -> None:
     how = "every process scanned" if method.exact else sampled
     screen.sentence(f"Measured in {method.duration_ms:.0f} ms: VmPTE of every process, {how}")
     if survey.vanished:
-        screen.sentence(f"{survey.vanished:,} processes ended meanwhile")
+        screen.sentence(f"{counted(survey.vanished, 'process', 'processes')} ended meanwhile")
     if missing:
         screen.sentence(f"Partial: {len(missing):,} not read")
         for item in missing[:_MISSING_SHOWN]:
             who = f"process {item.pid}: " if item.pid is not None else ""
             screen.sentence(f"  {who}{item.what}: {item.reason}")
         if len(missing) > _MISSING_SHOWN:
-            screen.sentence(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json names them all")
+            screen.sentence(f"  and {len(missing) - _MISSING_SHOWN:,} more; --json lists them all")

@@ -35,6 +35,7 @@ from ..services import status_file, supervisor
 from ..services.choose import current
 from ..services.status_file import Unread
 from ..services.supervisor import Progress, Supervisor, no_progress
+from ..units import counted
 from .spec import ClientsSpec
 from .status import CLIENTS, LauncherStatus, starting
 
@@ -67,7 +68,7 @@ class ClientsPresent(Request[ClientsFacts]):
     def converge(self, check: bool) -> Outcome[ClientsFacts]:
         root = locate(self.spec.backend, self.spec.root, check)
         if root is None:
-            action = f"start {self.spec.count} clients of region {self.spec.region}"
+            action = f"start {counted(self.spec.count, 'client')} of region {self.spec.region}"
             return Outcome(True, [action], ABSENT, present(self.spec))
         return self._converge(root, check)
 
@@ -98,9 +99,9 @@ class ClientsPresent(Request[ClientsFacts]):
         actions = chosen(
             (
                 (anew, f"stop the clients of region {name}, whose {why}"),
-                (start, f"start {spec.count} clients of region {name}"),
-                (resize, f"have {spec.count} clients of region {name}"),
-                (dead > 0, f"start {dead} dead clients of region {name} again"),
+                (start, f"start {counted(spec.count, 'client')} of region {name}"),
+                (resize, f"set the number of clients of region {name} to {spec.count:,}"),
+                (dead > 0, f"start {counted(dead, 'dead client')} of region {name} again"),
                 (write, f"write {spec_path}"),
                 boot.step(f"the clients of region {name}"),
             )
@@ -134,7 +135,8 @@ def _require_attached(facts: ClientsFacts | None) -> None:
         return
     reasons = [*facts.errors, *(dead.reason for dead in facts.dead)][:3]
     raise MshareError(
-        f"{facts.attached} of {facts.requested} clients are attached to region {facts.region};"
+        f"{facts.attached:,} of {counted(facts.requested, 'client is', 'clients are')} attached to region"
+        f" {facts.region};"
         f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start dead"
         f" clients again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
     )

@@ -29,7 +29,7 @@ from ..region.status import OwnerStatus, require_owner
 from ..services import signals, status_file, tree
 from ..services.lock import locked
 from ..services.notify import notify
-from ..units import format_size
+from ..units import counted, format_size
 from . import client
 from .roll import Member, Roll
 from .span import fit_span
@@ -65,7 +65,7 @@ def run(
     backend = connect(spec.backend, spec.root)
     owner = require_owner(spec.region, backend.root)
     lock = status_file.file(backend.root, spec.region, CLIENTS, "lock")
-    with locked(lock, f"the launching of clients of region {spec.region}"):
+    with locked(lock, f"the launcher of region {spec.region}"):
         launcher = _Launcher(read_spec, spec, client.Target.find(spec.region, backend), owner, on_ready)
         try:
             launcher.run()
@@ -265,8 +265,8 @@ class _Launcher:
         elif report.touched is not None and report.touched.wrong_pages:
             touched = report.touched
             self._errors.append(
-                f"client {report.number} found {touched.wrong_pages} of {touched.verified_pages} pages"
-                " without the owner's pattern"
+                f"client {report.number} did not find the owner's pattern in {touched.wrong_pages} of"
+                f" {counted(touched.verified_pages, 'page')}"
             )
 
     def _settle(self) -> None:
@@ -356,7 +356,7 @@ class _Launcher:
         return f"the clients of region {self._spec.region} did not start: {first}{more}{hint}"
 
     def _summary(self) -> str:
-        return f"{len(self._clients.attached())} of {self._spec.count} clients attached"
+        return f"{len(self._clients.attached())} of {counted(self._spec.count, 'client')} attached"
 
     def _write_progress(self) -> None:
         if time.monotonic() - self._written > _STATUS_SECONDS:

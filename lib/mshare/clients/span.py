@@ -9,7 +9,7 @@ from ..backends import root as roots
 from ..errors import MshareError
 from ..host import procfs
 from ..pagetable import page_tables, span_for_budget
-from ..units import MIB, format_size
+from ..units import MIB, counted, format_size
 from . import client
 
 # What one of our clients costs besides the region, rounded up; docs/figures.md has the measurement.
@@ -35,9 +35,9 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
     if span_bytes <= 0:
         needed_bytes = count * (_CLIENT_BYTES + page_tables(1).total_bytes)
         raise MshareError(
-            f"{count} clients need at least {format_size(needed_bytes)}, but only half of this host's"
-            f" available"
-            f" {format_size(available_bytes)} may be used; start fewer clients, or free some memory"
+            f"{counted(count, 'client needs', 'clients need')} at least {format_size(needed_bytes)}, but only"
+            f" half of this host's available {format_size(available_bytes)} may be used; start fewer"
+            " clients, or free some memory"
         )
     # A quarter of the room on the tmpfs and of the slice's limit: on a kernel the tables count as well.
     free_bytes = roots.free_bytes(target.backend.root)

@@ -22,7 +22,7 @@ from ..host import procfs
 from ..host.processes import Process
 from ..kernel import madvise
 from ..kernel.abi import HUGE_PAGE_BYTES, PAGE_BYTES
-from ..units import format_size
+from ..units import counted, format_size
 from . import preflight, ranges, target
 from .preflight import Subject
 from .ranges import Ranges
@@ -101,7 +101,9 @@ class Result:
             share = f"{100 * huge / used:.1f} % of the {format_size(used)} in use"
             verdict = f"{format_size(huge)} of {what} are in huge pages now: {share}."
         before, after = self.before.page_tables_bytes, self.after.page_tables_bytes
-        tables = f"Page tables of its {self.before.processes} processes: {format_size(before)}"
+        tables = (
+            f"Page tables of {counted(self.before.processes, 'process', 'processes')}: {format_size(before)}"
+        )
         if not self.check and self.changed:
             tables += f" before, {format_size(after)} after"
         lines = [verdict, f"{tables} (measured: VmPTE)."]

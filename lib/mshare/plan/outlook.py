@@ -95,7 +95,9 @@ def of_instance(
     grown_bytes = at_bytes - (instance.tables_bytes or 0)
     verdict = _verdict(grown_bytes, available_bytes)
     best = None if instance.done else _picked(rows)
-    nothing = instance.done or (None if best else "no remedy that is open saves anything worth a change")
+    nothing = instance.done or (
+        None if best else "none of the open remedies saves enough to be worth a change"
+    )
     sentence = _sentence(
         instance.name, verdict, instance.tables_bytes, at_bytes, kind, available_bytes, source
     )
@@ -148,7 +150,7 @@ def of_host(facts: Facts, instances: Sequence[Outlook]) -> Outlook:
         at_maximum_bytes=at_bytes,
         at_maximum_kind=kind,
         available_bytes=available_bytes,
-        done=None if worst else "nothing that is open saves anything worth a change",
+        done=None if worst else "none of the open remedies saves enough to be worth a change",
         remedy_id=worst.remedy_id if worst else None,
         remedy=worst.remedy if worst else None,
         command=worst.command if worst else None,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..units import GIB, KIB, MIB, TIB, format_size, round_up
+from ..units import GIB, KIB, MIB, TIB, counted, format_size, round_up
 from .facts import Facts, Host, Instance, Pool
 from .names import region_name
 from .remedies import ANONYMOUS_KINDS, MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE
@@ -95,7 +95,7 @@ class HugePages:
 
     def __str__(self) -> str:
         divided = f"{format_size(self.size_bytes)} / {format_size(self.page_bytes)}"
-        return f"{divided}, rounded up: {self.count} pages, {format_size(self.waste_bytes)} wasted"
+        return f"{divided}, rounded up: {counted(self.count, 'page')}, {format_size(self.waste_bytes)} wasted"
 
 
 def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePages]:
@@ -121,7 +121,10 @@ def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
     fits = memory_bytes is None or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
     yield f"# {_pool_file(host) if fits else 'No line to paste'}, for hugetlb 2 MiB"
     yield from (f"# {name}: {pages}" for name, pages in needed)
-    yield from (f"# {name}: its OPcache takes huge pages first: {pages.count} pages" for name, pages in first)
+    yield from (
+        f"# {name}: its OPcache takes huge pages first: {counted(pages.count, 'page')}"
+        for name, pages in first
+    )
     yield from _parts(pool, count, spare)
     if memory_bytes is not None:
         yield _of_memory(count, memory_bytes, fits)
@@ -138,15 +141,15 @@ def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
 def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
     """What the number has beyond the needs of the instances."""
     if pool.used:
-        yield f"# {pool.used} more are in use already: the number is the whole pool, not what is added"
+        yield f"# In use already: {pool.used} more. The number is the whole pool, not what is added"
     if spare:
         yield f"# {spare} pages ({format_size(spare * _HUGE_BYTES)}) to spare"
     if pool.total and count == pool.total:
-        yield f"# The pool has {pool.total} pages, which are enough; others may want the rest of them"
+        yield f"# The pool is large enough already ({pool.total}); other programs may need the rest of it"
     if pool.nodes > 1:
         yield (
-            f"# {pool.nodes} NUMA nodes: the kernel takes {-(-count // pool.nodes)} pages of each; see"
-            " /sys/devices/system/node/node*/hugepages"
+            f"# {pool.nodes} NUMA nodes: pages that the kernel takes from each: {-(-count // pool.nodes)};"
+            " see /sys/devices/system/node/node*/hugepages"
         )
 
 
@@ -154,7 +157,7 @@ def _of_memory(count: int, memory_bytes: int, fits: bool) -> str:
     size_bytes = count * _HUGE_BYTES
     share = f"{format_size(size_bytes)} of {format_size(memory_bytes)} of RAM"
     if not fits:
-        return f"# {count} pages do not fit: {share}"
+        return f"# {counted(count, 'page does', 'pages do')} not fit: {share}"
     return f"# The pool is {share}: it leaves {format_size(memory_bytes - size_bytes)} for everything else"
 
 
@@ -181,7 +184,7 @@ def _is_default(host: Host) -> bool:
 def _pool_setting(host: Host, count: int) -> Iterable[str]:
     if _is_default(host):
         yield f"vm.nr_hugepages = {count}"
-        yield "# The kernel may grant fewer than were asked for: compare HugePages_Total in /proc/meminfo."
+        yield "# The kernel may grant fewer than requested: compare HugePages_Total in /proc/meminfo."
         return
     yield (
         f"# vm.nr_hugepages counts pages of {format_size(host.huge_page_default_bytes or 0)} on this host,"

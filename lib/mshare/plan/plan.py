@@ -384,9 +384,9 @@ def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
     sentences = []
     if usable:
         best = max(usable, key=lambda row: row.saving_bytes)
-        sentences.append(f"Open, and saving most: {best.remedy}, {_saving(best)}.")
+        sentences.append(f"Open remedy that saves most: {best.remedy}, {_saving(best)}.")
     else:
-        sentences.append("No remedy that is open saves anything.")
+        sentences.append("None of the open remedies saves anything.")
     if all(segment.page_bytes > BASE_PAGE_BYTES for segment in instance.segments):
         sentences.append(
             "Its memory is in static huge pages already, which save most of it: at max clients page tables"

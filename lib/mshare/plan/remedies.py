@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ..kernel.generations import GENERATIONS, Features
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
-from ..units import GIB, MIB, format_size, round_up
+from ..units import GIB, MIB, counted, format_size, round_up
 from .facts import Host, Instance, Segment
 
 ANONYMOUS_KINDS = ("anonymous", "sysv", "memfd")
@@ -145,13 +145,8 @@ def _sum(parts: Iterable[PageTables]) -> PageTables:
     return PageTables(leaf, pmd, pud)
 
 
-def counted(count: int, singular: str, many: str) -> str:
-    """1 process, 1,500 processes."""
-    return f"{count:,} {singular if count == 1 else many}"
-
-
 def _clients(count: int) -> str:
-    return counted(count, "client", "clients")
+    return counted(count, "client")
 
 
 def _tables(tables: PageTables) -> str:
@@ -201,13 +196,13 @@ def _one_process(case: Case, remedy: Remedy) -> str | None:
             f"it is one process with {case.instance.threads:,} threads, which share its page tables already:"
             " no process repeats them"
         )
-    return "one process has the segment, so nobody repeats its page tables"
+    return "only one process maps the segment, so its page tables exist only once"
 
 
 def _pool_is_smaller(case: Case, remedy: Remedy) -> str | None:
     if case.clients > case.pool_to or case.clients <= 1:
         return None
-    return f"a pool of {case.pool_to:,} is no smaller than its {_clients(case.clients)}"
+    return f"a pool of {case.pool_to:,} is not smaller than its {_clients(case.clients)}"
 
 
 def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
@@ -223,7 +218,10 @@ def _is_shmem(case: Case, remedy: Remedy) -> str | None:
     # Huge pages are named already.
     if case.segment.kind in (*SHMEM_KINDS, "hugetlb"):
         return None
-    return f"a segment of kind {case.segment.kind} is no memory of shmem, which alone can have them"
+    return (
+        f"a segment of kind {case.segment.kind} is not shmem memory, and only that can have transparent huge"
+        " pages"
+    )
 
 
 def _thp_known(case: Case, remedy: Remedy) -> str | None:
@@ -247,13 +245,13 @@ def _can_collapse(case: Case, remedy: Remedy) -> str | None:
     version = re.match(r"([0-9]+)\.([0-9]+)", case.host.kernel or "")
     if version is None or (int(version[1]), int(version[2])) >= _COLLAPSE_KERNEL:
         return None
-    return f"kernel {case.host.kernel} has no MADV_COLLAPSE; Linux 6.1 has"
+    return f"kernel {case.host.kernel} has no MADV_COLLAPSE, which exists since Linux 6.1"
 
 
 def _is_database(case: Case, remedy: Remedy) -> str | None:
     if case.instance.kind in (*_DATABASES, "other"):
         return None
-    return f"{case.instance.kind} workers are no connections that a pooler could keep"
+    return f"{case.instance.kind} workers are not connections that a pooler could keep"
 
 
 def _has_setting(case: Case, remedy: Remedy) -> str | None:
@@ -266,7 +264,7 @@ def _has_setting(case: Case, remedy: Remedy) -> str | None:
         return f"no setting of {program} puts its shared memory into the pool; the preload can"
     version = instance.major_version
     if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGES:
-        return f"PostgreSQL {instance.version} has no setting huge_pages; 9.4 has"
+        return f"PostgreSQL {instance.version} has no setting huge_pages, which exists since 9.4"
     if instance.kind == "postgresql" and instance.settings.get("shared_memory_type") == "sysv":
         return (
             "PostgreSQL does not start with huge_pages = on and shared_memory_type = sysv; set"
@@ -300,7 +298,7 @@ def _congruent(case: Case, remedy: Remedy) -> str | None:
     if case.segment.congruent_2mib:
         return None
     if case.segment.congruent_2mib is None:
-        return "it works on a live segment that lies right modulo 2 MiB, and none was surveyed"
+        return "it needs a live segment at a multiple of 2 MiB, and the survey has none"
     return (
         f"its address {case.segment.address or 0:#x} is not congruent to its offset modulo 2 MiB, so the"
         " kernel answers EINVAL"
@@ -336,7 +334,7 @@ def _gib_pages(case: Case, remedy: Remedy) -> str | None:
         return "this host has no pool of 1 GiB pages: the processor, or the hypervisor, has no pdpe1gb"
     version = case.instance.major_version
     if case.instance.kind == "postgresql" and version and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
-        return f"PostgreSQL {case.instance.version} has no huge_page_size; 14 has"
+        return f"PostgreSQL {case.instance.version} has no huge_page_size, which exists since 14"
     return None
 
 
@@ -350,8 +348,8 @@ def _shares_pmd(case: Case, remedy: Remedy) -> str | None:
         start = segment.address or 0
         whole = _whole_gib(start, segment.size_bytes)
         return (
-            f"it starts at {start:#x}, no multiple of 1 GiB: at such an address {whole:,} of its PMD tables"
-            " could be shared; have the program map it at a multiple of 1 GiB"
+            f"it starts at {start:#x}, which is not a multiple of 1 GiB; at a multiple,"
+            f" {counted(whole, 'PMD table')} could be shared; have the program map it at a multiple of 1 GiB"
         )
     return None
 
@@ -504,7 +502,7 @@ REMEDIES: tuple[Remedy, ...] = (
             f"mshare {generation}",
             "yes",
             "yes",
-            "memory of its own again, restart; playbook teardown",
+            "move back to ordinary memory, restart; playbook teardown",
             "projected",
             (_kernel_has_it, _can_attach, _one_process, _region_takes),
             shares="all",

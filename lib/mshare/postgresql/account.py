@@ -38,7 +38,8 @@ def group_needed(owner: str, root: str) -> str | None:
         return None
     raise Conflict(
         f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(status.st_mode):04o},"
-        f" group {grp.getgrgid(status.st_gid).gr_name}); give that a group of its own (mshare_msharefs_group)"
+        f" group {grp.getgrgid(status.st_gid).gr_name}); give msharefs its own"
+        " group (mshare_msharefs_group)"
     )
 
 

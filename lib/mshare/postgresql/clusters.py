@@ -153,7 +153,7 @@ def find(version: str | None, name: str | None) -> Cluster:
     if not meant:
         asked = f"{version or '*'}/{name or '*'}"
         raise Unavailable(
-            f"there is no PostgreSQL cluster {asked} on this host, which has {listed}; name one of these"
+            f"there is no PostgreSQL cluster {asked} on this host, which has {listed}; choose one of them"
         )
     if len(meant) > 1:
         raise Conflict(

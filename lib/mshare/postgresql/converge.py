@@ -20,7 +20,7 @@ from ..host import fragmentation, huge_pages
 from ..info import inventory
 from ..preload import settings
 from ..services.choose import systemd_runs
-from ..units import format_size
+from ..units import counted, format_size
 from . import account, ask, clusters, files, placement, probe, server, spec
 from .clusters import Cluster
 from .facts import ClusterFacts, Costs, PostgresqlFacts
@@ -96,7 +96,7 @@ class _Move:
             if cost is None:
                 continue
             yield (
-                f"Page tables of {cost.connections} connections {when}: {format_size(cost.sum_bytes)},"
+                f"Page tables of {counted(cost.connections, 'connection')} {when}: {format_size(cost.sum_bytes)},"
                 f" {format_size(cost.average_bytes)} each ({cost.kind}: {cost.how})"
             )
             if cost.shared_bytes:
@@ -186,7 +186,7 @@ def postgresql_status(*, version: str | None = None, name: str | None = None) ->
 def _require_root(cluster: Cluster) -> None:
     if not paths.is_root():
         raise Unavailable(
-            f"PostgreSQL cluster {cluster.id} can be looked at and changed by root only, and this is uid"
+            f"PostgreSQL cluster {cluster.id} can be examined and changed by root only, but this is uid"
             f" {os.geteuid()}; run as root (become: true)"
         )
 
@@ -215,8 +215,8 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
     region = inventory.region_facts(root, wanted.region)
     if not check and region.health != "healthy":
         raise Unavailable(
-            f"region {wanted.region} on the msharefs at {root} is {region.health}; make it first (role"
-            " dbmem.mshare.region), or leave the region out, and the server makes its own"
+            f"region {wanted.region} on the msharefs at {root} is {region.health}; create it first (role"
+            " dbmem.mshare.region), or omit the region, and the server creates its own"
         )
     return dataclasses.replace(wanted, region_bytes=region.mapped_bytes)
 
@@ -252,8 +252,8 @@ def _require_pool(move: _Move) -> None:
     if free < needed:
         raise Unavailable(
             f"the segment of PostgreSQL cluster {move.id} is {format_size(size_bytes)}, which needs"
-            f" {needed} huge pages of {format_size(page_bytes)}, and {free} are free on this host; raise"
-            f" vm.nr_hugepages by {needed - free}, or set pages to thp, which needs no pool"
+            f" {counted(needed, 'huge page')} of {format_size(page_bytes)}, but this host has {free} free;"
+            f" raise vm.nr_hugepages by {needed - free}, or set pages to thp, which needs no pool"
         )
 
 
@@ -301,7 +301,7 @@ def _lost(move: _Move) -> str | None:
     if (verified.pid, verified.started_ticks) == (move.server.pid, move.server.started_ticks):
         since = f"the same postmaster {move.server.pid} took its memory anew (a crash restart)"
     else:
-        since = f"it was started anew, as postmaster {move.server.pid}"
+        since = f"it was restarted, as postmaster {move.server.pid}"
     return (
         f"PostgreSQL cluster {move.id} was verified with pages {verified.pages} in postmaster"
         f" {verified.pid}; since then {since}, and that is lost: {move.why_restart}"
@@ -449,5 +449,5 @@ def _undo(move: _Move, before: Changes) -> str:
         else:
             server.restart(move.cluster, running)
     except MshareError as error:
-        return f"its files are as they were, but it does not start with them either: {error}"
-    return "its files are as they were and it runs with them again"
+        return f"its files were restored, but it does not start with them either: {error}"
+    return "its files were restored, and it runs with them again"

@@ -138,9 +138,8 @@ def _with_block(text: str, spec: ClusterSpec) -> str:
 
 
 def _configuration() -> str:
-    return (
-        f"{_HEAD}# The preloaded library asks for huge pages, and one who asks is enough.\nhuge_pages = off\n"
-    )
+    why = "# The preloaded library requests huge pages, so PostgreSQL itself must not."
+    return f"{_HEAD}{why}\nhuge_pages = off\n"
 
 
 def _drop_in(spec: ClusterSpec) -> str | None:

@@ -134,7 +134,7 @@ def wrong(spec: ClusterSpec, segment: Segment | None, touched_bytes: int) -> Ite
         return
     if spec.pages == "hugetlb":
         if segment.kind != "hugetlb" and segment.huge_bytes < enough_bytes:
-            yield f"{where} has no pages of a huge page pool"
+            yield f"{where} is not in pages of a huge page pool"
         elif not segment.aligned_1gib:
             yield f"{where} does not begin at a multiple of 1 GiB, where page tables are shared"
         return

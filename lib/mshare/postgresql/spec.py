@@ -53,8 +53,8 @@ class ClusterSpec:
             raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
         if self.region is not None and self.pages != "4k":
             raise InvalidRequest(
-                f"region {self.region} with pages {self.pages} is no choice: a region has the pages it was"
-                " made with; set pages to 4k, or leave the region out"
+                f"region {self.region} cannot be used with pages {self.pages}: a region keeps the pages"
+                " that it was created with; set pages to 4k, or omit the region"
             )
 
     def environment(self) -> dict[str, str]:

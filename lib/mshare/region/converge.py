@@ -37,7 +37,7 @@ from ..services import status_file, supervisor
 from ..services.choose import current
 from ..services.status_file import Role, S, Unread
 from ..services.supervisor import Progress, Supervisor, no_progress
-from ..units import format_size
+from ..units import counted, format_size
 from . import preflight, rules
 from .spec import RegionSpec
 from .status import OWNER, starting
@@ -293,9 +293,9 @@ def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
     clients = attached.processes(root, name)
     if clients:
         raise Conflict(
-            f"{doing} would kill {len(clients)} attached clients: {attached.summary(clients)}; stop them"
-            " first (state: absent of mshare_clients, `mshare clients stop`, or the database they belong to),"
-            " or set force: true (--force)"
+            f"{doing} would kill {counted(len(clients), 'attached client')}: {attached.summary(clients)};"
+            " stop them first (state: absent of mshare_clients, `mshare clients stop`, or the database they"
+            " belong to), or set force: true (--force)"
         )
 
 

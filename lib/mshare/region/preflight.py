@@ -17,7 +17,7 @@ from ..host import huge_pages
 from ..host.limits import CgroupLimit, Host
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..pagetable import page_tables
-from ..units import format_size
+from ..units import counted, format_size
 from .rules import OWNER_BYTES
 
 # The highest uid of a system user, whose shared memory logind leaves alone.
@@ -138,8 +138,8 @@ def _huge_pages(wanted: Wanted, host: Host) -> Iterator[Finding]:
     if pages > available:
         yield Finding(
             True,
-            f"region {wanted.name} needs {pages} huge pages of 2 MiB, but this host has"
-            f" {(pool.total if pool else 0) or 0}, of which {available} are free; raise vm.nr_hugepages by"
+            f"region {wanted.name} needs {counted(pages, 'huge page')} of 2 MiB, but this host has"
+            f" {(pool.total if pool else 0) or 0}, of them free: {available}; raise vm.nr_hugepages by"
             f" {pages - available}",
         )
 

@@ -21,6 +21,7 @@ from ..postgresql.files import recorded
 from ..preload import library, shipped
 from ..services import systemd
 from ..services.choose import current
+from ..units import counted
 from .manifest import (
     IMPORTS,
     Place,
@@ -243,9 +244,9 @@ def _require_unused(libraries: list[str]) -> None:
         named = "; ".join(f"{pid} ({procfs.command(pid)[:_COMMAND_CHARACTERS]})" for pid in users[:_NAMED])
         more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
         raise Conflict(
-            f"the preload {' and '.join(libraries)} is mapped by {len(users)} running"
-            f" {'process' if len(users) == 1 else 'processes'}: {named}{more}; stop them, or restart them"
-            " without it, and run this again"
+            f"the preload {' and '.join(libraries)} is mapped by"
+            f" {counted(len(users), 'running process', 'running processes')}: {named}{more}; stop them, or"
+            " restart them without it, and run this again"
         )
 
 

@@ -17,7 +17,7 @@ from .. import texttable
 from ..errors import InvalidRequest
 from ..labels import Kind, weakest
 from ..pagetable import TABLE_BYTES, page_tables
-from ..units import GIB, format_size
+from ..units import GIB, counted, format_size
 from .baseline import Baseline
 from .clients_seen import ClientsSeen
 from .figure import Figure
@@ -193,7 +193,7 @@ def _probe(baseline: Baseline, span_bytes: int) -> Figure:
     value: float = baseline.measured_bytes
     kind: Kind = "measured"
     how = (
-        f"growth of VmPTE in {len(baseline.processes)} processes that touched"
+        f"growth of VmPTE in {counted(len(baseline.processes), 'process', 'processes')} that touched"
         f" {format_size(baseline.span_bytes)} of plain shared memory in 4 KiB pages; mean"
     )
     if span_bytes != baseline.span_bytes:

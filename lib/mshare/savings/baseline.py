@@ -20,7 +20,7 @@ from .. import record
 from ..errors import InvalidRequest, MshareError, sentence
 from ..host import procfs
 from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, TABLE_BYTES, page_tables
-from ..units import GIB, format_size
+from ..units import GIB, counted, format_size
 
 MAX_PROCESSES = 64
 EDGE_BYTES = 6 * TABLE_BYTES
@@ -161,7 +161,7 @@ def check_memory(span_bytes: int, stride_bytes: int, processes: int, available_b
     fitting -= fitting % GIB if fitting > GIB else 0
     step = f"ask for a span of at most {format_size(fitting)}" if fitting else "free some memory"
     raise MshareError(
-        f"a baseline over {format_size(span_bytes)} in {processes} processes needs"
+        f"a baseline over {format_size(span_bytes)} in {counted(processes, 'process', 'processes')} needs"
         f" {format_size(needed)} ({format_size(needed - touched)} of page tables and"
         f" {format_size(touched)} of touched pages), but of the {format_size(available_bytes)}"
         f" available on this host it may use {_USABLE_PERCENT} %; {step}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InvalidRequest
-from ..units import format_size
+from ..units import counted, format_size
 from .baseline import EDGE_BYTES, Baseline
 from .clients_seen import ClientsSeen
 from .figure import Figure
@@ -62,7 +62,7 @@ def failure_reasons(
     # A single client shares with nobody: around zero is the best that it can save.
     if seen.attached and required > 0 and saving.value < required:
         yield (
-            f"the saving is {saving.value:.2f} % ({saving.kind}) with {_number(seen.attached)}, but"
+            f"the saving is {saving.value:.2f} % ({saving.kind}) with {counted(seen.attached, 'client')}, but"
             f" {required:.2f} % is required and {achievable_percent(seen.attached):.2f} % is the best"
             f" possible; attach more clients, let them touch more, or lower min_saving_percent"
         )
@@ -73,13 +73,13 @@ def _client_reasons(seen: ClientsSeen, wanted: Thresholds) -> Iterable[str]:
     if seen.attached < needed:
         died = f", {len(seen.dead)} died (the first: {seen.dead[0].reason})" if seen.dead else ""
         yield (
-            f"{_number(seen.attached)} of {seen.requested} attached{died}, but {needed} must be; see the"
-            " clients' log; `mshare clients restart` starts the missing ones"
+            f"{seen.attached:,} of {counted(seen.requested, 'client')} attached{died}, but {needed} must be;"
+            " see the clients' log; `mshare clients restart` starts the missing ones"
         )
     if len(seen.errors) > wanted.max_client_errors:
         yield (
-            f"the clients reported {len(seen.errors)} errors (the first: {seen.errors[0]}), but"
-            f" at most {wanted.max_client_errors} are allowed; see the clients' log"
+            f"the clients reported {counted(len(seen.errors), 'error')} (the first: {seen.errors[0]}), but"
+            f" at most {wanted.max_client_errors} may be reported; see the clients' log"
         )
 
 
@@ -109,7 +109,3 @@ def _model_reasons(
             f" {format_size(expected_bytes)}, but at most {limit:g} % less is allowed; let the clients"
             " touch a page in every 2 MiB of the same span"
         )
-
-
-def _number(clients: int) -> str:
-    return f"{clients} client" + ("" if clients == 1 else "s")

@@ -135,7 +135,7 @@ class TestOwner:
             assert "attached" in holder.stdout.readline().lower()
             refused = world.run(*create, "--replace-outdated", command=as_other)
             assert refused.returncode == 5
-            assert f"recreating region sga would kill 1 attached clients: {holder.pid}" in refused.stderr
+            assert f"recreating region sga would kill 1 attached client: {holder.pid}" in refused.stderr
             holder.kill()
         world.ok(*create, "--replace-outdated", command=as_other)
         assert world.region()["owner"]["pid"] != first

@@ -109,7 +109,7 @@ def test_attached_programs_of_others_are_in_the_way(world: World) -> None:
         holder.stdout.readline()
         refused = world.run("rm", "sga")
         assert refused.returncode == 5
-        assert f"removing region sga would kill 1 attached clients: {holder.pid} " in refused.stderr.replace(
+        assert f"removing region sga would kill 1 attached client: {holder.pid} " in refused.stderr.replace(
             "\n", " "
         )
         in_use = world.run("umount", "--root", str(world.root))

@@ -164,7 +164,7 @@ class TestPool:
     def test_a_pool_is_never_made_smaller(self) -> None:
         made = planned(instance("main", SIZE, 10), huge_page_pools=[pool(2 * MIB, total=40_000, free=40_000)])
         assert "vm.nr_hugepages = 40000" in made.paste.sysctl
-        assert any("The pool has 40000 pages, which are enough" in line for line in made.paste.sysctl)
+        assert any("The pool is large enough already (40000)" in line for line in made.paste.sysctl)
 
     def test_most_of_the_ram_is_not_for_the_pool(self) -> None:
         made = planned(instance("main", 639 * GIB // 10, 10), memory_total_bytes=64 * GIB)
@@ -193,7 +193,7 @@ class TestPool:
         limit = {"resource": "hugetlb 2MB", "file": "/sys/fs/cgroup/db/hugetlb.2MB.max", "limit_bytes": GIB}
         nodes = [pool(2 * MIB, node=number, reserved=None) for number in (0, 1)]
         made = planned(instance("main", SIZE, 10, limits=[limit]), huge_page_pools=[pool(2 * MIB), *nodes])
-        assert any("2 NUMA nodes: the kernel takes 2052 pages of each" in line for line in made.paste.sysctl)
+        assert any("2 NUMA nodes: pages that the kernel takes from each: 2052" in line for line in made.paste.sysctl)
         assert any(
             "main: /sys/fs/cgroup/db/hugetlb.2MB.max allows 1 GiB of 8 GiB" in line
             for line in made.paste.sysctl

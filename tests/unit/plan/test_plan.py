@@ -227,7 +227,7 @@ class TestPaste:
             host={"huge_page_pools": [*nodes, whole]},
         )
         assert f"vm.nr_hugepages = {50 + 4096 + 1 + 1 + 8}" in made.paste.sysctl
-        assert any("rounded up: 4097 pages, 2 MiB wasted" in line for line in made.paste.sysctl)
+        assert any("rounded up: 4,097 pages, 2 MiB wasted" in line for line in made.paste.sysctl)
         assert "huge_pages = on" in made.paste.database
         # No released kernel could follow it.
         assert made.paste.inventory == ()
@@ -288,7 +288,7 @@ class TestCommand:
         [
             (["--size", "300GiB"], 2, "--clients"),
             (["--size", "0", "--clients", "2"], 2, "greater than zero"),
-            (["-", "--size", "1GiB", "--clients", "2"], 2, "leave one out"),
+            (["-", "--size", "1GiB", "--clients", "2"], 2, "use only one of them"),
             (["-", "--memory", "1GiB"], 2, "--memory goes with --size"),
             (["-"], 2, "is not valid JSON"),
             (["/nonexistent/survey.json"], 1, "ENOENT"),

@@ -166,7 +166,7 @@ def test_the_environment_says_all_that_was_wanted():
     ("fields", "sentence"),
     [
         ({"pages": "1g"}, "pages '1g' is unknown; write one of 4k, thp, hugetlb"),
-        ({"pages": "thp", "region": "sga"}, "region sga with pages thp is no choice"),
+        ({"pages": "thp", "region": "sga"}, "region sga cannot be used with pages thp"),
     ],
 )
 def test_wishes_that_make_no_sense(fields, sentence):
@@ -399,7 +399,7 @@ def test_what_was_verified_is_kept_while_the_same_is_wanted(etc):
 @pytest.mark.parametrize(
     ("verified", "clause"),
     [
-        (files.Verified("thp", 7, 1), "since then it was started anew, as postmaster 8"),
+        (files.Verified("thp", 7, 1), "since then it was restarted, as postmaster 8"),
         (
             files.Verified("thp", 8, 2),
             r"the same postmaster 8 took its memory anew \(a crash",
@@ -498,7 +498,7 @@ def test_shared_tables_are_in_the_summary(wanted, shared_bytes, line, etc):
         ),
         (THP, replace(SEGMENT, huge_bytes=60 * MIB), 64 * MIB, None),
         (ClusterSpec("hugetlb"), IN_POOL, 256 * MIB, None),
-        (ClusterSpec("hugetlb"), replace(SEGMENT, huge_bytes=0), 256 * MIB, "no pages of a huge page pool"),
+        (ClusterSpec("hugetlb"), replace(SEGMENT, huge_bytes=0), 256 * MIB, "not in pages of a huge page pool"),
         (ClusterSpec("hugetlb"), replace(IN_POOL, aligned_1gib=False), 0, "multiple of 1 GiB"),
         (REGION, IN_REGION, 0, None),
         (REGION, SEGMENT, 0, "is not on the msharefs at /run/msharefs"),
@@ -645,7 +645,7 @@ def test_an_ordinary_user_is_told(etc, monkeypatch):
     made(etc)
     monkeypatch.setattr(converge.paths, "is_root", lambda: False)
     for action in (lambda: converge.postgresql_present(THP), converge.postgresql_absent):
-        with pytest.raises(Unavailable, match="can be looked at and changed by root only"):
+        with pytest.raises(Unavailable, match="can be examined and changed by root only"):
             action()
 
 
@@ -667,5 +667,5 @@ def test_pages_that_others_reserved_are_not_free(free, reserved, segment, enough
     if enough:
         converge._require_pool(move)
         return
-    with pytest.raises(Unavailable, match=f"needs 128 huge pages of 2 MiB, and {free - reserved} are free"):
+    with pytest.raises(Unavailable, match=f"needs 128 huge pages of 2 MiB, but this host has {free - reserved} free"):
         converge._require_pool(move)

@@ -48,7 +48,7 @@ def test_a_namespace_that_no_unit_accounts_for():
 @pytest.mark.parametrize(
     ("evidence", "clause"),
     [
-        (replace(RUNNING, postmaster=None), "nothing on this host says what starts the cluster in /srv/pg"),
+        (replace(RUNNING, postmaster=None), "nothing on this host shows what starts the cluster in /srv/pg"),
         (RUNNING, "its postmaster 4711 is in no systemd unit"),
         (
             replace(RUNNING, unit="pg.service", starts="/opt/start"),

@@ -155,7 +155,7 @@ CASES: dict[str, tuple[dict[str, str], Wanted, list[str]]] = {
     "huge pages of somebody else": (
         pool(600, 600, reserved=200),
         HUGE,
-        ["failure: .*of which 400 are free.* by 112"],
+        ["failure: .*of them free: 400;.* by 112"],
     ),
     "huge pages on demand": (pool(0, 0, spare=512), HUGE, []),
     "huge pages enough": (pool(512, 512), HUGE, []),

@@ -294,7 +294,7 @@ VERDICTS = [
         status(attached=98, dead=(DeadClient(1, 7, "killed by SIGKILL"),) * 2),
         probe(),
         Thresholds(),
-        ["98 clients of 100 attached, 2 died (the first: killed by SIGKILL), but 100 must be"],
+        ["98 of 100 clients attached, 2 died (the first: killed by SIGKILL), but 100 must be"],
     ),
     (
         "some died and may",
@@ -303,13 +303,13 @@ VERDICTS = [
         Thresholds(min_clients_attached=90),
         [],
     ),
-    ("nobody", status(0, requested=5), probe(), Thresholds(), ["0 clients of 5 attached, but 5"]),
+    ("nobody", status(0, requested=5), probe(), Thresholds(), ["0 of 5 clients attached, but 5"]),
     (
         "errors",
         status(errors=["client 4: pattern differs at 2 MiB", "client 5: too"]),
         probe(),
         Thresholds(),
-        ["reported 2 errors (the first: client 4: pattern differs at 2 MiB), but at most 0 are allowed"],
+        ["reported 2 errors (the first: client 4: pattern differs at 2 MiB), but at most 0 may be reported"],
     ),
     (
         "errors that are allowed",
@@ -347,7 +347,7 @@ VERDICTS = [
         status(attached=50, errors=("x",), growth_bytes=MIB),
         probe(off_bytes=-60 * MIB),
         Thresholds(min_saving_percent=100),
-        ["50 clients of 100", "reported 1 errors", "a process of the baseline", "a client has", "saving"],
+        ["50 of 100 clients", "reported 1 error (", "a process of the baseline", "a client has", "saving"],
     ),
 ]
 

@@ -28,7 +28,7 @@ def _by_namespace(evidence: Evidence) -> str | None:
 
 def _by_rest(evidence: Evidence) -> str | None:
     if evidence.postmaster is None:
-        return f"nothing on this host says what starts the cluster in {evidence.data_directory}"
+        return f"nothing on this host shows what starts the cluster in {evidence.data_directory}"
     if evidence.unit is None:
         return f"its postmaster {evidence.postmaster} is in no systemd unit"
     return f"{evidence.in_unit()}, which runs {evidence.starts or 'no program'}"

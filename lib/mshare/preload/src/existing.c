@@ -136,7 +136,7 @@ static void put(const struct request *request, struct region *region, int fd, vo
         return;
     }
     if (request->kind == SYSV && region->id_count == SEGMENTS) {
-        fail(outcome, ENOMEM, "%d SysV segments are in region %s, the most there can be", SEGMENTS,
+        fail(outcome, ENOMEM, "%d SysV segments are in region %s, which is the maximum", SEGMENTS,
              region->name);
         return;
     }
@@ -203,7 +203,7 @@ static void join(const struct request *request, void *shadow, struct outcome *ou
              region->name);
     } else if (marker.offset % PAGE_BYTES || marker.offset > region->mapped_bytes ||
                request->size > region->mapped_bytes - marker.offset) {
-        fail(outcome, ENOMEM, "its place is behind the end of region %s", region->name);
+        fail(outcome, ENOMEM, "it would lie beyond the end of region %s", region->name);
     } else if (lock_bytes(fd, F_RDLCK, marker.generation, 1) == 0 &&
                region_attach(region, fd, request->prot, outcome) == 0) {
         region_hand_over(request, region, marker.offset, shadow, outcome);
@@ -220,7 +220,7 @@ void region_take_existing(const struct request *request, const char *used, void 
         if (!request->special && !request->small)
             fail(outcome, ENOMEM,
                  "other processes find it by its name, and it cannot be found in an existing region;"
-                 " leave --region away");
+                 " omit --region");
         return;
     }
     if (shadow && region_is_marked(shadow))

@@ -148,7 +148,7 @@ static void make(void *argument)
     struct outcome outcome = {0};
     report_pool(making->size, error, &outcome);
     if (settings()->require) {
-        report("a SysV segment of %s: %s; refused, as MSHARE_PRELOAD_REQUIRE=1 (--require) asks",
+        report("a SysV segment of %s: %s; refused, because MSHARE_PRELOAD_REQUIRE=1 (--require) is set",
                size_text(making->size).text, outcome.why);
         errno = error;
         return;

@@ -83,7 +83,7 @@ static void place(const struct request *request, struct outcome *outcome)
     if (!segment_left(outcome) || !try(request, outcome))
         outcome->final = region_has_own(request) || is_marked(request);
     if (outcome->final && !outcome->why[0])
-        fail(outcome, ENOMEM, "it is in a region, and cannot be had there (%s)", reason(errno));
+        fail(outcome, ENOMEM, "it is in a region, and cannot be attached there (%s)", reason(errno));
 }
 
 /* By touching, as MADV_POPULATE_WRITE fails in a window. */

@@ -30,7 +30,7 @@ struct region *region_new(enum kind kind, struct outcome *outcome)
             regions[i] = (struct region){.taken = true, .kind = kind};
             return &regions[i];
         }
-    return fail(outcome, ENOMEM, "this process has %d regions already, the most there can be", REGIONS);
+    return fail(outcome, ENOMEM, "this process has %d regions already, which is the maximum", REGIONS);
 }
 
 static size_t hold_bytes(const struct region *region)

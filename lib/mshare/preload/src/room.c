@@ -135,7 +135,7 @@ bool memory_room(size_t size, struct outcome *outcome)
     else if (room < wanted)
         fail(outcome, ENOMEM,
              "prefaulting it needs more memory than its cgroup may still take (%s, by %s); make it smaller,"
-             " raise the limit, or leave prefault off",
+             " raise the limit, or turn prefault off",
              size_text(room).text, limit);
     else
         return true;

@@ -22,7 +22,7 @@ bool segment_left(struct outcome *outcome)
 {
     if (free_slot())
         return true;
-    fail(outcome, ENOMEM, "this process has %d segments in regions already, the most there can be",
+    fail(outcome, ENOMEM, "this process has %d segments in regions already, which is the maximum",
          SEGMENTS);
     return false;
 }

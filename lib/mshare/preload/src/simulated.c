@@ -265,7 +265,7 @@ static int renew(struct region *region, int fd, size_t offset, size_t size, int 
     if (make_room(fd, offset, size, outcome) == 0)
         return 0;
     if (!outcome->why[0])
-        fail(outcome, errno, "%s in region %s cannot be had (%s); give the tmpfs more room",
+        fail(outcome, errno, "%s in region %s is not available (%s); give the tmpfs more room",
              size_text(size).text, region->name, reason(errno));
     return -1;
 }

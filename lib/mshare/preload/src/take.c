@@ -65,9 +65,9 @@ static void conclude(void *argument)
     attempt->answer = outcome->address;
     if (outcome->why[0]) {
         if (outcome->final)
-            attempt->answer = refuse(request, outcome, "for other memory than the others' would be wrong");
+            attempt->answer = refuse(request, outcome, "because it would not be the memory of the other processes");
         else if (settings()->require)
-            attempt->answer = refuse(request, outcome, "as MSHARE_PRELOAD_REQUIRE=1 (--require) asks");
+            attempt->answer = refuse(request, outcome, "because MSHARE_PRELOAD_REQUIRE=1 (--require) is set");
         else
             report("%s of %s: %s; %s", kind_names[request->kind], size_text(request->size).text, outcome->why,
                    outcome->address ? "kept as it is" : "left to the kernel as without the preload");

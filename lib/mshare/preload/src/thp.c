@@ -111,7 +111,7 @@ static void attach_aligned(const struct request *request, struct outcome *outcom
 {
     if ((uintptr_t)request->hint % HUGE_PAGE_BYTES) {
         fail(outcome, ENOMEM,
-             "the program wants it at %p, which is no multiple of 2 MiB, so that it cannot"
+             "the program wants it at %p, which is not a multiple of 2 MiB, so that it cannot"
              " have huge pages",
              request->hint);
         return;
