@@ -102,7 +102,7 @@ def test_the_answer_in_json_is_the_modules(calls: list[tuple[Any, ...]]) -> None
 
 
 def test_a_region_with_huge_pages_is_refused(calls: list[tuple[Any, ...]]) -> None:
-    with pytest.raises(InvalidRequest, match="a region has the pages"):
+    with pytest.raises(InvalidRequest, match="a region keeps the pages"):
         ClusterSpec("thp", region="sga")
     assert run("present", "--region", "sga").exit_code == 2
     assert calls == []

@@ -98,7 +98,7 @@ def test_watching_says_what_changed_until_it_is_interrupted():
     [
         (["--watch", "0"], "--watch 0 is not an interval"),
         (["--threshold", "much"], "threshold 'much' is not a size"),
-        (["--prometheus", "--json"], "are two answers"),
+        (["--prometheus", "--json"], "cannot be combined"),
     ],
 )
 def test_wrong_requests(words, reason):
