@@ -647,8 +647,9 @@ class TestRun:
             assert int(reserved) == 32
             refused = self.run(world, "--pages", "hugetlb", "--size", "96MiB", "--", "true")
             assert refused.returncode == 4
-            assert "needs 48 pages of 2 MiB, but this host has 40 free; raise vm.nr_hugepages by 8" in " ".join(
-                refused.stderr.split()
+            assert (
+                "needs 48 pages of 2 MiB, but this host has 40 free; raise vm.nr_hugepages by 8"
+                in " ".join(refused.stderr.split())
             )
         assert world.files() == []
 
@@ -673,7 +674,11 @@ class TestRun:
             (("--pages", "thp", "--size", "1GiB"), 2, "pages thp do not use a region"),
             (("--region", "nowhere"), 1, "nowhere: No such file or directory"),
             (("--threshold", "much"), 2, "threshold 'much' is not a size"),
-            (("--pages", "hugetlb", "--size", "900GiB"), 4, "in huge pages needs 460,800 pages of 2 MiB, but"),
+            (
+                ("--pages", "hugetlb", "--size", "900GiB"),
+                4,
+                "in huge pages needs 460,800 pages of 2 MiB, but",
+            ),
         ],
     )
     def test_refusals(self, world, words, code, sentence):

@@ -193,7 +193,9 @@ class TestPool:
         limit = {"resource": "hugetlb 2MB", "file": "/sys/fs/cgroup/db/hugetlb.2MB.max", "limit_bytes": GIB}
         nodes = [pool(2 * MIB, node=number, reserved=None) for number in (0, 1)]
         made = planned(instance("main", SIZE, 10, limits=[limit]), huge_page_pools=[pool(2 * MIB), *nodes])
-        assert any("2 NUMA nodes: pages that the kernel takes from each: 2052" in line for line in made.paste.sysctl)
+        assert any(
+            "2 NUMA nodes: pages that the kernel takes from each: 2052" in line for line in made.paste.sysctl
+        )
         assert any(
             "main: /sys/fs/cgroup/db/hugetlb.2MB.max allows 1 GiB of 8 GiB" in line
             for line in made.paste.sysctl

@@ -207,7 +207,11 @@ REFUSED = [
         {"instance": {"version": "13.4"}},
         "PostgreSQL 13.4 has no huge_page_size, which exists since 14",
     ),
-    ("hugetlb_pmd_sharing", {"aligned_1gib": False, "address": TIB + 2 * MIB}, "299 PMD tables could be shared"),
+    (
+        "hugetlb_pmd_sharing",
+        {"aligned_1gib": False, "address": TIB + 2 * MIB},
+        "299 PMD tables could be shared",
+    ),
     ("hugetlb_pmd_sharing", {"size_bytes": GIB - 1}, "less than the 1 GiB of one PMD table"),
     ("hugetlb_pmd_sharing", {"kind": "hugetlb", "page_bytes": GIB}, "which have no PMD tables"),
     ("hugetlb_pmd_sharing", {"clients": 1}, "its page tables exist only once"),
