@@ -647,9 +647,8 @@ class TestRun:
             assert int(reserved) == 32
             refused = self.run(world, "--pages", "hugetlb", "--size", "96MiB", "--", "true")
             assert refused.returncode == 4
-            assert (
-                "needs 48 pages of 2 MiB, but this host has 40 free; raise vm.nr_hugepages by 8"
-                in " ".join(refused.stderr.split())
+            assert "48 pages of 2 MiB, but this host has 40 free; raise vm.nr_hugepages by 8" in " ".join(
+                refused.stderr.split()
             )
         assert world.files() == []
 
@@ -677,7 +676,7 @@ class TestRun:
             (
                 ("--pages", "hugetlb", "--size", "900GiB"),
                 4,
-                "in huge pages needs 460,800 pages of 2 MiB, but",
+                "huge pages needs 460,800 pages of 2 MiB, but",
             ),
         ],
     )

@@ -96,8 +96,9 @@ class _Move:
             if cost is None:
                 continue
             yield (
-                f"Page tables of {counted(cost.connections, 'connection')} {when}: {format_size(cost.sum_bytes)},"
-                f" {format_size(cost.average_bytes)} each ({cost.kind}: {cost.how})"
+                f"Page tables of {counted(cost.connections, 'connection')} {when}:"
+                f" {format_size(cost.sum_bytes)}, {format_size(cost.average_bytes)} each"
+                f" ({cost.kind}: {cost.how})"
             )
             if cost.shared_bytes:
                 yield (

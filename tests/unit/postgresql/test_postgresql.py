@@ -502,7 +502,7 @@ def test_shared_tables_are_in_the_summary(wanted, shared_bytes, line, etc):
             ClusterSpec("hugetlb"),
             replace(SEGMENT, huge_bytes=0),
             256 * MIB,
-            "not in pages of a huge page pool",
+            "not in pages of a huge page",
         ),
         (ClusterSpec("hugetlb"), replace(IN_POOL, aligned_1gib=False), 0, "multiple of 1 GiB"),
         (REGION, IN_REGION, 0, None),
@@ -673,6 +673,6 @@ def test_pages_that_others_reserved_are_not_free(free, reserved, segment, enough
         converge._require_pool(move)
         return
     with pytest.raises(
-        Unavailable, match=f"needs 128 huge pages of 2 MiB, but this host has {free - reserved} free"
+        Unavailable, match=f"128 huge pages of 2 MiB, but this host has {free - reserved} free"
     ):
         converge._require_pool(move)
