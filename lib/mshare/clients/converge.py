@@ -131,7 +131,7 @@ class ClientsPresent(Request[ClientsFacts]):
 
 def _require_attached(facts: ClientsFacts | None) -> None:
     """MshareError, with the first reasons, where fewer clients are attached than there should be."""
-    if facts is None or facts.attached == facts.requested:
+    if facts is None or facts.requested is None or facts.attached == facts.requested:
         return
     reasons = [*facts.errors, *(dead.reason for dead in facts.dead)][:3]
     raise MshareError(
