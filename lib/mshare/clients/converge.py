@@ -135,7 +135,7 @@ def _require_attached(facts: ClientsFacts | None) -> None:
         return
     reasons = [*facts.errors, *(dead.reason for dead in facts.dead)][:3]
     raise MshareError(
-        f"{facts.attached:,} of {counted(facts.requested, 'client is', 'clients are')} attached to region"
+        f"{facts.attached} of {counted(facts.requested, 'client is', 'clients are')} attached to region"
         f" {facts.region};"
         f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start dead"
         f" clients again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
