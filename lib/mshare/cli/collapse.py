@@ -10,6 +10,7 @@ import threading
 
 import click
 
+from ..collapse import service
 from ..collapse.collapse import Result, collapse
 from ..collapse.follow import SECONDS, follow
 from ..errors import EXIT_VERDICT_FAILED, InvalidRequest
@@ -24,7 +25,8 @@ _ENOUGH = 0.9
 
 
 @click.command("collapse")
-@click.argument("target", metavar="TARGET")
+@click.argument("target", metavar="TARGET", required=False)
+@click.option("--spec", "spec_path", metavar="FILE", help="Follow what a spec file names, as the service does.")
 @click.option("--rate", metavar="SIZE", help="At most SIZE per second, like 200MiB. Default: no limit.")
 @click.option("--follow", "following", is_flag=True, help="Stay, and collapse again after a restart.")
 @click.option(
@@ -36,7 +38,13 @@ _ENOUGH = 0.9
 @check_option
 @click.pass_context
 def collapse_command(
-    ctx: click.Context, target: str, rate: str | None, following: bool, interval: float | None, check: bool
+    ctx: click.Context,
+    target: str | None,
+    spec_path: str | None,
+    rate: str | None,
+    following: bool,
+    interval: float | None,
+    check: bool,
 ) -> None:
     """Put a running server's shared memory into huge pages.
 
@@ -45,6 +53,15 @@ def collapse_command(
     ends up in huge pages.
     """
     screen: Screen = ctx.obj
+    if spec_path is not None:
+        if target is not None or rate is not None or following or interval is not None or check:
+            raise InvalidRequest("--spec says everything; use it without a TARGET and other options")
+        service.run(service.read_spec(spec_path), screen.sentence)
+        return
+    if target is None:
+        raise InvalidRequest(
+            "a TARGET is needed: a pid, a data directory or a systemd unit; see `mshare survey` for pids"
+        )
     rate_bytes = None if rate is None else parse_size(rate, "rate")
     if following:
         if check:

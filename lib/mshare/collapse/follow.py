@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from ..errors import InvalidRequest, MshareError, sentence
+from ..errors import MshareError, sentence
 from . import target
 from .collapse import collapse
 
 SECONDS = 30.0
-"""Between two looks, unless somebody wants another interval."""
+"""Between two looks, by default."""
 
 
 def follow(
@@ -30,12 +30,7 @@ def follow(
     something has changed: a collapse, or a new reason why there is none. InvalidRequest for a pid: after
     a restart it names nothing, or another process.
     """
-    if text.isdigit():
-        raise InvalidRequest(
-            f"target {text} is a pid, which a restart takes away; name the data directory or the systemd unit"
-            " of the server"
-        )
-    target.check(text)
+    target.require_lasting(text)
     reason = ""
     while True:
         before, reason = reason, ""

@@ -43,6 +43,16 @@ def check(target: str) -> None:
         )
 
 
+def require_lasting(target: str) -> None:
+    """Raise InvalidRequest for what does not name a server after its next restart, above all a pid."""
+    if target.isdigit():
+        raise InvalidRequest(
+            f"target {target} is a pid, which a restart takes away; name the data directory or the systemd"
+            " unit of the server"
+        )
+    check(target)
+
+
 def _with_pid(pid: int) -> Process:
     process = next((process for process in processes.read_all().processes if process.pid == pid), None)
     if process is None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from .. import __version__, paths
+from ..collapse.service import followed
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import Access, read_text, remove, remove_empty, set_access, write_text
@@ -260,6 +261,13 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
         raise Conflict(
             f"PostgreSQL cluster {', '.join(users)} is started with the library in {place.directory}; undo"
             f" that first (playbook dbmem.mshare.postgresql with mshare_postgresql_state=absent)"
+        )
+    servers = followed()
+    if servers:
+        raise Conflict(
+            f"the library in {place.directory} keeps {', '.join(servers)} in huge pages; stop that first (module"
+            " mshare_collapse with state: absent, or playbook dbmem.mshare.remedy with"
+            " mshare_remedy_state=absent)"
         )
     _require_unused([path for path in files if path.endswith(".so")])
     actions = [f"remove the library from {place.directory}"]

@@ -29,7 +29,11 @@ from .supervisor import (
 )
 
 # By the name of a role.
-UNITS = {"owner": "mshare-region@{name}.service", "clients": "mshare-clients@{name}.service"}
+UNITS = {
+    "owner": "mshare-region@{name}.service",
+    "clients": "mshare-clients@{name}.service",
+    "collapse": "mshare-collapse@{name}.service",
+}
 UNIT_DIRECTORY = "/etc/systemd/system"
 HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 # Regions wait for a target rather than for a mount: where msharefs is mounted is their spec's matter.
@@ -103,6 +107,25 @@ Slice=mshare.slice
 KillMode=mixed
 OOMPolicy=continue
 TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+""",
+    # It looks for its server again and again, so it needs no order. What it does can always wait.
+    "mshare-collapse@.service": """\
+[Unit]
+Description=Huge pages for the server of %i
+StartLimitIntervalSec=10min
+StartLimitBurst=5
+
+[Service]
+Type=notify
+ExecStart={program} collapse --spec /etc/mshare/collapse/%i.json
+Slice=mshare.slice
+Nice=10
+Restart=on-failure
+RestartSec=10
+RestartPreventExitStatus=2 4 5
 
 [Install]
 WantedBy=multi-user.target
