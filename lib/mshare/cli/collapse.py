@@ -26,7 +26,9 @@ _ENOUGH = 0.9
 
 @click.command("collapse")
 @click.argument("target", metavar="TARGET", required=False)
-@click.option("--spec", "spec_path", metavar="FILE", help="Follow what a spec file names, as the service does.")
+@click.option(
+    "--spec", "spec_path", metavar="FILE", help="Follow what a spec file names, as the service does."
+)
 @click.option("--rate", metavar="SIZE", help="At most SIZE per second, like 200MiB. Default: no limit.")
 @click.option("--follow", "following", is_flag=True, help="Stay, and collapse again after a restart.")
 @click.option(

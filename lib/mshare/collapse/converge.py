@@ -64,19 +64,18 @@ def keep(
     Raises what stands in the way before anything is changed.
     """
     _require_root(spec.target)
-    wanted = _service(spec, program, check=True)
+    wanted = set_up(spec, program, check=True)
     result = collapsing.collapse(spec.target, check=True)
     small = 100 * result.after.huge_bytes < minimum_percent * result.after.used_bytes
     if wanted.changed or small:
-        result = collapsing.collapse(
-            spec.target, rate_bytes=spec.rate_bytes, check=check, progress=progress
-        )
+        result = collapsing.collapse(spec.target, rate_bytes=spec.rate_bytes, check=check, progress=progress)
     else:
         result = replace(result, check=False, collapsed_bytes=0)
-    return Kept(result, _service(spec, program, check=check))
+    return Kept(result, set_up(spec, program, check=check))
 
 
-def _service(spec: FollowSpec, program: Sequence[str], *, check: bool) -> Outcome[ServiceFacts]:
+def set_up(spec: FollowSpec, program: Sequence[str], *, check: bool = False) -> Outcome[ServiceFacts]:
+    """See to it that a service keeps a server in huge pages, whether or not that server runs now."""
     with one_at_a_time(check):
         keeper = current()
         status = _readable(spec.name)
@@ -127,7 +126,7 @@ def _service(spec: FollowSpec, program: Sequence[str], *, check: bool) -> Outcom
 
 
 def let_go(server: str, *, check: bool = False) -> Outcome[ServiceFacts]:
-    """See to it that no service keeps a server in huge pages. Its memory stays where it is until a restart."""
+    """See to it that no service keeps a server in huge pages. Its memory stays as it is until a restart."""
     target.require_lasting(server)
     _require_root(server)
     with one_at_a_time(check):

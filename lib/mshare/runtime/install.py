@@ -265,8 +265,8 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     servers = followed()
     if servers:
         raise Conflict(
-            f"the library in {place.directory} keeps {', '.join(servers)} in huge pages; stop that first (module"
-            " mshare_collapse with state: absent, or playbook dbmem.mshare.remedy with"
+            f"the library in {place.directory} keeps {', '.join(servers)} in huge pages; stop that first"
+            " (module mshare_collapse with state: absent, or playbook dbmem.mshare.remedy with"
             " mshare_remedy_state=absent)"
         )
     _require_unused([path for path in files if path.endswith(".so")])
