@@ -48,7 +48,7 @@ def page_tables(size_bytes: int, page_bytes: int = BASE_PAGE_BYTES, start: int =
     Raises InvalidRequest for another page size or a negative range.
     """
     if page_bytes not in PAGE_SIZES_BYTES:
-        sizes = ", ".join(format_size(size) for size in PAGE_SIZES_BYTES)
+        sizes = ", ".join(format_size(each) for each in PAGE_SIZES_BYTES)
         raise InvalidRequest(
             f"page size {format_size(page_bytes)} does not exist on x86-64; use one of {sizes}"
         )

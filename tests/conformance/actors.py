@@ -29,6 +29,7 @@ from mshare.backends.base import Backend, RegionFile, Window
 from mshare.backends.kernel import KernelBackend
 from mshare.backends.simulated.backend import SimulatedBackend
 from mshare.kernel import abi, syscalls
+from mshare.kernel.syscalls import NewMapping
 from rig import patience
 from rig.apart import die_with
 
@@ -104,7 +105,7 @@ class Worker:
         flags: int = ANONYMOUS,
         fd: int = -1,
     ) -> None:
-        self.file.create_mapping(offset, size, prot, flags, fd)
+        self.file.create_mapping(NewMapping(offset, size, prot, flags, fd))
 
     def map_file(
         self,
@@ -118,7 +119,7 @@ class Worker:
     ) -> None:
         fd = os.open(path, access | os.O_CLOEXEC)
         try:
-            self.file.create_mapping(offset, size, prot, flags, fd, file_offset)
+            self.file.create_mapping(NewMapping(offset, size, prot, flags, fd, file_offset))
         finally:
             os.close(fd)
 

@@ -17,10 +17,10 @@ from mshare.region import units as region_units
 from mshare.region.spec import RegionSpec
 from mshare.services import systemd
 
-REGION = RegionSpec("sga", (), memory_max=310 << 30, before=("postgresql.service",))
+REGION = RegionSpec("sga", (), memory_max_bytes=310 << 30, before=("postgresql.service",))
 MOUNTS = {
     "kernel": MountSpec("kernel", "/sys/fs/mshare"),
-    "simulated": MountSpec("simulated", "/run/msharefs", size=8 << 30),
+    "simulated": MountSpec("simulated", "/run/msharefs", size_bytes=8 << 30),
     "with a dash": MountSpec("simulated", "/srv/mem-shared"),
 }
 INSTANCES = (

@@ -231,7 +231,7 @@ READERS = {
     "clients' spec": ("clients.json", lambda root: clients_spec().to_json(), read_spec(ClientsSpec)),
     "mount's spec": (
         "mount.json",
-        lambda root: MountSpec("simulated", "/m", size=64 * MIB).to_json(),
+        lambda root: MountSpec("simulated", "/m", size_bytes=64 * MIB).to_json(),
         read_spec(MountSpec),
     ),
 }

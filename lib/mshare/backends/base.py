@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from ..kernel import abi
 from ..kernel.calls.base import Geometry
 from ..kernel.generations import Generation
+from ..kernel.syscalls import NewMapping
 from .mapping import Mapping
 
 
@@ -44,30 +45,22 @@ class RegionFile(ABC):
         """Where the region must lie and how large it is."""
 
     @abstractmethod
-    def create_mapping(
-        self,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int = -1,
-        object_offset: int = 0,
-    ) -> None:
+    def create_mapping(self, new: NewMapping) -> None:
         """Map an object inside the region, for everybody attached now or later."""
 
     @abstractmethod
-    def unmap(self, offset: int, size: int) -> None:
+    def unmap(self, offset_bytes: int, size_bytes: int) -> None:
         """Unmap a range inside the region, for everybody."""
 
     @abstractmethod
     def attach(
         self,
-        length: int,
+        size_bytes: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
     ) -> Window:
-        """Map the window into this process: the region's whole length, at an aligned address."""
+        """Map the window into this process: all of the region, at an aligned address."""
 
     def mappings(self) -> list[Mapping] | None:
         """What is mapped inside, or None where the backend cannot tell (a kernel does not list it)."""

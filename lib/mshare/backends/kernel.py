@@ -12,6 +12,7 @@ from ..kernel import abi, probe, syscalls
 from ..kernel.calls import CALLS
 from ..kernel.calls.base import Geometry
 from ..kernel.generations import Generation
+from ..kernel.syscalls import NewMapping
 from .base import Backend, RegionFile, Window
 
 
@@ -39,33 +40,25 @@ class KernelRegionFile(RegionFile):
     def geometry(self) -> Geometry:
         return self._calls.geometry(self.fd)
 
-    def create_mapping(
-        self,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int = -1,
-        object_offset: int = 0,
-    ) -> None:
-        self._calls.create_mapping(self.fd, offset, size, prot, flags, object_fd, object_offset)
+    def create_mapping(self, new: NewMapping) -> None:
+        self._calls.create_mapping(self.fd, new)
 
-    def unmap(self, offset: int, size: int) -> None:
-        self._calls.unmap(self.fd, offset, size)
+    def unmap(self, offset_bytes: int, size_bytes: int) -> None:
+        self._calls.unmap(self.fd, offset_bytes, size_bytes)
 
     def attach(
         self,
-        length: int,
+        size_bytes: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
     ) -> Window:
-        where = syscalls.mmap(address, length, prot, flags, self.fd)
+        where = syscalls.mmap(address, size_bytes, prot, flags, self.fd)
         # A core file reads pages that are not present, at which the kernel warns and is tainted. A kernel
         # that refuses the advice leaves that to whoever wants core files.
         with contextlib.suppress(OSError):
-            syscalls.leave_out_of_dumps(where, length)
-        return KernelWindow(where, length)
+            syscalls.leave_out_of_dumps(where, size_bytes)
+        return KernelWindow(where, size_bytes)
 
 
 class KernelBackend(Backend):

@@ -112,7 +112,7 @@ class ClientsPresent(Request[ClientsFacts]):
                     keeper.stop(CLIENTS, name, root)
                 if start:
                     argv = [*self.program, "clients", "run", "--spec", spec_path]
-                    first = starting(name, root, spec.to_dict(), spec.count, spec.stride)
+                    first = starting(name, root, spec.to_dict(), spec.count, spec.stride_bytes)
                     keeper.start(CLIENTS, name, root, argv, first, self.progress)
                 elif status is not None and (resize or dead):
                     _reload(keeper, name, root, status.reloads, self.progress)

@@ -146,12 +146,12 @@ class _Launcher:
             return
         used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
         mapped_bytes = self._target.mapped_bytes
-        if self._spec.span is not None and self._spec.span > mapped_bytes:
+        if self._spec.span_bytes is not None and self._spec.span_bytes > mapped_bytes:
             raise InvalidRequest(
-                f"clients cannot touch {format_size(self._spec.span)} of region {self._spec.region}, of which"
-                f" {format_size(mapped_bytes)} are mapped; ask for a smaller span, or omit it"
+                f"clients cannot touch {format_size(self._spec.span_bytes)} of region {self._spec.region}, of"
+                f" which {format_size(mapped_bytes)} are mapped; ask for a smaller span, or omit it"
             )
-        fitting_bytes = self._spec.span or fit_span(self._target, self._spec.count, used_bytes)
+        fitting_bytes = self._spec.span_bytes or fit_span(self._target, self._spec.count, used_bytes)
         if not self._clients.alive:
             self._span_bytes = fitting_bytes
         elif fitting_bytes < self._span_bytes:
@@ -239,7 +239,7 @@ class _Launcher:
         try:
             if self._spec.command:
                 client.execute(self._target, number, self._spec.command, self._report_fd)
-            client.run(self._target, number, self._span_bytes, self._spec.stride, self._report_fd)
+            client.run(self._target, number, self._span_bytes, self._spec.stride_bytes, self._report_fd)
         finally:
             # Whatever happens in a client, it must never come back into the launcher's code.
             os._exit(70)
@@ -369,7 +369,7 @@ class _Launcher:
         spec, target, clients = self._spec, self._target, self._clients
         root = target.backend.root
         status = replace(
-            starting(spec.region, root, spec.to_dict(), spec.count, spec.stride),
+            starting(spec.region, root, spec.to_dict(), spec.count, spec.stride_bytes),
             state=state,
             error=failure,
             backend=target.backend.name,
@@ -383,7 +383,7 @@ class _Launcher:
             window_bytes=target.window_bytes,
             mapped_bytes=target.mapped_bytes,
             span_bytes=self._span_bytes,
-            span_fitted=spec.span is None and 0 < self._span_bytes < target.mapped_bytes,
+            span_fitted=spec.span_bytes is None and 0 < self._span_bytes < target.mapped_bytes,
             attach_ms_median=clients.attach_ms_median(),
             attach_ms_max=clients.attach_ms_max(),
             vm_pte_before_bytes_sum=clients.vm_pte_before_bytes(),

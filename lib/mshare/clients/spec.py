@@ -48,9 +48,9 @@ class ClientsSpec(Spec):
     command: tuple[str, ...] = ()
     """The program of each client; without one they are ours: attach, touch, verify, wait."""
     touch: bool = True
-    span: int | None = None
+    span_bytes: int | None = None
     """Bytes that each client touches; None fits it to the host's free memory."""
-    stride: int = STRIDE_BYTES
+    stride_bytes: int = STRIDE_BYTES
     settle_seconds: int = 1
     """A command that ends within this time counts as failed."""
     backend: str = "auto"
@@ -77,13 +77,13 @@ class ClientsSpec(Spec):
         if "count" not in values:
             raise InvalidRequest(f"{what} of region {values['region']} need a count, like 100")
         spec = cls(**values)
-        if spec.span is not None and (spec.command or not spec.touch):
+        if spec.span_bytes is not None and (spec.command or not spec.touch):
             raise InvalidRequest(
                 f"{what}'s span is how much of region {spec.region} the library's clients touch; omit it with"
                 " a command or with touch: false"
             )
-        if spec.stride % BASE_PAGE_BYTES:
-            raise InvalidRequest(f"{what}'s stride {spec.stride} is not a multiple of a page (4096)")
+        if spec.stride_bytes % BASE_PAGE_BYTES:
+            raise InvalidRequest(f"{what}'s stride {spec.stride_bytes} is not a multiple of a page (4096)")
         return spec
 
 

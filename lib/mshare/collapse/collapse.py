@@ -83,7 +83,9 @@ class Result:
             "before": vars(self.before),
             "after": vars(self.after),
             "collapsed_bytes": self.collapsed_bytes,
-            "left": [{"reason": reason, "size_bytes": size} for reason, size in self.left.items()],
+            "left": [
+                {"reason": reason, "size_bytes": size_bytes} for reason, size_bytes in self.left.items()
+            ],
             "seconds": round(self.seconds, 3),
         }
 
@@ -107,7 +109,10 @@ class Result:
         if not self.check and self.changed:
             tables += f" before, {format_size(after)} after"
         lines = [verdict, f"{tables} (measured: VmPTE)."]
-        lines += [f"{format_size(size)} stay in small pages: {reason}." for reason, size in self.left.items()]
+        lines += [
+            f"{format_size(size_bytes)} stay in small pages: {reason}."
+            for reason, size_bytes in self.left.items()
+        ]
         return lines
 
 
@@ -135,8 +140,7 @@ def collapse(
     preflight.require_memory(subject, _growth_bytes(subject.process, segment_ranges))
     todo = [address for each in segment_ranges for address in each.small]
     if check or not todo:
-        size = len(todo) * HUGE_PAGE_BYTES
-        return _result(subject, check, before, before, size)
+        return _result(subject, check, before, before, len(todo) * HUGE_PAGE_BYTES)
     started = time.monotonic()
     failed = _collapse(subject.process, todo, rate_bytes, progress)
     seconds = time.monotonic() - started
@@ -183,7 +187,7 @@ def _result(
 
 
 def _figures(segment_ranges: list[Ranges], pids: set[int]) -> Figures:
-    tables = [size for size in map(procfs.vm_pte_bytes, sorted(pids)) if size is not None]
+    tables = [tables for tables in map(procfs.vm_pte_bytes, sorted(pids)) if tables is not None]
     return Figures(
         sum(each.used_bytes for each in segment_ranges),
         sum(each.huge_bytes for each in segment_ranges),

@@ -15,11 +15,11 @@ from ..units import format_size
 
 def check(mapped_bytes: int, *, overcommit: bool = False, prefault: bool = False) -> None:
     """Refuse what this host cannot hold; see `rules.memory_consent`."""
-    memory = procfs.meminfo_bytes()
+    meminfo_bytes = procfs.meminfo_bytes()
     memory_consent(
         mapped_bytes,
-        memory.get("MemTotal", 0),
-        memory.get("MemAvailable", 0),
+        meminfo_bytes.get("MemTotal", 0),
+        meminfo_bytes.get("MemAvailable", 0),
         overcommit,
         prefault,
     )
@@ -38,21 +38,21 @@ def check_room(region: str, size_bytes: int, root: str) -> None:
 
 def check_together(fills_bytes: Mapping[str | None, Mapping[str, int]]) -> None:
     """Refuse regions, root -> name -> bytes, each of which could be prefaulted and not all of them."""
-    everywhere = {name: size for sizes in fills_bytes.values() for name, size in sizes.items()}
-    total_bytes = sum(everywhere.values())
+    all_bytes = {name: fill for fills in fills_bytes.values() for name, fill in fills.items()}
+    total_bytes = sum(all_bytes.values())
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
-    if len(everywhere) > 1 and total_bytes > available_bytes:
+    if len(all_bytes) > 1 and total_bytes > available_bytes:
         has = format_size(available_bytes)
         raise MshareError(
-            f"prefaulting regions {', '.join(everywhere)} needs {format_size(total_bytes)} of free memory"
+            f"prefaulting regions {', '.join(all_bytes)} needs {format_size(total_bytes)} of free memory"
             f" in total, but this host has {has} available; reduce the size, or turn prefault off"
         )
-    for root, sizes in fills_bytes.items():
+    for root, fills in fills_bytes.items():
         room_bytes = roots.free_bytes(root) if root else None
-        root_bytes = sum(sizes.values())
+        root_bytes = sum(fills.values())
         if room_bytes is not None and root_bytes > room_bytes:
             raise MshareError(
-                f"prefaulting regions {', '.join(sizes)} needs {format_size(root_bytes)} in total, but the"
+                f"prefaulting regions {', '.join(fills)} needs {format_size(root_bytes)} in total, but the"
                 f" tmpfs at {root} has {format_size(room_bytes)} left; mount it with a larger size, reduce"
                 f" the region, or turn prefault off"
             )

@@ -107,16 +107,22 @@ def systemd_units(value: Any, what: str) -> tuple[str, ...]:
 
 
 Converter = Callable[[Any, str], Any]
+_BYTES = "_bytes"
 
 
 # Any: each key has a type of its own, and the dataclass that takes the values names it.
 def convert(given: Fields[str, object], converters: dict[str, Converter], what: str) -> dict[str, Any]:
-    """Check a dict key by key; keys that are None are as if they were not there."""
+    """Check a dict key by key; keys that are None are as if they were not there.
+
+    What a user writes as `size` has a unit of its own; parsed, it is `size_bytes`.
+    """
     if not isinstance(given, Fields):
         raise InvalidRequest(f"{what} {given!r} is not a set of keys and values")
     _known_keys(given, list(converters), what)
     return {
-        key: converters[key](value, f"{what}'s {key}") for key, value in given.items() if value is not None
+        f"{key}{_BYTES if converters[key] is parse_size else ''}": converters[key](value, f"{what}'s {key}")
+        for key, value in given.items()
+        if value is not None
     }
 
 
@@ -126,7 +132,7 @@ class Spec:
 
     def to_dict(self) -> dict[str, object]:
         """The normal form: what `from_dict` takes; nothing that was left open."""
-        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        entries = {field.name.removesuffix(_BYTES): getattr(self, field.name) for field in fields(self)}
         return {key: _plain(key, value) for key, value in entries.items() if value not in (None, ())}
 
     def to_json(self) -> str:

@@ -45,7 +45,7 @@ class Pool:
 
 def sizes_bytes(root: str = "/") -> list[int]:
     """The huge page sizes for which this kernel has pools, smallest first."""
-    return sorted(size for size, __ in _folders(os.path.join(root, _POOLS[1:])))
+    return sorted(page_bytes for page_bytes, __ in _folders(os.path.join(root, _POOLS[1:])))
 
 
 def pool(page_bytes: int, root: str = "/") -> Pool | None:
@@ -72,7 +72,9 @@ def pools(root: str = "/") -> list[Pool]:
         for name in map(_NODE_NAME.match, _names(nodes))
         if name
     )
-    return [_pool(folder, size, node) for node, place in places for size, folder in _folders(place)]
+    return [
+        _pool(folder, page_bytes, node) for node, place in places for page_bytes, folder in _folders(place)
+    ]
 
 
 def _pool(folder: str, page_bytes: int, node: int | None) -> Pool:

@@ -104,10 +104,11 @@ class Reader:
     def _set(self, keys: tuple[object, ...]) -> Mappings:
         if keys not in self._sets:
             mappings = [mapping for mapping in map(self._known.__getitem__, keys) if mapping is not None]
-            sizes: dict[tuple[bytes, int], int] = {}
+            sizes_bytes: dict[tuple[bytes, int], int] = {}
             for mapping in mappings:
-                sizes[mapping.identity] = sizes.get(mapping.identity, 0) + mapping.end - mapping.start
-            large = sorted(mapping for mapping in mappings if sizes[mapping.identity] >= MINIMUM_BYTES)
+                size_bytes = sizes_bytes.get(mapping.identity, 0) + mapping.end - mapping.start
+                sizes_bytes[mapping.identity] = size_bytes
+            large = sorted(mapping for mapping in mappings if sizes_bytes[mapping.identity] >= MINIMUM_BYTES)
             self._sets[keys] = tuple(large)
         return self._sets[keys]
 
@@ -161,7 +162,8 @@ class Devices:
         # memfd lies on the same ones: it costs nothing, not even a huge page.
         flags = [(0, BASE_PAGE_BYTES)]
         flags += [
-            (4 | (size.bit_length() - 1) << _HUGE_MASK_SHIFT, size) for size in huge_pages.sizes_bytes()
+            (4 | (page_bytes.bit_length() - 1) << _HUGE_MASK_SHIFT, page_bytes)
+            for page_bytes in huge_pages.sizes_bytes()
         ]
         for flag, page_bytes in flags:
             with contextlib.suppress(OSError, AttributeError):

@@ -9,7 +9,7 @@ Every function raises OSError with the kernel's errno. Addresses and sizes are i
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import Unavailable
 from . import abi
@@ -24,6 +24,17 @@ _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _library: Any = None
+
+
+class NewMapping(NamedTuple):
+    """An object that is to be mapped inside a region: where, and what mmap(2) would be given for it."""
+
+    offset_bytes: int
+    size_bytes: int
+    prot: int
+    flags: int
+    object_fd: int = -1
+    object_offset_bytes: int = 0
 
 
 def _c() -> Any:
@@ -50,30 +61,30 @@ def _check(result: int, path: str | None = None) -> int:
     return result
 
 
-def mmap(address: int | None, length: int, prot: int, flags: int, fd: int, offset: int = 0) -> int:
+def mmap(address: int | None, size_bytes: int, prot: int, flags: int, fd: int, offset_bytes: int = 0) -> int:
     """mmap(2); returns the address."""
     library = _c()
     where = ffi.cast("void *", address or 0)
-    result = library.mmap(where, length, prot, flags, fd, offset)
+    result = library.mmap(where, size_bytes, prot, flags, fd, offset_bytes)
     mapped = int(ffi.cast("uintptr_t", result))
     _check(-1 if mapped == (1 << 64) - 1 else 0)
     return mapped
 
 
-def munmap(address: int, length: int) -> None:
+def munmap(address: int, size_bytes: int) -> None:
     """munmap(2)."""
-    _check(_c().munmap(ffi.cast("void *", address), length))
+    _check(_c().munmap(ffi.cast("void *", address), size_bytes))
 
 
-def leave_out_of_dumps(address: int, length: int) -> None:
+def leave_out_of_dumps(address: int, size_bytes: int) -> None:
     """madvise(MADV_DONTDUMP)."""
-    _check(_c().madvise(ffi.cast("void *", address), length, abi.MADV_DONTDUMP))
+    _check(_c().madvise(ffi.cast("void *", address), size_bytes, abi.MADV_DONTDUMP))
 
 
-def memory(address: int, length: int) -> memoryview:
+def memory(address: int, size_bytes: int) -> memoryview:
     """The bytes at an address as a writable view; valid until they are unmapped."""
     _c()
-    return memoryview(ffi.buffer(ffi.cast("char *", address), length)).cast("B")
+    return memoryview(ffi.buffer(ffi.cast("char *", address), size_bytes)).cast("B")
 
 
 def _ioctl(fd: int, request: int, struct: Any) -> None:
@@ -89,37 +100,35 @@ def get_size(fd: int) -> Any:
     return info
 
 
-def set_size(fd: int, start: int, size: int) -> None:
+def set_size(fd: int, start: int, size_bytes: int) -> None:
     """MSHAREFS_SET_SIZE (2024-09, 2025-01)."""
     _c()
-    _ioctl(fd, abi.SET_SIZE, ffi.new("struct mshare_info *", {"start": start, "size": size}))
+    _ioctl(fd, abi.SET_SIZE, ffi.new("struct mshare_info *", {"start": start, "size": size_bytes}))
 
 
-def create_mapping(
-    fd: int, request: int, where: int, size: int, offset: int, prot: int, flags: int, object_fd: int
-) -> None:
+def create_mapping(fd: int, request: int, where: int, new: NewMapping) -> None:
     """MSHAREFS_CREATE_MAPPING with the generation's number; `where` is an address or an offset."""
     _c()
     fields = {
         "where": where,
-        "size": size,
-        "offset": offset,
-        "prot": prot,
-        "flags": flags,
-        "fd": object_fd & 0xFFFFFFFF,
+        "size": new.size_bytes,
+        "offset": new.object_offset_bytes,
+        "prot": new.prot,
+        "flags": new.flags,
+        "fd": new.object_fd & 0xFFFFFFFF,
     }
     _ioctl(fd, request, ffi.new("struct mshare_create *", fields))
 
 
-def unmap(fd: int, request: int, where: int, size: int) -> None:
+def unmap(fd: int, request: int, where: int, size_bytes: int) -> None:
     """MSHAREFS_UNMAP with the generation's number."""
     _c()
-    _ioctl(fd, request, ffi.new("struct mshare_unmap *", {"where": where, "size": size}))
+    _ioctl(fd, request, ffi.new("struct mshare_unmap *", {"where": where, "size": size_bytes}))
 
 
-def punch_hole(fd: int, offset: int, length: int) -> None:
+def punch_hole(fd: int, offset_bytes: int, size_bytes: int) -> None:
     """Free a range of a file; it reads as zeroes afterwards."""
-    _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length))
+    _check(_c().fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset_bytes, size_bytes))
 
 
 def adopt_orphans() -> None:

@@ -60,7 +60,7 @@ class _Mount:
                 ("mount" in self.steps, f"mount the {spec.backend} msharefs at {spec.root}"),
                 (
                     "size" in self.steps,
-                    f"give the tmpfs at {spec.root} room for {format_size(spec.size or 0)}",
+                    f"give the tmpfs at {spec.root} room for {format_size(spec.size_bytes or 0)}",
                 ),
                 ("layout" in self.steps, f"lay out the simulated msharefs at {spec.root}"),
                 ("access" in self.steps, f"set mode and group of {spec.root}"),
@@ -90,7 +90,7 @@ class _Mount:
         root = self.spec.root
         reason = None if self.managed else "systemd does not run on this host"
         before = _seen(self.seen)
-        if self.spec.size is not None and self.seen.size_bytes is not None:
+        if self.spec.size_bytes is not None and self.seen.size_bytes is not None:
             before = {**before, "size": self.seen.size_bytes}
         return Outcome(
             bool(self.actions),

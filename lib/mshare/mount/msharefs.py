@@ -217,15 +217,15 @@ def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
 
 def _size_differs(spec: MountSpec, seen: MountSeen) -> bool:
     """Whether the size of a tmpfs differs; Conflict for a size below what is in use."""
-    if spec.size is None or seen.size_bytes is None:
+    if spec.size_bytes is None or seen.size_bytes is None:
         return False
-    if spec.size < seen.used_bytes:
+    if spec.size_bytes < seen.used_bytes:
         raise Conflict(
-            f"the tmpfs at {spec.root} should have {format_size(spec.size)}, but"
+            f"the tmpfs at {spec.root} should have {format_size(spec.size_bytes)}, but"
             f" {format_size(seen.used_bytes)} of it are in use; request more, or remove regions first"
             f" (`mshare rm`)"
         )
-    return round_up(spec.size, BASE_PAGE_BYTES) != seen.size_bytes
+    return round_up(spec.size_bytes, BASE_PAGE_BYTES) != seen.size_bytes
 
 
 def _access_differs(spec: MountSpec, seen: MountSeen) -> bool:
@@ -266,7 +266,7 @@ def mount(spec: MountSpec) -> list[str]:
     elif files.read_text(record) != spec.to_json():
         files.write_text(record, spec.to_json())
     if "size" in steps:
-        _run("mount", "-o", f"remount,size={spec.size}", spec.root)
+        _run("mount", "-o", f"remount,size={spec.size_bytes}", spec.root)
     if "access" in steps:
         _set_access(spec, gid)
     return steps

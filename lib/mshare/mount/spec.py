@@ -23,7 +23,7 @@ class MountSpec(Spec):
     root: str
     generation: str | None = None
     """Simulated only: which generation to imitate."""
-    size: int | None = None
+    size_bytes: int | None = None
     """Simulated only: the most memory its tmpfs may use."""
     mode: int = 0o1770
     group: str | None = None
@@ -33,7 +33,7 @@ class MountSpec(Spec):
     @property
     def tmpfs_options(self) -> str:
         """For mount(8), simulated only. No other user has access before layout and permissions are set."""
-        return "mode=0700" if self.size is None else f"mode=0700,size={self.size}"
+        return "mode=0700" if self.size_bytes is None else f"mode=0700,size={self.size_bytes}"
 
     @classmethod
     def from_dict(cls, given: Fields[str, object], what: str = "mount") -> MountSpec:
@@ -54,6 +54,6 @@ class MountSpec(Spec):
             if key not in values:
                 raise InvalidRequest(f"{what} needs a {key}, like {example}")
         for key in ("generation", "size"):
-            if key in values and values["backend"] == "kernel":
+            if given.get(key) is not None and values["backend"] == "kernel":
                 raise InvalidRequest(f"{what}'s {key} is for the simulated backend; a kernel has its own")
         return cls(**values)

@@ -125,7 +125,7 @@ def _same(server: Server, other: Server | None) -> bool:
     return other is not None and (server.pid, server.started_ticks) == (other.pid, other.started_ticks)
 
 
-def _size(path: str) -> int:
+def _size_bytes(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
@@ -142,7 +142,7 @@ class LogPosition:
 
 
 def log_position(cluster: Cluster) -> LogPosition:
-    return LogPosition(cluster.log, _size(cluster.log), time.time())
+    return LogPosition(cluster.log, _size_bytes(cluster.log), time.time())
 
 
 def log_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
@@ -152,7 +152,7 @@ def log_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
     """
     lines = _journal(cluster.unit, position.time) if cluster.plain_unit is not None else []
     path = cluster.log
-    begin = position.size_bytes if path == position.path and position.size_bytes <= _size(path) else 0
+    begin = position.size_bytes if path == position.path and position.size_bytes <= _size_bytes(path) else 0
     try:
         # Its owner decides where it is: a file that he may not read is nobody's log.
         text = files.read_foreign(path, uids={cluster.uid}, start=begin) or ""

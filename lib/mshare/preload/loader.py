@@ -77,10 +77,10 @@ def _segment_types(file: BinaryIO, head: bytes) -> list[int]:
     """The types of an ELF file's segments; empty for a class that is not 64 bits."""
     if head[4] != 2:
         return []
-    offset, size, count = struct.unpack_from("<32xQ14xHH", head)
-    file.seek(offset)
-    table = file.read(size * count)
-    return [struct.unpack_from("<I", table, index * size)[0] for index in range(count)]
+    offset_bytes, entry_bytes, count = struct.unpack_from("<32xQ14xHH", head)
+    file.seek(offset_bytes)
+    table = file.read(entry_bytes * count)
+    return [struct.unpack_from("<I", table, index * entry_bytes)[0] for index in range(count)]
 
 
 def _check_elf(name: str, path: str, head: bytes, segments: list[int]) -> None:

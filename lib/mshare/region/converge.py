@@ -77,7 +77,7 @@ class RegionPresent(Request[RegionFacts]):
         if root is None:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             fills_bytes = spec.memory_bytes if spec.prefault else 0
-            findings = _preflight(spec, None, spec.window or spec.mapped_bytes)
+            findings = _preflight(spec, None, spec.window_bytes or spec.mapped_bytes)
             preflight.require(findings)
             return Outcome(
                 True,
@@ -251,7 +251,7 @@ def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[pr
             overcommit=spec.overcommit,
             prefault=spec.prefault,
             attaches=spec.prefault or spec.pattern,
-            memory_max_bytes=spec.memory_max,
+            memory_max_bytes=spec.memory_max_bytes,
             units=spec.before,
             uid=os.geteuid() if uid < 0 else uid,
             simulated=root is not None and roots.backend_at(root) == "simulated",
@@ -267,7 +267,7 @@ def _window_bytes(spec: RegionSpec, root: str) -> int:
     alignment_bytes = roots.alignment_bytes(root)
     generation = roots.generation(root, roots.backend_at(root) or "kernel")
     assert generation is not None, "a kernel was asked"
-    window_bytes = rules.place(spec.mappings, spec.window, alignment_bytes, generation)[1]
+    window_bytes = rules.place(spec.mappings, spec.window_bytes, alignment_bytes, generation)[1]
     rules.address(spec.address, alignment_bytes)
     return window_bytes
 

@@ -164,7 +164,7 @@ def _created(spec: RegionSpec, backend: Backend) -> Iterator[Region]:
     created = Region.create(
         spec.name,
         mappings=spec.mappings,
-        window=spec.window,
+        window=spec.window_bytes,
         address=spec.address,
         mode=0o600,
         overcommit=spec.overcommit,
@@ -235,8 +235,8 @@ def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:
     if first is None:
         raise InvalidRequest(f"region {spec.name} has no anonymous mapping that could hold a pattern")
     free_bytes = procfs.meminfo_bytes().get("MemAvailable", GIB)
-    if spec.memory_max is not None:
-        free_bytes = min(free_bytes, spec.memory_max)
+    if spec.memory_max_bytes is not None:
+        free_bytes = min(free_bytes, spec.memory_max_bytes)
     room_bytes = roots.free_bytes(backend.root)
     budget_bytes = min(free_bytes // _PATTERN_SHARE, free_bytes if room_bytes is None else room_bytes) // 2
     span_bytes = min(first.size_bytes, span_for_budget(budget_bytes))

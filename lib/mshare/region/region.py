@@ -15,6 +15,7 @@ from ..backends.connect import connect
 from ..backends.mapping import Mapping
 from ..errors import InvalidRequest
 from ..kernel import abi, syscalls
+from ..kernel.syscalls import NewMapping
 from ..units import Size, format_size, parse_size, round_up
 from . import rules
 from .create import blueprint
@@ -165,7 +166,7 @@ class Region:
 
     def _create(self, mapping: Mapping, flags: int, fd: int) -> None:
         self._file.create_mapping(
-            mapping.offset, mapping.size_bytes, mapping.prot, flags, fd, mapping.object_offset
+            NewMapping(mapping.offset, mapping.size_bytes, mapping.prot, flags, fd, mapping.object_offset)
         )
 
     def map_anonymous(self, offset: int, size: Size, *, overcommit: bool = False) -> Mapping:

@@ -57,14 +57,14 @@ def mapping_from_dict(entry: Fields[str, object], what: str = "mapping", next_of
     """Check and normalize a mapping; without an offset it lies at `behind`. Undoes mapping_to_dict."""
     given = convert(entry, _MAPPING_KEYS, what)
     kind = given.get("kind", "file" if "path" in given else "anonymous")
-    if "size" not in given:
+    if "size_bytes" not in given:
         raise InvalidRequest(f"{what} needs a size")
     if (kind == "file") != ("path" in given):
         raise InvalidRequest(f"{what} is of kind {kind}; give a path for a file, and only for a file")
     page = abi.HUGE_PAGE_BYTES if kind == "hugetlb" else BASE_PAGE_BYTES
     return Mapping(
         offset=given.get("offset", next_offset),
-        size_bytes=round_up(given["size"], page),
+        size_bytes=round_up(given["size_bytes"], page),
         kind=kind,
         # Files are read-only by default.
         prot=given.get("protection", protection("r" if kind == "file" else "rw")),
@@ -79,7 +79,7 @@ class RegionSpec(Spec):
 
     name: str
     mappings: tuple[Mapping, ...]
-    window: int | None = None
+    window_bytes: int | None = None
     address: int | None = None
     mode: int = 0o600
     owner: str | None = None
@@ -90,7 +90,7 @@ class RegionSpec(Spec):
     prefault: bool = False
     pattern: bool = False
     """Whether the owner writes bytes that our clients verify: for trials, not databases."""
-    memory_max: int | None = None
+    memory_max_bytes: int | None = None
     """The most memory for the region, enforced by systemd on its owner, who is charged for it."""
     before: tuple[str, ...] = ()
     """systemd units that start after the region and stop before it, such as the database's."""
@@ -155,12 +155,12 @@ class RegionSpec(Spec):
         values = convert(given, converters, what)
         values.pop("comment", None)
         rules.region_name(values.get("name", ""))
-        size = values.pop("size", None)
-        if (size is None) == (not values.get("mappings")):
+        size_bytes = values.pop("size_bytes", None)
+        if (size_bytes is None) == (not values.get("mappings")):
             raise InvalidRequest(f"{what} {values['name']} needs either a size, like 300GiB, or mappings")
-        if size is not None:
-            values["mappings"] = (Mapping(0, round_up(size, BASE_PAGE_BYTES)),)
+        if size_bytes is not None:
+            values["mappings"] = (Mapping(0, round_up(size_bytes, BASE_PAGE_BYTES)),)
         spec = cls(**values)
-        if spec.prefault and spec.memory_max is not None:
-            rules.memory_limit(spec.name, spec.memory_bytes, spec.memory_max)
+        if spec.prefault and spec.memory_max_bytes is not None:
+            rules.memory_limit(spec.name, spec.memory_bytes, spec.memory_max_bytes)
         return spec

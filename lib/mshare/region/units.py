@@ -16,7 +16,7 @@ from .spec import RegionSpec
 
 def region_files(spec: RegionSpec) -> dict[str, str]:
     """The slice that limits and accounts a region's memory, and the units that wait for the region."""
-    limit = "" if spec.memory_max is None else f"MemoryMax={spec.memory_max}\n"
+    limit = "" if spec.memory_max_bytes is None else f"MemoryMax={spec.memory_max_bytes}\n"
     before = "".join(f"Before={unit}\n" for unit in spec.before)
     return {
         unit_path(f"mshare-{spec.name}.slice"): (

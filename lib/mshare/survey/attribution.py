@@ -55,8 +55,8 @@ class Attribution:
         return round(sum(self.segments.values()))
 
     def add(self, other: Attribution) -> None:
-        for identity, size in other.segments.items():
-            self.segments[identity] = self.segments.get(identity, 0) + size
+        for identity, tables_bytes in other.segments.items():
+            self.segments[identity] = self.segments.get(identity, 0) + tables_bytes
         for identity, huge in other.huge_bytes.items():
             self.huge_bytes[identity] = max(self.huge_bytes.get(identity, 0), huge)
         self.scanned += other.scanned
@@ -172,8 +172,8 @@ def _estimate(
 
 
 def _account(attribution: Attribution, estimate: tuple[float, Sample]) -> None:
-    size, sample = estimate
+    tables_bytes, sample = estimate
     whole = sum(tables.bytes for tables in sample.tables.values())
     for identity, tables in sample.tables.items():
         share = tables.bytes / whole if whole else 0
-        attribution.segments[identity] = attribution.segments.get(identity, 0) + size * share
+        attribution.segments[identity] = attribution.segments.get(identity, 0) + tables_bytes * share

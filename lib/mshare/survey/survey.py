@@ -111,10 +111,10 @@ class _Looking:
         self.missing += attributed.missing
         self.vanished += attributed.vanished
         cgroup = first.cgroup()
-        sizes = [process.vm_pte_bytes for process in members]
-        total = sum(sizes)
+        tables_bytes = [process.vm_pte_bytes for process in members]
+        sum_bytes = sum(tables_bytes)
         # Nothing is known of what may not be read, which is another thing than nothing.
-        part = None if group.unreadable else min(total, attributed.bytes)
+        part = None if group.unreadable else min(sum_bytes, attributed.bytes)
         inside = container(cgroup)
         host_bytes = self._facts.page_tables_bytes
         record = InstanceRecord(
@@ -137,15 +137,15 @@ class _Looking:
             processes_maximum=database.processes_maximum,
             segments=rows,
             page_tables=Tables(
-                sum_bytes=total,
-                average_bytes=total // len(sizes),
-                maximum_bytes=max(sizes),
+                sum_bytes=sum_bytes,
+                average_bytes=sum_bytes // len(tables_bytes),
+                maximum_bytes=max(tables_bytes),
                 segments_bytes=part,
-                remainder_bytes=None if part is None else total - part,
+                remainder_bytes=None if part is None else sum_bytes - part,
                 kind="measured",
                 segments_kind="measured" if attributed.scanned >= len(members) else "modelled",
             ),
-            share_of_host_percent=round(100 * total / host_bytes, 2) if host_bytes else 0.0,
+            share_of_host_percent=round(100 * sum_bytes / host_bytes, 2) if host_bytes else 0.0,
             huge_pages_requested=database.huge_pages_requested,
             settings=database.settings,
             preload=preload_settings.requested_pages(first.environment()),

@@ -13,6 +13,7 @@ from mshare.backends.connect import connect
 from mshare.backends.mapping import Mapping, MappingEntry, protection, protection_name
 from mshare.errors import InvalidRequest
 from mshare.kernel import abi
+from mshare.kernel.syscalls import NewMapping
 from mshare.units import MIB
 
 
@@ -41,9 +42,8 @@ def test_the_simulated_backend_lists_what_is_mapped(here):
     file = backend.open("sga", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         file.set_size(backend.alignment_bytes)
-        file.create_mapping(
-            0, MIB, abi.PROT_READ | abi.PROT_WRITE, abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
-        )
+        flags = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
+        file.create_mapping(NewMapping(0, MIB, abi.PROT_READ | abi.PROT_WRITE, flags))
         assert file.mappings() == [Mapping(0, MIB)]
         assert backend.names() == ["sga"]
         file.unmap(0, MIB)

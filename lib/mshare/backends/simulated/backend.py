@@ -24,6 +24,7 @@ from ...host import procfs
 from ...kernel import abi, syscalls
 from ...kernel.calls.base import Geometry
 from ...kernel.generations import generation, not_supported
+from ...kernel.syscalls import NewMapping
 from ...record import Malformed
 from ...units import round_up
 from ..base import Backend, RegionFile, Window
@@ -76,30 +77,23 @@ class SimulatedRegionFile(RegionFile):
 
     # -- mappings inside
 
-    def create_mapping(
-        self,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int = -1,
-        object_offset: int = 0,
-    ) -> None:
+    def create_mapping(self, new: NewMapping) -> None:
         if not self._features.explicit_mappings:
             raise not_supported("objects cannot be mapped one by one", self._backend.generation)
         with self._sidecar.change() as change:
             record = change.record
-            end = self._end(record, offset, size, abi.huge_page_bytes(flags) or abi.PAGE_BYTES)
-            kind = self._kind(flags, object_fd, prot, object_offset)
-            if flags & abi.MAP_FIXED_NOREPLACE and without(record.placed, offset, end) != record.placed:
+            offset = new.offset_bytes
+            page_bytes = abi.huge_page_bytes(new.flags) or abi.PAGE_BYTES
+            end = self._end(record, offset, new.size_bytes, page_bytes)
+            kind = self._kind(new)
+            if new.flags & abi.MAP_FIXED_NOREPLACE and without(record.placed, offset, end) != record.placed:
                 raise refusal(errno.EEXIST, self._path)
-            entry = Placed(
-                Mapping(offset, end - offset, kind, prot, object_offset=object_offset), record.next_serial
-            )
+            mapping = Mapping(offset, end - offset, kind, new.prot, object_offset=new.object_offset_bytes)
+            entry = Placed(mapping, record.next_serial)
             if kind == "anonymous":
-                self._check_commit(end - offset, flags)
+                self._check_commit(end - offset, new.flags)
             else:
-                entry = self._held_open(entry, record.inode, object_fd, flags)
+                entry = self._held_open(entry, record.inode, new)
             self._free(offset, end)
             change.record = replace(
                 record,
@@ -110,14 +104,14 @@ class SimulatedRegionFile(RegionFile):
         WATCHER.refresh()
 
     @staticmethod
-    def _held_open(entry: Placed, region_inode: int, object_fd: int, flags: int) -> Placed:
+    def _held_open(entry: Placed, region_inode: int, new: NewMapping) -> Placed:
         """Keep an object open as long as this process lives and the object is mapped."""
         mapping = entry.mapping
         if mapping.kind == "hugetlb":
-            fd = _huge_memory(mapping.size_bytes, flags)
+            fd = _huge_memory(mapping.size_bytes, new.flags)
         else:
-            mapping = replace(mapping, path=os.readlink(f"/proc/self/fd/{object_fd}"))
-            fd = os.dup(object_fd)
+            mapping = replace(mapping, path=os.readlink(f"/proc/self/fd/{new.object_fd}"))
+            fd = os.dup(new.object_fd)
         HELD[region_inode, entry.serial] = fd
         status = os.fstat(fd)
         return Placed(mapping, entry.serial, status.st_dev, status.st_ino, os.getpid(), fd)
@@ -132,12 +126,12 @@ class SimulatedRegionFile(RegionFile):
         finally:
             os.close(fd)
 
-    def _kind(self, flags: int, object_fd: int, prot: int, object_offset: int) -> Kind:
+    def _kind(self, new: NewMapping) -> Kind:
         """The kind of object the arguments ask for, refused as mmap inside a kernel refuses them."""
-        kinds = self._features.mapping_kinds
+        kinds, flags, prot = self._features.mapping_kinds, new.flags, new.prot
         if not flags & abi.MAP_FIXED or not flags & abi.MAP_SHARED or flags & abi.MAP_PRIVATE:
             raise refusal(errno.EINVAL, self._path)
-        if prot & ~abi.PROT_ALL or object_offset % abi.PAGE_BYTES:
+        if prot & ~abi.PROT_ALL or new.object_offset_bytes % abi.PAGE_BYTES:
             raise refusal(errno.EINVAL, self._path)
         if flags & abi.MAP_ANONYMOUS:
             kind: Kind = "hugetlb" if flags & abi.MAP_HUGETLB else "anonymous"
@@ -147,50 +141,51 @@ class SimulatedRegionFile(RegionFile):
         if "file" not in kinds:
             raise refusal(errno.EINVAL, self._path)
         try:
-            status = os.fstat(object_fd)
+            status = os.fstat(new.object_fd)
         except OSError:
             raise refusal(errno.EBADF, self._path) from None
         itself = os.path.samestat(status, os.fstat(self.fd))
         if flags & abi.MAP_HUGETLB or itself or self._backend.holds(status):
             raise refusal(errno.EINVAL, self._path)
-        access = access_mode(object_fd)
+        access = access_mode(new.object_fd)
         unreadable = access == os.O_WRONLY or (prot & abi.PROT_WRITE and access != os.O_RDWR)
         if not stat.S_ISREG(status.st_mode) or unreadable:
             raise refusal(errno.EACCES, self._path)
         return "file"
 
-    def _end(self, record: Record, offset: int, size: int, page_bytes: int = abi.PAGE_BYTES) -> int:
+    def _end(self, record: Record, offset: int, size_bytes: int, page_bytes: int = abi.PAGE_BYTES) -> int:
         """Where a range inside the region ends; EINVAL for one that is not inside, or unaligned."""
-        inside = 0 <= offset < record.window_bytes and 0 < size <= record.window_bytes - offset
+        inside = 0 <= offset < record.window_bytes and 0 < size_bytes <= record.window_bytes - offset
         if not inside or offset % page_bytes:
             raise refusal(errno.EINVAL, self._path)
-        end = offset + round_up(size, abi.PAGE_BYTES)
+        end = offset + round_up(size_bytes, abi.PAGE_BYTES)
         huge = [entry.mapping for entry in record.placed if entry.mapping.kind == "hugetlb"]
         for edge in (offset, end):
             if edge % abi.HUGE_PAGE_BYTES and any(page.offset < edge < page.end for page in huge):
                 raise refusal(errno.EINVAL, self._path)
         return end
 
-    def _check_commit(self, size: int, flags: int) -> None:
+    def _check_commit(self, size_bytes: int, flags: int) -> None:
         """ENOMEM where a kernel's overcommit accounting would refuse shared anonymous memory."""
         mode = procfs.sysctl("vm.overcommit_memory")
-        memory = procfs.meminfo_bytes()
+        meminfo_bytes = procfs.meminfo_bytes()
         if mode == "2":
-            refused = size > memory.get("CommitLimit", 0) - memory.get("Committed_AS", 0)
+            free_bytes = meminfo_bytes.get("CommitLimit", 0) - meminfo_bytes.get("Committed_AS", 0)
+            refused = size_bytes > free_bytes
         else:
-            total = memory.get("MemTotal", 0) + memory.get("SwapTotal", 0)
-            refused = mode == "0" and not flags & abi.MAP_NORESERVE and size > total
+            total_bytes = meminfo_bytes.get("MemTotal", 0) + meminfo_bytes.get("SwapTotal", 0)
+            refused = mode == "0" and not flags & abi.MAP_NORESERVE and size_bytes > total_bytes
         if refused:
             raise refusal(errno.ENOMEM, self._path)
 
-    def unmap(self, offset: int, size: int) -> None:
+    def unmap(self, offset_bytes: int, size_bytes: int) -> None:
         if not self._features.unmap:
             raise not_supported("objects cannot be unmapped", self._backend.generation)
         with self._sidecar.change() as change:
             record = change.record
-            end = self._end(record, offset, size)
-            self._free(offset, end)
-            change.record = replace(record, placed=without(record.placed, offset, end))
+            end = self._end(record, offset_bytes, size_bytes)
+            self._free(offset_bytes, end)
+            change.record = replace(record, placed=without(record.placed, offset_bytes, end))
             self._let_go(record, change.record)
         WATCHER.refresh()
 
@@ -210,7 +205,7 @@ class SimulatedRegionFile(RegionFile):
 
     def attach(
         self,
-        length: int,
+        size_bytes: int,
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
@@ -219,9 +214,9 @@ class SimulatedRegionFile(RegionFile):
         if record.dead:
             bury(self.fd)
             raise refusal(errno.EINVAL, self._path)
-        alignment = self._backend.alignment_bytes
+        alignment_bytes = self._backend.alignment_bytes
         wrong_flags = not flags & abi.MAP_SHARED or flags & (abi.MAP_PRIVATE | abi.MAP_HUGETLB)
-        if not record.window_bytes or length != record.window_bytes or wrong_flags:
+        if not record.window_bytes or size_bytes != record.window_bytes or wrong_flags:
             raise refusal(errno.EINVAL, self._path)
         access = access_mode(self.fd)
         if access == os.O_WRONLY or (access == os.O_RDONLY and prot & abi.PROT_WRITE):
@@ -229,13 +224,13 @@ class SimulatedRegionFile(RegionFile):
         if record.address is not None and address != record.address:
             raise refusal(errno.EINVAL, self._path)
         fixed = flags & (abi.MAP_FIXED | abi.MAP_FIXED_NOREPLACE)
-        if fixed and (address or 0) % alignment:
+        if fixed and (address or 0) % alignment_bytes:
             raise refusal(errno.EINVAL, self._path)
-        where = _reserve(address, length, fixed, alignment)
+        where = _reserve(address, size_bytes, fixed, alignment_bytes)
         if record.address is not None and where != record.address:
-            syscalls.munmap(where, length)
+            syscalls.munmap(where, size_bytes)
             raise refusal(errno.EINVAL, self._path)
-        window = SimulatedWindow(where, length, self.fd, self._sidecar.dup())
+        window = SimulatedWindow(where, size_bytes, self.fd, self._sidecar.dup())
         try:
             WATCHER.add(window)
             if not window.refresh():
@@ -257,7 +252,7 @@ class SimulatedRegionFile(RegionFile):
         super().close()
 
 
-def _huge_memory(size: int, flags: int) -> int:
+def _huge_memory(size_bytes: int, flags: int) -> int:
     """Real huge pages for a region, as a memfd; ENOMEM where the pool has too few, as on a kernel."""
     code = abi.huge_page_bytes(flags).bit_length() - 1
     try:
@@ -265,32 +260,32 @@ def _huge_memory(size: int, flags: int) -> int:
     except OSError as error:
         raise OSError(errno.EINVAL, f"no huge pages of this size ({error.strerror})") from None
     try:
-        os.ftruncate(fd, size)
+        os.ftruncate(fd, size_bytes)
         # The first mapping reserves the pages, and they stay the file's.
-        syscalls.munmap(syscalls.mmap(None, size, abi.PROT_READ, abi.MAP_SHARED, fd), size)
+        syscalls.munmap(syscalls.mmap(None, size_bytes, abi.PROT_READ, abi.MAP_SHARED, fd), size_bytes)
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-def _reserve(address: int | None, length: int, fixed: int, alignment: int) -> int:
+def _reserve(address: int | None, size_bytes: int, fixed: int, alignment_bytes: int) -> int:
     """Take an aligned address range in which nothing is mapped yet; returns its address."""
     if address is not None:
-        where = round_up(address, alignment)
+        where = round_up(address, alignment_bytes)
         try:
             flags = UNMAPPED | (fixed or abi.MAP_FIXED_NOREPLACE)
-            return syscalls.mmap(where, length, abi.PROT_NONE, flags, -1)
+            return syscalls.mmap(where, size_bytes, abi.PROT_NONE, flags, -1)
         except OSError as error:
             if fixed or error.errno != errno.EEXIST:
                 raise
     # A hint that is taken is only a hint: find any aligned place, then give back what sticks out.
-    start = syscalls.mmap(None, length + alignment, abi.PROT_NONE, UNMAPPED, -1)
-    where = round_up(start, alignment)
+    start = syscalls.mmap(None, size_bytes + alignment_bytes, abi.PROT_NONE, UNMAPPED, -1)
+    where = round_up(start, alignment_bytes)
     if where > start:
         syscalls.munmap(start, where - start)
-    if where + length < start + length + alignment:
-        syscalls.munmap(where + length, start + alignment - where)
+    if where < start + alignment_bytes:
+        syscalls.munmap(where + size_bytes, start + alignment_bytes - where)
     return where
 
 

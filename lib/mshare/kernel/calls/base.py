@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from ..generations import Generation, not_supported
+from ..syscalls import NewMapping
 
 
 class Geometry(NamedTuple):
@@ -31,19 +32,10 @@ class Calls(ABC):
     def geometry(self, fd: int) -> Geometry:
         """Ask the kernel for a region's address and window."""
 
-    def create_mapping(
-        self,
-        fd: int,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int,
-        object_offset: int,
-    ) -> None:
+    def create_mapping(self, fd: int, new: NewMapping) -> None:
         """Map an object at an offset inside the region."""
         raise not_supported("objects cannot be mapped one by one", self.generation)
 
-    def unmap(self, fd: int, offset: int, size: int) -> None:
+    def unmap(self, fd: int, offset_bytes: int, size_bytes: int) -> None:
         """Unmap a range inside the region, for all processes."""
         raise not_supported("objects cannot be unmapped", self.generation)

@@ -10,6 +10,7 @@ import os
 
 from .. import abi, syscalls
 from ..generations import GENERATIONS
+from ..syscalls import NewMapping
 from .base import Calls, Geometry
 
 
@@ -23,30 +24,13 @@ class V2024_09(Calls):
         info = syscalls.get_size(fd)
         return Geometry(int(info.start) if info.size else None, int(info.size))
 
-    def address_of(self, fd: int, offset: int) -> int:
+    def address_of(self, fd: int, offset_bytes: int) -> int:
         """The address of an offset in every process, because this generation has no offsets."""
         start = self.geometry(fd).address
         if start is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL) + ": the region has no size yet")
-        return start + offset
+        return start + offset_bytes
 
-    def create_mapping(
-        self,
-        fd: int,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int,
-        object_offset: int,
-    ) -> None:
-        syscalls.create_mapping(
-            fd,
-            abi.CREATE_MAPPING_BY_ADDRESS,
-            self.address_of(fd, offset),
-            size,
-            object_offset,
-            prot,
-            flags,
-            object_fd,
-        )
+    def create_mapping(self, fd: int, new: NewMapping) -> None:
+        where = self.address_of(fd, new.offset_bytes)
+        syscalls.create_mapping(fd, abi.CREATE_MAPPING_BY_ADDRESS, where, new)

@@ -13,5 +13,5 @@ from .v2024_09 import V2024_09
 class V2025_01(V2024_09):
     generation = GENERATIONS["2025-01"]
 
-    def unmap(self, fd: int, offset: int, size: int) -> None:
-        syscalls.unmap(fd, abi.UNMAP_BY_ADDRESS, self.address_of(fd, offset), size)
+    def unmap(self, fd: int, offset_bytes: int, size_bytes: int) -> None:
+        syscalls.unmap(fd, abi.UNMAP_BY_ADDRESS, self.address_of(fd, offset_bytes), size_bytes)

@@ -9,6 +9,7 @@ import os
 
 from .. import abi, syscalls
 from ..generations import GENERATIONS
+from ..syscalls import NewMapping
 from .base import Calls, Geometry
 
 
@@ -21,19 +22,8 @@ class V2025_04(Calls):
     def geometry(self, fd: int) -> Geometry:
         return Geometry(None, os.fstat(fd).st_size)
 
-    def create_mapping(
-        self,
-        fd: int,
-        offset: int,
-        size: int,
-        prot: int,
-        flags: int,
-        object_fd: int,
-        object_offset: int,
-    ) -> None:
-        syscalls.create_mapping(
-            fd, abi.CREATE_MAPPING_BY_OFFSET, offset, size, object_offset, prot, flags, object_fd
-        )
+    def create_mapping(self, fd: int, new: NewMapping) -> None:
+        syscalls.create_mapping(fd, abi.CREATE_MAPPING_BY_OFFSET, new.offset_bytes, new)
 
-    def unmap(self, fd: int, offset: int, size: int) -> None:
-        syscalls.unmap(fd, abi.UNMAP_BY_OFFSET, offset, size)
+    def unmap(self, fd: int, offset_bytes: int, size_bytes: int) -> None:
+        syscalls.unmap(fd, abi.UNMAP_BY_OFFSET, offset_bytes, size_bytes)

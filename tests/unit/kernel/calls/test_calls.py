@@ -19,6 +19,7 @@ from mshare.kernel.calls.v2025_01 import V2025_01
 from mshare.kernel.calls.v2025_04 import V2025_04
 from mshare.kernel.calls.v2025_08 import V2025_08
 from mshare.kernel.generations import GENERATIONS
+from mshare.kernel.syscalls import NewMapping
 from mshare.units import GIB, MIB
 
 CLASSES: dict[str, type[Calls]] = {
@@ -63,7 +64,7 @@ def test_what_it_does_not_have_is_refused_as_the_kernel_would(identifier, fd):
     speaks = CALLS[identifier]
     if not speaks.generation.features.explicit_mappings:
         with pytest.raises(OSError, match=f"in generation {identifier}") as caught:
-            speaks.create_mapping(fd, 0, MIB, abi.PROT_READ, 0, -1, 0)
+            speaks.create_mapping(fd, NewMapping(0, MIB, abi.PROT_READ, 0))
         assert caught.value.errno == errno.EOPNOTSUPP
     if not speaks.generation.features.unmap:
         with pytest.raises(OSError, match=f"in generation {identifier}"):
@@ -75,9 +76,10 @@ def test_requests_by_offset(monkeypatch):
     monkeypatch.setattr(syscalls, "create_mapping", lambda *words: asked.append(words))
     monkeypatch.setattr(syscalls, "unmap", lambda *words: asked.append(words))
     speaks = CALLS["2025-04"]
-    speaks.create_mapping(7, 2 * MIB, MIB, abi.PROT_READ, abi.MAP_SHARED, 9, 4096)
+    new = NewMapping(2 * MIB, MIB, abi.PROT_READ, abi.MAP_SHARED, 9, 4096)
+    speaks.create_mapping(7, new)
     speaks.unmap(7, 2 * MIB, MIB)
     assert asked == [
-        (7, abi.CREATE_MAPPING_BY_OFFSET, 2 * MIB, MIB, 4096, abi.PROT_READ, abi.MAP_SHARED, 9),
+        (7, abi.CREATE_MAPPING_BY_OFFSET, 2 * MIB, new),
         (7, abi.UNMAP_BY_OFFSET, 2 * MIB, MIB),
     ]
