@@ -11,12 +11,13 @@ short_description: Run an unmodified PostgreSQL on a region or on huge pages
 version_added: 0.1.0
 description:
   - Starts a PostgreSQL cluster with the preloaded library of this collection, which puts its shared memory into a region, or into
-    huge pages of a stock kernel.
+    huge pages of a stock kernel. With O(pages=native) PostgreSQL itself asks for huge pages, without the library.
   - Works for clusters of Debian's C(pg_ctlcluster) and for those that a plain systemd unit starts, such as PGDG's on EL. Refuses,
     before anything is changed, clusters that something else manages (Patroni, other cluster managers, containers, operators), and
     says what to set there.
   - Writes the environment, one file that turns PostgreSQL's own O(ignore:huge_pages) off and, for a region under systemd, a drop-in
-    that starts the server after the region. O(state=absent) restores all of it byte for byte.
+    that starts the server after the region. With O(pages=native) it writes only the file that turns O(ignore:huge_pages) on.
+    O(state=absent) restores all of it byte for byte.
   - Restarts the server only if O(restart) allows it. Afterwards it checks where the segment really is, in the postmaster and in
     a backend, and what page tables cost before and after. If the segment is not where it should be, the module restores files
     and server, and fails.
@@ -44,11 +45,24 @@ options:
     description:
       - V(thp) are transparent huge pages on any kernel since Linux 6.1, without a pool to reserve.
       - V(hugetlb) are pages of the host's huge page pool, placed so that a stock kernel shares page tables as far as it can.
+      - V(native) are pages of the pool as well, for which PostgreSQL itself asks (O(ignore:huge_pages) V(on), and O(ignore:huge_page_size)
+        since PostgreSQL 14). Refused before PostgreSQL 9.4, with O(ignore:shared_memory_type) V(sysv), and where the pool has too
+        few free pages.
       - V(4k) is a region, on a kernel with mshare. The simulated backend saves nothing, so it must be requested explicitly with
         O(backend=simulated).
     type: str
-    choices: [thp, hugetlb, 4k]
+    choices: [thp, hugetlb, 4k, native]
     default: thp
+  page_size:
+    description:
+      - The size of V(native) pages, like V(2MiB) or V(1GiB). By default it is what the cluster's own O(ignore:huge_page_size) says,
+        otherwise 2 MiB. PostgreSQL before 14 always has the kernel's default size.
+    type: str
+  planned_pages:
+    description:
+      - In check mode, how many huge pages the pool will have been given before the real run.
+    type: int
+    default: 0
   region:
     description:
       - The region to use, with O(pages=4k). By default the server creates its own, which lives and dies with it.
@@ -61,8 +75,9 @@ options:
   prefault:
     description:
       - Whether the whole segment is touched when the server starts, which takes about 3 s per GiB. By default it is, except for
-        O(pages=hugetlb). With V(false) and O(pages=thp) the server starts at once, on small pages if the kernel has
-        transparent huge pages for shared memory turned off.
+        O(pages=hugetlb), and for O(pages=thp) with shared buffers of 1 GiB or more.
+      - With V(false) and O(pages=thp) the server starts at once, in small pages if the kernel has transparent huge pages for shared
+        memory turned off, at an address where M(dbmem.mshare.mshare_collapse) can put it into huge pages while it runs.
     type: bool
   require:
     description:
@@ -87,6 +102,8 @@ options:
     type: path
     default: /usr/local/lib/mshare/libmshare-preload.so
 seealso:
+  - module: dbmem.mshare.mshare_collapse
+  - module: dbmem.mshare.mshare_huge_pages
   - module: dbmem.mshare.mshare_runtime
   - module: dbmem.mshare.mshare_savings
 author:
@@ -103,6 +120,11 @@ EXAMPLES = r"""
     version: '15'
     cluster: main
     pages: 4k
+    restart: true
+
+- name: Let PostgreSQL itself use the pool of huge pages
+  dbmem.mshare.mshare_postgresql:
+    pages: native
     restart: true
 
 - name: Restore the cluster
@@ -190,6 +212,34 @@ segment:
       description: How much of it the process maps with huge pages.
       type: int
       sample: 155189248
+huge_pages:
+  description: PostgreSQL's own setting.
+  returned: success
+  type: dict
+  contains:
+    setting:
+      description: The value of C(huge_pages) in the cluster's files.
+      type: str
+      sample: "on"
+    source:
+      description: The file that sets it, or what else does.
+      type: str
+      sample: zz-dbmem-mshare.conf
+    fell_back:
+      description: Whether the setting is V(try) and the server is in small pages all the same, which its log does not say.
+      type: bool
+      sample: false
+    status:
+      description: The value of C(huge_pages_status), which PostgreSQL 17 and later have, after a restart with O(probes).
+      type: str
+      sample: "on"
+align_only:
+  description:
+    - Whether the server starts in small pages, at an address where huge pages can be collapsed afterwards (O(pages=thp) without
+      O(prefault)).
+  returned: success
+  type: bool
+  sample: false
 backend_segment:
   description: The same in a backend, after a restart.
   returned: success
@@ -225,11 +275,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _converge, _module
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.converge.outcome import Outcome
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import InvalidRequest
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.converge import (
     postgresql_absent,
     postgresql_present,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.spec import ClusterSpec
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.postgresql.spec import NATIVE, ClusterSpec
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
@@ -244,6 +295,9 @@ def converge(module: AnsibleModule) -> Outcome[Any]:
     }
     if params["state"] == "absent":
         return postgresql_absent(**how)
+    page_size = params["page_size"]
+    if page_size is not None and params["pages"] != NATIVE:
+        raise InvalidRequest(f"page_size {page_size} only takes effect with pages native; leave it out")
     spec = ClusterSpec(
         params["pages"],
         library=params["library"],
@@ -253,8 +307,10 @@ def converge(module: AnsibleModule) -> Outcome[Any]:
         threshold_bytes=parse_size(params["threshold"], "threshold"),
         prefault=params["prefault"],
         require=params["require"],
+        page_bytes=None if page_size is None else parse_size(page_size, "page_size"),
     )
-    return postgresql_present(spec, **how)
+    planned_pages = params["planned_pages"] if module.check_mode else 0
+    return postgresql_present(spec, planned_pages=planned_pages, **how)
 
 
 def main() -> None:
@@ -264,7 +320,9 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "version": {"type": "str"},
             "cluster": {"type": "str"},
-            "pages": {"type": "str", "choices": ["thp", "hugetlb", "4k"], "default": "thp"},
+            "pages": {"type": "str", "choices": ["thp", "hugetlb", "4k", "native"], "default": "thp"},
+            "page_size": {"type": "str"},
+            "planned_pages": {"type": "int", "default": 0},
             "region": {"type": "str"},
             "threshold": {"type": "str", "default": "16MiB"},
             "prefault": {"type": "bool"},

@@ -15,8 +15,7 @@ from .. import record
 from ..converge.outcome import Outcome
 from ..postgresql.converge import PROBES, postgresql_absent, postgresql_present, postgresql_status
 from ..postgresql.facts import PostgresqlFacts
-from ..postgresql.spec import THRESHOLD_BYTES, ClusterSpec
-from ..preload.settings import PAGES
+from ..postgresql.spec import CLUSTER_PAGES, THRESHOLD_BYTES, ClusterSpec
 from ..units import MIB, parse_size
 from . import display
 from .options import check_option, where_options
@@ -60,7 +59,13 @@ def status_command(screen: Screen, version: str | None, cluster: str | None) -> 
 
 @click.command("present")
 @_cluster_options
-@click.option("--pages", type=click.Choice(PAGES), default="thp", show_default=True, help="4k: a region.")
+@click.option(
+    "--pages",
+    type=click.Choice(CLUSTER_PAGES),
+    default="thp",
+    show_default=True,
+    help="4k: a region; native: PostgreSQL's own.",
+)
 @click.option("--region", metavar="NAME", help="With --pages 4k: an existing region.")
 @click.option(
     "--threshold",

@@ -50,7 +50,7 @@ def _root(subject: Subject) -> Iterator[MshareError]:
         )
 
 
-def _kernel(subject: Subject) -> Iterator[MshareError]:
+def _kernel(subject: Subject | None = None) -> Iterator[MshareError]:
     if not madvise.can_collapse():
         yield Unavailable(
             f"kernel {os.uname().release} cannot put the memory of a running process into huge pages"
@@ -59,7 +59,7 @@ def _kernel(subject: Subject) -> Iterator[MshareError]:
         )
 
 
-def _shmem(subject: Subject) -> Iterator[MshareError]:
+def _shmem(subject: Subject | None = None) -> Iterator[MshareError]:
     setting = procfs.read_line(_SHMEM_ENABLED) or ""
     if "[deny]" in setting:
         yield Unavailable(
@@ -106,6 +106,13 @@ CHECKS: tuple[Callable[[Subject], Iterator[MshareError]], ...] = (
     _shmem,
     _disabled,
 )
+
+
+def require_host() -> None:
+    """Raise what keeps this host from putting any server's memory into huge pages."""
+    for check in (_kernel, _shmem):
+        for error in check():
+            raise error
 
 
 def require(subject: Subject) -> None:

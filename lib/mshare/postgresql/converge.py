@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .. import paths
 from ..backends.choose import choose, locate
+from ..collapse import preflight as collapse
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import read_text
@@ -21,17 +22,19 @@ from ..info import inventory
 from ..preload import settings
 from ..services.choose import systemd_runs
 from ..units import counted, format_size
-from . import account, ask, clusters, files, placement, probe, server, spec
+from . import account, ask, clusters, files, native, placement, probe, server, spec
 from .clusters import Cluster
 from .facts import ClusterFacts, Costs, PostgresqlFacts
 from .files import Changes, Verified
+from .native import HugePages
 from .placement import Segment
 from .probe import Cost
 from .server import Server
-from .spec import ClusterSpec
+from .spec import NATIVE, ClusterSpec
 
 PROBES = 10
 _OFF = ("off", "false", "no", "0")
+_ON = ("on", "true", "yes", "1")
 
 
 @dataclass
@@ -53,12 +56,18 @@ class _Move:
     backend: Segment | None = None
     lost: str | None = None
     """What is no longer as it was when it was last verified."""
+    status: str | None = None
+    """huge_pages_status, asked in the server that was started."""
     warnings: list[str] = field(default_factory=list)
     costs: Costs = field(default_factory=Costs)
 
     @property
     def id(self) -> str:
         return self.cluster.id
+
+    @property
+    def huge_pages(self) -> HugePages:
+        return native.described(self.cluster, self.segment, self.status)
 
     def facts(self) -> PostgresqlFacts:
         running = self.server
@@ -78,6 +87,8 @@ class _Move:
             lost=self.lost,
             segment=self.segment,
             backend_segment=self.backend,
+            huge_pages=self.huge_pages,
+            align_only=self.spec is not None and self.spec.align_only,
             page_tables=self.costs,
             summary=tuple(self._summary()),
         )
@@ -92,6 +103,28 @@ class _Move:
             yield f"It has to be restarted: {self.why_restart}."
         if self.lost is not None:
             yield f"{self.lost}."
+        yield from self._about_small_pages()
+        yield from self._about_costs()
+        if self.restarted and self.spec is not None and self.spec.backend == "simulated":
+            text = "Simulated: each connection has page tables of its own, and nothing is saved."
+            # A server's own region has no owner that validate could ask.
+            if self.spec.region is not None:
+                text += f" `mshare validate {self.spec.region}` shows what sharing them would save."
+            yield text
+
+    def _about_small_pages(self) -> Iterator[str]:
+        if self.huge_pages.fell_back:
+            yield (
+                f"huge_pages is try ({self.huge_pages.source}), but the server is in small pages: it found"
+                " too few huge pages when it started, and its log does not say so."
+            )
+        if self.restarted and self.spec is not None and self.spec.align_only:
+            yield (
+                "It was started in small pages, where huge pages can be collapsed while it runs"
+                f" (mshare_collapse with follow: true, or `mshare collapse {self.cluster.data_directory}`)."
+            )
+
+    def _about_costs(self) -> Iterator[str]:
         for when, cost in (("before", self.costs.before), ("after", self.costs.after)):
             if cost is None:
                 continue
@@ -105,12 +138,6 @@ class _Move:
                     f"And {format_size(cost.shared_bytes)} of page tables that all of them share, once"
                     " (modelled: no process's VmPTE counts them)"
                 )
-        if self.restarted and self.spec is not None and self.spec.backend == "simulated":
-            text = "Simulated: each connection has page tables of its own, and nothing is saved."
-            # A server's own region has no owner that validate could ask.
-            if self.spec.region is not None:
-                text += f" `mshare validate {self.spec.region}` shows what sharing them would save."
-            yield text
 
 
 def postgresql_present(
@@ -120,21 +147,20 @@ def postgresql_present(
     name: str | None = None,
     restart: bool = False,
     probes: int = PROBES,
+    planned_pages: int = 0,
     check: bool = False,
 ) -> Outcome[PostgresqlFacts]:
     """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
 
+    `planned_pages` are huge pages that the pool will have been given before this is more than a check.
     Afterwards the segment is where it should be, or all is as it was and MshareError says why.
     """
     cluster = clusters.find(version, name)
     _require_root(cluster)
     cluster.manager()
     with one_at_a_time(check):
-        wanted = _placed(wanted, check)
-        wanted = dataclasses.replace(
-            wanted, start_seconds=spec.start_seconds(ask.shared_buffers_bytes(cluster))
-        )
-        if not check and not os.path.exists(wanted.library):
+        wanted = _sized(cluster, _placed(wanted, check))
+        if not check and wanted.needs_library and not os.path.exists(wanted.library):
             raise Unavailable(
                 f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
                 " install it with the role dbmem.mshare.postgresql, or mshare_runtime with preload: true"
@@ -143,14 +169,16 @@ def postgresql_present(
         group = account.group_needed(cluster.owner, wanted.root) if wanted.root else None
         keeps = joined if wanted.root else None
         change_all = files.present(cluster, wanted, group or keeps, systemd_runs())
-        _require_effect(cluster, change_all)
+        _require_effect(cluster, change_all, wanted.pages)
         move = _Move(cluster, wanted, files.different(change_all), add_to=group)
         if not wanted.root:
             move.leave = joined
         _inspect(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
-            _require_pool(move)
-        if move.why_restart is not None and wanted.pages == "thp":
+            _require_pool(move, planned_pages)
+        if move.why_restart is not None and wanted.pages == NATIVE:
+            native.require_pool(cluster, move.segment, wanted.page_bytes, planned_pages)
+        if move.why_restart is not None and wanted.pages == "thp" and not wanted.align_only:
             move.warnings += _fragmented(move)
         return _go(move, restart, probes, check)
 
@@ -222,11 +250,29 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
     return dataclasses.replace(wanted, region_bytes=region.mapped_bytes)
 
 
-def _require_effect(cluster: Cluster, wanted: Changes) -> None:
-    """Conflict where PostgreSQL would ask for huge pages all the same."""
+def _sized(cluster: Cluster, wanted: ClusterSpec) -> ClusterSpec:
+    """With what follows from the cluster: how long it may take to start, and which pages it can ask for."""
+    if wanted.pages == NATIVE:
+        native.require(cluster)
+        page_bytes = native.page_bytes(cluster, wanted.page_bytes, files.absent(cluster))
+        return ClusterSpec(NATIVE, page_bytes=page_bytes)
+    buffers_bytes = ask.shared_buffers_bytes(cluster)
+    wanted = dataclasses.replace(
+        wanted,
+        prefault=spec.prefaults(wanted.pages, wanted.prefault, buffers_bytes),
+        start_seconds=spec.start_seconds(buffers_bytes),
+    )
+    if wanted.align_only:
+        # Otherwise a restart would be for nothing.
+        collapse.require_host()
+    return wanted
+
+
+def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
+    """Conflict where PostgreSQL would not do about huge pages what our file says."""
     planned = {path: text for path, text in wanted.items() if text is not None}
     value, source = clusters.settings(cluster, planned).get("huge_pages", ("try", "nothing else"))
-    if value.lower() not in _OFF:
+    if value.lower() not in _setting(pages):
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
             f" {files.configuration_file(cluster)} says, because of {source}; take it out there (ALTER"
@@ -234,7 +280,12 @@ def _require_effect(cluster: Cluster, wanted: Changes) -> None:
         )
 
 
-def _require_pool(move: _Move) -> None:
+def _setting(pages: str) -> tuple[str, ...]:
+    """What PostgreSQL's huge_pages has to be: the library asks by itself."""
+    return _ON if pages == NATIVE else _OFF
+
+
+def _require_pool(move: _Move, planned_pages: int = 0) -> None:
     """Unavailable where the pool of huge pages is too small for a segment of today's size."""
     if move.segment is None:
         return
@@ -247,6 +298,7 @@ def _require_pool(move: _Move) -> None:
     # What others have reserved counts as free until they touch it.
     pool = huge_pages.pool(page_bytes)
     needed, free = -(-size_bytes // page_bytes), pool.available if pool else 0
+    free += planned_pages
     if move.segment.kind == "hugetlb":
         # Its own pages come free when it stops.
         free += needed
@@ -284,6 +336,8 @@ def _inspect(move: _Move) -> None:
     if move.spec is None:
         if settings.has_ours(environment):
             move.why_restart = "the server still runs with the library it was started with"
+        elif _is_native_by_us(move):
+            move.why_restart = "the server still runs with huge_pages = on, as it was started"
     elif not spec.started_with(environment, move.spec):
         move.why_restart = "the server was started with another environment"
     else:
@@ -293,13 +347,26 @@ def _inspect(move: _Move) -> None:
     move.lost = _lost(move)
 
 
+def _is_native_by_us(move: _Move) -> bool:
+    """Whether a server is in the pool that would not be without us: its files say that they want no huge
+    pages, or it was started and verified by us."""
+    if move.segment is None or move.segment.kind != "hugetlb" or move.server is None:
+        return False
+    planned = {path: text or "" for path, text in move.changes.items()}
+    value, __ = clusters.settings(move.cluster, planned).get("huge_pages", ("try", ""))
+    recorded = files.record(move.cluster)
+    verified = recorded.verified if recorded is not None else None
+    ours = verified is not None and verified.pages == NATIVE and verified.is_of(move.server)
+    return value.lower() in _OFF or ours
+
+
 def _lost(move: _Move) -> str | None:
     """What is no longer so since the memory was last verified; None if nothing, or if it never was."""
     recorded = files.record(move.cluster)
     verified = recorded.verified if recorded is not None else None
     if move.why_restart is None or move.server is None or verified is None or move.changes:
         return None
-    if (verified.pid, verified.started_ticks) == (move.server.pid, move.server.started_ticks):
+    if verified.is_of(move.server):
         since = f"the same postmaster {move.server.pid} took its memory anew (a crash restart)"
     else:
         since = f"it was restarted, as postmaster {move.server.pid}"
@@ -383,12 +450,15 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
 
 
 def _require_asked(move: _Move) -> None:
-    """Conflict, before the server is stopped, where PostgreSQL itself would ask for huge pages."""
-    value = ask.setting(move.cluster, "huge_pages") if move.spec is not None else None
-    if value is not None and value not in _OFF:
+    """Conflict, before the server is stopped, where PostgreSQL's huge_pages would be another."""
+    if move.spec is None:
+        return
+    value, wanted = ask.setting(move.cluster, "huge_pages"), _setting(move.spec.pages)
+    if value is not None and value not in wanted:
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {move.id} would be {value}, as `postgres -C huge_pages` says,"
-            f" although {files.configuration_file(move.cluster)} turns it off; take it out where it is set"
+            f" although {files.configuration_file(move.cluster)} sets it to {wanted[0]}; take it out where it"
+            " is set"
         )
 
 
@@ -396,14 +466,21 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
     """MshareError unless postmaster and backend have the segment where it should be."""
     assert move.server is not None
     move.segment = placement.of(move.server.pid)
+    # What is in small pages now, and collapsed later, shows there what it costs.
+    later = move.spec is not None and move.spec.align_only
     with _probed(move, probes) as opened:
-        cost = _cost(move, opened)
+        cost = None if later else _cost(move, opened)
         move.costs = dataclasses.replace(move.costs, after=cost)
+        move.status = server.huge_pages_status(opened[0]) if opened else None
         pid = opened[0].pid if opened else next(iter(move.server.children()), None)
         touched_bytes = cost.span_bytes if cost is not None else 0
         move.backend = placement.of(pid) if pid is not None else None
     if move.spec is None:
         return
+    if move.spec.pages == NATIVE and move.status == "off":
+        raise MshareError(
+            f"PostgreSQL cluster {move.id} was started with huge_pages = on, and its huge_pages_status is off"
+        )
     checked = [
         ("the postmaster", move.segment, _mapped_huge(move)),
         ("a backend", move.backend, touched_bytes),

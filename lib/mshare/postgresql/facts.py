@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .native import HugePages
 from .placement import Segment
 from .probe import Cost
 
@@ -45,6 +46,10 @@ class PostgresqlFacts:
     segment: Segment | None
     """Of the postmaster."""
     backend_segment: Segment | None
+    huge_pages: HugePages
+    """PostgreSQL's own setting."""
+    align_only: bool
+    """Whether the server starts in small pages, which are to be collapsed afterwards."""
     page_tables: Costs
     summary: tuple[str, ...]
     """The same for people, line by line."""

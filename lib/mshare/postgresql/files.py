@@ -19,15 +19,18 @@ from ..record import Place, build, load
 from ..record import to_fields as record_fields
 from ..services import systemd
 from ..services.choose import systemd_runs
+from ..units import KIB
 from . import unit_files
 from .clusters import COMMON, Cluster
-from .spec import ClusterSpec
+from .server import Server
+from .spec import NATIVE, ClusterSpec
 
 _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
 # The empty line is ours as well: what ends without a newline is given back like that.
 _BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
 _PRELOAD = re.compile(r"^\s*LD_PRELOAD\s*(?:=|\s)\s*'?([^'#\n]*)", re.MULTILINE)
+_NEXT_STEP = "put the file back from a backup, or remove it and run this again"
 Changes = dict[str, "str | None"]
 """Path -> what it is to hold; None for a file that is not to be there."""
 
@@ -62,11 +65,16 @@ class Verified:
     pid: int
     started_ticks: int
 
+    def is_of(self, server: Server) -> bool:
+        """Whether it is about that very server, and not one that was started since."""
+        return (self.pid, self.started_ticks) == (server.pid, server.started_ticks)
+
 
 @dataclass(frozen=True)
 class Recorded:
     """The record of the last run."""
 
+    pages: str
     group_added: str | None
     """The group that the cluster's owner joined; None if there was no need."""
     verified: Verified | None = None
@@ -81,6 +89,11 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
     if "verified" in stored and {**stored, "verified": None} == {**fields, "verified": None}:
         fields["verified"] = stored["verified"]
     record_change: Changes = {record_file(cluster): _record_text(fields)}
+    if not spec.needs_library:
+        settings = _native(spec)
+        if cluster.plain_unit is not None:
+            return {**unit_files.native(cluster, settings), **record_change}
+        return {**absent(cluster), configuration_file(cluster): settings, **record_change}
     if cluster.plain_unit is not None:
         parts = unit_files.Parts(_HEAD, _drop_in_sections(spec), _configuration())
         return {**unit_files.present(cluster, spec, parts), **record_change}
@@ -142,6 +155,13 @@ def _configuration() -> str:
     return f"{_HEAD}{why}\nhuge_pages = off\n"
 
 
+def _native(spec: ClusterSpec) -> str:
+    lines = ["# `try`, the default, would fall back to small pages in silence.", "huge_pages = on"]
+    if spec.page_bytes is not None:
+        lines.append(f"huge_page_size = {spec.page_bytes // KIB}kB")
+    return _HEAD + "\n".join(lines) + "\n"
+
+
 def _drop_in(spec: ClusterSpec) -> str | None:
     """What has to be there before the server: only a region's msharefs, and the region itself."""
     sections = _drop_in_sections(spec)
@@ -199,9 +219,22 @@ def recorded() -> list[str]:
     """The clusters that are started with the library, as their files say."""
     folder = os.path.dirname(paths.spec_file("postgresql", "any"))
     try:
-        return sorted(name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json"))
+        names = sorted(name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json"))
     except OSError:
         return []
+    return [name for name in names if _needs_library(name)]
+
+
+def _needs_library(name: str) -> bool:
+    path = paths.spec_file("postgresql", name)
+    text = files.read_text(path)
+    place = Place(path, _NEXT_STEP)
+    return text is None or build(_Pages, load(text, path, _NEXT_STEP), place).pages != NATIVE
+
+
+@dataclass(frozen=True)
+class _Pages:
+    pages: str
 
 
 def _record_text(fields: dict[str, object]) -> str:
@@ -234,4 +267,4 @@ def _stored(cluster: Cluster) -> dict[str, object] | None:
 
 
 def _place(cluster: Cluster) -> Place:
-    return Place(record_file(cluster), "put the file back from a backup, or remove it and run this again")
+    return Place(record_file(cluster), _NEXT_STEP)

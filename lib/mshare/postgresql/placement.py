@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..host import segments
@@ -15,7 +15,7 @@ from ..host.processes import Process
 from ..info import inventory
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..units import format_size
-from .spec import ClusterSpec
+from .spec import NATIVE, ClusterSpec
 
 _PMD_MAPPED = re.compile(
     rb"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB", re.M
@@ -122,23 +122,49 @@ def wrong(spec: ClusterSpec, segment: Segment | None, touched_bytes: int) -> Ite
     """What is not as it was asked for in a process that touched so much of its segment, one clause each."""
     if segment is None:
         yield "it has no shared segment at all"
-        return
-    where = segment.text
-    enough_bytes = _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
-    if spec.pages == "4k":
-        root = spec.root or ""
-        if segment.kind != "msharefs" or not segment.name.startswith(root):
-            yield f"{where} is not on the msharefs at {root}"
-        elif spec.region is not None and segment.region != spec.region:
-            yield f"{where} is not region {spec.region}"
-        return
-    if spec.pages == "hugetlb":
-        if segment.kind != "hugetlb" and segment.huge_bytes < enough_bytes:
-            yield f"{where} is not in pages of a huge page pool"
-        elif not segment.aligned_1gib:
-            yield f"{where} does not begin at a multiple of 1 GiB, where page tables are shared"
-        return
+    else:
+        yield from _WRONG[spec.pages](spec, segment, touched_bytes)
+
+
+def _not_in_region(spec: ClusterSpec, segment: Segment, touched_bytes: int) -> Iterator[str]:
+    root = spec.root or ""
+    if segment.kind != "msharefs" or not segment.name.startswith(root):
+        yield f"{segment.text} is not on the msharefs at {root}"
+    elif spec.region is not None and segment.region != spec.region:
+        yield f"{segment.text} is not region {spec.region}"
+
+
+def _not_in_pool(spec: ClusterSpec, segment: Segment, touched_bytes: int) -> Iterator[str]:
+    if segment.kind != "hugetlb":
+        yield f"{segment.text} is not in the pool of huge pages"
+    elif spec.page_bytes not in (None, segment.page_bytes):
+        wanted, actual = format_size(spec.page_bytes or 0), format_size(segment.page_bytes)
+        yield f"{segment.text} is in pages of {actual}, not of {wanted}"
+
+
+def _not_in_pool_at_1gib(spec: ClusterSpec, segment: Segment, touched_bytes: int) -> Iterator[str]:
+    if segment.kind != "hugetlb" and segment.huge_bytes < _enough_bytes(touched_bytes):
+        yield f"{segment.text} is not in pages of a huge page pool"
+    elif not segment.aligned_1gib:
+        yield f"{segment.text} does not begin at a multiple of 1 GiB, where page tables are shared"
+
+
+def _not_in_transparent(spec: ClusterSpec, segment: Segment, touched_bytes: int) -> Iterator[str]:
     if not segment.congruent_2mib:
-        yield f"{where} does not begin where huge pages can be mapped, congruent to 2 MiB"
-    elif segment.huge_bytes < enough_bytes:
-        yield f"{where} should be in huge pages for all of the {format_size(touched_bytes)} that were touched"
+        yield f"{segment.text} does not begin where huge pages can be mapped, congruent to 2 MiB"
+    elif not spec.align_only and segment.huge_bytes < _enough_bytes(touched_bytes):
+        touched = format_size(touched_bytes)
+        yield f"{segment.text} should be in huge pages for all of the {touched} that were touched"
+
+
+def _enough_bytes(touched_bytes: int) -> float:
+    return _HUGE_SHARE * (touched_bytes - 2 * HUGE_PAGE_BYTES)
+
+
+_WRONG: dict[str, Callable[[ClusterSpec, Segment, int], Iterator[str]]] = {
+    "4k": _not_in_region,
+    "hugetlb": _not_in_pool_at_1gib,
+    "thp": _not_in_transparent,
+    NATIVE: _not_in_pool,
+}
+"""By the pages that were asked for."""

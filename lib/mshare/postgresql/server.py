@@ -252,3 +252,9 @@ def connections(cluster: Cluster, server: Server, count: int) -> Iterator[list[C
             opened.callback(connection.close)
             established.append(connection)
         yield established
+
+
+def huge_pages_status(connection: Connection) -> str | None:
+    """ "on" or "off" of PostgreSQL 17 and later; None of a version that does not tell."""
+    answer = connection.ask("SELECT coalesce(current_setting('huge_pages_status', true), 'unknown')")
+    return None if answer == "unknown" else answer

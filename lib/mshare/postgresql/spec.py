@@ -8,16 +8,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InvalidRequest
-from ..preload.settings import LIBRARY, PAGES, PREFIX, Settings, preloaded
+from ..preload.settings import LIBRARY, PAGES, PREFIX, Settings, has_ours, preloaded
 from ..units import GIB, MIB
 
 THRESHOLD_BYTES = 16 * MIB
+NATIVE = "native"
+"""Pages of the pool that PostgreSQL itself asks for, without the library."""
+CLUSTER_PAGES = (*PAGES, NATIVE)
+ALIGN_ONLY_BYTES = GIB
+"""Buffers from this size on are only placed when the server starts, and put into huge pages afterwards."""
 START_SECONDS = 3600
 """How long a start may take where the size of the segment is not known."""
 # Touching a GiB in huge pages took 3 s on Linux 6.18 (docs/postgresql.md); a busy host takes longer. The rest
 # of a start, recovery for one, had at least this long before.
 _SECONDS_PER_GIB = 10
 _SECONDS_BESIDES = 600
+
+
+def prefaults(pages: str, prefault: bool | None, buffers_bytes: int | None) -> bool | None:
+    """Whether all of a segment is touched at the start, where nobody said; None leaves it to the library.
+
+    In huge pages that takes seconds per GiB, in which the server is down.
+    """
+    if prefault is None and pages == "thp" and (buffers_bytes or 0) >= ALIGN_ONLY_BYTES:
+        return False
+    return prefault
 
 
 def start_seconds(buffers_bytes: int | None) -> int:
@@ -47,15 +62,26 @@ class ClusterSpec:
     """Whether the server refuses to start without; else it starts on ordinary memory and says so."""
     start_seconds: int = START_SECONDS
     """How long a start may take."""
+    page_bytes: int | None = None
+    """Of native pages; None where the version has no setting for it, and takes the host's default size."""
 
     def __post_init__(self) -> None:
-        if self.pages not in PAGES:
-            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(PAGES))
+        if self.pages not in CLUSTER_PAGES:
+            raise InvalidRequest(f"pages {self.pages!r} is unknown; write one of " + ", ".join(CLUSTER_PAGES))
         if self.region is not None and self.pages != "4k":
             raise InvalidRequest(
                 f"region {self.region} cannot be used with pages {self.pages}: a region keeps the pages"
                 " that it was created with; set pages to 4k, or omit the region"
             )
+
+    @property
+    def needs_library(self) -> bool:
+        return self.pages != NATIVE
+
+    @property
+    def align_only(self) -> bool:
+        """Whether the server starts in small pages, where huge pages can be collapsed later."""
+        return self.pages == "thp" and self.prefault is False
 
     def environment(self) -> dict[str, str]:
         """What the library reads, without LD_PRELOAD."""
@@ -81,5 +107,7 @@ class ClusterSpec:
 
 def started_with(environment: dict[str, str], spec: ClusterSpec) -> bool:
     """Whether a server with an environment was started with a spec."""
+    if not spec.needs_library:
+        return not has_ours(environment)
     ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     return spec.library in preloaded(environment) and ours == spec.environment()

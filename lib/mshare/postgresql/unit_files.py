@@ -25,6 +25,7 @@ from .spec import ClusterSpec
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
 _BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
 _INCLUDED = "dbmem-mshare.conf"
+_INCLUDE = f"\n{_BEGIN}\ninclude_if_exists = '{_INCLUDED}'\n{_END}\n"
 
 
 def drop_in_file(cluster: Cluster) -> str:
@@ -50,13 +51,18 @@ def present(cluster: Cluster, spec: ClusterSpec, parts: Parts) -> dict[str, str 
     """The files with a spec."""
     unit_section, service_section = parts.sections or ("", "")
     main = _without_block(files.read_text(cluster.main) or "")
-    block = f"\n{_BEGIN}\ninclude_if_exists = '{_INCLUDED}'\n{_END}\n"
     return {
         drop_in_file(cluster): parts.head
         + "\n".join(filter(None, (unit_section, service_section, _service_section(cluster, spec)))),
         configuration_file(cluster): parts.settings,
-        cluster.main: main + block,
+        cluster.main: main + _INCLUDE,
     }
+
+
+def native(cluster: Cluster, settings: str) -> dict[str, str | None]:
+    """The files for PostgreSQL's own huge pages: settings, and no environment."""
+    main = _without_block(files.read_text(cluster.main) or "")
+    return {drop_in_file(cluster): None, configuration_file(cluster): settings, cluster.main: main + _INCLUDE}
 
 
 def absent(cluster: Cluster) -> dict[str, str | None]:

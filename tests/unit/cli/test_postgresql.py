@@ -16,6 +16,7 @@ from mshare.cli import mshare, postgresql
 from mshare.converge.outcome import ABSENT, Outcome
 from mshare.errors import InvalidRequest
 from mshare.postgresql.facts import ClusterFacts, Costs, PostgresqlFacts
+from mshare.postgresql.native import HugePages
 from mshare.postgresql.spec import ClusterSpec
 from mshare.units import MIB
 
@@ -28,6 +29,8 @@ FACTS = PostgresqlFacts(
     lost=None,
     segment=None,
     backend_segment=None,
+    huge_pages=HugePages("off", "zz-dbmem-mshare.conf", False, None),
+    align_only=False,
     page_tables=Costs(),
     summary=("PostgreSQL cluster 15-main, postmaster 7",),
 )

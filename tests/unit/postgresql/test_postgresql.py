@@ -46,15 +46,6 @@ IN_POOL = replace(SEGMENT, kind="hugetlb", address=GIB, aligned_1gib=True, huge_
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of other users: root only")
 
 
-@pytest.fixture
-def etc(tmp_path, monkeypatch):
-    monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", str(tmp_path / "etc"))
-    monkeypatch.setattr(files, "COMMON", str(tmp_path / "common"))
-    monkeypatch.setattr(files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
-    monkeypatch.setattr(files.systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))
-    return tmp_path / "etc"
-
-
 def made(etc, version="15", name="main", settings=""):
     """A cluster's files."""
     folder, data = etc / version / name, etc.parent / "data" / version / name
@@ -308,17 +299,17 @@ def test_huge_pages_are_the_library_s(settings, auto, source, etc):
     (etc.parent / "data/15/main/postgresql.auto.conf").write_text(auto)
     wanted = files.present(cluster, THP, None, False)
     if source is None:
-        converge._require_effect(cluster, wanted)
+        converge._require_effect(cluster, wanted, THP.pages)
         return
     with pytest.raises(Conflict, match=f"because of {source}"):
-        converge._require_effect(cluster, wanted)
+        converge._require_effect(cluster, wanted, THP.pages)
 
 
 def test_a_folder_that_is_not_read(etc):
     cluster = made(etc)
     (etc / "15/main/postgresql.conf").write_text("")
     with pytest.raises(Conflict, match="huge_pages of PostgreSQL cluster 15-main would be try"):
-        converge._require_effect(cluster, files.present(cluster, THP, None, False))
+        converge._require_effect(cluster, files.present(cluster, THP, None, False), THP.pages)
 
 
 # -- before a restart
@@ -431,9 +422,9 @@ def test_what_is_lost_is_told(verified, clause, etc):
     ("text", "reason"),
     [
         ("{", "is not valid JSON"),
-        ("{}", "has no field group_added"),
-        ('{"group_added": 7}', "has 7 for group_added where a text is needed"),
-        ('{"group_added": null, "verified": {"pid": 7}}', "has no field verified.pages"),
+        ("{}", "has no field pages"),
+        ('{"pages": "thp", "group_added": 7}', "has 7 for group_added where a text is needed"),
+        ('{"pages": "thp", "group_added": null, "verified": {"pid": 7}}', "has no field verified.pages"),
     ],
 )
 def test_a_damaged_record_is_a_sentence_with_file_and_field(text, reason, etc):

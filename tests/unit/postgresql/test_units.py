@@ -143,7 +143,7 @@ def test_there_and_back_byte_for_byte(cluster, systemctl, data, tmp_path, tail):
     for wanted in (THP, ClusterSpec("4k", backend="kernel", root="/sys/fs/mshare", region="sga")):
         files.write(files.different(files.present(cluster, wanted, None, True)), cluster)
         assert files.different(files.present(cluster, wanted, None, True)) == {}
-        converge._require_effect(cluster, files.present(cluster, wanted, None, True))
+        converge._require_effect(cluster, files.present(cluster, wanted, None, True), wanted.pages)
         assert clusters.settings(cluster)["huge_pages"] == ("off", "dbmem-mshare.conf")
     drop_in = (systemctl.folder / f"{UNIT}.d/zz-dbmem-mshare.conf").read_text()
     assert "PartOf=mshare-region@sga.service" in drop_in
@@ -206,7 +206,7 @@ def test_an_environment_file_that_would_win(cluster, systemctl, tmp_path):
 def test_huge_pages_by_alter_system(cluster, data):
     (data / "postgresql.auto.conf").write_text("huge_pages = 'on'\n")
     with pytest.raises(Conflict, match=r"because of postgresql.auto.conf"):
-        converge._require_effect(cluster, files.present(cluster, THP, None, True))
+        converge._require_effect(cluster, files.present(cluster, THP, None, True), THP.pages)
 
 
 def test_the_restart_is_systemd_s(cluster, monkeypatch):
