@@ -86,13 +86,14 @@ options:
     default: 0.7
   live:
     description:
-      - Whether the running kernel is changed.
+      - Whether the running kernel is changed. With V(false) it stays as it is.
     type: bool
     default: true
   persist:
     description:
       - Whether the same is set at boot, in C(/etc/sysctl.d) for the default page size, in C(/etc/tmpfiles.d) for NUMA nodes and other
-        sizes. The kernel command line, which pages of 1 GiB need, is never changed; RV(boot) has what to add to it.
+        sizes. With V(false), what is set at boot stays as it is.
+      - The kernel command line, which pages of 1 GiB need, is never changed; RV(boot) has what to add to it.
     type: bool
     default: true
   keep_partial:
@@ -174,7 +175,7 @@ actions:
   returned: success
   type: list
   elements: str
-  sample: ["reserve 512 more pages in the pool of 2 MiB pages, 520 in all"]
+  sample: ["reserve 512 more of the pool of 2 MiB pages, which then has 520 (1 GiB)"]
 pools:
   description: The pools that were asked for.
   returned: success, and if the kernel granted less than was asked for
@@ -226,8 +227,8 @@ live:
       sample: true
     state:
       description: >-
-        C(as wanted), C(differs) where nothing was done (check mode, or O(live=false)), C(put back) after the kernel granted less, or
-        C(partial) with O(keep_partial).
+        C(as wanted), C(differs) where nothing was done (check mode), C(put back) after the kernel granted less, C(partial) with
+        O(keep_partial), or C(not asked) with O(live=false).
       type: str
       sample: as wanted
     missing_pages:
@@ -245,14 +246,15 @@ boot:
       sample: true
     state:
       description: >-
-        C(as wanted), C(differs) where nothing was done, or C(incomplete), where RV(boot.reasons) says what is missing.
+        C(as wanted), C(differs) where nothing was done, C(incomplete), where RV(boot.reasons) says what is missing, or C(not asked)
+        with O(persist=false).
       type: str
       sample: as wanted
     files:
       description: The files of this module that set it.
       type: list
       elements: str
-      sample: [/etc/sysctl.d/99-mshare-huge-pages.conf]
+      sample: [/etc/sysctl.d/60-mshare-huge-pages.conf]
     kernel_command_line:
       description: What is to be added to the kernel command line, for pages of 1 GiB. Empty if nothing is.
       type: str
@@ -311,7 +313,7 @@ summary:
   returned: success, and if the kernel granted less than was asked for
   type: list
   elements: str
-  sample: ["The pool of 2 MiB pages has 520 pages (1 GiB), 0 of them in use or reserved."]
+  sample: ["The pool of 2 MiB pages has 520 pages (1 GiB), 0 of them in use or reserved; as wanted."]
 error_kind:
   description: The kind of the error, for conditions.
   returned: failure
@@ -323,7 +325,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils import _module, _results
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.huge_pages.converge import absent, present
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.huge_pages.result import Result
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.huge_pages.spec import HugePagesSpec, make
 
 POOL_OPTIONS = {
@@ -353,6 +357,12 @@ def spec(params: dict[str, Any]) -> HugePagesSpec:
     )
 
 
+def converge(module: AnsibleModule) -> Result:
+    if module.params["state"] == "absent":
+        return absent(check=module.check_mode)
+    return present(spec(module.params), check=module.check_mode)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -376,9 +386,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    _module.attempt(module, lambda: spec(module.params))
-    # The next commit applies it; until then the options are checked and nothing is claimed to be done.
-    module.fail_json(msg="mshare_huge_pages is not finished in this version", error_kind="unavailable")
+    result: Result = _module.attempt(module, lambda: converge(module))
+    answer = _results.converged(result.to_dict(), "huge pages")
+    if result.failure is not None:
+        answer |= {"failed": True, "msg": result.failure, "error_kind": "failed"}
+    _module.end(module, answer)
 
 
 if __name__ == "__main__":

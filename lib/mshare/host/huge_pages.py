@@ -42,6 +42,16 @@ class Pool:
         spare = (self.overcommit or 0) - (self.surplus or 0)
         return (self.free or 0) - (self.reserved or 0) + max(0, spare)
 
+    @property
+    def used(self) -> int:
+        """Pages in use, and those that are promised: still free, but no longer to be had."""
+        return max(0, (self.total or 0) - (self.free or 0) + (self.reserved or 0))
+
+    @property
+    def persistent(self) -> int:
+        """Pages that stay when they are freed: what is written to nr_hugepages."""
+        return (self.total or 0) - (self.surplus or 0)
+
 
 def sizes_bytes(root: str = "/") -> list[int]:
     """The huge page sizes for which this kernel has pools, smallest first."""
@@ -61,6 +71,12 @@ def pool(page_bytes: int, root: str = "/") -> Pool | None:
         ),
         None,
     )
+
+
+def nr_file(page_bytes: int, node: int | None = None) -> str:
+    """The file that sets how many pages a pool has."""
+    place = _POOLS if node is None else f"{_NODES}/node{node}/hugepages"
+    return f"{place}/hugepages-{page_bytes // KIB}kB/nr_hugepages"
 
 
 def pools(root: str = "/") -> list[Pool]:

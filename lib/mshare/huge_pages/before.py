@@ -1,0 +1,104 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was there before the first change, written down so that it can be put back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .. import files, paths, record
+from ..errors import Conflict
+
+SCHEMA_VERSION = 1
+_NEXT_STEP = "move it away to have what is there now taken for what was there before"
+
+
+@dataclass(frozen=True)
+class PoolBefore:
+    """A pool that was changed."""
+
+    page_bytes: int
+    node: int | None
+    before: int
+    wanted: int
+    """What it was changed to last."""
+
+
+@dataclass(frozen=True)
+class SettingBefore:
+    """A setting of the kernel that was changed, by its file in /sys or /proc/sys."""
+
+    path: str
+    before: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class FileBefore:
+    """A file that was written."""
+
+    path: str
+    text: str | None
+    """None: there was none."""
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    folder_made: bool
+    """Whether its folder was made for it."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was there before."""
+
+    schema_version: int = SCHEMA_VERSION
+    pools: tuple[PoolBefore, ...] = ()
+    settings: tuple[SettingBefore, ...] = ()
+    files: tuple[FileBefore, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pools or self.settings or self.files)
+
+    def pool(self, page_bytes: int, node: int | None) -> PoolBefore | None:
+        return next((each for each in self.pools if (each.page_bytes, each.node) == (page_bytes, node)), None)
+
+    def setting(self, path: str) -> SettingBefore | None:
+        return next((each for each in self.settings if each.path == path), None)
+
+    def file(self, path: str) -> FileBefore | None:
+        return next((each for each in self.files if each.path == path), None)
+
+
+def file_path() -> str:
+    """Where it is written down. It survives a reboot, as what it is about does."""
+    return os.path.join(paths.config_dir(), "huge-pages.json")
+
+
+def load() -> Before:
+    """What is written down; nothing where nothing was changed.
+
+    Malformed, naming the field, for a damaged file; Conflict for one of another release.
+    """
+    path = file_path()
+    data = files.read_bytes(path)
+    if data is None:
+        return Before()
+    fields = record.load(data, path, _NEXT_STEP)
+    if fields.get("schema_version") != SCHEMA_VERSION:
+        raise Conflict(
+            f"{path} has the schema_version {fields.get('schema_version')!r} of another release, and this one"
+            f" reads {SCHEMA_VERSION}; use the release that wrote it, or {_NEXT_STEP}"
+        )
+    return record.build(Before, fields, record.Place(path, _NEXT_STEP))
+
+
+def save(before: Before) -> None:
+    """Write it down, or remove the file when nothing is left to put back."""
+    path = file_path()
+    if before:
+        files.write_text(path, record.to_json(before) + "\n", 0o600)
+        return
+    files.remove(path)
+    files.remove_empty(paths.config_dir())

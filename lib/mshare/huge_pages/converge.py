@@ -1,0 +1,496 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing a host's huge pages to what is wanted, and back.
+
+Whatever is changed is written down first (before.py). What an earlier run changed and this one does not
+ask for is put back; so `absent` is the wish for nothing at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from .. import files
+from ..converge.outcome import one_at_a_time
+from ..errors import Conflict, Unavailable
+from ..host.huge_pages import Pool, nr_file
+from ..host.limits import Host
+from ..postgresql import sizing
+from ..services import systemd
+from ..survey.record import Survey
+from ..survey.survey import survey as survey_host
+from ..units import counted, format_size
+from . import before as written_down
+from . import boot, memlock, need, oracle, pool, preflight
+from .before import Before, FileBefore, PoolBefore, SettingBefore
+from .kernel import SHM_GROUP, TRANSPARENT, Kernel
+from .need import Ask, Target
+from .pool import Change, Progress, Short, no_progress
+from .result import BootFacts, BootState, Live, PoolFacts, Result
+from .spec import HugePagesSpec, pool_text
+
+_SETTING_NAMES = {SHM_GROUP: "vm.hugetlb_shm_group", TRANSPARENT: "transparent huge pages"}
+_Key = tuple[int, "int | None"]
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a run works with; tests have parts of their own."""
+
+    host: Host = field(default_factory=Host)
+    survey: Callable[[], Survey] = survey_host
+    ask: Ask = sizing.huge_pages
+    kernel: Kernel | None = None
+
+    def get_kernel(self) -> Kernel:
+        return self.kernel or Kernel(self.host)
+
+
+@dataclass(frozen=True)
+class _FileChange:
+    """A file that is to have another text; None: to be removed."""
+
+    path: str
+    now: str | None
+    text: str | None
+    access: files.Access
+    """Of the file as it is to be."""
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Everything that is to be changed, and what is written down afterwards."""
+
+    pools: tuple[Change, ...]
+    settings: tuple[SettingBefore, ...]
+    """As they are now, and as they are wanted."""
+    files: tuple[_FileChange, ...]
+    record: Before
+    warnings: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.pools or self.settings or self.files)
+
+
+def present(
+    spec: HugePagesSpec,
+    *,
+    check: bool = False,
+    progress: Progress = no_progress,
+    around: Around | None = None,
+) -> Result:
+    """Apply what is asked for. Raises what stands in the way before anything is changed.
+
+    A result with `failure` if the kernel granted less than was asked for.
+    """
+    with one_at_a_time(check):
+        return _converge(spec, check, progress, around or Around(), counting=True)
+
+
+def absent(*, check: bool = False, progress: Progress = no_progress, around: Around | None = None) -> Result:
+    """Put back what was there before the first run."""
+    with one_at_a_time(check):
+        return _converge(HugePagesSpec(), check, progress, around or Around(), counting=False)
+
+
+def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Around, counting: bool) -> Result:
+    host, kernel = around.host, around.get_kernel()
+    pools = kernel.pools()
+    surveyed = around.survey() if counting else None
+    targets = need.targets(spec, surveyed, pools, around.ask)
+    shm_group = None if spec.shm_group is None else _group(spec.shm_group)
+    default_bytes = host.memory_bytes("Hugepagesize") or None
+    wanted = boot.Wanted(targets, shm_group, spec.transparent, default_bytes)
+    if spec.persist:
+        boot.require_alone(host, wanted)
+    memlock.require(host, spec.memlock)
+    at_boot = boot.boot(host, wanted) if spec.persist else boot.Boot({}, "", ())
+    decision = _decide(spec, kernel, pools, targets, shm_group, at_boot.files)
+    _require(spec, kernel, pools, targets, decision, check, around)
+    warnings = [*decision.warnings, *memlock.warnings(host, spec.memlock)]
+    if surveyed is not None and not surveyed.complete and any(r.wanted is None for r in spec.pools):
+        gap = surveyed.missing[0]
+        whose = "" if gap.pid is None else f" of process {gap.pid}"
+        warnings.append(f"the survey is incomplete ({gap.what}{whose}: {gap.reason}), so auto may be too low")
+    short = None
+    if not check and not decision.is_empty:
+        short = _apply(kernel, decision, spec.keep_partial, progress)
+    failed = short is not None and not spec.keep_partial
+    return Result(
+        check=check,
+        actions=() if failed else tuple(_actions(decision)),
+        before={} if failed else _side(decision, after=False),
+        after={} if failed else _side(decision, after=True),
+        pools=_pool_facts(kernel, pools, targets),
+        live=_live(spec, kernel, targets, short),
+        boot=_boot_facts(spec, host, at_boot),
+        oracle=() if surveyed is None else oracle.facts(surveyed),
+        warnings=tuple(warnings),
+        failure=None if short is None else _failure(kernel, short, spec.keep_partial),
+        changed=not decision.is_empty and not failed,
+    )
+
+
+def _group(name: str) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Unavailable(
+            f"this host has no group {name}, which is to use huge pages; create the group first"
+        ) from None
+
+
+# -- deciding
+
+
+def _decide(
+    spec: HugePagesSpec,
+    kernel: Kernel,
+    pools: dict[_Key, Pool],
+    targets: tuple[Target, ...],
+    shm_group: int | None,
+    boot_files: dict[str, str],
+) -> _Decision:
+    old = written_down.load()
+    _require_same_layout(old, targets)
+    warnings: list[str] = []
+    pool_changes, pool_records = _decide_pools(spec, pools, targets, old)
+    settings = {}
+    if shm_group is not None:
+        settings[SHM_GROUP] = str(shm_group)
+    if spec.transparent is not None:
+        settings[TRANSPARENT] = spec.transparent
+    setting_changes, setting_records = (
+        _decide_settings(kernel, settings, old, warnings) if spec.live else ([], list(old.settings))
+    )
+    kept = () if spec.persist else boot.FILES
+    file_changes, file_records = _decide_files(
+        kernel.host, {**memlock.files(spec.memlock), **boot_files}, old, kept
+    )
+    return _Decision(
+        tuple(pool_changes),
+        tuple(setting_changes),
+        tuple(file_changes),
+        Before(pools=tuple(pool_records), settings=tuple(setting_records), files=tuple(file_records)),
+        tuple(warnings),
+    )
+
+
+def _require_same_layout(old: Before, targets: tuple[Target, ...]) -> None:
+    """The same pages must not be counted for the host by one run and for its nodes by another."""
+    for target in targets:
+        for known in old.pools:
+            if known.page_bytes == target.page_bytes and (known.node is None) != (target.node is None):
+                raise Conflict(
+                    f"the {pool_text(known.page_bytes, known.node)} was set by an earlier run, and now the"
+                    f" {pool_text(target.page_bytes, target.node)} is asked for, which has the same pages;"
+                    " restore what was there before (state: absent, --absent), then run this again"
+                )
+
+
+def _decide_pools(
+    spec: HugePagesSpec, pools: dict[_Key, Pool], targets: tuple[Target, ...], old: Before
+) -> tuple[list[Change], list[PoolBefore]]:
+    if not spec.live:
+        return [], list(old.pools)
+    changes, records = [], []
+    for target in targets:
+        key = (target.page_bytes, target.node)
+        current = pools[key].persistent
+        known = old.pool(*key)
+        if current != target.wanted:
+            changes.append(Change(*key, current, target.wanted))
+        if known is not None or current != target.wanted:
+            first = current if known is None else known.before
+            records.append(PoolBefore(*key, first, target.wanted))
+    wanted = {(target.page_bytes, target.node) for target in targets}
+    for known in old.pools:
+        key = (known.page_bytes, known.node)
+        if key in wanted or key not in pools:
+            continue
+        current = pools[key].persistent
+        # What others added since is theirs.
+        back = known.before + max(0, current - known.wanted)
+        if current != back:
+            changes.append(Change(*key, current, back))
+    return changes, records
+
+
+def _decide_settings(
+    kernel: Kernel, wanted: dict[str, str], old: Before, warnings: list[str]
+) -> tuple[list[SettingBefore], list[SettingBefore]]:
+    changes, records = [], []
+    for path, value in wanted.items():
+        current = kernel.setting(path)
+        if current is None:
+            raise Unavailable(f"{path} is missing: this kernel has no setting for {_SETTING_NAMES[path]}")
+        known = old.setting(path)
+        if current != value:
+            changes.append(SettingBefore(path, current, value))
+        if known is not None or current != value:
+            records.append(SettingBefore(path, current if known is None else known.before, value))
+    for known in old.settings:
+        if known.path in wanted:
+            continue
+        current = kernel.setting(known.path)
+        if current == known.wanted and current != known.before:
+            changes.append(SettingBefore(known.path, current, known.before))
+        elif current not in (known.before, known.wanted):
+            warnings.append(
+                f"{known.path} is {current} by now, which was set by somebody else, and stays so; it was"
+                f" {known.before} before"
+            )
+    return changes, records
+
+
+def _decide_files(
+    host: Host, wanted: dict[str, str], old: Before, kept: tuple[str, ...]
+) -> tuple[list[_FileChange], list[FileBefore]]:
+    """`kept` are files that stay as they are, whether wanted or not."""
+    changes, records = [], []
+    for path, text in wanted.items():
+        place = host.path(path)
+        current, access = files.read_text(place), files.access_of(place)
+        known = old.file(path)
+        if current != text:
+            changes.append(_FileChange(path, current, text, files.Access(0o644, 0, 0)))
+        if known is None and current != text:
+            known = FileBefore(
+                path,
+                current,
+                None if access is None else access.mode,
+                None if access is None else access.uid,
+                None if access is None else access.gid,
+                not os.path.isdir(os.path.dirname(place)),
+            )
+        if known is not None:
+            records.append(known)
+    for known in old.files:
+        if known.path in wanted:
+            continue
+        if known.path in kept:
+            records.append(known)
+            continue
+        current = files.read_text(host.path(known.path))
+        if current != known.text:
+            access = files.Access(known.mode or 0o644, *(_id(each) for each in (known.uid, known.gid)))
+            changes.append(_FileChange(known.path, current, known.text, access))
+    return changes, records
+
+
+def _id(number: int | None) -> int:
+    return 0 if number is None else number
+
+
+def _require(
+    spec: HugePagesSpec,
+    kernel: Kernel,
+    pools: dict[_Key, Pool],
+    targets: tuple[Target, ...],
+    decision: _Decision,
+    check: bool,
+    around: Around,
+) -> None:
+    """Raise what stands in the way."""
+    changes = decision.pools
+    if not spec.live:
+        # What the next boot would have to reserve.
+        current = {
+            (target.page_bytes, target.node): pools[(target.page_bytes, target.node)] for target in targets
+        }
+        changes = tuple(
+            Change(*key, current[key].persistent, target.wanted)
+            for target in targets
+            for key in [(target.page_bytes, target.node)]
+        )
+    preflight.require(
+        preflight.Case(
+            kernel.host, pools, changes, spec.share_of_ram_max, spec.live, lambda size: _holders(around, size)
+        )
+    )
+    if check and os.geteuid() != 0:
+        return
+    for change in decision.pools:
+        kernel.require_writable(nr_file(change.page_bytes, change.node))
+    for setting in decision.settings:
+        kernel.require_writable(setting.path)
+    if decision.files and os.geteuid() != 0:
+        raise Unavailable(
+            f"{decision.files[0].path} may be written by root only, and this is uid {os.geteuid()}; run as"
+            " root (become: true)"
+        )
+
+
+def _holders(around: Around, page_bytes: int) -> str:
+    """Who has pages of a size, as a clause."""
+    names = [
+        f"{instance.name} ({counted(held, 'page')})"
+        for instance in around.survey().instances
+        for held in [need.held_pages(instance, page_bytes)]
+        if held
+    ]
+    return f"by {', '.join(names)}" if names else "by programs that no survey shows"
+
+
+# -- acting
+
+
+def _apply(kernel: Kernel, decision: _Decision, keep_partial: bool, progress: Progress) -> Short | None:
+    """Change everything; the pool that got less than it should, if there is one.
+
+    Whatever goes wrong, what was done is undone.
+    """
+    old = written_down.load()
+    written_down.save(_both(old, decision.record))
+    with contextlib.ExitStack() as undo:
+        undo.callback(written_down.save, old)
+        undo.callback(pool.put_back, kernel, decision.pools)
+        short = pool.resize(kernel, decision.pools, progress)
+        if short is not None and not keep_partial:
+            # Left with everything undone.
+            return short
+        for setting in decision.settings:
+            kernel.write(setting.path, setting.wanted)
+            undo.callback(kernel.write, setting.path, setting.before)
+        _write_files(kernel.host, decision, undo)
+        undo.pop_all()
+    for known in old.files:
+        if decision.record.file(known.path) is None and known.folder_made:
+            files.remove_empty(os.path.dirname(kernel.host.path(known.path)))
+    written_down.save(decision.record)
+    return short
+
+
+def _both(old: Before, new: Before) -> Before:
+    """What either has written down; of what both have, the new one."""
+    return Before(
+        pools=(*new.pools, *(each for each in old.pools if not new.pool(each.page_bytes, each.node))),
+        settings=(*new.settings, *(each for each in old.settings if not new.setting(each.path))),
+        files=(*new.files, *(each for each in old.files if not new.file(each.path))),
+    )
+
+
+def _write_files(host: Host, decision: _Decision, undo: contextlib.ExitStack) -> None:
+    if any(memlock.is_drop_in(change.path) for change in decision.files):
+        undo.callback(_reload, host)
+    for change in decision.files:
+        known = files.access_of(host.path(change.path))
+        if not os.path.isdir(os.path.dirname(host.path(change.path))):
+            undo.callback(files.remove_empty, os.path.dirname(host.path(change.path)))
+        undo.callback(_put, host, change.path, change.now, known or change.access)
+        _put(host, change.path, change.text, change.access)
+    if any(memlock.is_drop_in(change.path) for change in decision.files):
+        _reload(host)
+
+
+def _put(host: Host, path: str, text: str | None, access: files.Access) -> None:
+    place = host.path(path)
+    if text is None:
+        files.remove(place)
+    else:
+        files.write_text(place, text, access.mode, access.uid, access.gid)
+
+
+def _reload(host: Host) -> None:
+    if host.runs_systemd():
+        systemd.systemctl("daemon-reload")
+
+
+# -- telling
+
+
+def _actions(decision: _Decision) -> Iterator[str]:
+    for change in decision.pools:
+        size = format_size(change.wanted * change.page_bytes)
+        more = change.wanted - change.before
+        done = f"reserve {more:,} more" if more > 0 else f"give back {-more:,}"
+        yield f"{done} of the {change.text}, which then has {change.wanted:,} ({size})"
+    for setting in decision.settings:
+        yield f"set {_SETTING_NAMES[setting.path]} to {setting.wanted}, which is {setting.before}"
+    for each in decision.files:
+        known = decision.record.file(each.path)
+        if each.text is None:
+            yield f"remove {each.path}"
+        else:
+            yield f"{'restore' if known is None else 'write'} {each.path}"
+
+
+def _side(decision: _Decision, after: bool) -> dict[str, object]:
+    """One side of the diff."""
+    side: dict[str, object] = {}
+    for change in decision.pools:
+        side[change.text] = change.wanted if after else change.before
+    for setting in decision.settings:
+        side[_SETTING_NAMES[setting.path]] = setting.wanted if after else setting.before
+    for each in decision.files:
+        text = each.text if after else each.now
+        if text is not None:
+            side[each.path] = text.split("\n")
+    return side
+
+
+def _pool_facts(kernel: Kernel, old: dict[_Key, Pool], targets: tuple[Target, ...]) -> tuple[PoolFacts, ...]:
+    now = kernel.pools()
+    return tuple(
+        PoolFacts(
+            target.page_bytes,
+            target.node,
+            target.wanted,
+            old[key].persistent,
+            now[key].persistent,
+            now[key].used,
+            target.formula,
+        )
+        for target in targets
+        for key in [(target.page_bytes, target.node)]
+    )
+
+
+def _live(spec: HugePagesSpec, kernel: Kernel, targets: tuple[Target, ...], short: Short | None) -> Live:
+    if not spec.live:
+        return Live(False, "not asked")
+    if short is not None:
+        return Live(True, "partial" if spec.keep_partial else "put back", short.missing)
+    now = kernel.pools()
+    same = all(now[(target.page_bytes, target.node)].persistent == target.wanted for target in targets)
+    settings = {SHM_GROUP: spec.shm_group and str(_group(spec.shm_group)), TRANSPARENT: spec.transparent}
+    same = same and all(value in (None, kernel.setting(path)) for path, value in settings.items())
+    return Live(True, "as wanted" if same else "differs")
+
+
+def _boot_facts(spec: HugePagesSpec, host: Host, at_boot: boot.Boot) -> BootFacts:
+    if not spec.persist:
+        return BootFacts(False, "not asked")
+    same = all(files.read_text(host.path(path)) == text for path, text in at_boot.files.items())
+    state: BootState = "as wanted" if same else "differs"
+    if same and at_boot.reasons:
+        state = "incomplete"
+    return BootFacts(True, state, tuple(at_boot.files), at_boot.command_line, at_boot.reasons)
+
+
+def _failure(kernel: Kernel, short: Short, kept: bool) -> str:
+    """Why a run failed for which the kernel granted too little, without a full stop."""
+    change = short.change
+    available = format_size(kernel.host.memory_bytes("MemAvailable"))
+    now = kernel.pool(change.page_bytes, change.node).persistent
+    outcome = (
+        f"it keeps the {short.granted:,} it got"
+        if kept
+        else f"it has {now:,} again, as before, and nothing else was changed"
+    )
+    if not kept and now != change.before:
+        outcome = f"it has {now:,} now, and had {change.before:,} before"
+    return (
+        f"The kernel granted {short.granted:,} of the {change.wanted:,} pages asked for in the {change.text},"
+        f" {counted(short.missing, 'page')} ({format_size(short.missing * change.page_bytes)}) too few, after"
+        f" memory was compacted and the rest asked for again; {available} are available, but not in one"
+        f" piece; {outcome}. Ask for less, free memory, or set it for the next boot (live: false, --no-live)"
+    )
