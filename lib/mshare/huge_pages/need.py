@@ -309,7 +309,7 @@ def targets(
         for request in requests:
             pool = pools[(page_bytes, request.node)]
             if request.wanted is not None:
-                formula: tuple[Term, ...] = (Term(request.text, request.wanted, "wanted", "requested"),)
+                formula: tuple[Term, ...] = (Term("asked for", request.wanted, "wanted", "requested"),)
             elif request.node is None:
                 formula = shared
             else:
