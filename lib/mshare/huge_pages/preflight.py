@@ -83,8 +83,8 @@ def _share(case: Case) -> Iterator[MshareError]:
         asked = ", ".join(f"{change.wanted:,} in the {change.text}" for change in case.changes)
         yield MshareError(
             f"all pools of huge pages would take {format_size(after_bytes)} of the"
-            f" {format_size(memory_bytes)} of RAM ({asked}), and at most"
-            f" {format_size(most_bytes)} may be taken (share_of_ram_max {case.share_of_ram_max:g}); ask for less, or allow a larger share"
+            f" {format_size(memory_bytes)} of RAM ({asked}), and at most {format_size(most_bytes)} may be"
+            f" taken (share_of_ram_max {case.share_of_ram_max:g}); ask for less, or allow a larger share"
         )
 
 
