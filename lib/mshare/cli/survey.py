@@ -16,7 +16,7 @@ from ..plan.facts import from_survey
 from ..plan.plan import plan
 from ..survey import prometheus
 from ..survey.record import InstanceRecord, SegmentRecord, Survey
-from ..survey.survey import THRESHOLD_BYTES, changes, survey
+from ..survey.survey import THRESHOLD_BYTES, Series, changes
 from ..units import KIB, counted, format_size, parse_size
 from . import display
 from .screen import Screen
@@ -50,18 +50,19 @@ def survey_command(
         raise InvalidRequest("--prometheus and --json cannot be combined; use only one of them")
     threshold_bytes = parse_size(threshold, "threshold")
     before = None
-    while True:
-        result = survey(exact, threshold_bytes)
-        if as_metrics:
-            click.echo(prometheus.text(result), nl=False)
-        else:
-            screen.answer(result.to_dict())
-            _show(screen, result, before)
-        if watch is None:
-            return
-        before = result
-        time.sleep(watch)
-        screen.clear()
+    with Series(exact, threshold_bytes) as series:
+        while True:
+            result = series.survey()
+            if as_metrics:
+                click.echo(prometheus.text(result), nl=False)
+            else:
+                screen.answer(result.to_dict())
+                _show(screen, result, before)
+            if watch is None:
+                return
+            before = result
+            time.sleep(watch)
+            screen.clear()
 
 
 def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from ..errors import MshareError, Unavailable
 from ..host import procfs
 from ..host.processes import Process
+from ..host.segments import SHMEM_KINDS
 from ..kernel import madvise
 from ..units import format_size
-from .ranges import SHMEM_KINDS, Segment
+from .ranges import Segment
 
 _SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 _NEXT_START = (

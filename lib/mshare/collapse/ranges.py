@@ -13,8 +13,6 @@ from ..host.processes import Process, Vanished
 from ..host.segments import Mapping
 from ..kernel.abi import HUGE_PAGE_BYTES
 
-SHMEM_KINDS = ("anonymous", "sysv", "memfd", "posix", "tmpfs")
-"""Kinds of segment whose pages the kernel can put into huge pages afterwards."""
 _GONE = (Vanished, FileNotFoundError, ProcessLookupError)
 
 
@@ -107,6 +105,6 @@ def ranges(process: Process, segment: Segment, attached: list[tuple[Process, Map
 def _populated(process: Process, mapping: Mapping) -> Iterator[tuple[int, bool]]:
     try:
         with pagemap.Pagemap(process.pid) as opened:
-            yield from opened.populated(mapping.start, mapping.end, HUGE_PAGE_BYTES)
+            yield from opened.populated(mapping, HUGE_PAGE_BYTES)
     except (*_GONE, PermissionError):
         return

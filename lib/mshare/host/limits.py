@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from glob import glob
 
 from . import procfs
@@ -115,13 +116,17 @@ class Host:
             if text.isdigit() and int(text) < _NO_LIMIT_BYTES
         ]
 
+    @cached_property
+    def _cgroup_mounts(self) -> list[Mount]:
+        mounts = parse_mounts(self.read("/proc/self/mountinfo"))
+        return [mount for mount in mounts if mount.filesystem in ("cgroup", "cgroup2")]
+
     def _hierarchies(
         self, controller: str, v1_file: str, v2_file: str, below: str | None
     ) -> Iterator[tuple[tuple[str, str], str]]:
         """(mount point, path in it) of the cgroup with the controller, and the file with its limit."""
-        mounts = parse_mounts(self.read("/proc/self/mountinfo"))
         for hierarchy, controllers, path in procfs.cgroups(self.read("/proc/self/cgroup")):
-            for mount in mounts:
+            for mount in self._cgroup_mounts:
                 if hierarchy == "0" and mount.filesystem == "cgroup2":
                     yield (mount.path, below or path), v2_file
                 elif controller in controllers.split(",") and _has(mount, controller):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .procfs import lines, read
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of /proc/self/mountinfo."""
 
     path: str
@@ -27,6 +26,8 @@ class Mount:
 
 def _unescape(field: str) -> str:
     # mountinfo writes white space, backslash and, in sources, '#' as octal.
+    if "\\" not in field:
+        return field
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), field)
 
 
@@ -39,8 +40,8 @@ def parse_mounts(mountinfo: str | None) -> list[Mount]:
     """The lines of a mountinfo file."""
     parsed = []
     for line in lines(mountinfo):
-        fields = line.split(" ")
-        rest = fields[fields.index("-") + 1 :]
+        left, __, right = line.partition(" - ")
+        fields, rest = left.split(" "), right.split(" ")
         parsed.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2], fields[2]))
     return parsed
 

@@ -57,6 +57,7 @@ class Pagemap:
 
     def __init__(self, pid: int | str, scanning: bool = True) -> None:
         self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._map_files = f"/proc/{pid}/map_files"
         self._ranges = array.array("Q", [0, 0, 0])
         self._argument = array.array(
             "Q",
@@ -89,13 +90,20 @@ class Pagemap:
         regions: int = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True)
         return regions > 0
 
-    def populated(self, start: int, end: int, step: int) -> Iterator[tuple[int, bool]]:
-        """The first populated page in each `step` bytes with any, and whether it is part of a huge one."""
+    def populated(
+        self, mapping: Mapping, step: int, page_bytes: int = BASE_PAGE_BYTES
+    ) -> Iterator[tuple[int, bool]]:
+        """The first populated page in each `step` bytes with any, and whether it is part of a huge one.
+
+        `page_bytes` is the size of the pages of the mapping's file. Without PAGEMAP_SCAN transparent huge
+        pages are not told from small ones.
+        """
         if not self.scanning:
-            yield from self._read(start, end, step)
+            yield from self._read(mapping, step, page_bytes)
             return
         # Where a survey spends most of its time: not a call more than the kernel's.
         fd, argument, region, ask = self._fd, self._argument, self._ranges, fcntl.ioctl
+        start, end = mapping.start, mapping.end
         argument[_END] = end
         while start < end:
             argument[_START] = start
@@ -105,15 +113,51 @@ class Pagemap:
             yield address, bool(region[2] & _HUGE)
             start = (address // step + 1) * step
 
-    def _read(self, start: int, end: int, step: int) -> Iterator[tuple[int, bool]]:
-        while start < end:
-            stop = min(end, (start // _LEAF_SPAN_BYTES + 1) * _LEAF_SPAN_BYTES)
-            count = (stop - start) // BASE_PAGE_BYTES
-            entries = os.pread(self._fd, count * 8, start // BASE_PAGE_BYTES * 8)
-            if entries and max(entries[7::8]) >= _POPULATED:
-                yield start, False
-                stop = (start // step + 1) * step
-            start = stop
+    def _read(self, mapping: Mapping, step: int, page_bytes: int) -> Iterator[tuple[int, bool]]:
+        """From pagemap itself, an entry for each page; one is enough for a page of the file's own size."""
+        known = -1
+        for used_start, end in self._used(mapping):
+            start = used_start
+            while start < end:
+                stop = min(end, (start // _LEAF_SPAN_BYTES + 1) * _LEAF_SPAN_BYTES)
+                count = (stop - start) // BASE_PAGE_BYTES if page_bytes == BASE_PAGE_BYTES else 1
+                if start // step != known:
+                    entries = os.pread(self._fd, count * 8, start // BASE_PAGE_BYTES * 8)
+                    if entries and max(entries[7::8]) >= _POPULATED:
+                        known = start // step
+                        yield start, False
+                start = (start // step + 1) * step if count == 1 or start // step == known else stop
+
+    def _used(self, mapping: Mapping) -> Iterator[tuple[int, int]]:
+        """The addresses at which a process can have pages, as far as the file behind a mapping tells."""
+        try:
+            fd = os.open(f"{self._map_files}/{mapping.start:x}-{mapping.end:x}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # It takes CAP_SYS_ADMIN; or the mapping has changed meanwhile.
+            yield mapping.start, mapping.end
+            return
+        try:
+            yield from _data(fd, mapping)
+        finally:
+            os.close(fd)
+
+
+def _data(fd: int, mapping: Mapping) -> Iterator[tuple[int, int]]:
+    moved, end = mapping.start - mapping.offset, mapping.end - mapping.start + mapping.offset
+    offset = mapping.offset
+    try:
+        # Only memory has seals. A file on a disk has pages in memory where it has no data on the disk.
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        while offset < end:
+            offset = os.lseek(fd, offset, os.SEEK_DATA)
+            hole = os.lseek(fd, offset, os.SEEK_HOLE)
+            if offset < end:
+                yield moved + offset, moved + min(hole, end)
+            offset = hole
+    except OSError as error:
+        # ENXIO: no data from here to the end. Else the file system does not tell.
+        if error.errno != errno.ENXIO:
+            yield moved + offset, moved + end
 
 
 def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[bytes, int], Tables]:
@@ -123,15 +167,19 @@ def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[
     for mapping, page_bytes in mappings:
         of_segment = by_segment.setdefault(mapping.identity, Tables())
         step = max(_LEAF_SPAN_BYTES, page_bytes)
-        for address, huge in pagemap.populated(mapping.start, mapping.end, step):
+        leaves = pmds = huge_ranges = 0
+        for address, huge in pagemap.populated(mapping, step, page_bytes):
             leaf, pmd = address // _LEAF_SPAN_BYTES, address // GIB
             if huge or page_bytes > BASE_PAGE_BYTES:
-                of_segment.huge_bytes += step
+                huge_ranges += 1
             elif leaf != last_leaf:
                 # Two mappings in one 2 MiB range share a table.
-                of_segment.leaf += 1
+                leaves += 1
                 last_leaf = leaf
             if pmd != last_pmd and page_bytes < GIB:
-                of_segment.pmd += 1
+                pmds += 1
                 last_pmd = pmd
+        of_segment.leaf += leaves
+        of_segment.pmd += pmds
+        of_segment.huge_bytes += huge_ranges * step
     return by_segment

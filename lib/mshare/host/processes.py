@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from dataclasses import dataclass, field
 
 from ..units import KIB
 from . import procfs
 
 _CHUNK_BYTES = 1 << 16
+_STATUS_BYTES = 1 << 12
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_SIZES = (b"\nVmSize:", b"\nVmData:", b"\nVmStk:", b"\nVmExe:", b"\nVmLib:")
+_FILES_LEFT = 256
+"""Descriptors that stay free for everything else."""
+_FILES_MOST = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Vanished(Exception):
 def opened(path: str) -> int:
     """A file of /proc, open for reading; Vanished for a process that is gone."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _READ)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError) as error:
         raise Vanished from error
 
@@ -65,33 +72,22 @@ def text(path: str) -> str:
 
 
 class Process:
-    """A process with memory of its own, by its /proc/PID/status; fields are looked for when asked."""
+    """A process with memory of its own, by its /proc/PID/status; most fields are looked for when asked."""
 
-    __slots__ = ("_name", "_parent", "_status", "pid", "vm_pte_bytes")
+    __slots__ = ("name", "parent", "pid", "status", "vm_pte_bytes")
 
     def __init__(self, pid: int, status: bytes, vm_pte_bytes: int) -> None:
         self.pid = pid
+        self.status = status
         self.vm_pte_bytes = vm_pte_bytes
-        self._status = status
-        self._name = ""
-        self._parent = -1
+        self.name = status[6 : status.find(b"\n")].decode("utf-8", "surrogateescape")
+        """The command name, cut by the kernel to 15 bytes."""
+        start = status.find(b"\nPPid:\t") + 7
+        self.parent = int(status[start : status.find(b"\n", start)] or 0)
 
     def _field(self, name: bytes) -> bytes:
-        start = self._status.find(b"\n" + name + b":\t") + len(name) + 3
-        return self._status[start : self._status.index(b"\n", start)]
-
-    @property
-    def name(self) -> str:
-        """The command name, cut by the kernel to 15 bytes."""
-        if not self._name:
-            self._name = os.fsdecode(self._status[6 : self._status.index(b"\n")])
-        return self._name
-
-    @property
-    def parent(self) -> int:
-        if self._parent < 0:
-            self._parent = int(self._field(b"PPid"))
-        return self._parent
+        start = self.status.find(b"\n" + name + b":\t") + len(name) + 3
+        return self.status[start : self.status.index(b"\n", start)]
 
     @property
     def uid(self) -> int:
@@ -114,9 +110,21 @@ class Process:
     @property
     def thp_enabled(self) -> bool | None:
         """Whether it may have transparent huge pages; None on a kernel that does not tell (before 5.0)."""
-        if b"\nTHP_enabled:\t" not in self._status:
+        if b"\nTHP_enabled:\t" not in self.status:
             return None
         return self._field(b"THP_enabled") == b"1"
+
+    def other_kib(self) -> int:
+        """What it has mapped that is neither private and writable, nor code, nor stack.
+
+        These are its shared mappings, and what it has of read-only files. Forks of one parent differ in it
+        as soon as one maps something shared that the others do not have.
+        """
+        sizes_kib = []
+        for label in _SIZES:
+            start = self.status.find(label) + len(label)
+            sizes_kib.append(int(self.status[start : self.status.find(b" kB", start)]))
+        return sizes_kib[0] - sum(sizes_kib[1:])
 
     def path(self, name: str) -> str:
         return f"/proc/{self.pid}/{name}"
@@ -184,31 +192,102 @@ class Pass:
 
 def read_all() -> Pass:
     """VmPTE of every process, without kernel threads and zombies, which have none."""
-    result = Pass()
-    processes = result.processes
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    return Passes(0).read_all()
+
+
+class Passes:
+    """Passes over all processes one after the other.
+
+    A process that has not run since the pass before is the very object again. The files stay open between
+    passes, as many as `files` and the limit allow: an open file belongs to the very process, which another
+    with its pid is not, and reading it again takes half the time of opening it.
+    """
+
+    def __init__(self, files: int = _FILES_MOST) -> None:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._files_maximum = max(0, min(files, soft - _FILES_LEFT))
+        self._files: dict[str, int] = {}
+        self._processes: dict[str, Process] = {}
+
+    def close(self) -> None:
+        """Close the files that have stayed open."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+
+    def read_all(self) -> Pass:
+        """VmPTE of every process, without kernel threads and zombies, which have none."""
+        result = Pass()
+        before, self._processes = self._processes, {}
+        names = [name for name in os.listdir("/proc") if name.isdigit()]
+        for name in self._files.keys() - set(names):
+            os.close(self._files.pop(name))
+        # Where a pass spends most of its time: not a call more than the kernel's.
+        add, keep = result.processes.append, self._processes.__setitem__
+        for name in names:
+            try:
+                status = self._status(name)
+            except (Vanished, ProcessLookupError):
+                result.vanished += 1
+                continue
+            except PermissionError:
+                result.missing.append(missing(int(name), "status"))
+                continue
+            start = status.find(b"\nVmPTE:")
+            if start < 0:
+                continue
+            process = before.get(name)
+            if process is None or not has_not_run(process.status, status):
+                size_bytes = int(status[start + 7 : status.find(b" kB", start)]) * KIB
+                process = Process(int(name), status, size_bytes)
+            add(process)
+            if self._files_maximum:
+                keep(name, process)
+        return result
+
+    def _status(self, name: str) -> bytes:
+        fd = self._files.get(name)
+        if fd is not None:
+            try:
+                return _whole(fd)
+            except ProcessLookupError:
+                # It is gone; another may have its pid.
+                os.close(self._files.pop(name))
+        fd = opened(f"/proc/{name}/status")
+        if len(self._files) < self._files_maximum:
+            self._files[name] = fd
+            return _whole(fd)
         try:
-            fd = os.open(f"/proc/{name}/status", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError):
-            result.vanished += 1
-            continue
-        except PermissionError:
-            result.missing.append(missing(int(name), "status"))
-            continue
-        try:
-            status = os.read(fd, _CHUNK_BYTES)
-        except ProcessLookupError:
-            result.vanished += 1
-            continue
+            return _whole(fd)
         finally:
             os.close(fd)
-        start = status.find(b"\nVmPTE:")
-        if start >= 0:
-            size_bytes = int(status[start + 7 : status.index(b" kB", start)]) * KIB
-            processes.append(Process(int(name), status, size_bytes))
-    return result
+
+
+def _whole(fd: int) -> bytes:
+    status = os.pread(fd, _STATUS_BYTES, 0)
+    if len(status) < _STATUS_BYTES:
+        return status
+    # A member of thousands of groups.
+    return status + os.pread(fd, _CHUNK_BYTES, _STATUS_BYTES)
+
+
+def has_not_run(before: bytes, now: bytes) -> bool:
+    """Whether a process cannot have changed its memory between two readings of its status, nor be another.
+
+    Every field is the same: its name, its parent, its memory by kind, and how often it was switched to. A
+    program that was started in it, or another process with its pid, would have been switched to. Nor do
+    others change its memory without changing its figures.
+    """
+    if before != now:
+        # How many signals its user has queued is no matter of its own.
+        if len(before) != len(now):
+            return False
+        start = before.find(b"\nSigQ:")
+        end = before.find(b"\n", start + 1)
+        if before[:start] != now[:start] or before[end:] != now[end:]:
+            return False
+    # One that runs is not counted before it is switched away from; only the first thread is counted at all.
+    return b"\nThreads:\t1\n" in now and b"\nState:\tR" not in now
 
 
 def missing(pid: int | None, what: str, reason: str | None = None) -> Missing:

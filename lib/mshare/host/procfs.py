@@ -10,20 +10,32 @@ an error.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import NamedTuple
 
 from ..printable import printable
 
 # The kernel writes kB, and means 1024 bytes.
 _KB_BYTES = 1024
+_CHUNK_BYTES = 1 << 14
 
 
 def read(path: str) -> str | None:
+    """A file's text; None for one that is not there, or no longer."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            return file.read()
+        return _content(path)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         return None
+
+
+def _content(path: str) -> str:
+    # Not open(), which takes three times as long for each of the many small files that are read here.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = list(iter(partial(os.read, fd, _CHUNK_BYTES), b""))
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode("utf-8", "surrogateescape")
 
 
 def lines(text: str | None) -> list[str]:
@@ -138,7 +150,6 @@ def boot_id() -> str:
 
 def read_line(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
+        return _content(path).strip()
     except OSError:
         return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+from collections.abc import Iterable
 
 WRITABLE = 0x02
 _SHARED, _COVERING_OR_NEXT, _FILE_BACKED = 0x08, 0x10, 0x20
@@ -24,14 +25,55 @@ _WANTED = _SHARED | _COVERING_OR_NEXT | _FILE_BACKED
 _LENGTH_MASK = 0xFFFFFFFF
 Fields = tuple[int, int, int, int, int, int]
 """start, end, access, offset, inode, device as the kernel packs it."""
+_ASKED = array.array("Q", (_STRUCT_BYTES, _WANTED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
-def query(fd: int, address: int) -> Fields | None:
-    """The first shared mapping that ends after an address; None after the last."""
-    asked = array.array("Q", (_STRUCT_BYTES, _WANTED, address, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-    if not _ask(fd, asked):
-        return None
-    return (asked[_START], asked[_END], asked[_ACCESS], asked[_OFFSET], asked[_INODE], asked[_DEVICE])
+def shared(fd: int) -> list[Fields]:
+    """Every shared mapping behind an open maps file, in order of address.
+
+    Raises OSError with ENOTTY or EINVAL on a kernel that cannot be asked.
+    """
+    found = []
+    # Where a survey spends most of its time: not a call more than the kernel's.
+    ask, asked = fcntl.ioctl, _ASKED
+    asked[_ADDRESS] = 0
+    try:
+        while True:
+            # The kernel writes the flags and sizes back as they were given.
+            ask(fd, _QUERY, asked, True)
+            end = asked[_END]
+            found.append((asked[_START], end, asked[_ACCESS], asked[_OFFSET], asked[_INODE], asked[_DEVICE]))
+            asked[_ADDRESS] = end
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    return found
+
+
+def has(fd: int, mappings: Iterable[Fields]) -> bool:
+    """Whether these are among the shared mappings behind an open maps file, whatever others there are.
+
+    Raises OSError as `shared`.
+    """
+    ask, asked = fcntl.ioctl, _ASKED[:]
+    try:
+        for mapping in mappings:
+            asked[_ADDRESS] = mapping[0]
+            ask(fd, _QUERY, asked, True)
+            if (
+                asked[_INODE] != mapping[4]
+                or asked[_END] != mapping[1]
+                or asked[_START] != mapping[0]
+                or asked[_DEVICE] != mapping[5]
+                or asked[_OFFSET] != mapping[3]
+                or asked[_ACCESS] != mapping[2]
+            ):
+                return False
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
 
 
 def name(fd: int, address: int) -> bytes:

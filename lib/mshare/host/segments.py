@@ -20,6 +20,10 @@ from . import huge_pages, mounts, processes, procmap
 MINIMUM_BYTES = MIB
 """Smaller ones cost no leaf table of their own that would be worth a row."""
 _DELETED = b" (deleted)"
+ANONYMOUS_KINDS = ("anonymous", "sysv", "memfd")
+"""Kinds of segment that have no file which anybody could open."""
+SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
+"""Kinds of segment that are memory of shmem: the kernel can put them into transparent huge pages."""
 # What shared mappings of maps look like between address and offset; the fourth letter says shared.
 _SHARED = (b"-s ", b"xs ")
 _HUGE_MASK_SHIFT = 26
@@ -48,41 +52,44 @@ Mappings = tuple[Mapping, ...]
 class Reader:
     """Reads the shared mappings of processes: by asking for them where the kernel can, else from maps.
 
-    Mappings are the same in all children of one parent, so each is taken apart once.
+    Mappings are the same in all children of one parent, so each is taken apart once. Of a child that has as
+    much mapped of what may be shared as another one, the kernel is asked for the very mappings of the other,
+    which is quicker than having it look through all there are.
     """
 
     def __init__(self, querying: bool = True) -> None:
         self._querying = querying
         self._known: dict[object, Mapping | None] = {}
         self._sets: dict[tuple[object, ...], Mappings] = {}
+        self._siblings: dict[tuple[int, str, int], tuple[procmap.Fields, ...]] = {}
 
     def shared(self, process: processes.Process) -> Mappings:
         """The shared mappings in order of address, without segments that are too small."""
         if self._querying:
             try:
-                return self._query(process.path("maps"))
+                return self._query(process)
             except OSError as error:
                 if error.errno not in (errno.ENOTTY, errno.EINVAL):
                     raise
                 self._querying = False
         return self.parse(processes.read(process.path("maps")))
 
-    def _query(self, path: str) -> Mappings:
-        keys = []
-        fd = processes.opened(path)
+    def _query(self, process: processes.Process) -> Mappings:
+        family = (process.parent, process.name, process.other_kib())
+        fd = processes.opened(f"/proc/{process.pid}/maps")
         try:
-            address = 0
-            while True:
-                fields = procmap.query(fd, address)
-                if fields is None:
-                    break
-                if fields not in self._known:
-                    self._known[fields] = _queried(fd, fields)
-                keys.append(fields)
-                address = fields[1]
+            keys = self._siblings.get(family)
+            if keys is None or not procmap.has(fd, keys):
+                keys = self._siblings[family] = tuple(procmap.shared(fd))
+            mappings = self._sets.get(keys)
+            if mappings is None:
+                for fields in keys:
+                    if fields not in self._known:
+                        self._known[fields] = _queried(fd, fields)
+                mappings = self._set(keys)
+            return mappings
         finally:
             os.close(fd)
-        return self._set(tuple(keys))
 
     def parse(self, content: bytes) -> Mappings:
         """The same from the text of maps."""

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..host.segments import ANONYMOUS_KINDS
 from ..units import GIB, KIB, MIB, TIB, counted, format_size, round_up
 from .facts import Facts, Host, Instance, Pool
 from .names import region_name
-from .remedies import ANONYMOUS_KINDS, MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE
+from .remedies import MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE
 
 _HUGE_BYTES = 2 * MIB
 _SPARE_PAGES = 8

@@ -14,14 +14,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ..host.segments import ANONYMOUS_KINDS, SHMEM_KINDS
 from ..kernel.generations import GENERATIONS, Features
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
 from ..units import GIB, MIB, counted, format_size, round_up
 from .facts import Host, Instance, Segment
 
-ANONYMOUS_KINDS = ("anonymous", "sysv", "memfd")
-SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
 POSTGRESQL_WITH_HUGE_PAGES = (9, 4)
 POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
 MOST_OF_MEMORY = 0.9

@@ -10,10 +10,11 @@ the segments' part of those that were not scanned. More are scanned while sample
 
 from __future__ import annotations
 
-import bisect
 import heapq
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from ..host import pagemap
@@ -38,6 +39,9 @@ class Sample(NamedTuple):
     @property
     def remainder_bytes(self) -> int:
         return self.vm_pte_bytes - self.segments_bytes
+
+
+Samples = dict[tuple[Process, Mappings], Sample]
 
 
 @dataclass
@@ -68,15 +72,25 @@ Scan = Callable[[Process], "Sample | None"]
 
 
 class Scanner:
-    """Scans processes that have the same mappings."""
+    """Scans processes that have the same mappings; `known` has samples of some that have not run since."""
 
-    def __init__(self, mappings: Mappings, page_bytes: dict[Identity, int]) -> None:
+    def __init__(self, mappings: Mappings, page_bytes: dict[Identity, int], known: Samples) -> None:
         self._mappings = [(mapping, page_bytes[mapping.identity]) for mapping in mappings]
+        self._key = mappings
+        self._known = known
         self.missing: list[Missing] = []
         self.vanished = 0
 
     def scan(self, process: Process) -> Sample | None:
         """None for a process that is gone or may not be looked into."""
+        known = self._known.get((process, self._key))
+        if known is None:
+            known = self._scanned(process)
+            if known is not None:
+                self._known[process, self._key] = known
+        return known
+
+    def _scanned(self, process: Process) -> Sample | None:
         try:
             with pagemap.Pagemap(process.pid) as opened:
                 tables = pagemap.tables(opened, self._mappings)
@@ -92,16 +106,19 @@ class Scanner:
 
 
 def attribute(
-    group: list[Process], mappings: Mappings, page_bytes: dict[Identity, int], exact: bool = False
+    group: list[Process],
+    mappings: Mappings,
+    page_bytes: dict[Identity, int],
+    exact: bool = False,
+    known: Samples | None = None,
 ) -> Attribution:
     """Page tables by segment of processes that have the same mappings."""
-    scanner = Scanner(mappings, page_bytes)
-    ordered = sorted(group, key=lambda process: process.vm_pte_bytes)
+    scanner = Scanner(mappings, page_bytes, {} if known is None else known)
+    ordered = sorted(group, key=attrgetter("vm_pte_bytes"))
     samples = _all(ordered, scanner.scan) if exact else _Sampling(ordered, scanner.scan).run()
     attribution = Attribution(missing=scanner.missing, vanished=scanner.vanished, scanned=len(samples))
-    positions = sorted(samples)
-    for index, process in enumerate(ordered if samples else ()):
-        _account(attribution, _estimate(index, positions, samples, process))
+    for size_bytes, sample in _estimates(ordered, samples):
+        _account(attribution, size_bytes, sample)
     for sample in samples.values():
         for identity, tables in sample.tables.items():
             attribution.huge_bytes[identity] = max(attribution.huge_bytes.get(identity, 0), tables.huge_bytes)
@@ -156,23 +173,35 @@ class _Sampling:
             heapq.heappush(self._gaps, (-float(apart * between), low, high))
 
 
-def _estimate(
-    index: int, positions: list[int], samples: dict[int, Sample], process: Process
-) -> tuple[float, Sample]:
-    """The segments' part of a process, and the sample that tells how segments share it."""
-    at = bisect.bisect_left(positions, index)
-    if index in samples:
-        return samples[index].segments_bytes, samples[index]
-    sample = samples[positions[max(0, at - 1)]]
-    two = samples[positions[min(at, len(positions) - 1)]]
-    width = two.vm_pte_bytes - sample.vm_pte_bytes
-    part = min(1.0, max(0.0, (process.vm_pte_bytes - sample.vm_pte_bytes) / width)) if width else 0.5
-    remainder = sample.remainder_bytes + part * (two.remainder_bytes - sample.remainder_bytes)
-    return max(0.0, process.vm_pte_bytes - remainder), sample if part < 0.5 else two
+def _estimates(ordered: list[Process], samples: dict[int, Sample]) -> Iterator[tuple[float, Sample]]:
+    """The segments' part of the processes, and the sample that tells how the segments share it."""
+    positions = sorted(samples)
+    for position in positions:
+        yield samples[position].segments_bytes, samples[position]
+    if not positions:
+        return
+    # Between two samples; before the first and after the last there is only one.
+    lows = [positions[0], *positions]
+    highs = [*positions, positions[-1]]
+    starts = [0, *(position + 1 for position in positions)]
+    ends = [*positions, len(ordered)]
+    for low, high, start, end in zip(lows, highs, starts, ends):
+        # Most processes pay the same as another: one calculation for all of them.
+        counts = Counter([process.vm_pte_bytes for process in ordered[start:end]])
+        for vm_pte_bytes, count in counts.items():
+            size_bytes, sample = _estimate(samples[low], samples[high], vm_pte_bytes)
+            yield size_bytes * count, sample
 
 
-def _account(attribution: Attribution, estimate: tuple[float, Sample]) -> None:
-    tables_bytes, sample = estimate
+def _estimate(low: Sample, high: Sample, vm_pte_bytes: int) -> tuple[float, Sample]:
+    """The segments' part of a process between two samples, and the nearer of them."""
+    width = high.vm_pte_bytes - low.vm_pte_bytes
+    part = min(1.0, max(0.0, (vm_pte_bytes - low.vm_pte_bytes) / width)) if width else 0.5
+    remainder = low.remainder_bytes + part * (high.remainder_bytes - low.remainder_bytes)
+    return max(0.0, vm_pte_bytes - remainder), low if part < 0.5 else high
+
+
+def _account(attribution: Attribution, tables_bytes: float, sample: Sample) -> None:
     whole = sum(tables.bytes for tables in sample.tables.values())
     for identity, tables in sample.tables.items():
         share = tables.bytes / whole if whole else 0

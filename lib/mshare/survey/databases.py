@@ -12,8 +12,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from .. import files
 from ..host.processes import Missing, Process, missing
@@ -47,6 +49,7 @@ _POSTGRESQL_HELPER = re.compile(
     r"|summarizer))\b"
 )
 _FILES_MAXIMUM = 200
+_NAMES_KEPT = 4096
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,15}")
 
 
@@ -68,16 +71,19 @@ class Database:
     missing: list[Missing] = field(default_factory=list)
 
 
+@lru_cache(_NAMES_KEPT)
 def suspected(name: str) -> bool:
     """Whether a command name is a database's: its processes are looked into however small they are."""
     return name in _POSTGRESQL_PROGRAMS or name.startswith("oracle") or bool(_ORACLE_PROCESS.match(name))
 
 
+@lru_cache(_NAMES_KEPT)
 def program_kind(name: str) -> str:
     """The kind of a program by its name: python, php-fpm, nginx or other."""
     return next((kind for kind, pattern in _PROGRAM_KINDS if pattern.match(name)), "other")
 
 
+@lru_cache(_NAMES_KEPT)
 def is_tree(name: str) -> bool:
     """Whether all processes below one of this name, and of the same name, are one server."""
     return name in _POSTGRESQL_PROGRAMS or program_kind(name) in ("php-fpm", "nginx")
@@ -85,10 +91,9 @@ def is_tree(name: str) -> bool:
 
 def leader(members: list[Process]) -> Process:
     """The process the others come from: the parent of most, else the oldest."""
-    children: dict[int, int] = {}
-    for process in members:
-        children[process.parent] = children.get(process.parent, 0) + 1
-    return max(members, key=lambda process: (children.get(process.pid, 0), -process.pid))
+    children = Counter([process.parent for process in members])
+    parents = [process for process in members if process.pid in children]
+    return max(parents or members, key=lambda process: (children.get(process.pid, 0), -process.pid))
 
 
 def data_directory(process: Process) -> str | None:
@@ -119,18 +124,24 @@ def _there(path: str) -> bool:
     return True
 
 
-def recognise(members: list[Process], first: Process, executable: str | None) -> Database:
-    """What a group of processes is, by the files and titles of the process `first` they come from."""
+def recognise(
+    members: list[Process], first: Process, executable: str | None, helpers: dict[Process, bool]
+) -> Database:
+    """What a group of processes is, by the files and titles of the process `first` they come from.
+
+    `helpers` has what is known of processes that have not run since; what is read is added.
+    """
     program = os.path.basename((executable or "").replace(" (deleted)", "")) or first.name
-    for kind in (_postgresql, _oracle):
-        database = kind(members, first, program)
-        if database is not None:
-            return database
+    database = _postgresql(members, first, program, helpers) or _oracle(members, first, program)
+    if database is not None:
+        return database
     kind_of_program = program_kind(program)
     return Database(kind_of_program, name=program)
 
 
-def _postgresql(members: list[Process], first: Process, program: str) -> Database | None:
+def _postgresql(
+    members: list[Process], first: Process, program: str, helpers: dict[Process, bool]
+) -> Database | None:
     named = program in _POSTGRESQL_PROGRAMS or first.name in _POSTGRESQL_PROGRAMS
     try:
         directory = data_directory(first)
@@ -161,17 +172,18 @@ def _postgresql(members: list[Process], first: Process, program: str) -> Databas
     if readable or "huge_pages" in settings:
         database.huge_pages_requested = settings.get("huge_pages", ("try", ""))[0]
     database.settings = {name: settings[name][0] for name in _POSTGRESQL_SETTINGS if name in settings}
-    database.helpers = sum(_is_helper(process, first) for process in members)
+    for process in members:
+        if process not in helpers:
+            helpers[process] = _is_helper(process)
+    database.helpers = sum(process is first or helpers[process] for process in members)
     database.name = (
         f"postgresql {database.port}" if database.port else f"postgresql {database.data_directory}"
     )
     return database
 
 
-def _is_helper(process: Process, first: Process) -> bool:
-    """Whether max_connections does not count a process: the postmaster, background and parallel workers."""
-    if process is first:
-        return True
+def _is_helper(process: Process) -> bool:
+    """Whether max_connections does not count a process, by its title: background and parallel workers."""
     title = " ".join(process.arguments())
     # postgres: 15/main: checkpointer, postgres: user database [local] idle
     __, separator, rest = title.partition(": ")
@@ -232,9 +244,9 @@ def _arguments(first: Process, files: _Files, here: str) -> list[str]:
 
 
 def _oracle(members: list[Process], first: Process, program: str) -> Database | None:
-    suspects = [process for process in members if _oracle_named(process.name)]
-    if program != "oracle" and not any(_ORACLE_PROCESS.match(process.name) for process in suspects):
+    if program != "oracle" and not any(map(_ORACLE_PROCESS.match, {process.name for process in members})):
         return None
+    suspects = [process for process in members if _oracle_named(process.name)]
     database = Database("oracle", name="oracle")
     database.sid = next((sid for sid in map(sid_of, suspects) if sid), None)
     if database.sid is None:

@@ -9,6 +9,7 @@ and huge page segments, regions. So does descent from one postmaster. A file doe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -30,24 +31,39 @@ class Group:
 
     members: dict[Mappings, list[Process]] = field(default_factory=dict)
     unreadable: bool = False
+    _leader: Process | None = None
 
     @property
     def processes(self) -> list[Process]:
         return [process for same in self.members.values() for process in same]
 
+    @property
+    def leader(self) -> Process:
+        """The process the others come from."""
+        if self._leader is None:
+            self._leader = databases.leader(self.processes)
+        return self._leader
+
     def add(self, mappings: Mappings, members: Iterable[Process]) -> None:
         self.members.setdefault(mappings, []).extend(members)
+        self._leader = None
 
 
 class Grouping:
-    """One pass over the processes, put into groups."""
+    """One pass over the processes, put into groups.
 
-    def __init__(self, seen: Pass, threshold_bytes: int) -> None:
+    `known` are mappings of an earlier pass, by processes that have not run since; what is read is added.
+    """
+
+    def __init__(
+        self, seen: Pass, threshold_bytes: int, known: dict[Process, Mappings] | None = None
+    ) -> None:
         self._seen = seen
         self._threshold_bytes = threshold_bytes
         self._reader = segments.Reader()
         self._devices = segments.Devices()
-        self._mappings: dict[int, Mappings] = {}
+        self._mappings: dict[Process, Mappings] = {} if known is None else known
+        self._kinds: dict[Mapping, Kind] = {}
         self._unreadable: list[Process] = []
         self.shared_tables: set[Identity] = set()
         """The regions of a kernel that somebody has mapped."""
@@ -55,13 +71,16 @@ class Grouping:
         self.vanished = 0
 
     def kind(self, mapping: Mapping, pid: int) -> Kind:
-        return segments.kind(mapping, self._devices.of(mapping, pid))
+        kind = self._kinds.get(mapping)
+        if kind is None:
+            kind = self._kinds[mapping] = segments.kind(mapping, self._devices.of(mapping, pid))
+        return kind
 
     def groups(self) -> list[Group]:
         """Every instance there is; in none of two groups is the same process."""
         large, small = self._wanted()
         readable = [process for process in large if self._readable(process)]
-        attached = [process for process in readable if self._mappings[process.pid]]
+        attached = [process for process in readable if self._mappings[process]]
         families = {(process.name, process.parent) for process in attached}
         families |= {(process.name, process.pid) for process in attached}
         parents = {process.parent for process in attached}
@@ -73,7 +92,7 @@ class Grouping:
             if process.name in names
             and ((process.name, process.parent) in families or process.pid in parents)
             and self._readable(process)
-            and self._mappings[process.pid]
+            and self._mappings[process]
         ]
         united = self._without_common_files(self._united(attached))
         return united + self._without_memory(readable) + self._unknown()
@@ -96,8 +115,10 @@ class Grouping:
 
     def _readable(self, process: Process) -> bool:
         """Read a process's mappings; whether they could be read."""
+        if process in self._mappings:
+            return True
         try:
-            self._mappings[process.pid] = self._reader.shared(process)
+            self._mappings[process] = self._reader.shared(process)
         except (Vanished, ProcessLookupError):
             self.vanished += 1
             return False
@@ -110,11 +131,15 @@ class Grouping:
     def _united(self, attached: list[Process]) -> list[Group]:
         same: dict[Mappings, list[Process]] = {}
         for process in attached:
-            same.setdefault(self._mappings[process.pid], []).append(process)
+            same.setdefault(self._mappings[process], []).append(process)
+        parents = {process.parent for process in attached}
         union = _Union()
         for mappings, members in same.items():
             own = self._own(mappings, members[0].pid)
-            for together in [members] if own and not _any_tree(members) else [[member] for member in members]:
+            if own and not _any_tree(members):
+                union.add(own, mappings, members)
+                continue
+            for together in _siblings(members, parents):
                 union.add([*own, *_descent(together[0], bool(own))], mappings, together)
         return [part for group in union.groups for part in _servers(group)]
 
@@ -128,7 +153,7 @@ class Grouping:
         """Files that several programs map are nobody's memory: nothing is sized or planned for them."""
         users: dict[Identity, set[object]] = {}
         for number, group in enumerate(groups):
-            executable = databases.leader(group.processes).executable
+            executable = group.leader.executable if any(group.members) else None
             for mappings, members in group.members.items():
                 for mapping in mappings:
                     if self.kind(mapping, members[0].pid).kind in _OF_FILES:
@@ -142,7 +167,7 @@ class Grouping:
 
     def _without_memory(self, readable: list[Process]) -> list[Group]:
         """Programs that share no memory, where they pay enough to matter."""
-        bare = [process for process in readable if not self._mappings[process.pid]]
+        bare = [process for process in readable if not self._mappings[process]]
         return [Group({(): family}) for family in _families(bare) if self._matters(family)]
 
     def _unknown(self) -> list[Group]:
@@ -154,7 +179,16 @@ class Grouping:
 
 
 def _any_tree(members: list[Process]) -> bool:
-    return any(databases.is_tree(process.name) for process in members)
+    return any(databases.is_tree(name) for name in {process.name for process in members})
+
+
+def _siblings(members: list[Process], parents: set[int]) -> Iterable[list[Process]]:
+    """Who has the same name, parent and no children: such processes are together whatever else is."""
+    families: dict[Hashable, list[Process]] = {}
+    for process in members:
+        alone = process.parent <= 1 or process.pid in parents
+        families.setdefault(process.pid if alone else (process.name, process.parent), []).append(process)
+    return families.values()
 
 
 def _descent(process: Process, has_own: bool) -> Iterator[Hashable]:
@@ -166,14 +200,16 @@ def _descent(process: Process, has_own: bool) -> Iterator[Hashable]:
         yield process.name, process.parent
 
 
-def _families(members: Iterable[Process]) -> list[list[Process]]:
+def _families(members: list[Process]) -> list[list[Process]]:
     """By descent, or by user and cgroup where the parent is the first process."""
     union = _Union()
-    for process in members:
-        keys: list[Hashable] = list(_descent(process, False))
-        if process.parent <= 1:
-            keys.append((process.name, process.uid, process.cgroup() if len(keys) < 2 else None))
-        union.add(keys, (), [process])
+    orphans = Counter([(process.name, process.uid) for process in members if process.parent <= 1])
+    for together in _siblings(members, {process.parent for process in members}):
+        first = together[0]
+        keys: list[Hashable] = list(_descent(first, False))
+        if first.parent <= 1 and orphans[first.name, first.uid] > 1:
+            keys.append((first.name, first.uid, first.cgroup()))
+        union.add(keys, (), together)
     return [group.processes for group in union.groups]
 
 

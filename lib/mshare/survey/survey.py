@@ -39,35 +39,81 @@ THRESHOLD_BYTES = 256 << 10
 
 def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Survey:
     """Survey this host now. Changes nothing."""
-    began = time.perf_counter()
-    created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    seen = processes.read_all()
-    grouping = Grouping(seen, threshold_bytes)
-    groups = grouping.groups()
-    facts = host.facts()
-    looking = _Looking(grouping, exact, facts, _outside_bytes(seen, facts))
-    instances = names.apart(looking.instance(group) for group in groups)
-    instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
-    counted = {pid for instance in instances for pid in instance.pids}
-    rest = [process for process in seen.processes if process.pid not in counted]
-    gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
-    return Survey(
-        schema_version=SCHEMA_VERSION,
-        created_at=created_at,
-        host=facts,
-        method=Method(
-            exact=exact,
-            threshold_bytes=threshold_bytes,
-            samples_per_group=None if exact else attribution.SAMPLES,
-            duration_ms=round((time.perf_counter() - began) * 1000, 1),
-            uid=os.geteuid(),
-        ),
-        complete=not gaps,
-        missing=tuple(gaps),
-        vanished=seen.vanished + grouping.vanished + looking.vanished,
-        instances=tuple(instances),
-        others=Others(len(rest), sum(process.vm_pte_bytes for process in rest)),
-    )
+    return Series(exact, threshold_bytes, processes.Passes(0)).survey()
+
+
+@dataclass
+class _Known:
+    """What was read of processes, and need not be read again while they have not run."""
+
+    mappings: dict[Process, segments.Mappings] = field(default_factory=dict)
+    samples: attribution.Samples = field(default_factory=dict)
+    helpers: dict[Process, bool] = field(default_factory=dict)
+
+    def keep(self, present: Iterable[Process]) -> None:
+        """Forget the processes that are gone, or have run since."""
+        kept = set(present)
+        self.mappings = {process: value for process, value in self.mappings.items() if process in kept}
+        self.samples = {key: value for key, value in self.samples.items() if key[0] in kept}
+        self.helpers = {process: value for process, value in self.helpers.items() if process in kept}
+
+
+class Series:
+    """Surveys of this host one after the other, as for a watch: each is as complete as the first.
+
+    VmPTE is read of every process each time. Mappings and pagemap of a process are read again only when it
+    has run since the survey before: until then it has neither mapped nor touched anything.
+    """
+
+    def __init__(
+        self,
+        exact: bool = False,
+        threshold_bytes: int = THRESHOLD_BYTES,
+        passes: processes.Passes | None = None,
+    ) -> None:
+        self._exact = exact
+        self._threshold_bytes = threshold_bytes
+        self._passes = passes or processes.Passes()
+        self._known = _Known()
+
+    def __enter__(self) -> Series:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._passes.close()
+
+    def survey(self) -> Survey:
+        """Survey this host now. Changes nothing."""
+        began = time.perf_counter()
+        created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        seen = self._passes.read_all()
+        self._known.keep(seen.processes)
+        grouping = Grouping(seen, self._threshold_bytes, self._known.mappings)
+        groups = grouping.groups()
+        facts = host.facts()
+        looking = _Looking(grouping, self._exact, facts, _outside_bytes(seen, facts), self._known)
+        instances = names.apart(looking.instance(group) for group in groups)
+        instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
+        counted = {pid for instance in instances for pid in instance.pids}
+        rest = [process for process in seen.processes if process.pid not in counted]
+        gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
+        return Survey(
+            schema_version=SCHEMA_VERSION,
+            created_at=created_at,
+            host=facts,
+            method=Method(
+                exact=self._exact,
+                threshold_bytes=self._threshold_bytes,
+                samples_per_group=None if self._exact else attribution.SAMPLES,
+                duration_ms=round((time.perf_counter() - began) * 1000, 1),
+                uid=os.geteuid(),
+            ),
+            complete=not gaps,
+            missing=tuple(gaps),
+            vanished=seen.vanished + grouping.vanished + looking.vanished,
+            instances=tuple(instances),
+            others=Others(len(rest), sum(process.vm_pte_bytes for process in rest)),
+        )
 
 
 def _hidden(facts: HostFacts) -> list[Missing]:
@@ -90,8 +136,16 @@ def _outside_bytes(seen: processes.Pass, facts: HostFacts) -> int | None:
 class _Looking:
     """One survey while its instances are made."""
 
-    def __init__(self, grouping: Grouping, exact: bool, facts: HostFacts, outside_bytes: int | None) -> None:
+    def __init__(
+        self,
+        grouping: Grouping,
+        exact: bool,
+        facts: HostFacts,
+        outside_bytes: int | None,
+        known: _Known,
+    ) -> None:
         self._grouping = grouping
+        self._known = known
         self._exact = exact
         self._facts = facts
         self._outside_bytes = outside_bytes
@@ -103,9 +157,9 @@ class _Looking:
     def instance(self, group: Group) -> names.Named:
         """One entry of `instances`, and the process its others come from."""
         members = group.processes
-        first = databases.leader(members)
+        first = group.leader
         executable = first.executable
-        database = databases.recognise(members, first, executable)
+        database = databases.recognise(members, first, executable, self._known.helpers)
         self.missing += database.missing
         attributed, rows = self._segments(group, first)
         self.missing += attributed.missing
@@ -186,7 +240,7 @@ class _Looking:
             own = tuple(mapping for mapping in mappings if not kinds[mapping.identity].shares_tables)
             if own:
                 pages = {identity: kind.page_bytes for identity, kind in kinds.items()}
-                attributed.add(attribution.attribute(members, own, pages, self._exact))
+                attributed.add(attribution.attribute(members, own, pages, self._exact, self._known.samples))
             else:
                 attributed.scanned += len(members)
         regions = sum(row.kind.shares_tables for row in rows.values())

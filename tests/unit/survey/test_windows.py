@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import signal
 
 import pytest
 
@@ -93,3 +95,84 @@ def test_with_two_regions_nobody_can_tell_whose_the_shared_tables_are(region):
         found = _of(pids)
     os.close(other)
     assert [segment.page_tables_bytes for segment in found.segments] == [None, None]
+
+
+def test_before_linux_6_7_a_scan_reads_where_the_segment_has_data(monkeypatch):
+    """512 GiB would be a GiB of pagemap to read: more than a minute."""
+
+    def work(number):
+        address = map_shared(-1, WINDOW, flags=NORESERVE, address=32 * TIB)
+        touch(address + 5 * MIB, 40 * GIB, GIB)
+        # Data that another process would have put there, every other page of a range that has a table.
+        touch(address, MIB, 8192)
+
+    read_bytes = []
+    real = os.pread
+    with running(work) as (pid,):
+        process = next(one for one in processes.read_all().processes if one.pid == pid)
+        (mapping,) = segments.Reader().shared(process)
+        with pagemap.Pagemap(pid, scanning=False) as opened:
+            monkeypatch.setattr(
+                os, "pread", lambda fd, count, offset: read_bytes.append(count) or real(fd, count, offset)
+            )
+            (tables,) = pagemap.tables(opened, [(mapping, 4096)]).values()
+    assert (tables.leaf, tables.pmd) == (41, 40)
+    assert sum(read_bytes) <= 41 * 4096
+
+
+def test_before_linux_6_7_data_that_a_process_has_not_touched_is_not_its_own(monkeypatch):
+    fd = os.memfd_create("sga")
+    os.ftruncate(fd, GIB)
+
+    def work(number):
+        touch(map_shared(fd, GIB), GIB if number == 0 else 8 * MIB)
+
+    with running(work, 2) as pids:
+        counted = []
+        for pid in pids:
+            process = next(one for one in processes.read_all().processes if one.pid == pid)
+            with pagemap.Pagemap(pid, scanning=False) as opened:
+                (tables,) = pagemap.tables(
+                    opened, [(one, 4096) for one in segments.Reader().shared(process)]
+                ).values()
+                counted.append(tables.leaf)
+    os.close(fd)
+    assert counted == [512, 4]
+
+
+def test_a_file_on_a_disk_is_read_whole_before_linux_6_7(tmp_path):
+    """A page of a hole that was read is in memory, and the file has no data there."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(16 * MIB)
+
+    def work(number):
+        fd = os.open(path, os.O_RDWR)
+        with mmap.mmap(fd, 16 * MIB, access=mmap.ACCESS_READ) as memory:
+            held.append(memory)
+            assert memory[4 * MIB] == 0
+            os.write(ready[1], b"1")
+            signal.pause()
+
+    held: list[mmap.mmap] = []
+    ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(0)
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(ready[0], 1) == b"1"
+        process = next(one for one in processes.read_all().processes if one.pid == pid)
+        (mapping,) = (
+            one for one in segments.Reader().shared(process) if one.identity[1] == path.stat().st_ino
+        )
+        with pagemap.Pagemap(pid, scanning=False) as opened:
+            (tables,) = pagemap.tables(opened, [(mapping, 4096)]).values()
+        assert tables.leaf == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in ready:
+            os.close(fd)
