@@ -80,10 +80,15 @@ def _is_in_region(one: Mapped) -> bool:
     return one.path.startswith("/run/msharefs/preload.")
 
 
+def _is_native(mapping: Mapped) -> bool:
+    return "anon_hugepage" in mapping.path
+
+
 PLACED: dict[str, Callable[[Mapped], bool]] = {
     "thp": _is_thp,
     "hugetlb": _is_hugetlb,
     "4k": _is_in_region,
+    "native": _is_native,
 }
 """Whether a mapping lies where it should, by pages."""
 

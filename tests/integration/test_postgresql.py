@@ -23,6 +23,8 @@ PROBES = 5
 PLAYBOOK = "dbmem.mshare.postgresql"
 MOVE = "Put PostgreSQL where it should be"
 POOL_PAGES = 100
+KINDS = {"thp": "anonymous", "hugetlb": "hugetlb", "4k": "msharefs", "native": "hugetlb"}
+"""Of the segment, by pages."""
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
@@ -121,9 +123,9 @@ def test_nothing_is_restarted_unless_allowed(cluster: Cluster) -> None:
     assert (cluster.files(), cluster.pid) == (files, pid)
 
 
-@pytest.mark.parametrize("pages", ["thp", "4k", "hugetlb"])
+@pytest.mark.parametrize("pages", ["thp", "4k", "hugetlb", "native"])
 def test_there_and_back(cluster: Cluster, load: Load, request: pytest.FixtureRequest, pages: str) -> None:
-    if pages == "hugetlb":
+    if pages in ("hugetlb", "native"):
         request.getfixturevalue("pool")
     files, dump = cluster.files(), cluster.dump()
     moved = playbook(cluster, pages=pages).succeeded()[MOVE]
@@ -205,9 +207,14 @@ def require_costs(costs: dict[str, Any], pages: str) -> None:
 def require_survey(cluster: Cluster, run: Run, pages: str) -> None:
     instances = run["survey"]["survey"]["instances"]
     (found,) = (one for one in instances if cluster.pid in one["pids"])
-    assert (found["kind"], found["preload"], found["huge_pages_requested"]) == ("postgresql", pages, "off")
+    preload, requested = (None, "on") if pages == "native" else (pages, "off")
+    assert (found["kind"], found["preload"], found["huge_pages_requested"]) == (
+        "postgresql",
+        preload,
+        requested,
+    )
     segment = max(found["segments"], key=lambda one: one["size_bytes"])
-    assert segment["kind"] == {"thp": "anonymous", "hugetlb": "hugetlb", "4k": "msharefs"}[pages]
+    assert segment["kind"] == KINDS[pages]
     assert segment["congruent_2mib"]
     assert segment["region"] == (region(cluster) if pages == "4k" else None)
 
@@ -264,7 +271,10 @@ REFUSED = {
     "a region has the pages it was made with": {"region": "sga"},
     "region nowhere on the msharefs at /run/msharefs is missing": {"pages": "4k", "region": "nowhere"},
     "threshold 'much' is not a size": {"threshold": "much"},
-    "huge pages of 2 MiB, and": {"pages": "hugetlb"},
+    "huge pages of 2 MiB, but this host has 0 free; raise": {"pages": "hugetlb"},
+    "huge pages of 2 MiB, but this host has 0 free, so nothing was changed; reserve": {"pages": "native"},
+    "this kernel has no pool of huge pages of 4 MiB; it has:": {"pages": "native", "page_size": "4MiB"},
+    "page_size 2MiB only takes effect with pages native": {"page_size": "2MiB"},
     "/no/library is missing on this host": {"library": "/no/library"},
 }
 
@@ -318,6 +328,39 @@ def test_huge_pages_asked_for_elsewhere(cluster: Cluster) -> None:
     cluster.sql("ALTER SYSTEM SET huge_pages = 'on'")
     assert "because of postgresql.auto.conf" in cluster.host.play([task()]).said
     cluster.sql("ALTER SYSTEM RESET huge_pages")
+
+
+@pytest.mark.usefixtures("pool")
+def test_native_pages_and_what_stands_in_their_way(cluster: Cluster) -> None:
+    """With sysv it would not start; what `try` came to is told; without probes it is verified as well."""
+    files, pid = cluster.files(), cluster.pid
+    cluster.set("kind.conf", shared_memory_type="sysv")
+    assert (
+        "does not start with huge_pages = on and shared_memory_type = sysv"
+        in cluster.host.play([task(pages="native")]).said
+    )
+    cluster.set("kind.conf", huge_pages="try")
+    checked = cluster.host.play([task(pages="native")], "--check", "--diff").succeeded()[MOVE]
+    assert checked["huge_pages"] == {
+        "setting": "try",
+        "source": "kind.conf",
+        "fell_back": True,
+        "status": None,
+    }
+    assert any("huge_pages is try (kind.conf), but" in line for line in checked["summary"])
+    assert any("huge_pages = on\n" in pair["after"] for pair in checked["diff"])
+    cluster.unset("kind.conf")
+    assert (cluster.files(), cluster.pid) == (files, pid)
+    moved = cluster.host.play([task(pages="native", probes=0)]).succeeded()[MOVE]
+    assert (moved["restarted"], moved["segment"]["page_bytes"]) == (True, 2 * MIB)
+    assert PLACED["native"](mapped(cluster.host, cluster.pid))
+    again = cluster.host.play([task(pages="native")], "--check").succeeded()[MOVE]
+    assert (again["changed"], again["restart_required"]) == (False, False)
+    # Its files want no huge pages, so that it is not where it was until it is restarted.
+    back = cluster.host.play([task(state="absent", restart=False)]).succeeded()[MOVE]
+    assert (back["restart_required"], cluster.files()) == (True, files)
+    assert cluster.host.play([task(state="absent")]).succeeded()[MOVE]["restarted"]
+    assert not PLACED["native"](mapped(cluster.host, cluster.pid))
 
 
 @pytest.mark.usefixtures("msharefs")

@@ -297,6 +297,14 @@ def test_a_file_of_a_postmaster_that_is_gone(data):
 
 
 @as_root
+def test_a_postmaster_that_ends_while_it_is_examined(monkeypatch):
+    with subprocess.Popen(["true"]) as ended:
+        pid = ended.pid
+    monkeypatch.setattr(evidence.procfs, "pids", lambda: [pid])
+    monkeypatch.setattr(evidence, "_program", lambda pid: "postgres")
+    assert evidence.postmasters() == []
+
+
 def test_a_postmaster_in_namespaces_of_its_own(data, postgres):
     """It is process 1 there, and is found from here all the same."""
     words = ["unshare", "--pid", "--mount", "--fork", "--kill-child", postgres, "infinity"]

@@ -133,7 +133,11 @@ def postmasters() -> list[tuple[int, str]]:
         if parent(pid) in candidates:
             continue
         place = f"/proc/{pid}/cwd"
-        process = Process(pid, (procfs.read(f"/proc/{pid}/status") or "").encode("utf-8", "replace"), 0)
+        status = procfs.read(f"/proc/{pid}/status")
+        if not status:
+            # It has ended since.
+            continue
+        process = Process(pid, status.encode("utf-8", "replace"), 0)
         lines = text_of(f"{place}/postmaster.pid", process.uids, process.gids).split("\n")
         if lines[0].strip() == str(_pid_inside(pid)):
             servers.append((pid, place))
