@@ -27,32 +27,28 @@ def simulated_root() -> str:
 
 def config_dir() -> str:
     """The specifications of regions, clients and mounts. Survives a reboot."""
-    if "MSHARE_CONFIG_DIR" in os.environ:
-        return os.environ["MSHARE_CONFIG_DIR"]
-    if is_root():
-        return "/etc/mshare"
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.path.join(home, "mshare")
+    own = _directory("MSHARE_CONFIG_DIR", "/etc", "XDG_CONFIG_HOME")
+    return own or os.path.expanduser("~/.config/mshare")
 
 
 def state_dir() -> str:
     """Status files, locks and logs. Gone after a reboot."""
-    if "MSHARE_STATE_DIR" in os.environ:
-        return os.environ["MSHARE_STATE_DIR"]
-    if is_root():
-        return "/run/mshare"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return os.path.join(runtime, "mshare") if runtime else f"/tmp/mshare-{os.geteuid()}"
+    return _directory("MSHARE_STATE_DIR", "/run", "XDG_RUNTIME_DIR") or f"/tmp/mshare-{os.geteuid()}"
 
 
 def cache_dir() -> str:
     """The preload, which can be built again. Root's is readable by other users' programs."""
-    if "MSHARE_CACHE_DIR" in os.environ:
-        return os.environ["MSHARE_CACHE_DIR"]
-    if is_root():
-        return "/var/cache/mshare"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "mshare")
+    own = _directory("MSHARE_CACHE_DIR", "/var/cache", "XDG_CACHE_HOME")
+    return own or os.path.expanduser("~/.cache/mshare")
+
+
+def _directory(variable: str, of_root: str, of_user: str) -> str | None:
+    """What a variable names; else `mshare` below root's directory, or below that of another user, which a
+    variable of the XDG specification names. None where that is not set."""
+    if variable in os.environ:
+        return os.environ[variable]
+    above = of_root if is_root() else os.environ.get(of_user)
+    return os.path.join(above, "mshare") if above else None
 
 
 def spec_file(what: str, name: str) -> str:

@@ -11,7 +11,8 @@ from checks.layout import modules
 from checks.shipped import shipped
 
 # What was measured (`python -m checks.shipped`): a bound only gets lower, or there is a reason for more.
-MOST = 66
+# 67: what keeps a server collapsed (runtime), and PostgreSQL's facts as a record of their own.
+MOST = 67
 # These are run on a whole fleet.
 MOST_OF = {"mshare_info": 23, "mshare_survey": 40}
 # They run on the controller only.

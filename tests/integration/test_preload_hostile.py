@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -121,6 +122,23 @@ def test_a_lock_does_not_give_other_memory(library, world, own):
     assert "refused, because it would not be the memory of the other processes" in done.stderr
 
 
+@contextlib.contextmanager
+def staying(own: Settings, library: str) -> Iterator[int]:
+    """The pid of a program that has its segment and waits; it ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, str(Path(sharing.__file__)), "stay"],
+        env={**os.environ, **own.environment(library)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process.pid
+        finally:
+            process.kill()
+
+
 class TestWhatStays:
     def test_no_descriptor(self, library, world, own):
         lines = alike(own, library, Shape("anonymous", "descriptors", SIZE_BYTES))
@@ -128,16 +146,8 @@ class TestWhatStays:
 
     def test_a_core_file_has_only_the_memory(self, library, own):
         """gcore writes what smaps does not exclude: the window is 512 GiB."""
-        with subprocess.Popen(
-            [sys.executable, str(Path(sharing.__file__)), "stay"],
-            env={**os.environ, **own.environment(library)},
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            smaps = Path(f"/proc/{process.pid}/smaps").read_text()
-            process.kill()
+        with staying(own, library) as pid:
+            smaps = Path(f"/proc/{pid}/smaps").read_text()
         dumped = 0
         for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)[1:]:
             start, end = (int(text, 16) for text in mapping.split()[0].split("-"))
@@ -212,16 +222,6 @@ def test_required_with_a_cache_from_which_nothing_runs(world, tmp_path):
 
 @pytest.mark.skipif(shutil.which("gcore") is None, reason="no gcore")
 def test_gcore_writes_the_memory_and_not_the_window(library, own, tmp_path):
-    with subprocess.Popen(
-        [sys.executable, str(Path(sharing.__file__)), "stay"],
-        env={**os.environ, **own.environment(library)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        subprocess.run(
-            ["gcore", "-o", str(tmp_path / "core"), str(process.pid)], check=True, capture_output=True
-        )
-        process.kill()
-    assert (tmp_path / f"core.{process.pid}").stat().st_size < GIB
+    with staying(own, library) as pid:
+        subprocess.run(["gcore", "-o", str(tmp_path / "core"), str(pid)], check=True, capture_output=True)
+    assert (tmp_path / f"core.{pid}").stat().st_size < GIB

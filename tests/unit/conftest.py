@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mshare.services.choose import systemd_runs
 from rig import apart
+from rig.other_user import shared_directory
 from rig.world import World, new_world
 
 
@@ -39,3 +41,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
                 monkeypatch.setenv(name, value)
         monkeypatch.setenv("PYTHONPATH", world.environment["PYTHONPATH"])
         yield world
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory of root's on a tmpfs, which other users may enter."""
+    with shared_directory() as path:
+        yield path

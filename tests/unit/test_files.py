@@ -17,15 +17,9 @@ from mshare.backends import choose
 from mshare.backends.simulated.layout import Layout
 from mshare.mount import msharefs
 from mshare.mount.spec import MountSpec
-from rig.other_user import UID, as_other, directory_of_other, needs_root, running_as_other, shared_directory
+from rig.other_user import UID, as_other, directory_of_other, needs_root, running_as_other
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def shared():
-    with shared_directory() as path:
-        yield path
 
 
 @pytest.fixture

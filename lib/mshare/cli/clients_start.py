@@ -93,8 +93,8 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
 @click.pass_obj
 def restart_command(screen: Screen, name: str, backend: str | None, root: str | None, check: bool) -> None:
     """Start dead clients again; the others stay as they are."""
-    where = locate(backend or "auto", root).root
-    status = status_of(CLIENTS, region_name(name), where)
+    choice = locate(backend or "auto", root)
+    status = status_of(CLIENTS, region_name(name), choice.root)
     if status is None:
         raise MshareError(
             f"no launcher of region {name} runs; start clients with `mshare clients start {name} --count N`"

@@ -61,5 +61,5 @@ def _state(facts: ClientsFacts) -> str:
 
 
 def _facts(name: str, backend: str | None, root: str | None) -> ClientsFacts | None:
-    where = locate(backend or "auto", root)
-    return inventory.clients_facts(where.root, region_name(name))
+    choice = locate(backend or "auto", root)
+    return inventory.clients_facts(choice.root, region_name(name))

@@ -129,13 +129,11 @@ def _clients(facts: ClientsFacts | None) -> str:
 def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     """List the regions."""
     roots = root_files.roots() if root is None else [locate(backend or "auto", root).root]
-    regions = [
-        inventory.region_facts(where, name) for where in roots for name in inventory.region_names(where)
-    ]
+    regions = [inventory.region_facts(each, name) for each in roots for name in inventory.region_names(each)]
     screen.answer({"regions": [record.to_fields(region) for region in regions]})
     if regions:
         _regions(screen, regions)
-    elif closed := [where for where in roots if not os.access(where, os.R_OK | os.X_OK)]:
+    elif closed := [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]:
         screen.sentence(
             f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not read them."
         )
@@ -149,18 +147,18 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
 @click.pass_obj
 def stat_command(screen: Screen, name: str, backend: str | None, root: str | None) -> None:
     """Show a region: sizes, owner, clients, mappings."""
-    where = locate(backend or "auto", root)
-    facts = inventory.region_facts(where.root, region_name(name))
+    choice = locate(backend or "auto", root)
+    facts = inventory.region_facts(choice.root, region_name(name))
     known = facts.owner.pid is not None or facts.reason is not None
     if not facts.exists and not known:
-        raise MshareError(f"there is no region {name} at {where.root}; `mshare list` shows the regions")
-    screen.answer({"backend": where.backend, "region": record.to_fields(facts)})
+        raise MshareError(f"there is no region {name} at {choice.root}; `mshare list` shows the regions")
+    screen.answer({"backend": choice.backend, "region": record.to_fields(facts)})
     screen.sentence(f"Region {name}: {facts.health}")
     screen.fields(
         [
             ("path", facts.path),
             ("reason", facts.reason),
-            ("backend", where.backend),
+            ("backend", choice.backend),
             *display.sizes(facts),
             ("address", hex(facts.address) if facts.address else "any"),
             ("access", display.access(facts)),

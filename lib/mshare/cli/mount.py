@@ -71,13 +71,12 @@ def mount_command(
 def umount_command(screen: Screen, backend: str | None, root: str | None, force: bool, check: bool) -> None:
     """Unmount msharefs, unless it is in use."""
     choice = converge.choose_absent(backend or "auto", root)
-    where = choice.root
-    done = converge.mount_absent(where, force=force, check=check)
+    done = converge.mount_absent(choice.root, force=force, check=check)
     display.outcome(
         screen,
         done,
         converge.result(choice, done),
         check,
-        f"Unmounted {where}.",
-        f"There is no msharefs at {where}; nothing to do.",
+        f"Unmounted {choice.root}.",
+        f"There is no msharefs at {choice.root}; nothing to do.",
     )

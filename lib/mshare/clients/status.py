@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .. import __version__
 from ..errors import sentence
 from ..services import status_file
-from ..services.status_file import SCHEMA_VERSION, Role, Status, of_process
+from ..services.status_file import Role, Status, beginning
 
 
 @dataclass(frozen=True)
@@ -99,38 +97,28 @@ class StatusFile:
 def starting(
     region: str, root: str, spec: Mapping[str, object], requested: int, stride_bytes: int
 ) -> LauncherStatus:
-    """Of this process as a launcher that has not started anything yet; see `region.status.starting`."""
-    return of_process(
-        LauncherStatus(
-            schema_version=SCHEMA_VERSION,
-            version=__version__,
-            pid=0,
-            started_ticks=0,
-            state="starting",
-            region=region,
-            root=root,
-            error=None,
-            spec=spec,
-            backend=None,
-            generation=None,
-            reloads=0,
-            owner_alive=True,
-            requested=requested,
-            attached=0,
-            pids=(),
-            dead=(),
-            errors=(),
-            window_bytes=None,
-            mapped_bytes=None,
-            span_bytes=0,
-            span_fitted=False,
-            stride_bytes=stride_bytes,
-            attach_ms_median=None,
-            attach_ms_max=None,
-            vm_pte_before_bytes_sum=None,
-            vm_pte_after_bytes_sum=None,
-            host_page_tables_before_bytes=None,
-            host_page_tables_after_bytes=None,
-        ),
-        os.getpid(),
+    """Of this process as a launcher that has not started anything yet."""
+    return LauncherStatus(
+        **beginning(region, root),
+        spec=spec,
+        backend=None,
+        generation=None,
+        reloads=0,
+        owner_alive=True,
+        requested=requested,
+        attached=0,
+        pids=(),
+        dead=(),
+        errors=(),
+        window_bytes=None,
+        mapped_bytes=None,
+        span_bytes=0,
+        span_fitted=False,
+        stride_bytes=stride_bytes,
+        attach_ms_median=None,
+        attach_ms_max=None,
+        vm_pte_before_bytes_sum=None,
+        vm_pte_after_bytes_sum=None,
+        host_page_tables_before_bytes=None,
+        host_page_tables_after_bytes=None,
     )

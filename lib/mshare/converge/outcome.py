@@ -125,11 +125,11 @@ def locate_leftovers(kind: str, role: AnyRole, name: str, backend: str, root: st
         return choose.locate(backend, root).root
     except Unavailable:
         try:
-            where = root or choose.choose(backend).root
+            likely_root = root or choose.choose(backend).root
         except Unavailable:
-            where = paths.KERNEL_ROOT
-        left = os.path.exists(paths.spec_file(kind, name)) or name in status_file.names(where, role)
-        return where if left else None
+            likely_root = paths.KERNEL_ROOT
+        left = os.path.exists(paths.spec_file(kind, name)) or name in status_file.names(likely_root, role)
+        return likely_root if left else None
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .. import __version__
 from ..backends.mapping import MappingEntry
 from ..errors import MshareError
 from ..services import status_file
-from ..services.status_file import SCHEMA_VERSION, Role, Status, of_process
+from ..services.status_file import Role, Status, beginning
 from .pattern import Pattern
 
 
@@ -49,34 +47,20 @@ OWNER = Role("owner", OwnerStatus)
 
 
 def starting(name: str, root: str, spec: Mapping[str, object]) -> OwnerStatus:
-    """Of this process as an owner that has not done anything yet.
-
-    Whoever starts an owner writes it in the same instant, so that nothing runs that is not listed: a
-    teardown finds, and ends, what a deployment that was cut off had only begun to start.
-    """
-    return of_process(
-        OwnerStatus(
-            schema_version=SCHEMA_VERSION,
-            version=__version__,
-            pid=0,
-            started_ticks=0,
-            state="starting",
-            region=name,
-            root=root,
-            error=None,
-            spec=spec,
-            path=None,
-            backend=None,
-            generation=None,
-            oom_score_adjust=None,
-            address=None,
-            window_bytes=None,
-            mapped_bytes=None,
-            mappings=None,
-            prefault=None,
-            pattern=None,
-        ),
-        os.getpid(),
+    """Of this process as an owner that has not done anything yet."""
+    return OwnerStatus(
+        **beginning(name, root),
+        spec=spec,
+        path=None,
+        backend=None,
+        generation=None,
+        oom_score_adjust=None,
+        address=None,
+        window_bytes=None,
+        mapped_bytes=None,
+        mappings=None,
+        prefault=None,
+        pattern=None,
     )
 
 

@@ -47,19 +47,18 @@ def validate(
     """
     region_name(region)
     choice = locate(backend, root)
-    where = choice.root
-    launched = clients_facts(where, region)
+    launched = clients_facts(choice.root, region)
     if launched is not None and not launched.launcher_alive:
         launched = None
-    programs = None if launched is not None else attached_programs(where, region, choice.backend)
+    programs = None if launched is not None else attached_programs(choice.root, region, choice.backend)
     if launched is not None:
         seen = _launched(launched)
     elif programs is not None:
         seen = programs.seen
     else:
         raise MshareError(
-            f"no clients of region {region} at {where} run, and no other program has it mapped, so there is"
-            " nothing to validate; start some first (`mshare clients start`, or the role"
+            f"no clients of region {region} at {choice.root} run, and no other program has it mapped,"
+            " so there is nothing to validate; start some first (`mshare clients start`, or the role"
             " dbmem.mshare.clients)"
         )
     # The user's own programs may touch anything, so the probe covers the whole region.

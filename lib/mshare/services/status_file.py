@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 from .. import __version__, files, paths, record
 from ..errors import Conflict, Failure, InvalidRequest, sentence
@@ -88,6 +88,37 @@ class Unread:
     @property
     def alive(self) -> bool:
         return self.pid is not None and procfs.alive(self.pid, self.started_ticks or 0)
+
+
+class Beginning(TypedDict):
+    """The fields of Status."""
+
+    schema_version: int
+    version: str
+    pid: int
+    started_ticks: int
+    state: str
+    region: str
+    root: str
+    error: Failure | None
+
+
+def beginning(region: str, root: str) -> Beginning:
+    """What every status of this process begins with: it is starting, and has not done anything yet.
+
+    Whoever starts an owner or a launcher writes its status in the same instant, so that nothing runs that
+    is not listed: a teardown finds, and ends, what a deployment that was cut off had only begun to start.
+    """
+    return Beginning(
+        schema_version=SCHEMA_VERSION,
+        version=__version__,
+        pid=os.getpid(),
+        started_ticks=procfs.start_ticks(os.getpid()) or 0,
+        state="starting",
+        region=region,
+        root=root,
+        error=None,
+    )
 
 
 def of_process(status: S, pid: int) -> S:

@@ -61,7 +61,7 @@ class Systemctl:
 @pytest.fixture
 def systemctl(tmp_path, monkeypatch):
     stand_in = Systemctl(tmp_path / "units")
-    monkeypatch.setattr(units, "runs", lambda: True)
+    monkeypatch.setattr(units.Host, "runs_systemd", lambda _host: True)
     monkeypatch.setattr(units, "_ask", stand_in)
     monkeypatch.setattr(files.systemd, "UNIT_DIRECTORY", str(stand_in.folder))
     monkeypatch.setattr(files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
@@ -257,6 +257,6 @@ def test_time_spans_of_systemd(text, seconds):
 
 
 def test_a_host_without_systemd(monkeypatch):
-    monkeypatch.setattr(units, "runs", lambda: False)
+    monkeypatch.setattr(units.Host, "runs_systemd", lambda _host: False)
     assert units.of_postgresql() == []
     assert units.describe(UNIT) == units.Unit(UNIT)

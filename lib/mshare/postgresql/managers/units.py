@@ -11,6 +11,8 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 
+from ...host.limits import Host
+
 _STARTERS = ("postgres", "postmaster", "pg_ctl")
 _NAMES = re.compile(r"postgres|pgsql|postmaster")
 _PROPERTIES = ("ExecStart", "Environment", "EnvironmentFiles", "TimeoutStartUSec")
@@ -60,14 +62,9 @@ class Unit:
         return os.path.realpath(place) if place else None
 
 
-def runs() -> bool:
-    """sd_booted(3)."""
-    return os.path.isdir("/run/systemd/system")
-
-
 def describe(name: str) -> Unit:
     """One unit; an empty one where systemd does not run or knows none of that name."""
-    if not runs() or not name.endswith(".service"):
+    if not Host().runs_systemd() or not name.endswith(".service"):
         return Unit(name)
     text = _ask("show", f"--property={','.join(_PROPERTIES)}", name)
     fields: dict[str, str] = {}
@@ -88,7 +85,7 @@ def describe(name: str) -> Unit:
 
 def of_postgresql() -> list[Unit]:
     """The units that start PostgreSQL themselves, running or not."""
-    if not runs():
+    if not Host().runs_systemd():
         return []
     listed = _ask("list-unit-files", "--type=service", "--no-legend", "--no-pager").split("\n")
     names = {line.split()[0] for line in listed if line.strip()}

@@ -26,15 +26,9 @@ from mshare.errors import Conflict, sentence
 from mshare.host import procfs
 from mshare.kernel import abi
 from mshare.services import lock
-from rig.other_user import UID, as_other, needs_root, running_as_other, shared_directory
+from rig.other_user import UID, as_other, needs_root, running_as_other
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def shared():
-    with shared_directory() as path:
-        yield path
 
 
 @pytest.fixture
