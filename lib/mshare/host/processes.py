@@ -190,6 +190,17 @@ class Pass:
     vanished: int = 0
 
 
+def of_pid(pid: int) -> Process:
+    """One process, whatever memory it has; Vanished for one that is gone."""
+    fd = opened(f"/proc/{pid}/status")
+    try:
+        return Process(pid, _whole(fd), 0)
+    except ProcessLookupError:
+        raise Vanished from None
+    finally:
+        os.close(fd)
+
+
 def read_all() -> Pass:
     """VmPTE of every process, without kernel threads and zombies, which have none."""
     return Passes(0).read_all()

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..host import segments
-from ..host.processes import Process
+from ..host import processes, segments
+from ..host.processes import Vanished
 from ..info import inventory
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..units import format_size
@@ -69,11 +69,15 @@ class Segment:
 
 
 def of(pid: int) -> Segment | None:
-    """The segment of a process; None if it has none."""
+    """The segment of a process; None if it has none, or is gone."""
+    try:
+        process = processes.of_pid(pid)
+    except Vanished:
+        return None
     devices = segments.Devices()
     mappings = [
         (mapping, segments.kind(mapping, devices.of(mapping, pid)))
-        for mapping in segments.Reader().shared(Process(pid, b"", 0))
+        for mapping in segments.Reader().shared(process)
     ]
     shared = [(mapping, kind) for mapping, kind in mappings if kind.kind != "file"]
     if not shared:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from .. import files
 from ..errors import MshareError
-from ..host import procfs
-from ..host.processes import Process
+from ..host import processes, procfs
 from ..services.choose import systemd_runs
 from .clusters import CONTROL, Cluster
 from .spec import START_SECONDS
@@ -40,7 +39,7 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """What it was started with. A postmaster, unlike its children, writes no title over it."""
-        return Process(self.pid, b"", 0).environment()
+        return processes.of_pid(self.pid).environment()
 
     def children(self) -> list[int]:
         """Its backends and helpers, which have its memory by fork."""

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ... import files
-from ...host import procfs
-from ...host.processes import Process
+from ...host import processes, procfs
+from ...host.processes import Vanished
 from ...host.processes import unit as unit_of
 from ..configuration import options
 from . import units
@@ -133,11 +133,10 @@ def postmasters() -> list[tuple[int, str]]:
         if parent(pid) in candidates:
             continue
         place = f"/proc/{pid}/cwd"
-        status = procfs.read(f"/proc/{pid}/status")
-        if not status:
-            # It has ended since.
+        try:
+            process = processes.of_pid(pid)
+        except Vanished:
             continue
-        process = Process(pid, status.encode("utf-8", "replace"), 0)
         lines = text_of(f"{place}/postmaster.pid", process.uids, process.gids).split("\n")
         if lines[0].strip() == str(_pid_inside(pid)):
             servers.append((pid, place))
