@@ -12,25 +12,43 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rig import documents
 from rig.debian import remove_tree
 from rig.hosts.base import fresh
 from rig.hosts.fleet import Fleet, running
 from rig.wheels import wheels
 
 REPOSITORY = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Debian's release -> the version of its Python.
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
-# Lines that are not typed, and why.
-NOT_TYPED = {
-    "make test": "it is what runs this",
-    "mshare survey --watch": "it runs until Ctrl-C",
+# Beginning of a command that runs until Ctrl-C -> what it shows before it is pressed.
+FOREGROUND = {
+    "mshare survey --watch": "Measured in",
+    "runuser -u postgres -- mshare run": "ready to accept connections",
+    "mshare run ": "the server is ready",
 }
+# It waits in looks, so that a slow machine passes. A background job of a shell ignores Ctrl-C, without `env`.
+_TYPING = r"""
+until_ctrl_c() {
+  awaited=$1
+  shift
+  env --default-signal=INT "$@" >/tmp/shown 2>&1 </dev/null &
+  for look in $(seq 1200); do
+    if grep -q "$awaited" /tmp/shown || ! kill -0 $!; then break; fi
+    sleep 0.1
+  done
+  kill -INT $! || :
+  wait $! || :
+  cat /tmp/shown
+  grep -q "$awaited" /tmp/shown
+}
+"""
 # $1 has the wheels, $2 what stands in for GitHub and Galaxy. apt's lists look as after `apt-get update`.
 _PREPARE = r"""
 set -e
@@ -61,21 +79,11 @@ setsid python3 "$2/galaxy.py" "$2"/dbmem-mshare-*.tar.gz 8765 >/dev/null 2>&1 </
 """
 
 
-def blocks(page: str, *headings: str) -> list[str]:
-    """What a page has users type, of all of it or below some headings, in its order."""
-    text = (REPOSITORY / page).read_text()
-    if headings:
-        parts = re.split(r"^##+ (.*)$", text, flags=re.MULTILINE)
-        sections = dict(zip(["", *parts[1::2]], parts[::2]))
-        text = "".join(sections[heading] for heading in headings)
-    return [block for language, block in BLOCK.findall(text) if language in ("", "sh")]
-
-
-def typed(page: str, *headings: str) -> str:
-    """One script of a page's blocks, that ends where a line fails."""
-    lines = "\n".join(blocks(page, *headings)).splitlines()
-    kept = [line for line in lines if not any(line.startswith(start) for start in NOT_TYPED)]
-    return "\n".join(["set -e", "cd", *kept, ""])
+def typed(script: str, beginning: str = "cd") -> str:
+    """A script that ends where a line of a page's fails."""
+    for start, awaited in FOREGROUND.items():
+        script = re.sub(rf"^(?={start})", f"until_ctrl_c '{awaited}' ", script, flags=re.MULTILINE)
+    return "\n".join(["set -e", _TYPING, beginning, script])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +131,7 @@ def host(request: pytest.FixtureRequest, network: Path) -> Iterator[Fleet]:
     library = re.findall(
         r'^  "(\w+ >= [^"]+)",$', (REPOSITORY / "lib" / "pyproject.toml").read_text(), re.MULTILINE
     )
-    downloaded = wheels(python, [*requirements, *library, "pygal", "setuptools >= 61", "wheel"])
+    downloaded = wheels(python, [*requirements, *library, "setuptools >= 61", "wheel"])
     with running(f"first-hour-{request.param}", 1, fresh(request.param)) as fleet:
         fleet.show(0, downloaded)
         fleet.show(0, network)
@@ -139,55 +147,181 @@ def succeeded(fleet: Fleet, script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_readme_and_the_page_about_deploying(host: Fleet) -> None:
-    shown = succeeded(host, typed("README.md", "Try it"))
-    assert "Validation passed" in shown
-    # The next pages begin in the clone.
-    on_this_machine = typed("docs/deploy.md", "From a clone, on this machine").replace(
-        "\ncd\n", "\ncd ~/mshare\n"
-    )
-    shown = succeeded(host, on_this_machine)
-    assert "Validation passed" in shown
-    assert succeeded(host, "ls -d /usr/local/bin/mshare /run/msharefs /etc/mshare 2>/dev/null || :") == ""
-
-
-def test_the_command_line_without_ansible(host: Fleet) -> None:
-    page = (REPOSITORY / "docs" / "command-line.md").read_text()
-    head = page.partition("\n## ")[0]
-    script = "\n".join(["set -e", "cd", *(block for __, block in BLOCK.findall(head))])
-    shown = succeeded(host, script.replace("git clone", "test -e mshare || git clone"))
-    assert "Validation passed" in shown
-
-
 # Ansible itself is the reader's to install; here it is the one of `make deploy`.
 WITH_ANSIBLE = """
 command -v git >/dev/null || apt-get install -y git
 test -e ~/mshare || git clone https://github.com/dbmem/mshare ~/mshare
 ~/mshare/.ci/setup deploy
 export PATH="$HOME/mshare/.venv/bin:$PATH" LC_ALL=C.UTF-8
+cd
 """
 
 
-def test_on_hosts_of_an_inventory(host: Fleet) -> None:
-    installed, built = blocks("docs/deploy.md", "On other hosts")
-    shown = succeeded(host, f"set -e\ncd\n{WITH_ANSIBLE}{installed}cd ~/mshare\n{built}")
+# Programs that the pages take as the reader's own, and what they use.
+_OWN_PROGRAMS = r"""
+cd
+getent group dba >/dev/null || groupadd dba
+mkdir -p /data
+truncate -s 64M /data/a /data/b
+printf '#!/bin/sh\nexec sleep 1000000\n' >/usr/local/bin/worker
+cat >server <<'END'
+#!/usr/bin/python3
+import mmap, signal
+memory = mmap.mmap(-1, 64 << 20)
+memory[0] = 1
+print("the server is ready", flush=True)
+signal.pause()
+END
+chmod +x server /usr/local/bin/worker
+mshare mount
+"""
+
+
+def played(blocks: Iterable[documents.Block], sizes: Mapping[str, str] | None = None) -> str:
+    """The lines that write YAML blocks into a playbook, with sizes of a test's, and run it."""
+    text = yaml.safe_dump(documents.plays(blocks), sort_keys=False)
+    for size, small in (sizes or {}).items():
+        text = text.replace(size, small)
+    return f"cat >play.yml <<'END'\n{text}END\nansible-playbook -i inventory.ini play.yml\n"
+
+
+def test_the_readme_and_the_page_about_deploying(host: Fleet) -> None:
+    shown = succeeded(host, typed(documents.script("README.md: Try it")))
     assert "Validation passed" in shown
-    shown = succeeded(host, WITH_ANSIBLE + typed("docs/roll-back.md", "A whole deployment"))
+    # The next page begins in the clone.
+    on_this_machine = documents.script("docs/deploy.md: From a clone, on this machine")
+    shown = succeeded(host, typed(on_this_machine, "cd ~/mshare"))
+    assert "Validation passed" in shown
+    assert succeeded(host, "ls -d /usr/local/bin/mshare /run/msharefs /etc/mshare 2>/dev/null || :") == ""
+
+
+def test_the_command_line_without_ansible(host: Fleet) -> None:
+    script = typed(documents.script("docs/command-line.md: The command line `mshare`"))
+    shown = succeeded(host, script.replace("git clone", "test -e mshare || git clone"))
+    assert "Validation passed" in shown
+
+
+def test_on_hosts_of_an_inventory(host: Fleet) -> None:
+    installed, built = documents.shell_blocks("docs/deploy.md: On other hosts")
+    shown = succeeded(host, typed(f"{installed.commands}cd ~/mshare\n{built.commands}", WITH_ANSIBLE))
+    assert "Validation passed" in shown
+    again = documents.script(
+        "docs/roll-back.md: Another version of the collection", "docs/deploy.md: Host by host"
+    )
+    shown = succeeded(host, typed(again, WITH_ANSIBLE))
+    assert len(re.findall(r"changed=0 .*failed=0", shown)) == 2, shown
+    shown = succeeded(host, typed(documents.script("docs/roll-back.md: A whole deployment"), WITH_ANSIBLE))
     assert "failed=0" in shown
-    survey, *__ = blocks("docs/survey-fleet.md")
-    shown = succeeded(host, f"set -e\n{WITH_ANSIBLE}cd\n{survey}")
+    shown = succeeded(host, typed(documents.script("docs/survey-fleet.md: Survey many hosts"), WITH_ANSIBLE))
     assert "1 host" in shown
 
 
 def test_the_snippets_about_regions_are_one_play(host: Fleet) -> None:
-    text = (REPOSITORY / "docs" / "region-in-your-play.md").read_text()
-    play = "".join(block for language, block in BLOCK.findall(text) if language == "yaml")
+    snippets = documents.yaml_blocks(
+        "docs/region-in-your-play.md: A region in your own play",
+        "docs/region-in-your-play.md: Many large files in one region",
+        "docs/region-in-your-play.md: Several regions on a host",
+        "docs/region-in-your-play.md: Modules without roles",
+        "docs/region-in-your-play.md: Removing it again",
+    )
     # Only the sizes are a test's; a slice must have room for what an owner itself needs.
-    play = re.sub(r"(memory_max: )\S+", r"\1 1GiB", play).replace("00GiB", "00MiB").replace("4GiB", "4MiB")
-    play = play.replace("16GiB", "16MiB")
-    files = "mkdir -p /pmem; truncate -s 64M /pmem/orders.dat; truncate -s 16M /pmem/customers.dat"
-    install = "ansible-galaxy collection install dbmem.mshare"
-    run = "ansible-playbook -i inventory.ini play.yml"
-    written = f"cat >play.yml <<'END'\n{play}END"
-    shown = succeeded(host, "\n".join(["set -e", "cd", WITH_ANSIBLE, files, written, install, run]))
+    small = {"310GiB": "1GiB", "00GiB": "00MiB", "4GiB": "4MiB", "16GiB": "16MiB"}
+    files = "mkdir -p /pmem; truncate -s 64M /pmem/orders.dat; truncate -s 16M /pmem/customers.dat\n"
+    install = "ansible-galaxy collection install dbmem.mshare\n"
+    shown = succeeded(host, typed(files + install + played(snippets, small), WITH_ANSIBLE))
     assert re.search(r"failed=0 .*rescued=0 +ignored=0", shown), shown
+
+
+def test_the_snippets_of_the_roles_are_one_playbook(host: Fleet) -> None:
+    """What they leave behind is what the next pages need: the library, and its preload."""
+    clients, readers = documents.yaml_blocks("roles/clients/README.md: Role dbmem.mshare.clients")
+    snippets = [
+        *documents.yaml_blocks(
+            "roles/runtime/README.md: Role dbmem.mshare.runtime",
+            "roles/msharefs/README.md: Role dbmem.mshare.msharefs",
+            "README.md: What you can do with it",
+            "roles/region/README.md: Role dbmem.mshare.region",
+        ),
+        clients,
+        *documents.yaml_blocks("docs/molecule.md: What else to assert"),
+        readers,
+        *documents.yaml_blocks("docs/roll-back.md: One region, or its clients"),
+    ]
+    small = {"310GiB": "1GiB", "300GiB": "256MiB", "1500": "15"}
+    reader = (
+        "printf '#!/bin/sh\\nexec sleep 1000000\\n' >/usr/local/bin/reader; chmod +x /usr/local/bin/reader\n"
+    )
+    shown = succeeded(host, typed(reader + played(snippets, small), WITH_ANSIBLE))
+    assert re.search(r"failed=0 .*rescued=0 +ignored=0", shown), shown
+
+
+@pytest.fixture(scope="module")
+def postgresql(host: Fleet) -> str:
+    """A cluster as Debian's package makes it, and what builds the preload; its version."""
+    install = "apt-get install -y postgresql gcc libc6-dev >/dev/null; pg_lsclusters --no-header"
+    version, __, __, state, *__ = succeeded(host, f"set -e\n{install}").splitlines()[-1].split()
+    if state != "online":
+        succeeded(host, f"pg_ctlcluster {version} main start")
+    return version
+
+
+def test_the_pages_about_postgresql(host: Fleet, postgresql: str) -> None:
+    def of(script: str) -> str:
+        """A page's lines for the version of this Debian; memory may be too fragmented to collapse it all."""
+        script = re.sub(r"\b15(?=/main|-main|/bin)", postgresql, script)
+        return re.sub(r"^(mshare collapse .*)$", r"\1 || [ $? = 3 ]", script, flags=re.MULTILINE)
+
+    read = documents.script(
+        "README.md: What you can do with it",
+        "docs/survey.md: Survey a host",
+        "docs/survey-fleet.md: From stored surveys",
+        "docs/plan.md: What to do about page tables",
+        "docs/command-line.md: `mshare survey`",
+        "docs/command-line.md: `mshare plan`",
+    )
+    compared = f"cp -r mshare-survey last\n{documents.script('docs/command-line.md: `mshare report`')}"
+    with_reports = f'{WITH_ANSIBLE}PATH="$HOME/mshare-venv/bin:$PATH"'
+    shown = succeeded(host, typed(of(read + compared), with_reports))
+    assert f"{postgresql}/main" in shown
+
+    moves = [
+        *documents.yaml_blocks(
+            "docs/plan.md: In a play",
+            "docs/postgresql.md: PostgreSQL on a region",
+            "roles/postgresql/README.md: Role dbmem.mshare.postgresql",
+        )
+    ]
+    there_and_back = played(moves) + documents.script("docs/postgresql.md: PostgreSQL on a region")
+    shown = succeeded(host, typed(of(there_and_back), WITH_ANSIBLE))
+    assert "of it in huge pages" in shown
+
+    on_the_host = documents.script(
+        "docs/command-line.md: `mshare postgresql present`",
+        "docs/collapse.md: What it needs",
+        "docs/command-line.md: `mshare collapse`",
+    )
+    stopped = "mshare postgresql absent --restart\npg_ctlcluster 15/main stop\n".replace("15/main", "15 main")
+    shown = succeeded(host, typed(of(on_the_host)))
+    assert "huge pages" in shown
+    run = documents.script("docs/run.md: Unmodified programs: `mshare run`")
+    shown = succeeded(host, typed(stopped.replace("15 main", f"{postgresql} main") + of(run)))
+    assert "took over anonymous shared memory of" in shown
+
+
+def test_the_page_about_the_command_line(host: Fleet) -> None:
+    (listed,) = documents.shell_blocks("docs/command-line.md: `mshare list`")
+    (modelled,) = documents.shell_blocks("docs/command-line.md: `mshare model`")
+    script = documents.script(
+        "docs/command-line.md: `mshare create`",
+        "docs/command-line.md: `mshare map`",
+        "docs/command-line.md: `mshare clients start`",
+        "docs/command-line.md: `mshare run`",
+    )
+    for size, small in (("8GiB", "256MiB"), ("GiB", "MiB"), ("--count 1500", "--count 15")):
+        script = script.replace(size, small)
+    shown = succeeded(host, typed(script + listed.commands, _OWN_PROGRAMS))
+    header, *__ = listed.answer
+    assert header.split() in [line.split() for line in shown.splitlines()]
+    assert shown.count("the server is ready") == 3
+    assert succeeded(host, typed(modelled.commands)).splitlines() == modelled.answer
+    succeeded(host, "mshare umount --force")

@@ -9,12 +9,18 @@ The scenario `vm` takes minutes and has a stage of its own (`tests/run molecule_
 from __future__ import annotations
 
 import os
-import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
+from rig import documents, patience
 from rig.hosts.fleet import Fleet
+from rig.wheels import wheels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLONE = REPOSITORY / ".venv" / "collections"
@@ -86,23 +92,67 @@ def test_kernel_refuses_a_host_without_mshare(tmp_path: Path, host: Fleet) -> No
     assert "backend kernel was requested, but kernel" in " ".join(done.stdout.split())
 
 
-def test_a_users_copy_needs_the_installed_collection_only(tmp_path: Path, host: Fleet) -> None:
-    collections, project, state = (tmp_path / name for name in ("collections", "project", "state"))
-    build = run(REPOSITORY, collections, "ansible-galaxy", "collection", "build", f"--output-path={tmp_path}")
+@pytest.fixture
+def galaxy(tmp_path: Path) -> Iterator[str]:
+    """The address of an Ansible Galaxy that has this collection."""
+    build = run(REPOSITORY, tmp_path, "ansible-galaxy", "collection", "build", f"--output-path={tmp_path}")
     assert build.returncode == 0, build.stdout
     (tarball,) = tmp_path.glob("dbmem-mshare-*.tar.gz")
-    words = ("collection", "install", "--offline", str(tarball), "-p", str(collections))
-    installed = run(tmp_path, collections, "ansible-galaxy", *words)
-    assert installed.returncode == 0, installed.stdout
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = REPOSITORY / "tests" / "rig" / "galaxy.py"
+    with subprocess.Popen([sys.executable, str(program), str(tarball), str(port)]) as server:
+        try:
+            patience.eventually(lambda: _listens(port), "the Galaxy does not listen")
+            yield f"http://127.0.0.1:{port}/api/"
+        finally:
+            server.kill()
 
-    example = collections / "ansible_collections" / "dbmem" / "mshare" / "examples" / "molecule"
-    shutil.copytree(example, project / "molecule")
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_page_about_molecule_as_it_is_typed(tmp_path: Path, host: Fleet, galaxy: str) -> None:
+    """A user's copy of the scenario needs the installed collection only."""
+    home, state = tmp_path / "home", tmp_path / "state"
+    home.mkdir()
     # What a user edits: the name and the address of a host.
-    inventory = project / "molecule" / "default" / "inventory.ini"
-    named = [line for line in inventory.read_text().splitlines() if not line.startswith("testhost ")]
-    inventory.write_text("\n".join([*named, host.inventory.read_text()]))
+    example = REPOSITORY / "examples" / "molecule" / "default" / "inventory.ini"
+    named = [line for line in example.read_text().splitlines() if not line.startswith("testhost ")]
+    edited = tmp_path / "edited.ini"
+    edited.write_text("\n".join([*named, host.inventory.read_text()]))
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\ncase $1 in *.ini) cp {edited} "$1";; esac\n')
+    editor.chmod(0o755)
 
-    done = molecule(project, "default", state, collections)
+    # The versions that the tests have, from a folder instead of PyPI.
+    versions = [f"{name} == {version(name)}" for name in ("molecule", "ansible-core")]
+    script = documents.script("docs/molecule.md: Your own scenario")
+    done = subprocess.run(
+        ["bash", "-ec", script],
+        cwd=home,
+        env={
+            "ANSIBLE_GALAXY_SERVER_LIST": "here",
+            "ANSIBLE_GALAXY_SERVER_HERE_URL": galaxy,
+            "EDITOR": str(editor),
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+            "MOLECULE_EPHEMERAL_DIRECTORY": str(state),
+            "NO_COLOR": "1",
+            "PATH": os.environ["PATH"],
+            "PIP_FIND_LINKS": str(wheels(f"{sys.version_info[0]}.{sys.version_info[1]}", versions)),
+            "PIP_NO_INDEX": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
     assert done.returncode == 0
     assert steps(done.stdout, "default") == ORDER
     assert str(REPOSITORY / "plugins") not in done.stdout

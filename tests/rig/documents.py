@@ -10,7 +10,7 @@ test names the keys that it types; `checks/test_blocks.py` compares all keys wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Block:
         kept = [line for line in prompted or lines if not line.startswith(tuple(NOT_TYPED_LINES))]
         return "".join(f"{line}\n" for line in kept)
 
+    @property
+    def answer(self) -> list[str]:
+        """The lines that a block with prompts shows as the answer."""
+        return [line for line in self.text.splitlines() if not line.startswith("$ ")]
+
 
 def pages() -> list[Path]:
     """The pages for users: README, CONTRIBUTING, docs, and what the roles and examples say of themselves."""
@@ -72,36 +77,40 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def blocks(key: str) -> list[Block]:
-    """The shell and YAML blocks of a key."""
-    page, __, __ = key.partition(": ")
-    found = [
-        block for block in blocks_of(ROOT / page) if block.key == key and block.language in (*SHELL, "yaml")
-    ]
-    assert found, f"there is no block {key!r}"
-    return found
+def shell_blocks(*keys: str) -> list[Block]:
+    """The blocks of commands of some keys, in the order of these."""
+    return _blocks(keys, SHELL)
+
+
+def yaml_blocks(*keys: str) -> list[Block]:
+    return _blocks(keys, ("yaml",))
 
 
 def script(*keys: str) -> str:
     """The commands of some keys, as one shell script."""
-    return "".join(block.commands for key in keys for block in blocks(key) if block.language in SHELL)
+    return "".join(block.commands for block in shell_blocks(*keys))
 
 
-def play(*keys: str) -> list[dict[str, Any]]:
-    """The YAML of some keys, as one playbook: tasks without a play belong to the play before them."""
-    plays: list[dict[str, Any]] = []
+def _blocks(keys: Iterable[str], languages: Collection[str]) -> list[Block]:
+    chosen = []
     for key in keys:
-        for block in blocks(key):
-            entries = yaml.safe_load(block.text) if block.language == "yaml" else []
-            if entries and "hosts" in entries[0]:
-                plays += entries
-            elif entries:
-                plays = plays or [{"hosts": "databases", "become": True}]
-                plays[-1].setdefault("tasks", []).extend(entries)
-    return plays
+        page, __, __ = key.partition(": ")
+        every = blocks_of(ROOT / page)
+        found = [block for block in every if block.key == key and block.language in languages]
+        assert found, f"there is no block {key!r}"
+        chosen += found
+    return chosen
 
 
-def without_typed(keys: Iterable[str]) -> set[str]:
-    """Keys of shell and YAML blocks that are neither among these nor in NOT_TYPED."""
-    every = {block.key for page in pages() for block in blocks_of(page) if block.language in (*SHELL, "yaml")}
-    return every - set(keys) - set(NOT_TYPED)
+def plays(blocks: Iterable[Block]) -> list[dict[str, Any]]:
+    """YAML blocks as one playbook: indented tasks go on with the play before them, others begin a play."""
+    found: list[dict[str, Any]] = []
+    for block in blocks:
+        entries = yaml.safe_load(block.text)
+        if "hosts" in entries[0]:
+            found += entries
+        elif block.text.startswith(" ") and found:
+            found[-1].setdefault("tasks", []).extend(entries)
+        else:
+            found.append({"hosts": "databases", "become": True, "tasks": entries})
+    return found

@@ -59,8 +59,8 @@ LIBRARY = Kind(
 )
 
 # A Debian as its installer leaves it, with nothing that this project needs. What its documentation has users
-# install is in apt's cache, so that the hosts need no network.
-_TYPED = " ".join(("git", "make", "python3-apt", "python3-venv", *_LIBRARY))
+# install is in apt's cache, so that the hosts need no network; and a PostgreSQL, and what builds the preload.
+_TYPED = " ".join(("gcc", "git", "libc6-dev", "make", "postgresql", "python3-apt", "python3-venv", *_LIBRARY))
 
 
 def fresh(suite: str) -> Kind:
