@@ -23,10 +23,19 @@ PLACES = (
         "`plugins/`",
         "`tests/unit/plugins/`, `tests/integration/test_convergence.py`, `test_results.py`, `test_lists.py`",
     ),
+    (
+        "`lib/mshare/postgresql/`",
+        "also `tests/integration/test_postgresql*.py`, `tests/vm/test_postgresql.py`",
+    ),
+    (
+        "`lib/mshare/survey/`, `plan/`, `report/`",
+        "also `tests/integration/test_survey_*.py`, `test_report_page.py`",
+    ),
     ("`roles/`, `playbooks/`", "`tests/integration/`, `tests/fleet/`; with a real systemd `tests/vm/`"),
     (
         "`docs/`, `README.md`",
-        "`tests/checks/test_documents.py`; what they tell to type, `tests/unit/test_docs.py`",
+        "`tests/checks/test_documents.py`, `test_blocks.py`; what a reader types:"
+        " `tests/fleet/test_first_hour.py`, `tests/unit/test_docs.py`",
     ),
     ("`tests/rig/`", "`tests/rig/test_*.py`, `tests/unit/test_rig.py`"),
 )
