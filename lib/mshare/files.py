@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from .errors import Conflict
 
 LIMIT_BYTES = 1 << 20
-"""How much of a file is read when the caller does not say."""
+"""How much of a file is read by default."""
 _OWN_LIMIT_BYTES = 64 << 20
 _PLACE = os.O_PATH | os.O_CLOEXEC
 _LINKS_MAXIMUM = 40
@@ -71,7 +71,7 @@ def _trusted(link: os.stat_result, above: os.stat_result) -> bool:
 
 
 def _find(path: str, *, follow: bool = True, make_mode: int | None = None) -> int:
-    """What is at a path, open as a mere place (O_PATH).
+    """What is at a path, open with O_PATH.
 
     With `follow` a trusted link at the end is followed as well; with `make_mode` directories that are
     missing are made. Raises NotTrusted for a link somebody else made, OSError as open(2) does.
@@ -198,7 +198,7 @@ def read_text(path: str) -> str | None:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The content of a file of ours, or None where there is none. NotTrusted for anything but a regular
+    """The content of an mshare file, or None if there is none. NotTrusted for anything but a regular
     file: it never waits, as a FIFO's reader would."""
     try:
         with _place(path) as place:
@@ -338,7 +338,7 @@ def write_bytes(path: str, data: bytes, access: Access, *, durable: bool = True)
                 _put(above, name, data, access, durable)
                 return
             except FileNotFoundError as error:
-                # Whoever swept it away took it for what a killed process had left.
+                # Another process removed it as a leftover of a killed process.
                 if last:
                     raise _at(error, path) from None
             except OSError as error:
@@ -506,7 +506,7 @@ def remove(*files: str) -> None:
 
 
 def remove_empty(*directories: str) -> None:
-    """Remove directories of ours that nothing is left in; others stay."""
+    """Remove mshare's directories if they are empty; others stay."""
     for path in directories:
         directory, name = os.path.split(os.path.abspath(path))
         with contextlib.suppress(OSError, NotTrusted), _place(directory) as above:

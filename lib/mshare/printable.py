@@ -4,7 +4,7 @@
 """Text that others chose, made safe to show: names of processes, files, cgroups, clusters and hosts.
 
 A name may hold escape sequences that control a terminal, line ends that forge a row of a table, or bytes
-that are no text and cannot be written to a file.
+that are not text and cannot be written to a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def printable_painted(text: str) -> str:
-    """The same for a line of ours that may have tabs, and colours that we gave it."""
+    """The same for a line that mshare writes, which may have tabs and colours."""
     parts = _OURS.split(text)
     return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .printable import printable
 
 WIDTH = 80
-"""Where no terminal says how wide it is."""
+"""The width where there is no terminal."""
 _GAP = "  "
 _INDENT = "  "
 # A line may end at a space, or behind one of these inside a long name or path.

@@ -59,7 +59,7 @@ _REGION = r"""
     type: str
   mode:
     description:
-      - The mode of the region's file, as an octal number in quotes. In practice, whoever may open a region may write to it.
+      - The mode of the region's file, as an octal number in quotes. In practice, any user who may open a region may write to it.
     type: raw
     default: '0600'
   owner:

@@ -194,7 +194,7 @@ class TestWhatIsSaid:
             )
             maker.communicate("\n")
         assert "took over" not in done.stderr
-        assert "its pages are small, for it was made without SHM_HUGETLB; kept as it is" in done.stderr
+        assert "its pages are small, because it was created without SHM_HUGETLB; kept as it is" in done.stderr
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")

@@ -31,7 +31,7 @@ def kernel_has_msharefs() -> bool:
 
 
 def kernel_root() -> str | None:
-    """Where msharefs is mounted: at its conventional place, else at the first that is found."""
+    """Where msharefs is mounted: in its usual place, else the first mount."""
     roots = [mount.path for mount in mounts.mounts() if mount.filesystem == abi.FILESYSTEM]
     return paths.KERNEL_ROOT if paths.KERNEL_ROOT in roots else (roots[0] if roots else None)
 
@@ -59,7 +59,7 @@ def choose(backend: str = "auto") -> Choice:
 
 
 def require_entry(root: str, mount: mounts.Mount | None) -> None:
-    """Unavailable for a user who may not look into a simulated root: nothing can be told of it then."""
+    """Unavailable for a user who may not read a simulated root: nothing is known about it then."""
     if (
         mount is not None
         and mount.source == paths.SIMULATED_SOURCE
@@ -86,7 +86,7 @@ def locate(backend: str = "auto", root: str | None = None) -> Choice:
     mounted = kernel_root() is not None if choice.backend == "kernel" else roots.simulated(choice.root)
     if not mounted:
         raise Unavailable(
-            f"no msharefs is mounted ({choice.reason}; looked at {choice.root}); run `mshare mount"
+            f"no msharefs is mounted ({choice.reason}; tried {choice.root}); run `mshare mount"
             f" --backend {choice.backend}` or the role dbmem.mshare.msharefs"
         )
     if choice.backend == "simulated" and not paths.is_root():

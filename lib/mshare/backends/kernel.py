@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A kernel with mshare: msharefs itself, spoken to in the generation the probe found."""
+"""A kernel with mshare: msharefs itself, used by the calls of the probed generation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class KernelRegionFile(RegionFile):
     ) -> Window:
         where = syscalls.mmap(address, size_bytes, prot, flags, self.fd)
         # A core file reads pages that are not present, at which the kernel warns and is tainted. A kernel
-        # that refuses the advice leaves that to whoever wants core files.
+        # that refuses the advice writes it into core files.
         with contextlib.suppress(OSError):
             syscalls.leave_out_of_dumps(where, size_bytes)
         return KernelWindow(where, size_bytes)

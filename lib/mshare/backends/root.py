@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What can be asked of a root, and done to it, without attaching a region: nothing here needs cffi.
 
-Whoever is outside `backends/` learns here what there is, and need not know whose msharefs it is.
+Code outside `backends/` asks here what exists, and need not know whose msharefs it is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def unfinished(root: str) -> bool:
 
 
 def generation(root: str, backend: BackendName, probing: bool = True) -> Generation | None:
-    """Which posted interface a root speaks. A kernel's is found with a scratch file that is unlinked before
+    """Which posted interface a root has. A kernel is probed with a scratch file that is unlinked before
     it is asked, and None without `probing`. Unavailable where it is none that is known."""
     if backend == "simulated":
         return GENERATIONS[Layout.read(root).generation_id]
@@ -70,7 +70,7 @@ def free_bytes(root: str) -> int | None:
 
 
 def names(root: str) -> list[str]:
-    """The regions that have a file, sorted; none where there is no such root, or this user may not look."""
+    """The regions that have a file, sorted; none if there is no such root or this user may not read it."""
     try:
         entries = os.listdir(root)
     except OSError:

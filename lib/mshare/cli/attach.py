@@ -65,7 +65,7 @@ def attach_command(
         screen.sentence(f"Attached region {name} at {attachment.address:#x}.")
         screen.fields(_lines(target, span_bytes, done))
         if hold:
-            # From the moment it is said, Ctrl-C is an end and no interruption.
+            # From this message on, Ctrl-C is the normal end, not an interruption.
             with contextlib.suppress(KeyboardInterrupt):
                 screen.sentence("Ctrl-C detaches it.")
                 signals.wait_for_ever()

@@ -35,7 +35,7 @@ _ENOUGH = 0.9
     "--interval",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help=f"With --follow: look every SECONDS. Default: {SECONDS:g}.",
+    help=f"With --follow: check every SECONDS. Default: {SECONDS:g}.",
 )
 @check_option
 @click.pass_context

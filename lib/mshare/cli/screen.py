@@ -115,7 +115,7 @@ class Screen:
             click.echo(f"Warning: {printable(text)}", err=True)
 
     def note(self, text: str) -> None:
-        """What goes on meanwhile, for somebody who sits before a terminal."""
+        """Progress, for a user at a terminal."""
         if sys.stderr.isatty() and not self.as_json:
             click.echo(printable(text), err=True)
 

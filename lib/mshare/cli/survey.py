@@ -127,7 +127,7 @@ def _known(size_bytes: int | None) -> str:
 
 
 def _databases(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
-    """Which server is meant, where a port or a name does not say it all."""
+    """Which server is meant, where a port or a name is not enough."""
     databases = [instance for instance in instances if instance.data_directory or instance.sid]
     for instance in databases:
         maximum = instance.processes_maximum

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One client: a process that attaches a region by itself, touches and verifies it, and stays.
 
-It runs in a process forked by the launcher, so it opens, looks up and maps everything anew: an
+It runs in a process forked by the launcher, so it opens, looks up and maps everything itself: an
 inherited mapping would prove nothing.
 """
 
@@ -147,7 +147,7 @@ def _own_vm_pte_bytes() -> int:
 
 
 def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:
-    """The life of a client of ours, in a forked process: never returns.
+    """The life of one of the library's clients, in a forked process: never returns.
 
     SIGUSR1 makes it touch the region once more: that is how it finds out that its owner is gone.
     """

@@ -56,7 +56,7 @@ def run(
     """Run clients until SIGTERM or SIGINT; SIGHUP reads the spec again and starts what is missing.
 
     `on_ready` is called with the status once the first clients are all attached.
-    When it is `supervised`, the reason of a failure stays in the status file for whoever started it.
+    When it is `supervised`, the reason for a failure stays in the status file, for the starting process.
 
     Raises MshareError when the region has no living owner, or when a client fails at the first
     start: then none is left running.
@@ -141,7 +141,7 @@ class _Launcher:
 
     def _fit(self) -> None:
         """Find the span for the number of clients that is wanted: one for all, or figures of theirs
-        could not be added up. Clients that touched more than fits are ended, to start anew."""
+        could not be added up. Clients that touched more than fits are ended and started again."""
         if not self._spec.touch or self._spec.command:
             return
         used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
@@ -205,7 +205,7 @@ class _Launcher:
             self._spec = self._read_spec()
             self._fit()
         except (MshareError, OSError) as error:
-            # What runs goes on as it was.
+            # Running clients stay as they are.
             self._spec = before
             self._errors.append(errors.sentence(error))
         else:
@@ -304,7 +304,7 @@ class _Launcher:
         self._written = 0.0
 
     def _on_owner_end(self) -> None:
-        """Have every client of ours touch the region: what died with the owner is then known."""
+        """Have each of the library's clients touch the region, to find those that died with the owner."""
         self._selector.unregister(self._owner_pidfd)
         self._owner_alive = False
         self._errors.append("the region's owner has ended")

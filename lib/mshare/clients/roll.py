@@ -79,7 +79,7 @@ class Roll:
         return self.attach_ms(max)
 
     def vm_pte_before_bytes(self) -> int | None:
-        """VmPTE of all before they mapped the region; None where nobody could look at one of them."""
+        """VmPTE of all before they mapped the region; None if one of them could not be read."""
         return _sum(
             member.touched.vm_pte_before_bytes if member.touched else None for member in self.attached()
         )

@@ -56,7 +56,7 @@ class LauncherStatus(Status):
     """To open, look up and map the region, by the clients' own clocks. Programs of the user's do not tell."""
     attach_ms_max: float | None
     vm_pte_before_bytes_sum: int | None
-    """VmPTE of all attached clients before they mapped the region; nobody looks at a user's program then."""
+    """VmPTE of all attached clients before they mapped the region; a user's program is not measured then."""
     vm_pte_after_bytes_sum: int | None
     """VmPTE of the same clients, once they are attached."""
     host_page_tables_before_bytes: int | None

@@ -5,7 +5,7 @@
 
 The kernel does it while the server works (process_madvise with MADV_COLLAPSE): it copies 2 MiB into a
 huge page and takes the page tables away from every process that has the range mapped. What is done stays
-done, so that an interrupted run goes on where it was.
+done, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def collapse(
 
 
 def subject_of(process: Process) -> Subject:
-    """A process and its shared segments; Unavailable where this user may not look."""
+    """A process and its shared segments; Unavailable where this user has no permission."""
     try:
         return Subject(process, tuple(ranges.of(process)))
     except PermissionError:

@@ -24,9 +24,9 @@ def follow(
     seconds: float = SECONDS,
     rate_bytes: int | None = None,
 ) -> None:
-    """Look again and again, and collapse what is in small pages, until `wait` says that it is over.
+    """Check repeatedly, and collapse what is in small pages, until `wait` returns True.
 
-    `wait` is given the seconds to the next look; True ends this. `report` is given a sentence whenever
+    `wait` is given the seconds to the next check; True ends this. `report` is given a sentence whenever
     something has changed: a collapse, or a new reason why there is none. InvalidRequest for a pid: after
     a restart it names nothing, or another process.
     """

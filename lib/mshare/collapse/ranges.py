@@ -80,7 +80,7 @@ def _shared(reader: segments.Reader, process: Process) -> segments.Mappings:
 
 
 def ranges(process: Process, segment: Segment, attached: list[tuple[Process, Mapping]]) -> Ranges:
-    """Which ranges of a segment are used by whoever has it mapped, as addresses in `process`.
+    """Which ranges of a segment are in use by any process that maps it, as addresses in `process`.
 
     What nobody uses stays out: to put that into huge pages would take memory for nothing.
     """

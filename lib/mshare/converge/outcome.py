@@ -78,7 +78,7 @@ def one_at_a_time(check: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            # Where nothing is deployed, or any more, nothing of ours stays: not even this.
+            # Where nothing is deployed (any more), mshare leaves nothing behind, not even this.
             files.remove(lock)
             files.remove_empty(paths.state_dir())
 

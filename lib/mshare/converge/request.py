@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One request or many of a kind: all are looked at before the first of them changes anything."""
+"""One request or many of a kind: all are checked before the first of them changes anything."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Halted(MshareError):
 
 
 def apply(request: Request[Facts_co], *, check: bool = False) -> Outcome[Facts_co]:
-    """See to it that one request is applied; raises what is in its way."""
+    """Apply a request; raises what prevents it."""
     with one_at_a_time(check):
         return request.converge(check)
 

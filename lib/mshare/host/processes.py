@@ -304,7 +304,7 @@ def has_not_run(before: bytes, now: bytes) -> bool:
 def missing(pid: int | None, what: str, reason: str | None = None) -> Missing:
     """What could not be read; for want of permission, unless another reason is given."""
     if reason is None:
-        # In a container's user namespace root may not look into every process.
+        # In a container's user namespace root may not read every process.
         reason = "permission denied" if os.geteuid() == 0 else "permission denied; run as root"
     return Missing(pid, what, reason)
 

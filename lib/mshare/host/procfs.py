@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading /proc, with nothing but the standard library: what a mere look at a host needs.
+"""Reading /proc with the standard library only: enough to read a host's state.
 
 Fields are documented in proc(5). A process that vanishes between two reads is an answer (None), not
 an error.
@@ -77,7 +77,7 @@ def pids() -> list[int]:
 
 
 def maps(pid: int) -> str:
-    """/proc/PID/maps; empty for a process that is gone or that this user may not look into."""
+    """/proc/PID/maps; empty for a process that is gone or that this user may not read."""
     try:
         return read(f"/proc/{pid}/maps") or ""
     except PermissionError:

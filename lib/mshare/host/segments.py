@@ -129,7 +129,7 @@ def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
 
 
 def _of_interest(path: bytes) -> bool:
-    # A device's memory or a ring of the kernel's is no segment that anybody could place elsewhere.
+    # A device's memory or a ring buffer of the kernel is not a segment that could be placed elsewhere.
     of_device = path.startswith(b"/dev/") and not path.startswith((b"/dev/shm/", b"/dev/zero", b"/dev/huge"))
     return path.startswith(b"/") and not of_device
 

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wanted of a host's huge pages, checked before anything is looked at.
+"""What is wanted of a host's huge pages, checked before the host is examined.
 
 Everything is optional: what is not asked for is left as it is, or put back if it was asked for before.
 """

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who has a region mapped, whoever started them: for a refusal that names them.
+"""Which processes have a region mapped, no matter who started them: for a refusal that names them.
 
 Found by the region's file in /proc/PID/maps, which shows it by device and inode whatever the path is in
 that process's mount namespace. Reading maps of every process takes a while: only where something would end.
@@ -24,7 +24,7 @@ _COMMAND_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Process:
-    """A process that is attached, as far as it could be looked at."""
+    """A process that is attached, as far as it could be read."""
 
     pid: int
     command: str
@@ -38,8 +38,8 @@ class Process:
 
 
 def processes(root: str, name: str) -> list[Process]:
-    """Whoever has a region mapped, and the clients of its launcher, in order of pid; not its owner."""
-    # A mere look: of what another version of the library writes, the pids of its own processes.
+    """The processes that have a region mapped, and the clients of its launcher, by pid; not its owner."""
+    # Read only: of the files of another version, just the pids of its own processes.
     launcher, owner = status_file.peek(root, name, CLIENTS), status_file.peek(root, name, OWNER)
     started = launcher.pids if isinstance(launcher, LauncherStatus) and launcher.alive else ()
     ours = {status.pid for status in (launcher, owner) if status is not None}

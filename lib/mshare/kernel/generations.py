@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The generations of the kernel's interface: what each can do. How each is called is in `calls`.
 
-Only data, because a mere look at a host needs no system call.
+Only data, because reading a host's state needs no system call.
 """
 
 from __future__ import annotations

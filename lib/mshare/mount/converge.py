@@ -133,7 +133,7 @@ def choose_absent(backend: str, root: str | None) -> Choice:
 
 
 def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outcome[MountFacts]:
-    """See to it that no msharefs of ours is at a root, now and after a reboot.
+    """Ensure that mshare has no msharefs at a root, now and after a reboot.
 
     Raises Conflict, naming who, while owners or clients live on it. With `force` its clients, owners and
     regions are ended first, whether their files can be read or not.

@@ -23,7 +23,7 @@ def require(root: str, host: Host | None = None) -> None:
         )
     if not host.may_mount():
         kind = host.container()
-        where = f"this container ({kind})" if kind else "whoever started this"
+        where = f"this container ({kind})" if kind else "the process that started this"
         raise Unavailable(
             f"mounting msharefs at {root} needs the capability CAP_SYS_ADMIN, which {where} does not give"
             " root; add it (podman and docker: --cap-add SYS_ADMIN), or run as an ordinary user with backend"

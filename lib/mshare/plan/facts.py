@@ -22,12 +22,12 @@ _SMALLEST_BYTES = 2 * MIB
 # What the ends of a segment that fill no 2 MiB, and a page here and there, leave in small pages.
 _MOSTLY = 0.9
 _STILL_SMALL = 0.3
-"""Of the tables that small pages would need, what says that some processes have them."""
+"""The share of the tables for small pages from which on some processes are taken to have them."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Shared memory of an instance. A None is something that nobody looked at."""
+    """Shared memory of an instance. None is what was not examined."""
 
     kind: str
     name: str
@@ -49,7 +49,7 @@ class Segment:
 
     @property
     def is_huge(self) -> bool:
-        """Whether huge pages map it already, whoever asked for them."""
+        """Whether huge pages map it already, no matter who requested them."""
         if self.page_bytes > BASE_PAGE_BYTES:
             return True
         # In one process at least; where the others still have leaf tables, they have yet to be collapsed.
@@ -178,7 +178,7 @@ class Instance:
 
 
 def _maximum(record: InstanceRecord, clients: int | None) -> tuple[int, str]:
-    """How many processes there may be, and who says so. No fewer than there are, unless asked for."""
+    """The maximum number of processes, and its source. Never below today's number, unless requested."""
     if clients is not None:
         return clients, "asked for"
     configured, present = record.processes_maximum, record.processes - record.helpers

@@ -72,7 +72,7 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
 
 
 def exact_size(size_bytes: int) -> str:
-    """A size in the largest unit that says all of it: what is pasted must not be rounded."""
+    """A size in the largest exact unit: what is pasted must not be rounded."""
     for unit, factor in _EXACT_UNITS:
         if size_bytes % factor == 0:
             return f"{size_bytes // factor}{unit}"
@@ -234,7 +234,7 @@ def _oracle(instance: Instance) -> Iterable[str]:
     yield "ALTER SYSTEM SET use_large_pages='ONLY' SCOPE=SPFILE;"
 
 
-# Of wishes it is not known which database they are for.
+# Without a survey the database is not known.
 _SETTINGS = {"postgresql": _postgresql, "oracle": _oracle, "wish": _postgresql}
 
 

@@ -375,7 +375,7 @@ def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> Inputs:
 
 
 def _verdict(rows: Sequence[Row], instance: Instance) -> list[str]:
-    """What to make of the rows: the best that is open, and whether static huge pages already win."""
+    """Conclusions from the rows: the best open remedy, and how static huge pages compare with mshare."""
     row_of = {row.id: row for row in rows}
     huge, newest = row_of["hugetlb_2m"], rows[-1]
     if instance.done:

@@ -124,7 +124,7 @@ def cost(remedy: Remedy, case: Case, layout: Layout | None = None) -> Cost:
         tables_bytes, formula = _capped(case, clients, total_bytes, shared_formula)
         faults = (whole + (memory_bytes - whole * GIB) // page_bytes, pages)
     else:
-        # Measured as it is, what a client pays is known better than any model says it.
+        # A measured figure is better than any model.
         as_is = remedy.page_bytes is None and segment.page_tables_bytes is not None and segment.processes > 0
         total_bytes = clients * tables.total_bytes
         tables_bytes, formula = (

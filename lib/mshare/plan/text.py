@@ -145,7 +145,7 @@ def remedy(outlook: Outlook, width: int = WIDTH, paint: Paint = texttable.plain)
 
 
 def _command(command: str, width: int) -> Iterator[str]:
-    """A command to copy: where it is broken, the shell goes on in the next line."""
+    """A command to copy: line breaks are escaped, so that the shell reads the next line too."""
     if len(command) + 4 <= width:
         yield f"    {command}"
         return

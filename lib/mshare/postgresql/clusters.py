@@ -125,7 +125,7 @@ class _Known:
     version: str
     name: str
     plain: Cluster | None = None
-    """Of a plain unit; Debian's are looked into when they are meant."""
+    """Of a plain unit; Debian's are examined when they are chosen."""
 
     @property
     def label(self) -> str:

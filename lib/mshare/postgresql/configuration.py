@@ -25,7 +25,7 @@ class Files(Protocol):
         """A file's text; None for one that is not there or may not be read."""
 
     def place(self, path: str) -> str:
-        """Where a path that a file names is found."""
+        """Where a path in a configuration file leads."""
 
     def listed(self, path: str) -> Sequence[str]:
         """The names in a folder; none where it cannot be read."""

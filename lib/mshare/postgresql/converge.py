@@ -191,7 +191,7 @@ def postgresql_absent(
     probes: int = PROBES,
     check: bool = False,
 ) -> Outcome[PostgresqlFacts]:
-    """See to it that nothing of ours is in a cluster's files and, if it may be restarted, in its server."""
+    """Ensure that a cluster's files and, if it may be restarted, its server have nothing of mshare."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
     cluster.manager()
@@ -361,7 +361,7 @@ def _is_native_by_us(move: _Move) -> bool:
 
 
 def _lost(move: _Move) -> str | None:
-    """What is no longer so since the memory was last verified; None if nothing, or if it never was."""
+    """What changed since the memory was last verified; None if nothing did, or if it never was verified."""
     recorded = files.record(move.cluster)
     verified = recorded.verified if recorded is not None else None
     if move.why_restart is None or move.server is None or verified is None or move.changes:
@@ -427,7 +427,7 @@ def _write(move: _Move) -> None:
 
 
 def _restart(move: _Move, before: Changes, probes: int) -> None:
-    """Write the files, start the server again, look; put everything back if it isn't as it should be."""
+    """Write the files, restart the server, check; put everything back if it is not as it should be."""
     assert move.server is not None
     old_server, position = move.server, server.log_position(move.cluster)
     with _probed(move, probes) as opened:

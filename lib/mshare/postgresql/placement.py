@@ -111,7 +111,7 @@ def _mapped_bytes(path: str) -> int | None:
 
 
 def _huge_bytes(pid: int, address: int) -> int:
-    """By smaps, which every kernel has. A look at one process, not a survey of a thousand."""
+    """By smaps, which every kernel has: this reads one process, not a thousand as a survey does."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         content = file.read()
     start = re.search(rb"^%x-[0-9a-f]+ .*\n" % address, content, re.M)

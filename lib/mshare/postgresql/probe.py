@@ -52,12 +52,12 @@ class Cost:
 
 
 def segment_bytes(connection: Connection) -> int:
-    """How large the server's segment is, as it says itself: the same wherever it lies."""
+    """The size of the server's segment, as the server reports it: the same wherever it lies."""
     return int(connection.ask(_SIZE))
 
 
 def span_bytes(size_bytes: int, connections: int) -> int:
-    """How much of a segment so many connections can touch without making the host short of memory."""
+    """How much of a segment that number of connections can touch without using up the host's memory."""
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, connections)
     return min(size_bytes, fitting_bytes or size_bytes)

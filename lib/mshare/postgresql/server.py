@@ -70,7 +70,7 @@ def _is_of(cluster: Cluster, pid: int) -> bool:
 
 
 def restart(cluster: Cluster, before: Server, seconds: float = START_SECONDS) -> Server:
-    """Stop and start a server that runs, and wait until it is ready, so many seconds at most.
+    """Stop and start a running server, and wait until it is ready, for at most `seconds`.
 
     MshareError, with the server's output, if it does not come back.
     """
@@ -86,7 +86,7 @@ def _control(cluster: Cluster, what: str, before: Server | None, seconds: float)
     position = log_position(cluster)
     words = [CONTROL, cluster.version, cluster.name, what]
     if systemd_runs() or cluster.plain_unit is not None:
-        # The unit ignores a failure of the start, so what came of it has to be looked at anyway.
+        # The unit ignores a failure of the start, so the result has to be checked anyway.
         words = ["systemctl", what, cluster.unit]
     done = subprocess.run(
         words,

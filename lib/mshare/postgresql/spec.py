@@ -36,7 +36,7 @@ def prefaults(pages: str, prefault: bool | None, buffers_bytes: int | None) -> b
 
 
 def start_seconds(buffers_bytes: int | None) -> int:
-    """How long a start with buffers of a size may take before whoever started it gives up."""
+    """How long a start with buffers of a size may take before pg_ctl or systemd gives up."""
     if buffers_bytes is None:
         return START_SECONDS
     return _SECONDS_BESIDES + _SECONDS_PER_GIB * -(-buffers_bytes // GIB)
@@ -59,7 +59,7 @@ class ClusterSpec:
     prefault: bool | None = None
     """None leaves it to the library: yes, but for hugetlb."""
     require: bool = False
-    """Whether the server refuses to start without; else it starts on ordinary memory and says so."""
+    """Whether the server refuses to start without it; otherwise it starts on ordinary memory."""
     start_seconds: int = START_SECONDS
     """How long a start may take."""
     page_bytes: int | None = None

@@ -4,7 +4,7 @@
 """The files for a cluster that a plain systemd unit starts: what is Debian's own elsewhere, by systemd here.
 
 The environment is a drop-in's Environment=, which reaches PostgreSQL because the unit runs it. Settings
-are in a file of ours, included by a marked block at the end of postgresql.conf: later lines win, and
+are in a file of mshare's, included by a marked block at the end of postgresql.conf: later lines win, and
 postgresql.auto.conf stays PostgreSQL's.
 """
 

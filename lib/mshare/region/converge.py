@@ -55,7 +55,7 @@ class RegionPresent(Request[RegionFacts]):
     `program` starts the command line of this library where systemd does not. Conflict for a region that
     differs in what cannot be changed, unless `recreate`; with clients attached, unless `force` as well.
     A name that a killed owner left is replaced only with `replace_stale` (or `recreate`). An owner of
-    another version of the library goes on, unless `replace_outdated`.
+    another version of the library keeps running, unless `replace_outdated`.
     """
 
     spec: RegionSpec
@@ -315,7 +315,7 @@ def _known(root: str, name: str, role: Role[S]) -> bool:
 
 @dataclass(frozen=True)
 class RegionAbsent(Request[RegionFacts]):
-    """That there is no region of that name, no owner, and no trace of either.
+    """Ensure that there is no region of that name, no owner, and no trace of either.
 
     Conflict while clients are attached, unless `force`.
     """

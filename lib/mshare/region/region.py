@@ -132,7 +132,7 @@ class Region:
 
     @classmethod
     def open(cls, name: str, *, read_only: bool = False, backend: Backend | None = None) -> Region:
-        """Open an existing region. In practice, whoever may open it may write to it."""
+        """Open an existing region. In practice, any user who may open it may write to it."""
         rules.region_name(name)
         backend = backend or connect()
         return cls(backend, backend.open(name, os.O_RDONLY if read_only else os.O_RDWR))

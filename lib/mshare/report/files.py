@@ -185,7 +185,7 @@ def _earlier(path: str) -> Fleet:
 
 
 def _encoded(text: str) -> bytes:
-    # A process's name may hold bytes that are no text; Python keeps them as lone surrogates.
+    # A process's name may hold bytes that are not text; Python keeps them as lone surrogates.
     return text.encode("utf-8", "backslashreplace")
 
 

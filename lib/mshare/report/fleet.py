@@ -253,7 +253,7 @@ class Fleet:
 
     @property
     def kernels(self) -> list[list[Host]]:
-        """The hosts by the kernel they run on; one that does not say runs on its own."""
+        """The hosts by the kernel they run on; a host without that information counts as its own kernel."""
         by_kernel: dict[str, list[Host]] = {}
         for host in self.hosts:
             by_kernel.setdefault(host.boot_id or f"of {host.name}", []).append(host)

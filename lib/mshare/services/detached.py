@@ -36,7 +36,7 @@ def signal_process(pid: int, started_ticks: int, number: int) -> bool:
     except OSError:
         return False
     try:
-        # Between the look and the signal a pid can be reused; a pidfd cannot.
+        # Between the check and the signal a pid can be reused; a pidfd cannot.
         if not procfs.alive(pid, started_ticks):
             return False
         signal.pidfd_send_signal(pidfd, number)
@@ -125,7 +125,7 @@ class Detached(Supervisor):
             raise
         if process.returncode is not None:
             with open(log_path, encoding="utf-8", errors="replace") as log:
-                last_line = log.read().strip().splitlines()[-1:] or ["it said nothing"]
+                last_line = log.read().strip().splitlines()[-1:] or ["its log is empty"]
             status = seen()
             forget()
             raise start_failure(

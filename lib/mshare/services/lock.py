@@ -42,7 +42,7 @@ def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
 def held(fd: int, what: str) -> Iterator[None]:
     """Hold the lock of an open file that others may open, too.
 
-    Conflict, naming the holder, when it was not free after a number of looks (some 20 s).
+    Conflict, naming the holder, when it was not free after a number of tries (some 20 s).
     """
     _take(fd, what)
     try:
@@ -53,7 +53,7 @@ def held(fd: int, what: str) -> Iterator[None]:
 
 
 def try_shared(fd: int, looks: int) -> bool:
-    """Take a shared lock for a mere look, which goes on without where somebody keeps holding another."""
+    """Take a shared lock to read; without it, where another process does not release its lock."""
     for number in range(looks):
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

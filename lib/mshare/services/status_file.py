@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What runs, written down: one status file per process of ours, replaced whole."""
+"""What runs: one status file per mshare process, always replaced as a whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST_PID = 1 << 22
 
 @dataclass(frozen=True)
 class Status:
-    """What every process of ours writes down of itself."""
+    """What every mshare process writes down about itself."""
 
     FILE_MODE = 0o644
 
@@ -56,7 +56,7 @@ S = TypeVar("S", bound=Status)
 
 @dataclass(frozen=True)
 class Role(Generic[S]):
-    """What a process of ours is to a region."""
+    """The part that an mshare process plays for a region."""
 
     name: str
     """By which its status file and its unit are named."""

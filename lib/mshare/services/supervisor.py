@@ -39,7 +39,7 @@ class Supervisor(ABC):
     def start(
         self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress
     ) -> S:
-        """Start, wait until the status file says ready, and return it; raises what went wrong.
+        """Start, wait until the status file says ready, and return it; raises the reason for a failure.
 
         `first` is what the status file says until the process writes it itself.
         """

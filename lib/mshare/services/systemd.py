@@ -44,7 +44,7 @@ _TEMPLATES = {
 [Unit]
 Description=All msharefs mounts
 """,
-    # Bound to the mount: one that is unmounted by hand and mounted again needs its layout anew.
+    # Bound to the mount: if it is unmounted by hand and mounted again, it needs a new layout.
     "mshare-msharefs@.service": """\
 [Unit]
 Description=Layout and permissions of msharefs (%i)
@@ -65,7 +65,7 @@ WantedBy=mshare-mounts.target
     # and not for ever. Taking 300 GiB apart takes its time.
     #
     # Its clients are stopped here, when it is stopped, and not by a dependency of theirs: each kind that
-    # does that also stops or restarts them when an owner was killed. Their launcher has to say who died.
+    # does that also stops or restarts them when an owner was killed. Their launcher has to report which died.
     # Hence after `systemctl restart` they are started here, if they are to be there at all.
     "mshare-region@.service": """\
 [Unit]
@@ -143,7 +143,7 @@ def templates(program: str) -> dict[str, str]:
 
 
 def stop_target() -> None:
-    """Let go of the one unit of ours that would stay active when its file is gone."""
+    """Stop the only mshare unit that would stay active when its file is gone."""
     ask("stop", "mshare-mounts.target")
 
 
@@ -173,7 +173,7 @@ _RESULTS = {
 
 
 def failure(unit: str) -> str | None:
-    """Why a service failed, if that is known better than by what systemctl says."""
+    """Why a service failed, if that is known in more detail than from systemctl."""
     return _RESULTS.get(ask("show", "--value", "--property=Result", unit))
 
 
@@ -202,7 +202,7 @@ class Systemd(Supervisor):
     def start(
         self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress
     ) -> S:
-        # Whoever ends it asks systemd, which knows what it has begun to start: `first` is not needed.
+        # A process that stops it asks systemd, which knows what it is starting: `first` is not needed.
         # The unit's ExecStart runs the same program with the spec file of the same name.
         unit = UNITS[role.name].format(name=name)
         template = unit_path(UNITS[role.name].format(name=""))

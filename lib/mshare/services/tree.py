@@ -1,9 +1,9 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a process has started, and what they started: found, and ended together.
+"""Find all descendants of a process, and end them together.
 
-psutil is imported only where there is something to end: what merely looks at a host has no use for it.
+psutil is imported only when there is something to end: code that only reads a host does not need it.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Scanner:
             self.missing.append(missing(process.pid, "pagemap"))
             return None
         tables_bytes = sum(table.bytes for table in tables.values())
-        # A process goes on while it is looked at, and kernels before 6.7 do not tell huge pages.
+        # A process keeps running while it is read, and kernels before 6.7 do not report huge pages.
         return Sample(process.vm_pte_bytes, min(tables_bytes, process.vm_pte_bytes), tables)
 
 

@@ -41,7 +41,7 @@ _PROGRAM_KINDS = (
     ("php-fpm", re.compile(r"^php-?fpm[0-9.]*$")),
     ("nginx", re.compile(r"^nginx$")),
 )
-"""Programs that are no database, and have remedies of their own."""
+"""Programs that are not databases, and have remedies of their own."""
 # What max_connections does not count, by the title of the process after the cluster's name.
 _POSTGRESQL_HELPER = re.compile(
     r"^(?:archiver|autovacuum (?:launcher|worker)|(?:background|wal) ?writer|checkpointer|io worker|logger"
@@ -73,7 +73,7 @@ class Database:
 
 @lru_cache(_NAMES_KEPT)
 def suspected(name: str) -> bool:
-    """Whether a command name is a database's: its processes are looked into however small they are."""
+    """Whether a command name is a database's: its processes are examined however small they are."""
     return name in _POSTGRESQL_PROGRAMS or name.startswith("oracle") or bool(_ORACLE_PROCESS.match(name))
 
 

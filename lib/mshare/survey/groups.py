@@ -85,7 +85,7 @@ class Grouping:
         families |= {(process.name, process.pid) for process in attached}
         parents = {process.parent for process in attached}
         names = {process.name for process in attached}
-        # Fresh children and idle parents of those found, which are as much clients as they are.
+        # New children and idle parents of these processes, which are clients just as much.
         attached += [
             process
             for process in small

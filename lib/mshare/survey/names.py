@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names of instances that stay the same from one survey to the next, whoever else comes and goes.
+"""Names of instances that stay the same from survey to survey, even if other instances come and go.
 
 Container, pod and unit are always part of a name. What else sets two of the same name apart is added to
 both: the data directory, the script, the cgroup, and last the oldest process; never a running number.
@@ -60,7 +60,7 @@ def _data_directory(item: Named) -> str | None:
 
 
 def _script(item: Named) -> str | None:
-    """What an interpreter runs: its first argument that is no option."""
+    """What an interpreter runs: its first argument that is not an option."""
     if item.record.kind != "python":
         return None
     arguments = item.leader.arguments()

@@ -118,6 +118,6 @@ def _gauges(metrics: Iterable[_Metric[R]], rows: list[tuple[dict[str, str], R]])
 
 def _escape(value: str) -> str:
     """As the format wants it: a line end, a quote and a backslash with a backslash before it. Any other
-    control character, and a byte that is no text, is written out, as everywhere."""
+    control character, and a byte that is not text, is escaped, as everywhere."""
     lines = (printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in value.split("\n"))
     return "\\n".join(lines)

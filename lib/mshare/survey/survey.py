@@ -34,7 +34,7 @@ from .record import (
 )
 
 THRESHOLD_BYTES = 256 << 10
-"""Processes with smaller page tables are not looked into, unless they belong to something that was."""
+"""Processes with smaller page tables are not examined, unless they are related to one that is."""
 
 
 def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Survey:

@@ -105,7 +105,7 @@ def tree(tmp_path, capabilities: str, environment: str = "") -> Host:
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user is refused before that")
 def test_root_without_the_capability_is_told_who_takes_it_away(tmp_path):
     preflight.require("/run/x", tree(tmp_path, "000001ffffffffff"))
-    with pytest.raises(Unavailable, match="whoever started this does not give root"):
+    with pytest.raises(Unavailable, match="the process that started this does not give root"):
         preflight.require("/run/x", tree(tmp_path, "0000000000000000"))
     with pytest.raises(
         Unavailable, match=r"this container \(podman\) does not give root.*--cap-add SYS_ADMIN"

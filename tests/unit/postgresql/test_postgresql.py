@@ -393,7 +393,7 @@ def test_what_was_verified_is_kept_while_the_same_is_wanted(etc):
         (files.Verified("thp", 7, 1), "since then it was restarted, as postmaster 8"),
         (
             files.Verified("thp", 8, 2),
-            r"the same postmaster 8 took its memory anew \(a crash",
+            r"the same postmaster 8 allocated new memory \(a crash",
         ),
         (None, None),
     ],

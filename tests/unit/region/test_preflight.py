@@ -235,7 +235,7 @@ def test_failures_are_raised_and_warnings_are_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "who"),
-    [({".dockerenv": ""}, r"this container \(docker\)"), ({}, "whoever started this")],
+    [({".dockerenv": ""}, r"this container \(docker\)"), ({}, "the process that started this")],
 )
 def test_root_that_may_not_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], who: str

@@ -318,7 +318,7 @@ class SimulatedBackend(Backend):
                 return SimulatedRegionFile(self, name, fd, self._new_sidecar(name, fd))
             except BaseException:
                 os.close(fd)
-                # On a full tmpfs there is no room for it: nothing half-made stays.
+                # On a full tmpfs there is no room for it: nothing half-done stays.
                 self._layout.unlink(name)
                 raise
 

@@ -139,7 +139,7 @@ class Sidecar:
 
     @contextlib.contextmanager
     def _reopened(self, flags: int) -> Iterator[int]:
-        # Opened anew each time: flock belongs to the open file, which fork would share.
+        # Opened again each time: flock belongs to the open file, which fork would share.
         fd = os.open(self.path, flags | os.O_CLOEXEC)
         try:
             yield fd
@@ -151,7 +151,7 @@ class Sidecar:
         return Record.from_json(content.split(b"\n", 1)[0], self.name)
 
     def read(self) -> Record:
-        """What it says. Nobody can keep a reader waiting: if another process holds the lock, it is read
+        """Its content. No process can keep a reader waiting: if another process holds the lock, it is read
         without."""
         with self._reopened(os.O_RDONLY) as fd:
             if not lock.try_shared(fd, _LOCK_LOOKS):
@@ -225,7 +225,7 @@ class LayoutFile:
 
     def __post_init__(self) -> None:
         if self.alignment_bytes <= 0 or self.alignment_bytes % abi.PAGE_BYTES:
-            raise InvalidRequest(f"{self.alignment_bytes} bytes are no alignment")
+            raise InvalidRequest(f"{self.alignment_bytes} bytes are not a valid alignment")
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ class Files:
         files.remove(os.path.join(self.root, name), self.sidecar_path(name), self.bell_path(name))
 
     def free_bytes(self) -> int | None:
-        """What the tmpfs may still take; None for one without a limit, which says that it has no blocks."""
+        """How much more the tmpfs may take; None without a limit, when it reports zero blocks."""
         filesystem = os.statvfs(self.root)
         return filesystem.f_bavail * filesystem.f_frsize if filesystem.f_blocks else None
 

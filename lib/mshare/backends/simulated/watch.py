@@ -4,7 +4,7 @@
 """Keeps simulated windows true while other processes change the region or its owner dies.
 
 A kernel changes the shared tables once and every process sees it. Here one thread per process waits
-for the bells of the regions and for the ends of the owners, and maps anew what changed.
+for change announcements of the regions and for the ends of the owners, and remaps what changed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import select
 import threading
 from typing import Protocol
 
-# An owner that is not its process's main thread has no pidfd before Linux 6.9: it is looked at.
+# An owner that is not its process's main thread has no pidfd before Linux 6.9: it is polled.
 _POLL_SECONDS = 0.05
 
 
 class Watched(Protocol):
     def bell(self) -> int:
-        """A new descriptor of the FIFO that announces changes: each ring makes it readable anew."""
+        """A new descriptor of the FIFO that announces changes: each announcement makes it readable again."""
 
     def owner_pidfd(self) -> int | None:
         """A new pidfd of the owner, or None where only looking helps."""
@@ -53,7 +53,7 @@ class Watcher:
             if self._poll is None:
                 self._start()
             self._watch(window)
-            # The thread has to find out anew whether it must look.
+            # The thread has to check again whether there is a change.
             os.write(self._wake[1], b"+")
 
     def remove(self, window: Watched) -> None:
@@ -92,7 +92,7 @@ class Watcher:
         try:
             ended = not window.refresh()
         except OSError:
-            # An object this process may not open: its range stays a hole, the rest goes on.
+            # This process may not open an object: its range stays a hole, the others are mapped.
             return
         if ended:
             self.remove(window)

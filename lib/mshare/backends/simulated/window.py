@@ -184,7 +184,7 @@ def _open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: i
     for path in (entry.mapping.path, f"/proc/{entry.holder_pid}/fd/{entry.holder_fd}"):
         if path is None:
             continue
-        # Whoever may change the sidecar chose the path: what is there is looked at before it is opened.
+        # Any user who may change the sidecar chose the path: it is checked before it is opened.
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
@@ -207,7 +207,7 @@ def _open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: i
 
 
 class _NotGranted(PermissionError, Conflict):
-    """A file that those who may have named it may not open. EACCES, as a kernel says it, with a sentence."""
+    """A file that the users who may have named it may not open. EACCES, as from a kernel, with a sentence."""
 
     def __init__(self, path: str, writers: os.stat_result, writes: bool) -> None:
         super().__init__(errno.EACCES, os.strerror(errno.EACCES), path)

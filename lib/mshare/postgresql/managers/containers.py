@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Containers: what is written on the host does not reach them, and they are made anew from an image."""
+"""Containers: what is written on the host does not reach them, and they are recreated from an image."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host shows about who manages a cluster: processes, control groups, namespaces, files.
 
-Only looks, with the standard library: it runs before anything is installed.
+Only reads, with the standard library: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def text_of(path: str, uids: Collection[int], gids: Collection[int] = ()) -> str
 
 
 def text_for(path: str, directory: str) -> str:
-    """The same for whoever owns a directory: the user that a cluster runs as owns its data directory. For
+    """The same for the owner of a directory: the user that a cluster runs as owns its data directory. For
     one that is not there, as of a container, this user."""
     try:
         owner = os.stat(directory)

@@ -48,7 +48,7 @@ class Unit:
 
     @property
     def data_directory(self) -> str | None:
-        """Where its cluster is, by -D or PGDATA; None where it says neither."""
+        """Where its cluster is, by -D or PGDATA; None if it has neither."""
         arguments = re.search(r"argv\[\]=(.*?) ;", self.starts)
         words = iter(arguments[1].split() if arguments else [])
         place = self.environment.get("PGDATA")

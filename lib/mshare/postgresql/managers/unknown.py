@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What starts PostgreSQL and is no manager that this collection knows."""
+"""What starts PostgreSQL and is not a manager that this collection knows."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ static void join(const struct request *request, void *shadow, struct outcome *ou
     if (fd < 0) {
         ;
     } else if (!generation_lives(fd, marker.generation)) {
-        /* Nobody has it any more: it begins anew, as the kernel's. */
+        /* No process has it any more: it starts again as ordinary memory of the kernel. */
         if (request->prot & PROT_WRITE)
             memset(shadow, 0, sizeof marker);
         outcome->final = false;

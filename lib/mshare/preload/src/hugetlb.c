@@ -113,7 +113,7 @@ static void check(const struct request *request, struct outcome *outcome)
 {
     outcome->taken = request->kind == ANONYMOUS || pages_at(outcome->address).page_bytes > PAGE_BYTES;
     if (!outcome->taken)
-        fail(outcome, ENOMEM, "its pages are small, for it was made without SHM_HUGETLB");
+        fail(outcome, ENOMEM, "its pages are small, because it was created without SHM_HUGETLB");
     else if (outcome->fill_error && request->kind == ANONYMOUS) {
         /* A touch would end the program. Nobody else knows of this memory: the kernel's can take its place. */
         let_go(request, outcome);

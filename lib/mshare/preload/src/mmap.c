@@ -77,7 +77,7 @@ EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off
         .prot = prot,
         .flags = flags,
         .fd = anonymous ? -1 : fd,
-        /* Anonymous memory has none, whatever the program says. */
+        /* Anonymous memory has none, whatever the program passes. */
         .offset = anonymous ? offset % (off_t)PAGE_BYTES : offset,
         .hint = address,
         .small = size < settings()->threshold_bytes,

@@ -21,7 +21,7 @@ void *fail(struct outcome *outcome, int code, const char *format, ...)
     return NULL;
 }
 
-/* In newer C libraries without a look at the locale, which may take a lock. */
+/* In newer C libraries without reading the locale, which may take a lock. */
 const char *strerrordesc_np(int) __attribute__((weak));
 
 const char *reason(int code)

@@ -2,11 +2,11 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * By default whoever asks makes a region of its own, which lives and dies with it: preload.PID.NUMBER, or
+ * By default a process creates its own region, which lives and dies with it: preload.PID.NUMBER, or
  * preload.PID.sysv.ID and preload.PID.posix.INODE, under which other processes find the region of a SysV
  * segment and of a POSIX file.
  *
- * Whoever has a region mapped holds a shared lock on its file, and so do the children forked from it: a
+ * A process with a mapped region holds a shared lock on its file, and so do the children forked from it: a
  * name that can be locked exclusively was left behind.
  */
 #define _GNU_SOURCE
@@ -71,7 +71,7 @@ static int identify(const struct request *request, char *ending, struct stat *fi
     if (request->kind != POSIX)
         return 0;
     if (fstat(request->fd, file) < 0) {
-        fail(outcome, errno, "its file cannot be looked at (%s)", reason(errno));
+        fail(outcome, errno, "its file cannot be examined (%s)", reason(errno));
         return -1;
     }
     snprintf(ending, ENDING_BYTES, ".posix.%llu", (unsigned long long)file->st_ino);
@@ -105,7 +105,7 @@ static void hold_object(struct region *region, const struct request *request)
     region->object_hold = held == MAP_FAILED ? NULL : held;
 }
 
-/* Whoever makes a region under a segment's name gets to see what others write into it. */
+/* A process that creates a region under a segment's name can read what others write into it. */
 static int check_user(const struct region *region, int fd, struct outcome *outcome)
 {
     struct stat file;

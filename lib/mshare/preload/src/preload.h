@@ -31,7 +31,7 @@ struct settings {
     enum pages pages;
     enum backend backend; /* BACKEND_NONE: a stock kernel, no region */
     char root[4096];
-    char region[160];    /* an existing one; empty: whoever asks makes its own */
+    char region[160];    /* an existing region; empty: the process creates its own */
     size_t region_bytes; /* how much of it may be used, where nobody else tells; 0: its window */
     char huge_directory[4096];
     size_t threshold_bytes;
@@ -198,7 +198,7 @@ struct region {
     int id_count;
 };
 
-/* Of mmap's flags what says which pages. */
+/* The flags of mmap that choose the pages. */
 #define HUGE_FLAGS (MAP_HUGETLB | (int)(0x3fU << 26))
 
 extern struct region regions[REGIONS];
@@ -234,11 +234,11 @@ void region_take_existing(const struct request *request, const char *used, void 
                           struct outcome *outcome);
 /* Whether a segment has a region that a process made for it. */
 bool region_has_own(const struct request *request);
-/* Whether a SysV segment lies in an existing region; its own memory says so. */
+/* Whether a SysV segment lies in an existing region; a mark in its own memory says so. */
 bool region_is_marked(const void *shadow);
 
 /* thp.c hugetlb.c in_region.c: the ways. `place` finds a place and fills outcome->address; `fill`, outside the
- * guard, gives it pages; `check` looks at what became of it. The latter two may be NULL. */
+ * guard, gives it pages; `check` examines the outcome. The latter two may be NULL. */
 
 struct way {
     const char *name;
@@ -283,7 +283,7 @@ extern struct store kernel_store, simulated_store;
 int store_prepare(struct store *store, struct outcome *outcome);
 /* Open the file of region->name, whose size is the window's. */
 int store_open(struct region *region, struct outcome *outcome);
-/* A file of ours, with a number that is none of stdin's, stdout's or stderr's; -1 with errno. */
+/* A file that the preload opens, never on stdin, stdout or stderr; -1 with errno. */
 int open_file(const char *path, int flags);
 /* Exclusively, but without waiting for ever; false after fail(), which names the holder. */
 bool lock_or_fail(int fd, const char *path, struct outcome *outcome);

@@ -249,7 +249,7 @@ void let_go(const struct request *request, struct outcome *outcome)
     outcome->address = NULL;
 }
 
-/* The flags of mmap that say which pages a mapping inside the region has. */
+/* The flags of mmap that choose the pages of a mapping inside the region. */
 int region_page_flags(const struct request *request)
 {
     int asked = request->kind == SYSV ? 0 : request->flags & (MAP_NORESERVE | HUGE_FLAGS);

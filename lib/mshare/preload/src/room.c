@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * What the program's limits still allow. Whoever fills memory beyond them is killed, by the OOM killer, a
+ * What the program's limits still allow. A process that exceeds them is killed, by the OOM killer, a
  * SIGBUS or a SIGXFSZ, so each limit is asked before.
  */
 #define _GNU_SOURCE

@@ -63,7 +63,7 @@ static int prepare(struct store *store, struct outcome *outcome)
     if (!newest && !strstr(layout, "\"generation\": \"2025-04\"")) {
         fail(outcome, ENOMEM,
              "%s holds no simulated msharefs of generation 2025-04 or 2025-08 that this user may"
-             " look into; create one with `mshare mount --backend simulated`",
+             " read; create one with `mshare mount --backend simulated`",
              settings()->root);
         return -1;
     }
@@ -238,7 +238,7 @@ static bool zero(int fd, off_t at, off_t end)
     return true;
 }
 
-/* Written over, not freed: as with mshare the owner's cgroup pays for a page, whoever touches it. */
+/* Overwritten, not freed: as with mshare, the owner's cgroup pays for a page, no matter who touches it. */
 static int clear(struct region *region, int fd, struct outcome *outcome)
 {
     if (!file_size_room(region->mapped_bytes, outcome))

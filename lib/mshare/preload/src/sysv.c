@@ -32,7 +32,7 @@ EXPORTED void *shmat(int id, const void *address, int flags)
     errno = before;
     /* What the program does differently from others is for us only where others may have a region. */
     bool special = flags & (SHM_EXEC | SHM_REMAP);
-    /* A segment that may not be looked at may be attached still (write-only): the kernel says how. */
+    /* A segment that may not be looked at may still be attached (write-only): the kernel decides. */
     if (known && segment.shm_segsz >= settings()->threshold_bytes && (in_regions || !special)) {
         struct request request = {
             .kind = SYSV,

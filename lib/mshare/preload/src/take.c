@@ -65,7 +65,8 @@ static void conclude(void *argument)
     attempt->answer = outcome->address;
     if (outcome->why[0]) {
         if (outcome->final)
-            attempt->answer = refuse(request, outcome, "because it would not be the memory of the other processes");
+            attempt->answer = refuse(request, outcome,
+                                     "because it would not be the memory of the other processes");
         else if (settings()->require)
             attempt->answer = refuse(request, outcome, "because MSHARE_PRELOAD_REQUIRE=1 (--require) is set");
         else

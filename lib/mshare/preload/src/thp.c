@@ -189,7 +189,7 @@ static int make_room(const struct request *request, size_t size)
         size_t part = smaller(CHUNK_BYTES, size - offset);
         if (fallocate(request->fd, FALLOC_FL_KEEP_SIZE, request->offset + offset, part) == 0)
             continue;
-        /* A timer may interrupt every try, which begins anew each time. */
+        /* A timer may interrupt every try, and each starts from the beginning. */
         return errno == EINTR ? 0 : errno;
     }
     return 0;
