@@ -96,7 +96,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 pid:
-  description: The process that was looked at.
+  description: The process that was examined.
   returned: success and O(state=present)
   type: int
   sample: 812

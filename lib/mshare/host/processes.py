@@ -72,7 +72,7 @@ def text(path: str) -> str:
 
 
 class Process:
-    """A process with memory of its own, by its /proc/PID/status; most fields are looked for when asked."""
+    """A process with memory of its own, by its /proc/PID/status; most fields are parsed on demand."""
 
     __slots__ = ("name", "parent", "pid", "status", "vm_pte_bytes")
 

@@ -153,7 +153,7 @@ def postgresql_present(
     """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
 
     `planned_pages` are huge pages that the pool will have been given before this is more than a check.
-    Afterwards the segment is where it should be, or all is as it was and MshareError says why.
+    Afterwards the segment is where it should be, or everything is restored and MshareError has the reason.
     """
     cluster = clusters.find(version, name)
     _require_root(cluster)
@@ -367,7 +367,7 @@ def _lost(move: _Move) -> str | None:
     if move.why_restart is None or move.server is None or verified is None or move.changes:
         return None
     if verified.is_of(move.server):
-        since = f"the same postmaster {move.server.pid} took its memory anew (a crash restart)"
+        since = f"the same postmaster {move.server.pid} allocated new memory (a crash restart)"
     else:
         since = f"it was restarted, as postmaster {move.server.pid}"
     return (

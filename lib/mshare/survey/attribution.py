@@ -82,7 +82,7 @@ class Scanner:
         self.vanished = 0
 
     def scan(self, process: Process) -> Sample | None:
-        """None for a process that is gone or may not be looked into."""
+        """None for a process that is gone or may not be read."""
         known = self._known.get((process, self._key))
         if known is None:
             known = self._scanned(process)
