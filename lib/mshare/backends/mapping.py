@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InvalidRequest
@@ -31,6 +31,35 @@ class Mapping:
     @property
     def end(self) -> int:
         return self.offset + self.size_bytes
+
+    def without(self, offset: int, end: int) -> list[Mapping]:
+        """What sticks out on either side once [offset, end) is unmapped."""
+        pieces = []
+        for start, stop in subtract((self.offset, self.end), [(offset, end)]):
+            # Anonymous memory lies in the region itself at its own offset; other objects have theirs.
+            skipped_bytes = 0 if self.kind == "anonymous" else start - self.offset
+            pieces.append(
+                replace(
+                    self,
+                    offset=start,
+                    size_bytes=stop - start,
+                    object_offset=self.object_offset + skipped_bytes,
+                )
+            )
+        return pieces
+
+
+def subtract(whole: tuple[int, int], parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of the range `whole` without the ranges `parts`."""
+    left = [whole]
+    for start, end in parts:
+        left = [
+            piece
+            for low, high in left
+            for piece in ((low, min(high, start)), (max(low, end), high))
+            if piece[0] < piece[1]
+        ]
+    return left
 
 
 def protection(text: object) -> int:

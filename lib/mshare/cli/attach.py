@@ -12,9 +12,9 @@ import click
 
 from .. import record
 from ..backends.connect import connect
-from ..clients import client
+from ..clients import client, fault
 from ..converge.spec import parse_number
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, MshareError
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..services import signals
@@ -49,6 +49,9 @@ def attach_command(
             f"{format_size(span_bytes)} cannot be touched: {format_size(target.mapped_bytes)} are known to be"
             f" mapped in region {name}"
         )
+    unreachable = fault.find(target, span_bytes, STRIDE_BYTES) if span_bytes else None
+    if unreachable is not None:
+        raise MshareError(unreachable.sentence(name))
     attachment, done = client.attach_and_touch(target, span_bytes, STRIDE_BYTES, where)
     with attachment:
         screen.answer(

@@ -50,15 +50,16 @@ def map_command(
     with Region.open(rules.region_name(name), backend=connected) as region:
         _check(region, mapping, connected)
         try:
-            region.map(mapping, overcommit=overcommit, replace=replace)
+            unrecorded = region.map(mapping, overcommit=overcommit, replace=replace)
         except FileExistsError as error:
             raise Conflict(
                 f"something is mapped in region {name} between offset {mapping.offset:#x} and"
                 f" {mapping.end:#x} already; choose another offset, unmap it (`mshare unmap`), or use"
                 " --replace"
             ) from error
-    screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping))})
+    screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping)), "unrecorded": unrecorded})
     screen.sentence(f"Mapped {_described(mapping)} in region {name}.")
+    _warn(screen, name, unrecorded)
 
 
 @click.command("unmap")
@@ -78,11 +79,20 @@ def unmap_command(
     connected = connect(backend or "auto", root)
     with Region.open(rules.region_name(name), backend=connected) as region:
         _check(region, mapping, connected)
-        region.unmap(mapping.offset, mapping.size_bytes)
-    screen.answer({"region": name, "offset": mapping.offset, "size": mapping.size_bytes})
+        unrecorded = region.unmap(mapping.offset, mapping.size_bytes)
+    screen.answer({"region": name, "offset": mapping.offset, "size": mapping.size_bytes, "unrecorded": unrecorded})
     screen.sentence(
         f"Unmapped {format_size(mapping.size_bytes)} at offset {mapping.offset:#x} in region {name}."
     )
+    _warn(screen, name, unrecorded)
+
+
+def _warn(screen: Screen, name: str, unrecorded: str | None) -> None:
+    if unrecorded is not None:
+        screen.warn(
+            f"the change is made, but not written down, so `mshare list` and clients take region {name} as it"
+            f" was before: {unrecorded}"
+        )
 
 
 def _check(region: Region, mapping: Mapping, backend: Backend) -> None:

@@ -162,7 +162,8 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
     _send(report_fd, Report(number, touched=done))
     while True:
         signals.wait(inbox)
-        attachment.view(target.mappings[0].offset, 1).tobytes()
+        for mapping in target.mappings[:1]:
+            attachment.view(mapping.offset, 1).tobytes()
 
 
 def execute(target: Target, number: int, command: Sequence[str], report_fd: int) -> NoReturn:

@@ -30,7 +30,7 @@ from ..services import signals, status_file, tree
 from ..services.lock import locked
 from ..services.notify import notify
 from ..units import counted, format_size
-from . import client
+from . import client, fault
 from .roll import Member, Roll
 from .span import fit_span
 from .spec import ClientsSpec
@@ -99,6 +99,7 @@ class _Launcher:
         self._reloads = 0
         self._first_start = True
         self._owner_alive = True
+        self._fault: fault.Fault | None = None
         self._written = 0.0
         self.status_path = status_file.file(target.backend.root, spec.region, CLIENTS)
         self._file = StatusFile(self.status_path)
@@ -146,6 +147,11 @@ class _Launcher:
             return
         used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
         mapped_bytes = self._target.mapped_bytes
+        if not mapped_bytes:
+            raise MshareError(
+                f"nothing is known to be mapped in region {self._spec.region}, so its clients cannot touch"
+                " anything; map something (`mshare map`), or start them with touch: false (--no-touch)"
+            )
         if self._spec.span_bytes is not None and self._spec.span_bytes > mapped_bytes:
             raise InvalidRequest(
                 f"clients cannot touch {format_size(self._spec.span_bytes)} of region {self._spec.region}, of"
@@ -200,6 +206,9 @@ class _Launcher:
 
     def _reload(self) -> None:
         self._errors.clear()
+        self._fault = None
+        # What is mapped in a kernel's region may have changed.
+        self._target = client.Target.find(self._spec.region, self._target.backend)
         before = self._spec
         try:
             self._spec = self._read_spec()
@@ -300,8 +309,17 @@ class _Launcher:
         with contextlib.suppress(OSError):
             print(f"client {member.number} (process {pid}) {reason}", file=sys.stderr, flush=True)
         if member.report is None and member.settled_vm_pte_bytes is None:
-            self._errors.append(f"client {member.number} {reason} before it was attached")
+            self._errors.append(f"client {member.number} {reason} before it was attached{self._why(code)}")
         self._written = 0.0
+
+    def _why(self, code: int) -> str:
+        """Of a client of ours that died of a touch: where that was; an empty text for all others."""
+        if self._spec.command or not self._owner_alive or -code not in fault.FATAL:
+            return ""
+        # One for all of them: they touch the same.
+        if self._fault is None:
+            self._fault = fault.find(self._target, self._span_bytes, self._spec.stride_bytes)
+        return "" if self._fault is None else f": {self._fault.sentence(self._spec.region)}"
 
     def _on_owner_end(self) -> None:
         """Have each of the library's clients touch the region, to find those that died with the owner."""

@@ -19,6 +19,7 @@ from ..kernel.syscalls import NewMapping
 from ..units import Size, format_size, parse_size, round_up
 from . import rules
 from .create import blueprint
+from .recorded import Change, recorded
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,18 @@ class Region:
     def path(self) -> str:
         return self._backend.path(self.name)
 
-    def map(self, mapping: Mapping, *, overcommit: bool = False, replace: bool = False) -> None:
-        """Map an object into the region, for all processes; `replace` allows to replace a mapping."""
+    def map(self, mapping: Mapping, *, overcommit: bool = False, replace: bool = False) -> str | None:
+        """Map an object into the region, for all processes; `replace` allows to replace a mapping.
+
+        What the owner wrote down is changed as well, for a kernel does not list what is mapped. Returns why
+        that could not be done: on a kernel, `mshare list` then shows what was mapped before.
+        """
+        change = Change.to(mapping)
+        with recorded(self._backend.root, self.name, change):
+            self._map(mapping, overcommit, replace)
+        return change.unrecorded
+
+    def _map(self, mapping: Mapping, overcommit: bool, replace: bool) -> None:
         flags = abi.MAP_SHARED | abi.MAP_FIXED
         flags |= 0 if replace else abi.MAP_FIXED_NOREPLACE
         if mapping.kind == "file":
@@ -199,9 +210,13 @@ class Region:
         self.map(mapping)
         return mapping
 
-    def unmap(self, offset: int, size: Size) -> None:
-        """Unmap a range for all processes; anonymous memory in it is freed."""
-        self._file.unmap(offset, parse_size(size))
+    def unmap(self, offset: int, size: Size) -> str | None:
+        """Unmap a range for all processes; anonymous memory in it is freed. Returns as `map`."""
+        size_bytes = parse_size(size)
+        change = Change(offset, size_bytes)
+        with recorded(self._backend.root, self.name, change):
+            self._file.unmap(offset, size_bytes)
+        return change.unrecorded
 
     def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
         """Map the region into this process, at any aligned address unless one is given or fixed.

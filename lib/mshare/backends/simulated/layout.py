@@ -432,33 +432,6 @@ class _LayoutVersion:
 
 def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:
     """Cut [offset, end) out of a list of mappings; what sticks out on either side stays."""
-    kept = []
-    for entry in placed:
-        for piece in subtract((entry.mapping.offset, entry.mapping.end), [(offset, end)]):
-            # Anonymous memory lies in the region file at its own offset; other objects have theirs.
-            skipped = 0 if entry.mapping.kind == "anonymous" else piece[0] - entry.mapping.offset
-            kept.append(
-                replace(
-                    entry,
-                    mapping=replace(
-                        entry.mapping,
-                        offset=piece[0],
-                        size_bytes=piece[1] - piece[0],
-                        object_offset=entry.mapping.object_offset + skipped,
-                    ),
-                )
-            )
-    return kept
-
-
-def subtract(whole: tuple[int, int], parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What is left of the range `whole` without the ranges `parts`."""
-    left = [whole]
-    for start, end in parts:
-        left = [
-            piece
-            for low, high in left
-            for piece in ((low, min(high, start)), (max(low, end), high))
-            if piece[0] < piece[1]
-        ]
-    return left
+    return [
+        replace(entry, mapping=piece) for entry in placed for piece in entry.mapping.without(offset, end)
+    ]

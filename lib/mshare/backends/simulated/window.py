@@ -16,7 +16,8 @@ from ...errors import Conflict
 from ...kernel import abi, syscalls
 from ...record import Malformed
 from ..base import Window
-from .layout import Placed, Record, Sidecar, subtract
+from ..mapping import subtract
+from .layout import Placed, Record, Sidecar
 from .watch import WATCHER
 
 UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE

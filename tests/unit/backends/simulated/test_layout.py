@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.backends.mapping import Mapping
-from mshare.backends.simulated.layout import Layout, Placed, Record, Task, sidecar_mode, subtract, without
+from mshare.backends.mapping import Mapping, subtract
+from mshare.backends.simulated.layout import Layout, Placed, Record, Task, sidecar_mode, without
 from mshare.errors import Unavailable
 from mshare.host import procfs
 
