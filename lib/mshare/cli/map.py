@@ -57,7 +57,9 @@ def map_command(
                 f" {mapping.end:#x} already; choose another offset, unmap it (`mshare unmap`), or use"
                 " --replace"
             ) from error
-    screen.answer({"region": name, "mapping": record.to_fields(MappingEntry.of(mapping)), "unrecorded": unrecorded})
+    screen.answer(
+        {"region": name, "mapping": record.to_fields(MappingEntry.of(mapping)), "unrecorded": unrecorded}
+    )
     screen.sentence(f"Mapped {_described(mapping)} in region {name}.")
     _warn(screen, name, unrecorded)
 
@@ -80,7 +82,9 @@ def unmap_command(
     with Region.open(rules.region_name(name), backend=connected) as region:
         _check(region, mapping, connected)
         unrecorded = region.unmap(mapping.offset, mapping.size_bytes)
-    screen.answer({"region": name, "offset": mapping.offset, "size": mapping.size_bytes, "unrecorded": unrecorded})
+    screen.answer(
+        {"region": name, "offset": mapping.offset, "size": mapping.size_bytes, "unrecorded": unrecorded}
+    )
     screen.sentence(
         f"Unmapped {format_size(mapping.size_bytes)} at offset {mapping.offset:#x} in region {name}."
     )

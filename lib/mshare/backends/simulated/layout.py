@@ -432,6 +432,4 @@ class _LayoutVersion:
 
 def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:
     """Cut [offset, end) out of a list of mappings; what sticks out on either side stays."""
-    return [
-        replace(entry, mapping=piece) for entry in placed for piece in entry.mapping.without(offset, end)
-    ]
+    return [replace(entry, mapping=piece) for entry in placed for piece in entry.mapping.without(offset, end)]
