@@ -76,8 +76,8 @@ def recorded(root: str, name: str, change: Change) -> Iterator[None]:
         return
     if status.state != "ready":
         raise Conflict(
-            f"what is mapped in region {name} cannot be changed yet: its owner {status.pid} is {status.state};"
-            " wait until `mshare list` shows it as healthy"
+            f"what is mapped in region {name} cannot be changed yet: its owner {status.pid} is"
+            f" {status.state}; wait until `mshare list` shows it as healthy"
         )
     lock = status_file.file(root, name, OWNER, "mappings.lock")
     with contextlib.ExitStack() as held:
