@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from rig.kernel_world import KernelWorld, new_kernel_world
-from rig.test_fuse_msharefs import MIB, UNMAP, can_mount_fuse, ioctl
+from rig.mount import can_mount_fuse
+from rig.test_fuse_msharefs import MIB, UNMAP, ioctl
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
 GIB = 1 << 30

@@ -18,8 +18,8 @@ import pytest
 from mshare.kernel import abi
 from mshare.preload.settings import Settings
 from rig import shapes, sharing
+from rig.mount import Mount, can_mount_fuse
 from rig.sharing import MIB, SIZE_BYTES
-from rig.test_fuse_msharefs import Mount, can_mount_fuse
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
 

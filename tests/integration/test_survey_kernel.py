@@ -19,7 +19,7 @@ from mshare.survey.record import from_fields
 from mshare.survey.survey import survey
 from mshare.units import GIB
 from rig import surveys
-from rig.test_fuse_msharefs import Mount, can_mount_fuse
+from rig.mount import Mount, can_mount_fuse
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rig.test_fuse_msharefs import Mount
+from rig.mount import Mount
 from rig.world import World
 
 _SITE = """

@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes.util
 import errno
 import fcntl
-import importlib.util
-import json
 import mmap
 import os
 import signal
@@ -25,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from rig.mount import Mount, can_mount_fuse
 from rig.patience import HANG_SECONDS, eventually
 
-RIG = Path(__file__).with_name("fuse_msharefs.py")
 MIB = 1 << 20
 SIZE = 4 * MIB
 GENERATIONS = ("2022-06", "2024-09", "2025-01", "2025-04", "2025-08")
@@ -36,47 +34,7 @@ SET_SIZE, CREATE_OLD, UNMAP_OLD = 0x40107801, 0x40287802, 0x40107803
 SHARED_FIXED, ANONYMOUS, NO_FD = 0x11, 0x20, 0xFFFFFFFF
 
 
-def can_mount_fuse() -> bool:
-    return (
-        os.geteuid() == 0
-        and os.access("/dev/fuse", os.R_OK | os.W_OK)
-        and importlib.util.find_spec("mfusepy") is not None
-        and ctypes.util.find_library("fuse3") is not None
-    )
-
-
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
-
-
-class Mount:
-    """A running FUSE msharefs."""
-
-    def __init__(self, directory: Path, generation: str, *options: str) -> None:
-        mountpoint = directory / "mnt"
-        mountpoint.mkdir()
-        self.log = directory / "requests.jsonl"
-        server = [sys.executable, RIG, mountpoint, "--generation", generation, "--log", self.log]
-        self.server = subprocess.Popen(["unshare", "--mount", *server, *options])
-        self.root = f"/proc/{self.server.pid}/root{mountpoint}"
-        eventually(lambda: os.path.exists(self.path("mshare_info")))
-
-    def path(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def create(self, name: str = "sga") -> int:
-        return os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-
-    def requests(self, operation: str) -> list[dict]:
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [record for record in records if record["op"] == operation]
-
-    def forced_pages(self) -> list[dict]:
-        """The accesses at which a kernel with mshare would warn: there must be none."""
-        return self.requests("forced_page")
-
-    def stop(self) -> int:
-        self.server.terminate()
-        return self.server.wait(HANG_SECONDS)
 
 
 @pytest.fixture
