@@ -109,7 +109,7 @@ def _find(path: str, *, follow: bool = True, make_mode: int | None = None) -> in
 
 
 def _target(link: int, above: int, path: str) -> str:
-    """Where a link leads, which is closed then; NotTrusted for one that somebody else may have made."""
+    """Where a link leads, which is closed then; NotTrusted for a link that another user may have made."""
     try:
         status = os.fstat(link)
         if not _trusted(status, os.fstat(above)):
@@ -305,7 +305,7 @@ def make_fifo(path: str, mode: int) -> int:
 
 
 def access_of(path: str) -> Access | None:
-    """Mode, user and group of a regular file with one name; None where there is none."""
+    """Mode, user and group of a regular file with a single name; None if there is none."""
     try:
         with _place(path, follow=False) as place:
             status = require_regular(place, path)
@@ -390,7 +390,7 @@ def _sweep(above: int, name: str) -> None:
     except PermissionError:
         return
     for entry in names:
-        # One that may not be opened, or whose writer lives, stays.
+        # A file that may not be opened, or whose writer lives, stays.
         with contextlib.suppress(OSError, NotTrusted):
             _remove_unlocked(above, entry)
 
@@ -469,14 +469,14 @@ def _require_ours(status: os.stat_result, path: str, shared: bool = False) -> No
 def set_access(path: str, access: Access, inode: int | None = None) -> None:
     """Give a file or directory another mode, user or group: the one that is there, never where a link leads.
 
-    NotTrusted for a link, a file with two names, or one that is not the `inode` that was meant.
+    NotTrusted for a link, a file with two names, or a file other than `inode`.
     """
     with _place(path, follow=False) as place:
         status = os.fstat(place)
         if not stat.S_ISDIR(status.st_mode):
             require_regular(place, path)
         if inode not in (None, status.st_ino):
-            raise NotTrusted(path, "another file than the one that was made there")
+            raise NotTrusted(path, "not the file that was created there")
         # Of the open file, not of the name: a place has no fchown(2) of its own.
         itself = f"/proc/self/fd/{place}"
         try:

@@ -58,7 +58,7 @@ def entries(
 ) -> list[dict[str, Any]]:
     """What is wanted of each region: the parameters, overridden by the list's entries one by one.
 
-    `alternatives` are options of which a region has one: an entry that gives one takes none of the others.
+    `alternatives` are options that exclude each other: an entry that gives one of them takes none of the others.
     """
     if params[many] is None:
         return [params]

@@ -87,14 +87,14 @@ def diff(title: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
 
 
 def _lines(content: Any) -> str:
-    """The text of a file, given as its lines; of one that is absent, nothing."""
+    """The text of a file, given as its lines; empty if the file is absent."""
     return "\n".join(content) if isinstance(content, list) else ""
 
 
 def readable(fields: Fields) -> str:
     """Fields as YAML, a line each, and a line for each entry of a list.
 
-    In one order: what was stored and what is wanted come in different ones.
+    In one order: what was stored and what is wanted come in different orders.
     """
     lines = []
     for key, value in sorted(fields.items(), key=lambda field: (field[0] != "state", field[0])):

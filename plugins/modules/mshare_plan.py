@@ -91,7 +91,7 @@ created_at:
   type: str
   sample: "2026-11-27T08:00:00+00:00"
 surveyed_at:
-  description: When the survey was made that it was planned from; V(null) without one.
+  description: When the survey was made that the plan is based on; V(null) without a survey.
   returned: success
   type: str
   sample: "2026-11-27T08:00:00+00:00"

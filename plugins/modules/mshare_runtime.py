@@ -50,7 +50,7 @@ options:
     description:
       - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
         C(libmshare-preload.so) in O(directory). It is built again if its sources change.
-      - With V(false), an existing one stays until O(state=absent), because a database may be started with it.
+      - With V(false), an existing preload stays until O(state=absent), because a database may be started with it.
     type: bool
     default: false
   preload_from:

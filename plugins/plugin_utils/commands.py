@@ -85,7 +85,7 @@ class Regions:
     settled: Callable[[Fields], bool]
     """Whether facts show that nothing is wrong with what is there."""
     alternatives: tuple[str, ...] = ()
-    """Options of which a region has one: an entry that gives one takes none of the others."""
+    """Alternative options of a region: an entry that gives one of them does not take the others."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def kernel_root() -> str | None:
 def choose(backend: str = "auto") -> Choice:
     """Which backend this host can have, mounted or not yet.
 
-    "auto" takes the kernel's where the kernel has it and else the simulated one; asking for "kernel"
+    "auto" takes the kernel's where the kernel has it and else the simulated one; requesting "kernel"
     on a host without it raises Unavailable, never a fallback.
     """
     if backend not in BACKENDS:

@@ -55,7 +55,7 @@ def _supported(support: Support) -> str:
 
 
 def _each_once(reasons: Sequence[str]) -> list[str]:
-    """Without those that another one repeats."""
+    """Without those that another sentence repeats."""
     return [reason for reason in reasons if not any(reason != other and reason in other for other in reasons)]
 
 

@@ -102,7 +102,7 @@ def _warn(screen: Screen, name: str, unrecorded: str | None) -> None:
 def _check(region: Region, mapping: Mapping, backend: Backend) -> None:
     rules.mappings([mapping], region.stat().window_bytes, backend.generation)
     if mapping.kind == "hugetlb" and backend.name == "simulated":
-        # The pool's pages are held by the process that maps them, and this one is about to end.
+        # The pool's pages are held by the process that maps them, and this process is about to end.
         raise InvalidRequest(
             "huge pages in a simulated region must be there from the beginning; create the region with"
             f" --map kind=hugetlb,offset={mapping.offset},size={mapping.size_bytes}"

@@ -30,7 +30,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 Options = dict[str, object]
 """Values as they were written, by the names of the options; a spec checks them."""
 _ROOT_VARIABLE = "MSHARE_ROOT"
-# A comma in a path is a comma; one before a key begins the next key.
+# A comma in a path is a comma; a comma before a key begins that key.
 _BETWEEN_KEYS = re.compile(r",(?=[a-z_]+=)")
 
 

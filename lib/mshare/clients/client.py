@@ -51,7 +51,7 @@ class Touched:
 @dataclass(frozen=True)
 class Report:
     """What a client tells its launcher, as a line of JSON that is short enough (PIPE_BUF, 4096 bytes) to be
-    written to a shared pipe in one piece: what it did, or why it could not."""
+    written to a shared pipe as a whole: what it did, or why it could not."""
 
     number: int
     touched: Touched | None = None

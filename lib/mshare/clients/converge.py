@@ -76,7 +76,7 @@ class ClientsPresent(Request[ClientsFacts]):
         spec = self.spec
         name = spec.region
         keeper = current()
-        # One that is still starting, at boot or after a deployment that was cut off, is not asked for more.
+        # A launcher that is still starting, at boot or after an interrupted deployment, is not changed.
         if check:
             status = supervisor.status_of(CLIENTS, name, root)
         else:
@@ -163,7 +163,7 @@ def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Pr
 
 
 def _readable(status: LauncherStatus | Unread | None) -> LauncherStatus | Unread | None:
-    """Conflict for a launcher of another version of the library; one that is damaged can be ended."""
+    """Conflict for a launcher of another version of the library; a damaged status can be removed."""
     if isinstance(status, Unread) and status.state == "unknown" and status.alive:
         raise Conflict(status.reason)
     return status

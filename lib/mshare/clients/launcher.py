@@ -254,7 +254,7 @@ class _Launcher:
             os._exit(70)
 
     def _read_reports(self) -> None:
-        """Take in the reports there are. Each was written in one piece, so lines are whole."""
+        """Take in the reports there are. Each was written as a whole, so lines are complete."""
         while True:
             try:
                 text = os.read(self._reports, 1 << 16)

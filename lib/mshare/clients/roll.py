@@ -59,7 +59,7 @@ class Roll:
         return next((member for member in self.alive.values() if member.number == number), None)
 
     def bury(self, pid: int, reason: str) -> Member | None:
-        """Take a client that ended out of the living; None for a process that was not one."""
+        """Remove an ended client from the living; None for a process that was not a client."""
         member = self.alive.pop(pid, None)
         if member is not None:
             self.dead.append(DeadClient(member.number, pid, reason))

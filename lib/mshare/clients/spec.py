@@ -46,7 +46,7 @@ class ClientsSpec(Spec):
     region: str
     count: int
     command: tuple[str, ...] = ()
-    """The program of each client; without one they are ours: attach, touch, verify, wait."""
+    """The program of each client; by default the library's own client: attach, touch, verify, wait."""
     touch: bool = True
     span_bytes: int | None = None
     """Bytes that each client touches; None fits it to the host's free memory."""

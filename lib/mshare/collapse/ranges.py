@@ -36,7 +36,7 @@ class Ranges:
     """The whole ranges of 2 MiB in a segment, by their addresses in one process."""
 
     small: tuple[int, ...]
-    """In use by some process, and in pages of 4 KiB in this one."""
+    """In use by some process, and in pages of 4 KiB in this process."""
     huge: tuple[int, ...]
     """In huge pages in this process."""
 

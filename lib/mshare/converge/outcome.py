@@ -101,7 +101,7 @@ def chosen(steps: Iterable[tuple[bool, str]]) -> list[str]:
 
 
 def differing_keys(wanted: Spec, stored: Mapping[str, object] | None) -> list[str]:
-    """The keys in which a spec differs from the one that something was made with."""
+    """The keys in which a spec differs from the spec that something was created with."""
     if stored is None:
         return []
     mine = wanted.to_dict()

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The wanted state, from files and module parameters: mounts, regions and clients.
 
-A spec is checked whole before anything is done; unknown keys are errors. `to_dict` gives the one
+A spec is checked whole before anything is done; unknown keys are errors. `to_dict` gives the only
 normal form, so that two specs are equal when their dicts are.
 """
 

@@ -107,7 +107,7 @@ class Host:
     def cgroup_limits(
         self, controller: str, v1_file: str, v2_file: str, below: str | None = None
     ) -> list[CgroupLimit]:
-        """The limits of a cgroup and its parents: that of this process, or the one at a path."""
+        """The limits of a cgroup and its parents: this process's cgroup, or the cgroup at a path."""
         return [
             CgroupLimit(file, int(text))
             for folder, name in self._hierarchies(controller, v1_file, v2_file, below)

@@ -47,6 +47,6 @@ def parse_mounts(mountinfo: str | None) -> list[Mount]:
 
 
 def mount_at(path: str) -> Mount | None:
-    """The mount one sees at a path (the last of a stack), or None."""
+    """The visible mount at a path (the last of a stack), or None."""
     wanted = os.path.normpath(path)
     return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)

@@ -93,7 +93,7 @@ class Pagemap:
     def populated(
         self, mapping: Mapping, step: int, page_bytes: int = BASE_PAGE_BYTES
     ) -> Iterator[tuple[int, bool]]:
-        """The first populated page in each `step` bytes with any, and whether it is part of a huge one.
+        """The first populated page in each `step` bytes with any, and whether it is part of a huge page.
 
         `page_bytes` is the size of the pages of the mapping's file. Without PAGEMAP_SCAN transparent huge
         pages are not told from small ones.
@@ -114,7 +114,7 @@ class Pagemap:
             start = (address // step + 1) * step
 
     def _read(self, mapping: Mapping, step: int, page_bytes: int) -> Iterator[tuple[int, bool]]:
-        """From pagemap itself, an entry for each page; one is enough for a page of the file's own size."""
+        """From pagemap itself, an entry per page; one entry is enough for a page of the file's own size."""
         known = -1
         for used_start, end in self._used(mapping):
             start = used_start

@@ -191,7 +191,7 @@ class Pass:
 
 
 def of_pid(pid: int) -> Process:
-    """One process, whatever memory it has; Vanished for one that is gone."""
+    """One process, whatever memory it has; Vanished if it is gone."""
     fd = opened(f"/proc/{pid}/status")
     try:
         return Process(pid, _whole(fd), 0)
@@ -297,7 +297,7 @@ def has_not_run(before: bytes, now: bytes) -> bool:
         end = before.find(b"\n", start + 1)
         if before[:start] != now[:start] or before[end:] != now[end:]:
             return False
-    # One that runs is not counted before it is switched away from; only the first thread is counted at all.
+    # A running process is not counted before a context switch; only the first thread is counted at all.
     return b"\nThreads:\t1\n" in now and b"\nState:\tR" not in now
 
 

@@ -21,7 +21,7 @@ _CHUNK_BYTES = 1 << 14
 
 
 def read(path: str) -> str | None:
-    """A file's text; None for one that is not there, or no longer."""
+    """A file's text; None if the file does not exist (any more)."""
     try:
         return _content(path)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
@@ -72,7 +72,7 @@ def vm_pte_bytes(pid: int | str = "self") -> int | None:
 
 
 def pids() -> list[int]:
-    """The processes there are, as far as this one may see them."""
+    """The processes that exist, as far as this process may see them."""
     return sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
 
 
@@ -144,7 +144,7 @@ def sysctl(name: str) -> str | None:
 
 
 def boot_id() -> str:
-    """Names this boot; records from an earlier one describe nothing that still runs."""
+    """Identifies this boot; records from an earlier boot describe nothing that still runs."""
     return sysctl("kernel.random.boot_id") or ""
 
 

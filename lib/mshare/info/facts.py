@@ -73,7 +73,7 @@ class OwnerFacts:
     pid: int | None
     alive: bool
     state: str | None
-    """What the owner says; "gone" for one that ended, "unmanaged" for a process that is not ours, "unknown"
+    """What the owner says; "gone" if it ended, "unmanaged" for a process that is not ours, "unknown"
     and "unreadable" as in ClientsFacts."""
     error: str | None
     version: str | None

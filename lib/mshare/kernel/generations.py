@@ -71,7 +71,7 @@ SYSCALL_GENERATIONS = ("2022-01", "2022-04")
 
 
 def generation(identifier: str) -> Generation:
-    """The generation with an id such as "2025-08"; InvalidRequest for an unusable one."""
+    """The generation with an id such as "2025-08"; InvalidRequest for an unusable id."""
     if identifier in SYSCALL_GENERATIONS:
         raise InvalidRequest(
             f"generation {identifier} was a set of system calls whose numbers mainline Linux now uses for"

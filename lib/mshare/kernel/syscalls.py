@@ -132,7 +132,7 @@ def punch_hole(fd: int, offset_bytes: int, size_bytes: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what one's children leave behind when they end (PR_SET_CHILD_SUBREAPER)."""
+    """Become the parent of processes orphaned by children of this process (PR_SET_CHILD_SUBREAPER)."""
     _check(_c().prctl(_PR_SET_CHILD_SUBREAPER, ffi.cast("unsigned long", 1)))
 
 

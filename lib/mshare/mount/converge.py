@@ -166,7 +166,7 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
             if unit:
                 units.remove_mount_unit(root)
         elif not check:
-            # One that was killed after its last step may have left them, empty.
+            # An umount that was killed after its last step may have left them, empty.
             files.remove_empty(os.path.dirname(record), paths.config_dir())
     return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
 

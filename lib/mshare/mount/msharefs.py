@@ -171,7 +171,7 @@ def _record(root: str) -> str:
 
 
 def is_ours(seen: MountSeen) -> bool:
-    """Whether there is an msharefs, or what becomes one: a simulator's tmpfs that is not laid out (yet, after
+    """Whether there is an msharefs, or its beginning: a simulator's tmpfs that is not laid out (yet, after
     a boot), a layout that was begun."""
     return seen.backend is not None or _bare(seen) or seen.unfinished
 
@@ -329,7 +329,7 @@ def umount(root: str) -> bool:
         else:
             roots.take_down(root)
     had_record = os.path.exists(record)
-    # One that was killed after unmounting left the directory, and the record that says whose it is.
+    # An umount that was killed after unmounting left the directory, and the record that says whose it is.
     if root != paths.KERNEL_ROOT and (had_record or (is_ours(seen) and seen.kind != "mount")):
         files.remove_empty(root)
     _remove_group(root)

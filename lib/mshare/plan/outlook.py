@@ -18,7 +18,7 @@ _AT_RISK = 0.5
 _WORTH_BYTES = MIB
 """A remedy that saves less is not worth a restart."""
 _ENOUGH = 0.5
-"""Of what the best remedy saves: then the one that comes first in _ORDER is taken."""
+"""Remedies that save at least this share of the best remedy compete; the first in _ORDER is taken."""
 _ORDER = (
     "hugetlb_2m",
     "preload_hugetlb",

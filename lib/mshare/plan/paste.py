@@ -239,7 +239,7 @@ _SETTINGS = {"postgresql": _postgresql, "oracle": _oracle, "wish": _postgresql}
 
 
 def _inventory(instances: Iterable[Instance]) -> Iterable[str]:
-    """Variables of the role `region`, for instances whose processes could share one."""
+    """Variables of the role `region`, for instances whose processes could share a region."""
     sharing = [instance for instance in instances if instance.clients_maximum > 1 and not instance.setuid]
     if len(sharing) > 1:
         yield "# The role makes one region a run: one block for each run."

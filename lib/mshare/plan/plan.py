@@ -155,7 +155,7 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
 
     mshare is one row, of the generation that the host has or of the newest; `generations` lists each.
 
-    Raises InvalidRequest for a pool of less than one.
+    Raises InvalidRequest for a pool of less than 1.
     """
     if pool_to is not None and pool_to < 1:
         raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
@@ -281,7 +281,7 @@ def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Tot
     ]
     refused = [refusals(remedy, case) for case in cases]
     remedied = sum(not reasons for reasons in refused)
-    # Neighbours share tables: one that several segments need is charged to the one that most processes have.
+    # Neighbours share tables: a shared table is charged to the segment that most processes have.
     layout, cost_of = Layout(), {}
     for case, reasons in sorted(zip(cases, refused), key=lambda pair: _first(pair[0])):
         cost_of[case.segment] = cost(NOTHING if reasons and remedied else remedy, case, layout)

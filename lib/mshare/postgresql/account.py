@@ -48,7 +48,7 @@ def join(owner: str, group: str) -> None:
 
 
 def leave(owner: str, group: str) -> None:
-    """Take a user out of a group, if the one is in the other."""
+    """Take a user out of a group, if the user is in it."""
     try:
         if owner not in grp.getgrnam(group).gr_mem:
             return

@@ -77,7 +77,7 @@ class Cluster:
         return os.path.join(self.programs, name)
 
     def manager(self) -> Manager:
-        """Who manages it; Conflict, with what to set there, for one whose clusters are left alone."""
+        """Who manages it; Conflict, with what to set there, for a manager whose clusters are left alone."""
         facts = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
         manager = choose.require_supported(self.id, facts)
         if manager is SYSTEMD_UNIT and self.plain_unit is None:
@@ -136,7 +136,7 @@ def find(version: str | None, name: str | None) -> Cluster:
     """The cluster of a version and a name; without them the only one there is.
 
     Of a plain unit the name is the unit's, without ".service". Unavailable on a host that has none;
-    Conflict, with a list, where it is not clear which one is meant, or where others manage what runs.
+    Conflict, with a list, if several clusters could be meant, or if others manage what runs.
     """
     debian = [_Known(*each) for each in _debian()]
     others = _others({configured_data_directory(each.version, each.name) for each in debian})
@@ -146,7 +146,7 @@ def find(version: str | None, name: str | None) -> Cluster:
             choose.require_supported(other.data_directory or f"of process {other.postmaster}", other)
         raise Unavailable(
             f"no PostgreSQL cluster was found in {pg_ctlcluster.CONFIGURATION}/VERSION/NAME, and no systemd"
-            " unit starts one; create one with pg_createcluster, or start the one that is meant"
+            " unit starts one; create a cluster with pg_createcluster, or start the server"
         )
     meant = [each for each in every if version in (None, each.version) and name in (None, each.name)]
     listed = ", ".join(each.label for each in every)

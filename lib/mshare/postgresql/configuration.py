@@ -22,7 +22,7 @@ class Files(Protocol):
     """Where the files are read from."""
 
     def content(self, path: str) -> str | None:
-        """A file's text; None for one that is not there or may not be read."""
+        """A file's text; None if the file does not exist or may not be read."""
 
     def place(self, path: str) -> str:
         """Where a path in a configuration file leads."""

@@ -66,7 +66,7 @@ class Verified:
     started_ticks: int
 
     def is_of(self, server: Server) -> bool:
-        """Whether it is about that very server, and not one that was started since."""
+        """Whether it is about exactly that server, and not a server that was started since."""
         return (self.pid, self.started_ticks) == (server.pid, server.started_ticks)
 
 
@@ -248,7 +248,7 @@ def write_verified(cluster: Cluster, verified: Verified) -> None:
 
 
 def record(cluster: Cluster) -> Recorded | None:
-    """What the last run left for this one; None if there was none. Malformed for a file that is damaged."""
+    """What the last run left for this run; None if there was none. Malformed for a damaged file."""
     stored = _stored(cluster)
     return None if stored is None else build(Recorded, stored, _place(cluster))
 

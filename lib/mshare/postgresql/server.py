@@ -78,7 +78,7 @@ def restart(cluster: Cluster, before: Server, seconds: float = START_SECONDS) ->
 
 
 def start(cluster: Cluster) -> Server:
-    """The same for one that does not run."""
+    """The same for a stopped server."""
     return _control(cluster, "start", None, START_SECONDS)
 
 

@@ -20,7 +20,7 @@ ALIGN_ONLY_BYTES = GIB
 START_SECONDS = 3600
 """How long a start may take where the size of the segment is not known."""
 # Touching a GiB in huge pages took 3 s on Linux 6.18 (docs/postgresql.md); a busy host takes longer. The rest
-# of a start, recovery for one, had at least this long before.
+# of a start, such as recovery, had at least this long before.
 _SECONDS_PER_GIB = 10
 _SECONDS_BESIDES = 600
 

@@ -131,7 +131,7 @@ def users(paths: Sequence[str]) -> list[int]:
 
 
 def library() -> str:
-    """The path of the library: the installed one, else one in the cache, which is built if missing."""
+    """The path of the library: the installed one, else the cached one, which is built if missing."""
     existing = installed()
     if existing is not None:
         return existing

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preload on its way from the host that built it to one without a compiler."""
+"""The preload on its way from the host that built it to a host without a compiler."""
 
 from __future__ import annotations
 

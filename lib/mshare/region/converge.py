@@ -132,7 +132,7 @@ class _Region:
         before = self._before()
         window_bytes = _window_bytes(spec, self.root) if start else self.facts.window_bytes or 0
         findings = _preflight(spec, self.root, window_bytes)
-        # One that takes the place of another gets the room that has now: its owner sees if it is enough.
+        # A region that replaces another gets the room that the other has now: its owner sees if it is enough.
         fills_root = self.root if start and not whose and not self.stale else None
         if start:
             self._require_it_fits(findings, fills_root)
@@ -306,7 +306,7 @@ def _end(keeper: Supervisor, name: str, root: str) -> None:
 
 
 def _known(root: str, name: str, role: Role[S]) -> bool:
-    """Whether there is a status file; Conflict for one that another version of the library keeps."""
+    """Whether there is a status file; Conflict if another version of the library keeps it."""
     status = status_file.peek(root, name, role)
     if isinstance(status, Unread) and status.state == "unknown" and status.alive:
         raise Conflict(status.reason)

@@ -194,7 +194,7 @@ def findings(wanted: Wanted, host: Host | None = None) -> list[Finding]:
 
 
 def require(results: Sequence[Finding]) -> None:
-    """Raise MshareError for the failures among the findings, all of them in one."""
+    """Raise a single MshareError for all failures among the findings."""
     fatal = [finding.sentence for finding in results if finding.fatal]
     if fatal:
         raise MshareError(". ".join(fatal))

@@ -219,7 +219,7 @@ class Region:
         return change.unrecorded
 
     def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
-        """Map the region into this process, at any aligned address unless one is given or fixed.
+        """Map the region into this process, at any aligned address unless an address is given or fixed.
 
         `read_only` is needed for a region opened read-only. It protects nothing: on a kernel a store
         succeeds wherever the inner mapping is writable.

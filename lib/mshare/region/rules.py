@@ -25,7 +25,7 @@ OWNER_BYTES = 32 * MIB
 def region_name(name: str) -> str:
     """Return a region's name, or raise InvalidRequest."""
     if not isinstance(name, str) or not name:
-        raise InvalidRequest("a region needs a name, like sga; the one given is empty")
+        raise InvalidRequest("a region needs a name, like sga, but the name is empty")
     if len(name) > NAME_LENGTH:
         raise InvalidRequest(
             f"region name {name[:20]!r}... has {len(name)} characters; at most {NAME_LENGTH} are allowed"

@@ -65,7 +65,7 @@ def starting(name: str, root: str, spec: Mapping[str, object]) -> OwnerStatus:
 
 
 def require_owner(name: str, root: str) -> OwnerStatus:
-    """The status of the owner of a region that can be attached; MshareError without one."""
+    """The status of the owner of a region that can be attached; MshareError if there is none."""
     status = status_file.read(root, name, OWNER)
     if status is None or not status.alive or status.state != "ready":
         raise MshareError(

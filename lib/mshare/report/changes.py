@@ -40,7 +40,7 @@ class Comparison:
     """Two reports of a fleet."""
 
     earlier: str
-    """The file of the earlier one."""
+    """The file of the earlier report."""
     hosts: tuple[Change, ...]
     """What grew most comes first, as among the instances. A host that is missing in either is left out."""
     instances: tuple[Change, ...]

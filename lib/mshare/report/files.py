@@ -107,7 +107,7 @@ def _reason(result: object) -> str:
 def from_files(paths: Iterable[str]) -> Gathered:
     """From files of `mshare survey --json`, folders of such, and earlier reports.
 
-    A file of a folder that cannot be read makes its host missing; one that is named itself must be there.
+    A file of a folder that cannot be read makes its host missing; a file that is named itself must exist.
     """
     surveys: dict[str, object] = {}
     missing: list[Missing] = []

@@ -197,14 +197,14 @@ class Fleet:
     """The figures of all hosts."""
 
     hosts: tuple[Host, ...]
-    """The one whose page tables take most of its RAM first."""
+    """The host whose page tables take most of its RAM first."""
     missing: tuple[Missing, ...]
     compared: Comparison | None = None
     """With an earlier report, where that was asked for."""
 
     @property
     def instances(self) -> list[Instance]:
-        """Of all hosts: those with a usable remedy first, among them the one that takes most of its RAM."""
+        """Of all hosts: those with a usable remedy first, and among them by their share of RAM."""
         all_instances = (instance for host in self.hosts for instance in host.instances)
         return sorted(
             all_instances,

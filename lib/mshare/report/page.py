@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The report as one HTML page: nothing in it is fetched from anywhere, and it prints on A4.
 
-The page's template, style and script are the files beside this one.
+The page's template, style and script are the files beside this module.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Thresholds:
                 raise InvalidRequest(f"threshold {name} is {value:g}, but must be {bounds}")
 
     def required_saving_percent(self, clients: int) -> float:
-        """The saving that is required with a number of clients; 0 with a single one."""
+        """The saving that is required with a number of clients; 0 with a single client."""
         if self.min_saving_percent is not None:
             return self.min_saving_percent
         return _ACHIEVABLE_SHARE * achievable_percent(clients)

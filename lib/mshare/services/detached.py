@@ -74,8 +74,8 @@ class Detached(Supervisor):
         status_file.require_room(root)
 
         def announce() -> None:
-            # In the new process: should this one be killed now, what it started is listed all the same.
-            # The locks of this one, such as that of who may change the host, are held until then.
+            # In the new process: if this process is killed now, the new process is listed nevertheless.
+            # The locks of this process, such as the lock for changing the host, are held until then.
             with contextlib.suppress(OSError):  # It will say so itself.
                 status_file.write(status_path, status_file.of_process(first, os.getpid()))
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Locks: of files of our own, held as long as something is done, and of files that others may open, too.
 
-Nothing waits without end: who holds a lock may be a program that hangs, or one that means harm.
+Nothing waits forever: the holder of a lock may be a program that hangs, or a hostile program.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIRST_WAIT_SECONDS = 0.0002
 def locked(path: str, what: str, wait_seconds: float = 0) -> Iterator[None]:
     """Hold a lock file's lock; Conflict, naming the holder, when it is not free in time.
 
-    Who holds it may remove the file: those who wait for it then wait for the next one.
+    The holder may remove the file: processes that wait for it then wait for the next file.
     """
     fd = _acquire(path, what, wait_seconds)
     try:
@@ -106,7 +106,7 @@ def _holder_text(fd: int) -> str:
 
 
 def _lockers(text: str | None, identity: str) -> list[int]:
-    """The pids in lines like "1: FLOCK  ADVISORY  WRITE 4711 00:1b:23 0 EOF"; one that waits has an arrow."""
+    """The pids in lines like "1: FLOCK  ADVISORY  WRITE 4711 00:1b:23 0 EOF"; waiters have an arrow."""
     fields = [line.replace("lock:", "").split() for line in procfs.lines(text)]
     return [int(words[4]) for words in fields if words[1:2] == ["FLOCK"] and identity in words]
 
@@ -161,7 +161,7 @@ def _sign(fd: int) -> None:
 
 def _open_lock(path: str) -> int:
     while True:
-        # Another process may remove the directory, as the last of our files, while this one is on its way in,
+        # Another process may remove the directory with the last file in it just before this process uses it,
         # or make the lock file first.
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             files.make_directory(paths.state_dir())
@@ -173,7 +173,7 @@ def _open_lock(path: str) -> int:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:

@@ -122,7 +122,7 @@ def beginning(region: str, root: str) -> Beginning:
 
 
 def of_process(status: S, pid: int) -> S:
-    """A status of another process: of one that was just started, for instance."""
+    """The status of another process, for instance of a process that was just started."""
     return replace(status, pid=pid, started_ticks=procfs.start_ticks(pid) or 0)
 
 

@@ -30,7 +30,7 @@ def no_progress(status: Status | None) -> None:
 
 
 class Supervisor(ABC):
-    """Who keeps the processes of one role and name."""
+    """What keeps the processes of one role and name running."""
 
     kind: str
     survives_reboot: bool
@@ -91,7 +91,7 @@ def settled(role: Role[S], name: str, root: str, progress: Progress) -> S | None
 
 
 def wait_until_ready(role: Role[S], name: str, root: str, progress: Progress) -> None:
-    """Wait for a process that somebody else started, systemd at boot for one, and that is still busy."""
+    """Wait for a process that is still starting and was started elsewhere, such as by systemd at boot."""
     if settled(role, name, root, progress) is None:
         raise MshareError(f"the {role} of {name} ended before it was ready; run this again to start it")
 

@@ -92,7 +92,7 @@ KillMode=mixed
 [Install]
 WantedBy=multi-user.target
 """,
-    # One client that the kernel ends for want of memory is one dead client.
+    # A client that the kernel kills for lack of memory is just a dead client.
     "mshare-clients@.service": """\
 [Unit]
 Description=Clients of mshare region %i

@@ -49,7 +49,7 @@ def session(leader_pid: int, started_ticks: int, variable: str) -> list[int]:
     """The processes of the session that a process led, alive or not, without the leader itself.
 
     Only those that have `variable` (NAME=value) in their environment, with which their leader's programs were
-    started: once a session is empty its number can become another one's.
+    started: once a session is empty, its number can be reused.
     """
     leader_ticks = procfs.start_ticks(leader_pid)
     # Seen from within a pid namespace, every session that was begun outside of it has the number 0.

@@ -23,7 +23,7 @@ from ..host.segments import Mappings
 
 SAMPLES = 3
 _SAMPLES_MAXIMUM = 16
-# Of all tables: what one gap between two samples may be off, a fifth of what the survey as a whole may.
+# Of all tables: how much one gap between two samples may be off, a fifth of what the survey as a whole may.
 _TOLERANCE = 0.002
 _ATTEMPTS = 4
 Identity = tuple[bytes, int]
@@ -155,7 +155,7 @@ class _Sampling:
         return self.samples
 
     def _take(self, index: int, step: int) -> int | None:
-        """Scan a process, or the next one that is still there."""
+        """Scan a process, or the next process that still exists."""
         for at in range(index, index + step * _ATTEMPTS, step):
             if not 0 <= at < len(self._ordered):
                 return None

@@ -118,7 +118,7 @@ class SegmentRecord:
     """Over all processes that map it; None where the kernel does not tell whose they are (msharefs)."""
     processes: int
     short_lived: bool
-    """Mapped by some processes and not by the one they come from, like the memory of a parallel query."""
+    """Mapped by some processes and not by their common parent, like the memory of a parallel query."""
 
 
 @dataclass(frozen=True)

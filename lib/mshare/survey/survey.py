@@ -338,7 +338,7 @@ class Change:
 
 
 def changes(before: Survey, after: Survey) -> list[Change]:
-    """Per instance, what two surveys differ by; one that came or went counts from or to nothing.
+    """Per instance, how two surveys differ; an instance in only one of them counts from or to nothing.
 
     An instance is the same as long as one of its processes is left; where all are others, as after a
     restart, by its name, unless that names a process.

@@ -47,7 +47,7 @@ def test_names_that_cannot_be_used(name):
 
 @pytest.mark.parametrize("name", ["", None, 7, []])
 def test_no_name(name):
-    assert sentence(rules.region_name, name) == "a region needs a name, like sga; the one given is empty"
+    assert sentence(rules.region_name, name) == "a region needs a name, like sga, but the name is empty"
 
 
 def test_a_name_of_300_characters():

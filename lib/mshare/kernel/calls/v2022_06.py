@@ -38,7 +38,7 @@ class V2022_06(Calls):
 
     def geometry(self, fd: int) -> Geometry:
         # Two u64, start and size; zeroes before the first mmap. Read through a separate open file, because
-        # a second read() on the same one may be past the end.
+        # a second read() on the same descriptor may be past the end.
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             start, size = struct.unpack("=QQ", os.read(reader, abi.INFO_STRUCT_BYTES))

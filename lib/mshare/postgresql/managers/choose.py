@@ -38,7 +38,7 @@ def manager_of(evidence: Evidence) -> tuple[Manager, str]:
 
 
 def require_supported(cluster: str, evidence: Evidence) -> Manager:
-    """The manager; Conflict for one whose clusters are left alone."""
+    """The manager; Conflict for a manager whose clusters are left alone."""
     manager, reason = manager_of(evidence)
     if manager.advice is not None:
         raise Conflict(

@@ -20,4 +20,4 @@ class Manager:
     recognise: Callable[[Evidence], str | None]
     """A clause that says by what it was recognised; None where it was not."""
     advice: str | None
-    """What to set there instead, for one whose clusters are left alone; None for one that is supported."""
+    """What to set there instead, if its clusters are left alone; None for a supported manager."""

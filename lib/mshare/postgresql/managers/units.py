@@ -63,7 +63,7 @@ class Unit:
 
 
 def describe(name: str) -> Unit:
-    """One unit; an empty one where systemd does not run or knows none of that name."""
+    """A unit; an empty unit if systemd does not run or has no unit of that name."""
     if not Host().runs_systemd() or not name.endswith(".service"):
         return Unit(name)
     text = _ask("show", f"--property={','.join(_PROPERTIES)}", name)

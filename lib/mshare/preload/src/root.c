@@ -52,7 +52,7 @@ static bool lock_file(int fd, int operation)
     }
 }
 
-/* The process that /proc/locks names for a file; 0: none that this one may see. */
+/* The process that /proc/locks names for a file; 0: none that this process may see. */
 static int holder(int fd)
 {
     struct stat file;

@@ -108,7 +108,7 @@ def test_a_region_replaced_by_another_file(backend, root):
         (root / "sga").write_text("")
 
     as_other(replace)
-    with pytest.raises(files.NotTrusted, match="another file than the one that was made there"):
+    with pytest.raises(files.NotTrusted, match="not the file that was created there"):
         roots.set_region_access(str(root), "sga", 0o666, 0, 0)
     with pytest.raises(files.NotTrusted, match="not the record of the region's file"):
         backend.open("sga", os.O_RDWR)
