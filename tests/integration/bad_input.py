@@ -24,7 +24,7 @@ AS_NOBODY = {
 
 # A check run refuses the same, though it starts no owner that would.
 ANNOUNCED = {"check_mode": True}
-MAY_NOT_LOOK = r"that uid \d+ may not look; run as root \(become: true\)"
+MAY_NOT_READ = r"that uid \d+ may not read; run as root \(become: true\)"
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ PROVISIONED = {
     ),
     "region before what is no unit": region(INVALID, "is not a systemd unit", before=["no unit"]),
     "region with an unknown key": region(ANSIBLE, "Unsupported parameters.*colour", colour="red"),
-    "region as nobody": region(UNAVAILABLE, "looked at /dev/shm/msharefs-65534", AS_NOBODY),
-    "region as nobody on root's msharefs": region(UNAVAILABLE, MAY_NOT_LOOK, AS_NOBODY, root="/run/msharefs"),
-    "mount as nobody": case("mount", UNAVAILABLE, MAY_NOT_LOOK, AS_NOBODY, root="/run/msharefs"),
+    "region as nobody": region(UNAVAILABLE, "tried /dev/shm/msharefs-65534", AS_NOBODY),
+    "region as nobody on root's msharefs": region(UNAVAILABLE, MAY_NOT_READ, AS_NOBODY, root="/run/msharefs"),
+    "mount as nobody": case("mount", UNAVAILABLE, MAY_NOT_READ, AS_NOBODY, root="/run/msharefs"),
     "unmount as nobody": case(
-        "mount", UNAVAILABLE, MAY_NOT_LOOK, AS_NOBODY, root="/run/msharefs", state="absent"
+        "mount", UNAVAILABLE, MAY_NOT_READ, AS_NOBODY, root="/run/msharefs", state="absent"
     ),
     "region by a program without cffi": region(
         UNAVAILABLE, "needs cffi, .*install the package python3-cffi", executable="/run/without-cffi/mshare"

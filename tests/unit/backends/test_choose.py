@@ -85,7 +85,7 @@ def test_nothing_is_mounted(host, kernel, backend, where):
         choose.locate()
     said = str(caught.value)
     assert said.startswith("no msharefs is mounted (")
-    assert f"; looked at {where or root});" in said
+    assert f"; tried {where or root});" in said
     assert said.endswith(f"run `mshare mount --backend {backend}` or the role dbmem.mshare.msharefs")
 
 

@@ -144,7 +144,7 @@ class TestScreens:
 
     def test_info_gives_each_reason_once(self):
         kernel = "kernel 6.12 has no msharefs, so the simulated backend is used"
-        mounted = f"no msharefs is mounted ({kernel}; looked at /run/msharefs); run `mshare mount`"
+        mounted = f"no msharefs is mounted ({kernel}; tried /run/msharefs); run `mshare mount`"
         assert _each_once([kernel, mounted]) == [mounted]
         assert _each_once([kernel, "another"]) == [kernel, "another"]
 
