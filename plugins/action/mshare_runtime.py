@@ -34,18 +34,24 @@ class ActionModule(LibraryAction):
     On a second run that is all there is to do.
     """
 
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        first = super().run(tmp, task_vars)
+        if self._task.args.get("preload_from") != "any" or not first.get("missing_compiler"):
+            return first
+        # The host has no compiler, and the module has installed everything but the preload.
+        arguments = {**self._arguments(), **_built()}
+        second: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
+        return second if self._task.check_mode or second.get("failed") else _both(first, second)
+
     def _arguments(self) -> dict[str, Any]:
         arguments = dict(self._task.args)
         if arguments.get("state") == "absent":
             return arguments
         wanted = boolean(arguments.get("preload", False), strict=False)
-        if wanted and arguments.get("preload_from") == "controller":
-            try:
-                path = preload_library.built(manifest.preload_sources(sources()))
-            except MshareError as error:
-                raise AnsibleActionFail(f"on the controller: {error}") from error
-            arguments["preload_built"] = preload_shipped.pack(Path(path).read_bytes())
-        return {**arguments, "sources": package.pack(sources())}
+        # The result of a task in the background comes too late to send something after it.
+        places = ("controller", "any") if self._task.async_val else ("controller",)
+        built = _built() if wanted and arguments.get("preload_from") in places else {}
+        return {**arguments, **built, "sources": package.pack(sources())}
 
     def _answer(self) -> dict[str, Any] | None:
         place = self._place()
@@ -78,3 +84,24 @@ class ActionModule(LibraryAction):
         command = manifest.check_command(place, sources(), preload)
         answer = self._low_level_execute_command(command, sudoable=True)
         return bool(answer["rc"] == 0)
+
+
+def _built() -> dict[str, Any]:
+    """The preload, built here, as an argument of the module."""
+    try:
+        path = preload_library.built(manifest.preload_sources(sources()))
+    except MshareError as error:
+        raise AnsibleActionFail(f"on the controller: {error}") from error
+    return {"preload_built": preload_shipped.pack(Path(path).read_bytes())}
+
+
+def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The result of two calls of the module as that of one."""
+    both = {key: first.get(key, []) + second.get(key, []) for key in ("actions", "warnings")}
+    diffs = [
+        diff
+        for result in (first, second)
+        for diff in (result["diff"] if isinstance(result.get("diff"), list) else [result.get("diff")])
+        if diff
+    ]
+    return {**second, **both, "diff": diffs, "changed": first["changed"] or second["changed"]}

@@ -42,8 +42,8 @@ options:
     default: /usr/local/bin/mshare
   require_imports:
     description:
-      - Fail if the interpreter lacks modules that the library imports, or if O(preload=true) lacks a compiler. With V(false),
-        this is only reported.
+      - Fail if the interpreter lacks modules that the library imports, or if O(preload=true) with O(preload_from=host) lacks a
+        compiler. With V(false), this is only reported.
     type: bool
     default: true
   preload:
@@ -57,8 +57,9 @@ options:
     description:
       - Where the preload is built. With V(controller) it is built where Ansible runs, sent with its digest, and refused here if it is
         for another architecture or a newer glibc. The host needs no compiler then, and gets none.
+      - With V(any) it is built on a host that has a compiler, and otherwise on the controller.
     type: str
-    choices: [host, controller]
+    choices: [host, controller, any]
     default: host
   preload_built:
     description:
@@ -87,7 +88,7 @@ EXAMPLES = r"""
 - name: Install it with the preload on hosts without a compiler
   dbmem.mshare.mshare_runtime:
     preload: true
-    preload_from: controller
+    preload_from: any
 
 - name: Remove it
   dbmem.mshare.mshare_runtime:
@@ -153,7 +154,9 @@ def converge(module: AnsibleModule) -> tuple[list[str], bool, Outcome[object]]:
     shipped = sources.unpack(params["sources"])
     built = preload_shipped.unpack(params["preload_built"]) if params["preload_built"] else None
     uncompiled = wanted and built is None and install.lacks_compiler(place, shipped)
-    if uncompiled and params["require_imports"] and not module.check_mode:
+    # With `any` the action plugin sends it next.
+    required = params["require_imports"] and params["preload_from"] != "any"
+    if uncompiled and required and not module.check_mode:
         preload_library.compiler()
     preload = wanted and (module.check_mode or not uncompiled)
     outcome = install.present(
@@ -171,7 +174,7 @@ def main() -> None:
             "executable": {"type": "path", "default": "/usr/local/bin/mshare"},
             "require_imports": {"type": "bool", "default": True},
             "preload": {"type": "bool", "default": False},
-            "preload_from": {"type": "str", "choices": ["host", "controller"], "default": "host"},
+            "preload_from": {"type": "str", "choices": ["host", "controller", "any"], "default": "host"},
             # From the action plugin. Not for the log, for their length.
             "preload_built": {"type": "str", "default": "", "no_log": True},
             "sources": {"type": "str", "default": "", "no_log": True},

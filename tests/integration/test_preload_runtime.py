@@ -69,6 +69,20 @@ def run(host: Host) -> Run:
                 "name": "a program of it",
                 "ansible.builtin.command": "/usr/local/bin/mshare run --pages thp -- cat /proc/self/environ",
             },
+            {"name": "remove it all", "dbmem.mshare.mshare_runtime": {"state": "absent"}},
+            runtime("announce it from anywhere", preload_from="any")
+            | WITHOUT_COMPILER
+            | {"check_mode": True, "diff": True},
+            # Packages are somebody else's here, so what lacks a compiler gets none, and is no error.
+            {
+                "block": [ROLE],
+                "vars": {"mshare_runtime_preload": True, "mshare_runtime_packages_managed": False},
+                **WITHOUT_COMPILER,
+            },
+            look("by the role without a compiler"),
+            runtime("again from anywhere", preload_from="any") | WITHOUT_COMPILER,
+            {"name": "lose it here", "ansible.builtin.file": {"path": LIBRARY, "state": "absent"}},
+            runtime("from anywhere, with a compiler", preload_from="any"),
             {"name": "remove", "dbmem.mshare.mshare_runtime": {"state": "absent"}},
             {"name": "all gone", "ansible.builtin.stat": {"path": DIRECTORY}},
             {"name": "cache gone", "ansible.builtin.stat": {"path": "/var/cache/mshare"}},
@@ -112,6 +126,17 @@ def test_a_host_without_a_compiler_gets_it_from_the_controller(run: Run) -> None
     assert not run["again from the controller"]["changed"]
     assert run["built elsewhere"]["stat"]["mode"] == "0755"
     assert f"LD_PRELOAD={LIBRARY}" in run["a program of it"]["stdout"]
+
+
+def test_a_host_without_a_compiler_gets_it_from_the_controller_where_packages_are_not_managed(
+    run: Run,
+) -> None:
+    """The role: what a check run announces, it does. With a compiler, it is built on the host."""
+    told = run["announce it from anywhere"]["actions"]
+    assert f"install, built elsewhere, {LIBRARY}" in told
+    assert run["by the role without a compiler"]["stat"]["exists"]
+    assert not run["again from anywhere"]["changed"]
+    assert run["from anywhere, with a compiler"]["actions"] == [f"build {LIBRARY}"]
 
 
 def test_mshare_run_takes_it(run: Run) -> None:

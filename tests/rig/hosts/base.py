@@ -77,6 +77,22 @@ def fresh(suite: str) -> Kind:
     )
 
 
+# Debian's Patroni, its store and PostgreSQL, without a compiler. No cluster of postgresql-common's: Patroni makes its own.
+PATRONI = Kind(
+    "patroni",
+    (
+        *("openssh-server", "python3", "python3-apt", *_LIBRARY),
+        *("etcd-client", "etcd-server", "patroni", "postgresql-17", "python3-etcd", "python3-psycopg2"),
+    ),
+    _CUSTOMIZE,
+    (
+        "--essential-hook=mkdir -p $1/etc/postgresql-common"
+        " && echo create_main_cluster=false >$1/etc/postgresql-common/createcluster.conf",
+    ),
+    "trixie",
+)
+
+
 def cache_dir() -> Path:
     return debian.cache_dir("hosts")
 
