@@ -46,6 +46,8 @@ class Kind:
     customize: str
     options: tuple[str, ...] = ()
     suite: str = SUITE
+    has_systemd: bool = False
+    """Whether the first process of a host is systemd, in a control group of its own; otherwise it is sshd."""
 
 
 # What ssh and Ansible need, and nothing else: a host of ours has to be surveyed as bare as this.
@@ -77,19 +79,29 @@ def fresh(suite: str) -> Kind:
     )
 
 
-# Debian's Patroni, its store and PostgreSQL, without a compiler. No cluster of postgresql-common's: Patroni makes its own.
+# What reaches beyond a host of namespaces, or waits for hardware that it has not.
+_MASKED = (
+    *("getty.target", "console-getty.service", "systemd-modules-load.service", "systemd-sysctl.service"),
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount", "systemd-udevd.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
+)
+_CUSTOMIZE_SYSTEMD = "".join(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"\n' for unit in _MASKED)
+# Hosts with a systemd, and Debian's PostgreSQL, Patroni and etcd on them; nothing of it is configured, and
+# there is no compiler.
 PATRONI = Kind(
     "patroni",
     (
-        *("openssh-server", "python3", "python3-apt", *_LIBRARY),
+        *("openssh-server", "procps", "python3", "python3-apt", "systemd", "systemd-sysv", *_LIBRARY),
         *("etcd-client", "etcd-server", "patroni", "postgresql-17", "python3-etcd", "python3-psycopg2"),
     ),
-    _CUSTOMIZE,
+    _CUSTOMIZE_SYSTEMD + 'systemctl --root="$1" disable --quiet etcd postgresql patroni\n' + _CUSTOMIZE,
     (
         "--essential-hook=mkdir -p $1/etc/postgresql-common"
         " && echo create_main_cluster=false >$1/etc/postgresql-common/createcluster.conf",
     ),
     "trixie",
+    has_systemd=True,
 )
 
 

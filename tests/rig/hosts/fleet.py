@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from rig.hosts.keeper import address
 
 HERE = Path(__file__).resolve().parent
 _END_MS = 10_000
+_CGROUP_LOOKS = 1000
 _CONNECTION = "to-"
 # The ways of ssh that make a throw-away host quiet, and quick to reach again.
 _SSH_OPTIONS = (
@@ -43,6 +45,21 @@ def missing() -> str | None:
     return f"not installed: {', '.join(tools)}" if tools else None
 
 
+def unified_cgroups() -> Path | None:
+    """Where control groups of version 2 are mounted."""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next((Path(fields[1]) for fields in lines if fields[2] == "cgroup2"), None)
+
+
+def missing_systemd() -> str | None:
+    """Why this machine cannot have hosts with a systemd."""
+    top = unified_cgroups()
+    if top is None:
+        return "hosts with a systemd need control groups of version 2 (none are mounted)"
+    writable = not os.statvfs(top).f_flag & os.ST_RDONLY
+    return missing() or (None if writable else f"hosts with a systemd need to write to {top}")
+
+
 @dataclass(frozen=True)
 class Fleet:
     name: str = "hosts"
@@ -59,6 +76,12 @@ class Fleet:
     def scratch(self) -> Path:
         """Empty but for what the fleet sees there."""
         return self.folder / "scratch"
+
+    @property
+    def _cgroup(self) -> Path | None:
+        """Where the control groups of hosts with a systemd are; None on a machine without that hierarchy."""
+        top = unified_cgroups()
+        return None if top is None else top / f"dbmem-mshare-{self.name}"
 
     @property
     def _log(self) -> Path:
@@ -78,15 +101,20 @@ class Fleet:
         self.scratch.mkdir(parents=True)
         names = [f"host{number}" for number in range(1, count + 1)]
         try:
-            pid = self._keep(base, names, outlives_us)
+            pid = self._keep(base, names, outlives_us, self._made_cgroup() if kind.has_systemd else "")
             self.inventory.write_text(self._inventory(names, pid))
         except BaseException:
             self.stop()
             raise
 
-    def _keep(self, base: Base, names: list[str], outlives_us: bool) -> int:
+    def _made_cgroup(self) -> str:
+        assert self._cgroup is not None, missing_systemd()
+        self._cgroup.mkdir()
+        return str(self._cgroup)
+
+    def _keep(self, base: Base, names: list[str], outlives_us: bool, cgroup: str) -> int:
         namespaces = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-        keeper = [sys.executable, str(HERE / "keeper.py"), str(base.root), str(self.scratch), *names]
+        keeper = [sys.executable, str(HERE / "keeper.py"), str(base.root), str(self.scratch), cgroup, *names]
         tie = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
         with self._log.open("wb") as log:
             process = subprocess.Popen(
@@ -110,6 +138,8 @@ class Fleet:
             subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         for pid in self._processes():
             _kill(pid)
+        if self._cgroup is not None and self._cgroup.exists():
+            _remove_cgroups(self._cgroup)
         if self.folder.exists():
             remove_tree(self.folder)
 
@@ -183,6 +213,18 @@ def running(purpose: str, count: int, kind: Kind = BARE) -> Iterator[Fleet]:
     finally:
         fleet.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+def _remove_cgroups(top: Path) -> None:
+    """Control groups are directories whose files come and go with them; what is killed leaves them soon."""
+    for folder, __, __ in os.walk(top, topdown=False):
+        for __ in range(_CGROUP_LOOKS):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+                break
+            time.sleep(0.01)
+        else:
+            raise SystemExit(f"control group {folder} is in use")
 
 
 def _kill(pid: int) -> None:

@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The first process of a fleet: makes its network and its hosts, and is what they all die with.
 
-    unshare --mount --net --pid --fork --kill-child ... python keeper.py ROOT SCRATCH NAME...
+    unshare --mount --net --pid --fork --kill-child ... python keeper.py ROOT SCRATCH CGROUP NAME...
 
 It runs in namespaces of its own, so whatever it mounts and every address it gives exist only there, and the
-kernel takes all of it back when this process is killed. Says "ready" when every host answers.
+kernel takes all of it back when this process is killed. Says "ready" when every host answers. With a control
+group, a folder of the unified hierarchy, each host has a systemd of its own; "" is none.
 """
 
 from __future__ import annotations
@@ -38,8 +39,17 @@ mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$1/sys"
 ip link set lo up
 ip link set eth0 up
 ip address add "$address" dev eth0
-exec chroot "$1" /usr/sbin/sshd -D -e -o UseDNS=no -o UsePAM=no -o PidFile=none
 """
+_SSHD = 'exec chroot "$1" /usr/sbin/sshd -D -e -o UseDNS=no -o UsePAM=no -o PidFile=none\n'
+# Its own control groups, and the kernel's settings to read only: they are the machine's.
+_SYSTEMD = """
+mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 "$1/sys/fs/cgroup"
+mount --bind "$1/proc/sys" "$1/proc/sys"
+mount -o remount,bind,ro "$1/proc/sys"
+path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+exec env -i container=host-for-tests PATH="$path" chroot "$1" /lib/systemd/systemd --unit=multi-user.target
+"""
+_IN_CGROUP = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
 
 
 def address(number: int) -> str:
@@ -49,12 +59,12 @@ def address(number: int) -> str:
 
 
 def main() -> None:
-    root, scratch, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    root, scratch, cgroup, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
     # What hosts write is memory, and gone with them.
     _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(scratch))
     for name in names:
         _mount_root(root, scratch / name)
-    hosts = [_begin(scratch / name / "root", name) for name in names]
+    hosts = [_begin(scratch / name / "root", name, cgroup) for name in names]
     _connect(hosts)
     for number, host in enumerate(hosts):
         assert host.stdin is not None
@@ -73,9 +83,14 @@ def _mount_root(root: str, folder: Path) -> None:
     _run("mount", "-t", "overlay", "-o", options, "overlay", str(folder / "root"))
 
 
-def _begin(root: Path, name: str) -> subprocess.Popen[str]:
-    namespaces = ("--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child")
-    command = ["unshare", *namespaces, "sh", "-c", _HOST, "host", str(root), name]
+def _begin(root: Path, name: str, cgroup: str) -> subprocess.Popen[str]:
+    namespaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
+    script, before = _HOST + _SSHD, []
+    if cgroup:
+        os.mkdir(f"{cgroup}/{name}")
+        before = ["sh", "-c", _IN_CGROUP, f"{cgroup}/{name}"]
+        namespaces, script = [*namespaces, "--cgroup"], _HOST + _SYSTEMD
+    command = [*before, "unshare", *namespaces, "sh", "-c", script, "host", str(root), name]
     # What a host says goes to the log of the fleet; this process's stdout is for "ready".
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True)
 
