@@ -9,16 +9,17 @@ import os
 import pwd
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 
 from .. import files
 from ..errors import Conflict, Unavailable
 from . import configuration
-from .managers import choose, evidence, pg_ctlcluster, units
+from .managers import choose, evidence, patroni, pg_ctlcluster, units
 from .managers.evidence import Evidence
-from .managers.manager import Manager
+from .managers.patroni import PATRONI
 from .managers.systemd_unit import SYSTEMD_UNIT
+from .patroni import local
 
 COMMON = "/etc/postgresql-common"
 PROGRAMS = "/usr/lib/postgresql"
@@ -41,16 +42,31 @@ class Cluster:
     programs: str
     """The folder of its programs."""
     plain_unit: str | None = None
-    """The unit that starts it directly; None for a cluster of Debian's pg_ctlcluster."""
+    """The unit that starts it directly; None for a cluster of Debian's pg_ctlcluster, or of Patroni's."""
+    patroni: local.Member | None = None
+    """The member of Patroni's that runs it."""
+
+    @property
+    def is_debian(self) -> bool:
+        """Whether its files are where Debian's postgresql-common has them."""
+        return self.configuration.startswith(f"{pg_ctlcluster.CONFIGURATION}/")
 
     @property
     def id(self) -> str:
-        """As systemd's unit has it: 15-main of Debian, postgresql-16 of PGDG on EL."""
-        return f"{self.version}-{self.name}" if self.plain_unit is None else self.name
+        """15-main of Debian; elsewhere the unit, as postgresql-16 of PGDG on EL, or Patroni's scope."""
+        return f"{self.version}-{self.name}" if self.is_debian else self.name
 
     @property
     def unit(self) -> str:
+        """The unit that starts it: for Patroni's, Patroni's own."""
+        if self.patroni is not None:
+            return self.patroni.unit
         return self.plain_unit or f"postgresql@{self.id}.service"
+
+    @property
+    def own_unit(self) -> bool:
+        """Whether what its unit has in Environment= reaches the server: not through pg_ctlcluster."""
+        return self.plain_unit is not None or self.patroni is not None
 
     @property
     def main(self) -> str:
@@ -64,8 +80,8 @@ class Cluster:
 
     @property
     def log(self) -> str:
-        """Where the server writes; of a plain unit the file that it last named, or none."""
-        if self.plain_unit is not None:
+        """Where the server writes; elsewhere than on Debian the file that it last named, or none."""
+        if not self.is_debian:
             path = os.path.join(self.data_directory, "current_logfiles")
             named = evidence.text_of(path, {self.uid}, {self.gid})
             paths = [line.partition(" ")[2] for line in named.split("\n") if line.startswith("stderr ")]
@@ -76,17 +92,20 @@ class Cluster:
     def program(self, name: str) -> str:
         return os.path.join(self.programs, name)
 
-    def manager(self) -> Manager:
-        """Who manages it; Conflict, with what to set there, for a manager whose clusters are left alone."""
+    def managed(self) -> Cluster:
+        """The cluster with what its manager knows; Conflict, with what to set there, for those left alone."""
         facts = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
         manager = choose.require_supported(self.id, facts)
+        if manager is PATRONI:
+            reason = manager.recognise(facts) or ""
+            return replace(self, patroni=local.member(self.id, reason, os.path.realpath(self.data_directory)))
         if manager is SYSTEMD_UNIT and self.plain_unit is None:
             raise Conflict(
                 f"PostgreSQL cluster {self.id} has its configuration in {self.configuration}, but unit"
                 f" {facts.unit} starts it without pg_ctlcluster, and would not give it the environment there;"
                 f" start it as {self.unit}, and run this again"
             )
-        return manager
+        return self
 
 
 class OnHost:
@@ -124,8 +143,8 @@ class _Known:
 
     version: str
     name: str
-    plain: Cluster | None = None
-    """Of a plain unit; Debian's are examined when they are chosen."""
+    cluster: Cluster | None = None
+    """Of a plain unit or of Patroni's; Debian's are examined when they are chosen."""
 
     @property
     def label(self) -> str:
@@ -135,15 +154,16 @@ class _Known:
 def find(version: str | None, name: str | None) -> Cluster:
     """The cluster of a version and a name; without them the only one there is.
 
-    Of a plain unit the name is the unit's, without ".service". Unavailable on a host that has none;
-    Conflict, with a list, if several clusters could be meant, or if others manage what runs.
+    Of a plain unit the name is the unit's, without ".service", of Patroni's its scope. Unavailable on a
+    host that has none; Conflict, with a list, if several clusters could be meant, or if others manage what
+    runs.
     """
     debian = [_Known(*each) for each in _debian()]
     others = _others({configured_data_directory(each.version, each.name) for each in debian})
-    every = [*debian, *(_Known(each.version, each.name, each) for each in map(_plain, others) if each)]
+    every = [*debian, *(_Known(each.version, each.name, each) for each in map(_elsewhere, others) if each)]
     if not every:
         for other in others:
-            choose.require_supported(other.data_directory or f"of process {other.postmaster}", other)
+            _refuse(other)
         raise Unavailable(
             f"no PostgreSQL cluster was found in {pg_ctlcluster.CONFIGURATION}/VERSION/NAME, and no systemd"
             " unit starts one; create a cluster with pg_createcluster, or start the server"
@@ -160,7 +180,7 @@ def find(version: str | None, name: str | None) -> Cluster:
             f"this host has {len(every)} PostgreSQL clusters ({listed}) and more than one could be meant;"
             " set version and cluster (mshare_postgresql_version, mshare_postgresql_cluster)"
         )
-    return meant[0].plain or _cluster(meant[0].version, meant[0].name)
+    return meant[0].cluster or _cluster(meant[0].version, meant[0].name)
 
 
 def _debian() -> list[tuple[str, str]]:
@@ -185,12 +205,31 @@ def _others(known: set[str]) -> list[Evidence]:
         for unit in units.of_postgresql()
         if unit.data_directory is not None and unit.data_directory not in running
     ]
+    # Patroni's are its own while it does not run them, too.
+    seen = running | {each.data_directory for each in stopped}
+    stopped += [Evidence(place, place) for place in sorted(patroni.configured().keys() - seen)]
     return [each for each in (*servers, *stopped) if each.apart or each.data_directory not in places]
 
 
-def _plain(server: Evidence) -> Cluster | None:
-    """The cluster of a unit that starts PostgreSQL itself; None for everybody else's."""
-    if choose.manager_of(server)[0] is not SYSTEMD_UNIT or server.unit is None:
+def _refuse(other: Evidence) -> None:
+    """Conflict for what is no cluster that could be moved, and has a manager that may be named."""
+    label = other.data_directory or f"of process {other.postmaster}"
+    if choose.require_supported(label, other) is PATRONI:
+        local.member(label, PATRONI.recognise(other) or "", os.path.realpath(other.data_directory))
+        raise Conflict(
+            f"PostgreSQL cluster {label} is managed by Patroni, which has not made it yet (no PG_VERSION), so"
+            " nothing was changed; wait until `patronictl list` shows this member as running"
+        )
+
+
+def _elsewhere(server: Evidence) -> Cluster | None:
+    """The cluster of a unit that starts PostgreSQL itself, or of Patroni's; None for everybody else's."""
+    manager, __ = choose.manager_of(server)
+    if manager is PATRONI:
+        name, unit = patroni.configured().get(os.path.realpath(server.data_directory), "patroni"), None
+    elif manager is SYSTEMD_UNIT and server.unit is not None:
+        name, unit = server.unit.rpartition(".")[0], server.unit
+    else:
         return None
     path = os.path.join(server.data_directory, "PG_VERSION")
     version = evidence.text_for(path, server.data_directory).strip()
@@ -199,13 +238,13 @@ def _plain(server: Evidence) -> Cluster | None:
     owner = os.stat(server.data_directory)
     return Cluster(
         version,
-        server.unit.rpartition(".")[0],
+        name,
         server.data_directory,
         owner.st_uid,
         owner.st_gid,
         server.configuration,
         server.programs,
-        server.unit,
+        unit,
     )
 
 

@@ -24,9 +24,10 @@ from ..services.choose import systemd_runs
 from ..units import counted, format_size
 from . import account, ask, clusters, files, native, placement, probe, server, spec
 from .clusters import Cluster
-from .facts import ClusterFacts, Costs, PostgresqlFacts
+from .facts import ClusterFacts, Costs, MemberFacts, PostgresqlFacts
 from .files import Changes, Verified
 from .native import HugePages
+from .patroni import restart as patroni_restart
 from .placement import Segment
 from .probe import Cost
 from .server import Server
@@ -78,6 +79,7 @@ class _Move:
             running=running is not None,
             pid=None if running is None else running.pid,
             port=None if running is None else running.port,
+            patroni=self._member(),
         )
         return PostgresqlFacts(
             cluster=cluster,
@@ -93,6 +95,12 @@ class _Move:
             summary=tuple(self._summary()),
         )
 
+    def _member(self) -> MemberFacts | None:
+        member = self.cluster.patroni
+        if member is None:
+            return None
+        return MemberFacts(member.scope, member.name, patroni_restart.leads(member))
+
     def _summary(self) -> Iterator[str]:
         """What people read."""
         if self.server is None or self.segment is None:
@@ -101,6 +109,11 @@ class _Move:
         yield f"PostgreSQL cluster {self.id}, postmaster {self.server.pid}: {self.segment.text}"
         if self.why_restart is not None and not self.restarted:
             yield f"It has to be restarted: {self.why_restart}."
+            if self.cluster.patroni is not None:
+                yield (
+                    f"`patronictl restart` is not enough: restart Patroni itself (systemctl restart"
+                    f" {self.cluster.unit}), one member after the other, replicas first."
+                )
         if self.lost is not None:
             yield f"{self.lost}."
         yield from self._about_small_pages()
@@ -157,7 +170,7 @@ def postgresql_present(
     """
     cluster = clusters.find(version, name)
     _require_root(cluster)
-    cluster.manager()
+    cluster = cluster.managed()
     with one_at_a_time(check):
         wanted = _sized(cluster, _placed(wanted, check))
         if not check and wanted.needs_library and not os.path.exists(wanted.library):
@@ -194,7 +207,7 @@ def postgresql_absent(
     """Ensure that a cluster's files and, if it may be restarted, its server have nothing of mshare."""
     cluster = clusters.find(version, name)
     _require_root(cluster)
-    cluster.manager()
+    cluster = cluster.managed()
     with one_at_a_time(check):
         changes = files.different(files.absent(cluster))
         move = _Move(cluster, None, changes, leave=files.recorded_group(cluster))
@@ -252,6 +265,7 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
 
 def _sized(cluster: Cluster, wanted: ClusterSpec) -> ClusterSpec:
     """With what follows from the cluster: how long it may take to start, and which pages it can ask for."""
+    _require_patroni_can(cluster, wanted)
     if wanted.pages == NATIVE:
         native.require(cluster)
         page_bytes = native.page_bytes(cluster, wanted.page_bytes, files.absent(cluster))
@@ -268,8 +282,28 @@ def _sized(cluster: Cluster, wanted: ClusterSpec) -> ClusterSpec:
     return wanted
 
 
+def _require_patroni_can(cluster: Cluster, wanted: ClusterSpec) -> None:
+    """Conflict for what only Patroni's store decides, or what would take Patroni itself along."""
+    if cluster.patroni is None:
+        return
+    if wanted.pages == NATIVE:
+        raise Conflict(
+            f"pages native are a setting of PostgreSQL, and Patroni keeps those of cluster {cluster.id} for all"
+            " of its members, so nothing was changed; set postgresql.parameters.huge_pages to on with"
+            " `patronictl edit-config`, and restart the members with `patronictl restart`"
+        )
+    if wanted.region is not None:
+        raise Conflict(
+            f"region {wanted.region} would stop Patroni with it, which runs PostgreSQL cluster {cluster.id}, so"
+            " nothing was changed; omit the region, and the server creates its own"
+        )
+
+
 def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
     """Conflict where PostgreSQL would not do about huge pages what our file says."""
+    if cluster.patroni is not None:
+        _require_no_demand(cluster)
+        return
     planned = {path: text for path, text in wanted.items() if text is not None}
     value, source = clusters.settings(cluster, planned).get("huge_pages", ("try", "nothing else"))
     if value.lower() not in _setting(pages):
@@ -277,6 +311,17 @@ def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
             f" {files.configuration_file(cluster)} says, because of {source}; take it out there (ALTER"
             " SYSTEM RESET huge_pages, or include_dir = 'conf.d' at the end of postgresql.conf)"
+        )
+
+
+def _require_no_demand(cluster: Cluster) -> None:
+    """The same for Patroni's, whose settings are left alone: `try` does without a pool."""
+    value = ask.setting(cluster, "huge_pages")
+    if value in _ON:
+        raise Conflict(
+            f"huge_pages of PostgreSQL cluster {cluster.id} is {value}, so PostgreSQL takes huge pages of"
+            " the host's pool or does not start; set it to try (`patronictl edit-config`:"
+            " postgresql.parameters.huge_pages), and run this again"
         )
 
 
@@ -398,6 +443,8 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
         ]
     )
     before = {path: read_text(path) for path in move.changes}
+    if restarting and move.cluster.patroni is not None:
+        patroni_restart.require_possible(move.cluster.patroni)
     if not check:
         if restarting:
             _restart(move, before, probes)
@@ -432,16 +479,23 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
     old_server, position = move.server, server.log_position(move.cluster)
     with _probed(move, probes) as opened:
         move.costs = Costs(before=_cost(move, opened))
+    member = move.cluster.patroni
+    if member is not None:
+        old_server = patroni_restart.step_down(move.cluster, member) or old_server
+    environment = old_server.environment()
     _write(move)
     try:
         _require_asked(move)
         seconds = move.spec.start_seconds if move.spec is not None else spec.START_SECONDS
-        move.server = server.restart(move.cluster, old_server, seconds)
+        if member is not None:
+            move.server = patroni_restart.restart(move.cluster, member, old_server, seconds)
+        else:
+            move.server = server.restart(move.cluster, old_server, seconds)
         _verify(move, probes, position)
     except (MshareError, OSError) as error:
         if move.spec is None:
             raise
-        raise MshareError(f"{error}; {_undo(move, before)}") from None
+        raise MshareError(f"{error}; {_undo(move, before, environment)}") from None
     move.restarted = True
     move.lost = None
     if move.spec is not None:
@@ -451,7 +505,7 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
 
 def _require_asked(move: _Move) -> None:
     """Conflict, before the server is stopped, where PostgreSQL's huge_pages would be another."""
-    if move.spec is None:
+    if move.spec is None or move.cluster.patroni is not None:
         return
     value, wanted = ask.setting(move.cluster, "huge_pages"), _setting(move.spec.pages)
     if value is not None and value not in wanted:
@@ -512,8 +566,11 @@ def _cost(move: _Move, opened: list[server.Connection]) -> Cost | None:
     return probe.cost(opened, move.segment, span_bytes)
 
 
-def _undo(move: _Move, before: Changes) -> str:
-    """Put files, group and server back; a clause that says how that went."""
+def _undo(move: _Move, before: Changes, environment: dict[str, str]) -> str:
+    """Put files, group and server back; a clause that says how that went.
+
+    A server that was not stopped has the environment that it had, and is left alone.
+    """
     files.write(before, move.cluster)
     with suppress(MshareError):
         if move.add_to is not None:
@@ -521,8 +578,13 @@ def _undo(move: _Move, before: Changes) -> str:
         if move.leave is not None:
             account.join(move.cluster.owner, move.leave)
     running = server.running(move.cluster)
+    member = move.cluster.patroni
+    if member is not None and running is not None and running.environment() == environment:
+        return "its files were restored, and it was not stopped"
     try:
-        if running is None:
+        if member is not None:
+            patroni_restart.put_back(move.cluster, member, running)
+        elif running is None:
             server.start(move.cluster)
         else:
             server.restart(move.cluster, running)

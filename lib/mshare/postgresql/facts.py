@@ -13,6 +13,16 @@ from .probe import Cost
 
 
 @dataclass(frozen=True)
+class MemberFacts:
+    """A member of a Patroni cluster."""
+
+    scope: str
+    member: str
+    leads: bool | None
+    """None where its REST API does not answer."""
+
+
+@dataclass(frozen=True)
 class ClusterFacts:
     """A cluster, and the server that runs on it."""
 
@@ -23,6 +33,8 @@ class ClusterFacts:
     pid: int | None
     """Of the postmaster; None if it does not run."""
     port: str | None
+    patroni: MemberFacts | None
+    """The member of a Patroni cluster that it is; None for everybody else's."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def configuration_file(cluster: Cluster) -> str:
 
 
 def drop_in_file(cluster: Cluster) -> str:
-    if cluster.plain_unit is not None:
+    if cluster.own_unit:
         return unit_files.drop_in_file(cluster)
     return systemd.unit_path(f"{cluster.unit}.d/dbmem-mshare.conf")
 
@@ -94,7 +94,7 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
         if cluster.plain_unit is not None:
             return {**unit_files.native(cluster, settings), **record_change}
         return {**absent(cluster), configuration_file(cluster): settings, **record_change}
-    if cluster.plain_unit is not None:
+    if cluster.own_unit:
         parts = unit_files.Parts(_HEAD, _drop_in_sections(spec), _configuration())
         return {**unit_files.present(cluster, spec, parts), **record_change}
     return {
@@ -107,7 +107,7 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
 
 def absent(cluster: Cluster) -> Changes:
     """What the files were before."""
-    if cluster.plain_unit is not None:
+    if cluster.own_unit:
         return {**unit_files.absent(cluster), record_file(cluster): None}
     own = _own_environment(cluster)
     text = None if own is None else _without_block(own)

@@ -112,7 +112,7 @@ def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Serve
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         server = running(cluster)
-        if server is None or _same(server, before):
+        if server is None or same(server, before):
             return None
         if server.ready:
             return server
@@ -120,7 +120,8 @@ def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Serve
     return None
 
 
-def _same(server: Server, other: Server | None) -> bool:
+def same(server: Server, other: Server | None) -> bool:
+    """Whether it is the same postmaster."""
     return other is not None and (server.pid, server.started_ticks) == (other.pid, other.started_ticks)
 
 
@@ -147,9 +148,10 @@ def log_position(cluster: Cluster) -> LogPosition:
 def log_since(cluster: Cluster, position: LogPosition, word: str = "") -> str:
     """The last lines of a cluster's log after a position, those with a word in them.
 
-    What a plain unit's server writes before its logging collector runs is in systemd's journal.
+    What a server writes before its logging collector runs is in systemd's journal, but for those that
+    pg_ctlcluster starts.
     """
-    lines = _journal(cluster.unit, position.time) if cluster.plain_unit is not None else []
+    lines = _journal(cluster.unit, position.time) if cluster.own_unit else []
     path = cluster.log
     begin = position.size_bytes if path == position.path and position.size_bytes <= _size_bytes(path) else 0
     try:

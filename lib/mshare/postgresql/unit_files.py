@@ -1,11 +1,15 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files for a cluster that a plain systemd unit starts: what is Debian's own elsewhere, by systemd here.
+"""The files for a cluster that a systemd unit starts: what is Debian's own elsewhere, by systemd here.
 
-The environment is a drop-in's Environment=, which reaches PostgreSQL because the unit runs it. Settings
-are in a file of mshare's, included by a marked block at the end of postgresql.conf: later lines win, and
-postgresql.auto.conf stays PostgreSQL's.
+The environment is a drop-in's Environment=, which reaches PostgreSQL because the unit runs it, or runs the
+Patroni that passes it on. Settings are in a file of ours, included by a marked block at the end of
+postgresql.conf: later lines win, and postgresql.auto.conf stays PostgreSQL's.
+
+Patroni's settings stay as they are. One in its store counts for every member, those as well that do not have
+the library yet or are new: with huge_pages off they would be on small pages. With `try`, PostgreSQL's
+default, the library has what PostgreSQL does not get from a pool.
 """
 
 from __future__ import annotations
@@ -50,10 +54,13 @@ class Parts:
 def present(cluster: Cluster, spec: ClusterSpec, parts: Parts) -> dict[str, str | None]:
     """The files with a spec."""
     unit_section, service_section = parts.sections or ("", "")
+    sections = (unit_section, service_section, _service_section(cluster, spec))
+    drop_in = parts.head + "\n".join(filter(None, sections))
+    if cluster.patroni is not None:
+        return {drop_in_file(cluster): drop_in}
     main = _without_block(files.read_text(cluster.main) or "")
     return {
-        drop_in_file(cluster): parts.head
-        + "\n".join(filter(None, (unit_section, service_section, _service_section(cluster, spec)))),
+        drop_in_file(cluster): drop_in,
         configuration_file(cluster): parts.settings,
         cluster.main: main + _INCLUDE,
     }
@@ -67,6 +74,8 @@ def native(cluster: Cluster, settings: str) -> dict[str, str | None]:
 
 def absent(cluster: Cluster) -> dict[str, str | None]:
     """The files as they were before."""
+    if cluster.patroni is not None:
+        return {drop_in_file(cluster): None}
     main = files.read_text(cluster.main)
     return {
         drop_in_file(cluster): None,
@@ -86,9 +95,13 @@ def _service_section(cluster: Cluster, spec: ClusterSpec) -> str:
     variables = {
         "LD_PRELOAD": " ".join([spec.library, *others]),
         **spec.environment(),
-        "PGCTLTIMEOUT": str(spec.start_seconds),
     }
+    if cluster.patroni is None:
+        variables["PGCTLTIMEOUT"] = str(spec.start_seconds)
     lines = [f'Environment="{name}={_escaped(value)}"' for name, value in variables.items()]
+    if cluster.patroni is not None:
+        # Patroni is up at once, and waits for PostgreSQL as long as that starts.
+        return "\n".join(["[Service]", *lines, ""])
     # More than that is left as it is, unless it is ours: our own drop-in is part of what systemd shows.
     allowed = unit.start_seconds
     ours = "TimeoutStartSec=" in (files.read_text(drop_in_file(cluster)) or "")

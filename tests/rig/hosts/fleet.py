@@ -217,8 +217,8 @@ def running(purpose: str, count: int, kind: Kind = BARE) -> Iterator[Fleet]:
 
 def _remove_cgroups(top: Path) -> None:
     """Control groups are directories whose files come and go with them; what is killed leaves them soon."""
-    for folder, __, __ in os.walk(top, topdown=False):
-        for __ in range(_CGROUP_LOOKS):
+    for folder, *__ in os.walk(top, topdown=False):
+        for ___ in range(_CGROUP_LOOKS):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
                 break

@@ -93,7 +93,7 @@ def gather(data_directory: str, configuration: str, unit: str | None = None) -> 
 def of_process(pid: int, configuration: str | None = None) -> Evidence:
     """The same for a postmaster that runs; its data directory is its working directory."""
     data_directory = _link(pid, "cwd")
-    unit = unit_of(_path_of_systemd(pid))
+    unit = unit_of_process(pid)
     return Evidence(
         data_directory,
         configuration or _configuration(pid, data_directory),
@@ -103,9 +103,14 @@ def of_process(pid: int, configuration: str | None = None) -> Evidence:
         unit,
         units.describe(unit).starts if unit is not None else "",
         os.path.dirname(_link(pid, "exe")),
-        tuple(_apart(pid)),
+        tuple(apart(pid)),
         _pid_inside(pid) == 1,
     )
+
+
+def unit_of_process(pid: int) -> str | None:
+    """The systemd unit that a process is in."""
+    return unit_of(_path_of_systemd(pid))
 
 
 def stopped(data_directory: str, unit: units.Unit) -> Evidence:
@@ -227,7 +232,8 @@ def _foreign_cgroups(pid: int) -> list[str]:
     return sorted(set(paths))
 
 
-def _apart(pid: int) -> list[str]:
+def apart(pid: int) -> list[str]:
+    """What a process does not share with this one, as in Evidence."""
     differences = []
     for name in _NAMESPACES:
         if _link(pid, f"ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):

@@ -10,13 +10,15 @@ that it does not run now is its own all the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
 from glob import glob
 
 from ...host import procfs
-from .evidence import Evidence, text_for
+from ...host.processes import Process
+from .evidence import Evidence, apart, text_for, text_of
 from .manager import Manager
 
 CONFIGURATIONS = ("/etc/patroni/*.yml", "/etc/patroni/*.yaml", "/etc/patroni.yml", "/etc/patroni.yaml")
@@ -25,11 +27,8 @@ DYNAMIC = "patroni.dynamic.json"
 """Patroni's copy of the settings in its store, in each data directory (patroni/config.py, CACHE_FILENAME)."""
 _HEADER = "It will be overwritten by Patroni"
 _DATA_DIRECTORY = re.compile(r"""^\s*data_dir\s*:\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$""", re.M)
+_SCOPE = re.compile(r"""^scope\s*:\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$""", re.M)
 _ENVIRONMENT = "PATRONI_POSTGRESQL_DATA_DIR"
-ADVICE = (
-    "set huge_pages in its store (`patronictl edit-config`: postgresql.parameters.huge_pages) and restart"
-    " with `patronictl restart`; settings and restarts behind its back are undone"
-)
 
 
 def recognise(evidence: Evidence) -> str | None:
@@ -48,8 +47,8 @@ def _reasons(evidence: Evidence) -> Iterator[str]:
             for place in _DATA_DIRECTORY.findall(text_for(os.path.realpath(path), evidence.data_directory))
         ):
             yield f"{path} names its data directory {evidence.data_directory}"
-    for pid in _processes():
-        if _same(_data_directory_of(pid), evidence.data_directory):
+    for pid in processes():
+        if os.path.realpath(evidence.data_directory) in data_directories_of(pid):
             yield f"Patroni runs as process {pid} for its data directory {evidence.data_directory}"
     main = os.path.join(evidence.configuration, "postgresql.conf")
     if _HEADER in text_for(main, evidence.data_directory)[:1000]:
@@ -62,18 +61,56 @@ def _reasons(evidence: Evidence) -> Iterator[str]:
 def configurations() -> list[str]:
     """Patroni's configuration files: where they usually are, and what running ones were given."""
     paths = {path for pattern in CONFIGURATIONS for path in glob(pattern)}
-    for pid in _processes():
-        words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
-        paths |= {word for word in words if word.startswith("/") and word.endswith((".yml", ".yaml"))}
+    for pid in processes():
+        paths |= _named_by(pid)
     return sorted(paths)
 
 
-def _processes() -> list[int]:
-    """The Patronis that run."""
+def data_directories_of(pid: int) -> set[str]:
+    """The data directory of a Patroni that runs, by its environment and by its configuration."""
+    own = {_data_directory_of(pid)} - {""}
+    if own:
+        return {os.path.realpath(path) for path in own}
+    places: set[str] = set()
+    for path in _named_by(pid):
+        places |= {os.path.realpath(place) for place in _DATA_DIRECTORY.findall(_text_of(path, pid))}
+    return places
+
+
+def _text_of(path: str, pid: int) -> str:
+    process = Process(pid, (procfs.read(f"/proc/{pid}/status") or "").encode("utf-8", "replace"), 0)
+    return text_of(os.path.realpath(path), process.uids, process.gids)
+
+
+def _named_by(pid: int) -> set[str]:
+    """The configuration files in the command line of a process."""
+    words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
+    return {word for word in words if word.startswith("/") and word.endswith((".yml", ".yaml"))}
+
+
+def configured() -> dict[str, str]:
+    """Patroni's clusters here, whether they run or not: data directory -> scope, the cluster's name."""
+    scopes = {}
+    for path in configurations():
+        real = os.path.realpath(path)
+        with contextlib.suppress(OSError):
+            owner = os.stat(real)
+            text = text_of(real, {owner.st_uid}, {owner.st_gid})
+            scope = _SCOPE.search(text)
+            for place in _DATA_DIRECTORY.findall(text):
+                scopes[os.path.realpath(place)] = scope[1] if scope else "patroni"
+    for pid in processes():
+        for place in data_directories_of(pid):
+            scopes.setdefault(place, "patroni")
+    return {place: scope for place, scope in scopes.items() if os.path.isdir(place)}
+
+
+def processes() -> list[int]:
+    """The Patronis that run on this host, without those of containers."""
     pids = []
     for pid in procfs.pids():
         words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
-        if "patroni" in map(os.path.basename, words[:3]):
+        if "patroni" in map(os.path.basename, words[:3]) and not {"pid", "root"} & {*apart(pid)}:
             pids.append(pid)
     return pids
 
@@ -92,4 +129,5 @@ def _same(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
-PATRONI = Manager("Patroni", recognise, ADVICE)
+# Whether this one can be restarted is decided later (patroni/local.py, patroni/restart.py).
+PATRONI = Manager("Patroni", recognise, None)

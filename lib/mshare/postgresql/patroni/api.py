@@ -1,0 +1,166 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Patroni's REST API: what a member says about itself and its cluster, and a switchover.
+
+Its answers are described in Patroni's documentation, "REST API"; unknown fields are left alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from ... import record
+from ...errors import MshareError, Unavailable
+from .local import RestApi
+
+LEADERS = ("leader", "standby_leader")
+RUNNING = ("running", "streaming")
+"""States of a member whose PostgreSQL runs; before Patroni 3.1 a replica that streams says "running" too."""
+_LAG_BYTES = 1 << 20
+"""Patroni's own default for maximum_lag_on_failover."""
+_ANSWER_BYTES = 1 << 22
+_LOOK_SECONDS = 15
+# Patroni itself waits twice its loop_wait for the outcome, with the new leader on its way.
+_SWITCHOVER_SECONDS = 120
+_NEXT = "see whether Patroni's REST API works (`patronictl list`)"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A member as the cluster sees it."""
+
+    name: str
+    role: str | None
+    state: str | None
+    api_url: str | None
+    timeline: int | None
+    lag: object | None
+    """Bytes behind the leader, or "unknown"; a leader has none."""
+
+    @property
+    def leads(self) -> bool:
+        return self.role in LEADERS
+
+    @property
+    def runs(self) -> bool:
+        return self.state in RUNNING
+
+
+@dataclass(frozen=True)
+class View:
+    """A cluster as one of its members sees it."""
+
+    members: tuple[Status, ...]
+    pause: bool | None
+    scheduled_switchover: object | None
+
+    def member(self, name: str) -> Status | None:
+        return next((each for each in self.members if each.name == name), None)
+
+    @property
+    def leader(self) -> Status | None:
+        return next((each for each in self.members if each.leads), None)
+
+    def others(self, name: str) -> tuple[Status, ...]:
+        return tuple(each for each in self.members if each.name != name)
+
+    def follows(self, name: str, lag_bytes: int) -> bool:
+        """Whether a member is a replica that runs on the leader's timeline, and no more behind than that."""
+        own, leader = self.member(name), self.leader
+        if own is None or leader is None or own.leads or not (own.runs and leader.runs):
+            return False
+        near = isinstance(own.lag, int) and own.lag <= lag_bytes
+        return near and own.timeline == leader.timeline
+
+
+@dataclass(frozen=True)
+class Health:
+    """A member as it sees itself."""
+
+    state: str
+    role: str | None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    maximum_lag_on_failover: int | None
+
+
+class Api:
+    """The REST API of a member."""
+
+    def __init__(self, rest: RestApi) -> None:
+        self._rest = rest
+
+    def view(self) -> View:
+        url, answer = self._get("/cluster")
+        return record.parse(View, answer, url, _NEXT)
+
+    def health(self, url: str | None = None) -> Health:
+        """Of this member, or of one at a URL that the cluster names. Unavailable without an answer."""
+        url, answer = self._get("/patroni", url)
+        return record.parse(Health, answer, url, _NEXT)
+
+    def lag_allowed_bytes(self) -> int:
+        """How far behind a replica may be that is to become the leader."""
+        url, answer = self._get("/config")
+        lag_bytes = record.parse(_Settings, answer, url, _NEXT).maximum_lag_on_failover
+        return _LAG_BYTES if lag_bytes is None else lag_bytes
+
+    def switch_over(self, leader: str) -> None:
+        """Have Patroni make a replica of its choice the leader; MshareError, with its words, if not."""
+        body = json.dumps({"leader": leader}).encode()
+        status, text = self._ask("POST", f"{self._rest.url}/switchover", body, _SWITCHOVER_SECONDS)
+        if status != 200:
+            raise MshareError(
+                f"Patroni did not switch over from {leader}, the leader (HTTP {status}: {_short(text)}), so"
+                " this server was not restarted; see `patronictl list`, and run this again"
+            )
+
+    def _get(self, path: str, url: str | None = None) -> tuple[str, bytes]:
+        url = url or f"{self._rest.url}{path}"
+        # A member that is not in order answers with 503, and says why all the same.
+        status, text = self._ask("GET", url, None, _LOOK_SECONDS)
+        if status not in (200, 503):
+            raise Unavailable(f"{url} answered with HTTP {status}: {_short(text)}; {_NEXT}")
+        return url, text
+
+    def _ask(self, method: str, url: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        if self._rest.user is not None and method != "GET":
+            pair = f"{self._rest.user}:{self._rest.password or ''}"
+            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        if not url.startswith(("http://", "https://")):
+            raise Unavailable(f"{url} is no address of a REST API; {_NEXT}")
+        request = urllib.request.Request(url, body, headers, method=method)
+        # Directly: a proxy of Ansible's environment is for the Internet.
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        try:
+            if url.startswith("https://"):
+                handlers.append(urllib.request.HTTPSHandler(context=self._context()))
+            with urllib.request.build_opener(*handlers).open(request, timeout=seconds) as answer:
+                return answer.status, answer.read(_ANSWER_BYTES)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(_ANSWER_BYTES)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise Unavailable(f"{url} does not answer ({reason}); {_NEXT}") from None
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._rest.authority)
+        if not self._rest.verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self._rest.certificate is not None:
+            context.load_cert_chain(self._rest.certificate, self._rest.key)
+        return context
+
+
+def _short(text: bytes) -> str:
+    return " ".join(text.decode("utf-8", "replace").split())[:200] or "nothing"
