@@ -120,12 +120,6 @@ def test_who_manages_it(found, name):
     ("found", "sentence"),
     [
         (
-            replace(DEBIAN, unit="patroni.service"),
-            r"cluster 15-main is managed by Patroni \(its postmaster 7 is in unit patroni.service\), so"
-            r" nothing was changed; set huge_pages in its store \(`patronictl edit-config`.*"
-            r"`patronictl restart`",
-        ),
-        (
             replace(EL, cgroups=("kubepods/burstable/pod1/abc",)),
             r"a container of Kubernetes \(its postmaster 7 is in control group kubepods/burstable/pod1/abc"
             r"\).*operator's resource or the pod's specification",

@@ -103,7 +103,7 @@ def test_the_cluster_of_a_unit_that_does_not_run_is_found(cluster, data):
     assert (cluster.version, cluster.name, cluster.id) == ("16", "postgresql-16", "postgresql-16")
     assert (cluster.unit, cluster.data_directory) == (UNIT, str(data))
     assert (cluster.configuration, cluster.programs) == (str(data), "/usr/pgsql-16/bin")
-    assert cluster.manager().name == "a systemd unit"
+    assert cluster.managed() == cluster
 
 
 def test_clusters_of_both_kinds_have_to_be_told_apart(cluster, systemctl, tmp_path):
@@ -132,7 +132,7 @@ def test_a_cluster_of_debian_s_that_a_unit_starts_by_itself(systemctl, data, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "gather", lambda *given: found)
         with pytest.raises(Conflict, match=r"unit mydb.service starts it without pg_ctlcluster"):
-            clusters.find("16", "main").manager()
+            clusters.find("16", "main").managed()
 
 
 @pytest.mark.parametrize("tail", ["", "\n", "\n\n", "\ninclude_dir = 'conf.d'\n"])

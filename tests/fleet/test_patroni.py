@@ -1,0 +1,189 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Patroni cluster of three real members goes onto huge pages and back, while a client writes.
+
+One story, told in the order of this file. The hosts have a systemd, and no compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fleet.patroni_cluster import DROP_IN, UNIT, PatroniCluster
+from fleet.world import name, world
+from integration.hosts import Run
+from rig.hosts.base import PATRONI
+from rig.hosts.fleet import missing_systemd
+
+HOSTS = 3
+MOVE = "Put PostgreSQL where it should be"
+LOOK = "Check who manages the cluster, and whether it can be moved"
+
+pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_systemd() or "")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatroniCluster]:
+    with world(tmp_path_factory.mktemp("patroni"), HOSTS, PATRONI) as hosts:
+        one = PatroniCluster(hosts)
+        one.start()
+        one.begin_to_write()
+        yield one
+
+
+def move(cluster: PatroniCluster, *flags: str, **options: Any) -> Run:
+    """The playbook; the hosts have all packages but a compiler, and get none."""
+    wanted = {"restart_ok": True, "probes": 2, **options}
+    return cluster.world.playbook(
+        "dbmem.mshare.postgresql",
+        *flags,
+        mshare_runtime_packages_managed=False,
+        **{f"mshare_postgresql_{key}": value for key, value in wanted.items()},
+    )
+
+
+def look(cluster: PatroniCluster, number: int) -> Run:
+    """The module alone, which restarts nothing."""
+    task = {"name": MOVE, "dbmem.mshare.mshare_postgresql": {"probes": 2}, "ignore_errors": True}
+    return cluster.world.play(number, task)
+
+
+def failures(run: Run) -> dict[str, str]:
+    return {result.host: result["msg"] for result in run.results if result.status == "failed"}
+
+
+def postmasters(cluster: PatroniCluster) -> list[int]:
+    return [cluster.postmaster(number) for number in cluster.numbers]
+
+
+def test_without_permission_nothing_is_restarted(cluster: PatroniCluster) -> None:
+    before = postmasters(cluster)
+    run = move(cluster, restart_ok=False).succeeded()
+    for number in cluster.numbers:
+        moved = run.on(name(number))[MOVE]
+        assert moved["changed"]
+        assert (moved["restart_required"], moved["restarted"]) == (True, False)
+        assert f"restart Patroni itself (systemctl restart {UNIT})" in " ".join(moved["summary"])
+        assert moved["cluster"]["patroni"] == {
+            "scope": "17-main",
+            "member": name(number),
+            "leads": number == cluster.leader,
+        }
+        assert "LD_PRELOAD=" in cluster.world.do(number, f"cat {DROP_IN}")
+        cluster.world.do(number, "! command -v cc gcc clang")
+    assert postmasters(cluster) == before
+    # Its settings count for members that do not have the library as well.
+    assert "huge_pages" not in str(cluster.ask(0, "config"))
+
+
+def test_a_paused_cluster_is_refused(cluster: PatroniCluster) -> None:
+    """Restarting Patroni would leave PostgreSQL as it is; nothing has been changed anywhere."""
+    before = postmasters(cluster)
+    cluster.patronictl("pause", "--wait")
+    refused = move(cluster)
+    cluster.patronictl("resume", "--wait")
+    assert all("the cluster is paused" in text for text in failures(refused).values())
+    assert [recap["changed"] for recap in refused.recaps.values()] == [0] * HOSTS
+    assert postmasters(cluster) == before
+
+
+def test_two_members_are_never_down(cluster: PatroniCluster) -> None:
+    last = (cluster.leader + 1) % HOSTS
+    before = postmasters(cluster)
+    cluster.world.do(last, f"systemctl stop {UNIT}")
+    refused = failures(move(cluster))
+    assert "no Patroni runs for it on this host" in refused.pop(name(last))
+    assert len(refused) == HOSTS - 1
+    for text in refused.values():
+        assert f"member {name(last)}" in text
+        assert "two would be down at once" in text
+    cluster.world.do(last, f"systemctl start {UNIT}")
+    cluster.world.eventually(lambda: cluster.is_whole(cluster.leader), "all members run")
+    kept = [number for number in cluster.numbers if number != last]
+    assert [postmasters(cluster)[number] for number in kept] == [before[number] for number in kept]
+    # It was started with what was written for it before.
+    cluster.require_preloaded(last)
+
+
+def test_all_members_are_moved_replicas_first(cluster: PatroniCluster) -> None:
+    before, timeline = cluster.leader, cluster.ask(0, "patroni")["timeline"]
+    run = move(cluster).succeeded()
+    moved = [result for result in run.results if result.task.endswith(MOVE)]
+    assert moved[-1].host == name(before)
+    cluster.require_preloaded()
+    assert cluster.leader != before
+    # Nobody but the old leader handed over.
+    assert cluster.ask(before, "patroni")["timeline"] == timeline + 1
+    for result in moved:
+        assert result["backend_segment"]["congruent_2mib"]
+        if result["restarted"]:
+            costs = result["page_tables"]
+            assert costs["after"]["average_bytes"] < costs["before"]["average_bytes"] / 2
+
+
+def test_a_second_run_changes_nothing(cluster: PatroniCluster) -> None:
+    before = postmasters(cluster)
+    run = move(cluster).succeeded()
+    assert [recap["changed"] for recap in run.recaps.values()] == [0] * HOSTS
+    assert postmasters(cluster) == before
+
+
+def test_it_stays_through_what_patroni_does(cluster: PatroniCluster) -> None:
+    """A restart and a switchover by Patroni's own tool, a crash restart, and a failover."""
+    leader = cluster.leader
+    others = [number for number in cluster.numbers if number != leader]
+    cluster.patronictl("restart", "17-main", name(others[0]), "--force")
+    cluster.world.eventually(cluster.is_whole, "the restarted member streams")
+    cluster.require_preloaded(others[0])
+    cluster.patronictl("switchover", "17-main", "--leader", name(leader), "--force")
+    cluster.world.eventually(cluster.is_whole, "the old leader streams")
+    cluster.require_preloaded()
+    # A backend that is killed takes the server's memory along.
+    leader = cluster.leader
+    before = cluster.postmaster(leader)
+    cluster.world.do(leader, f"kill -9 $(pgrep -P {before} -f checkpointer)")
+    cluster.world.eventually(cluster.is_whole, "the crashed server runs again")
+    cluster.require_preloaded()
+    leader = cluster.leader
+    pids = f"$(systemctl show --property=MainPID --value {UNIT}) {cluster.postmaster(leader)}"
+    cluster.world.do(leader, f"kill -9 {pids}")
+    cluster.world.eventually(lambda: cluster.leader != leader, "another member has taken over")
+    cluster.world.do(leader, f"systemctl reset-failed {UNIT}; systemctl start {UNIT}")
+    cluster.world.eventually(cluster.is_whole, "the killed member streams")
+    cluster.require_preloaded()
+
+
+def test_what_was_lost_is_told(cluster: PatroniCluster) -> None:
+    """Somebody has started a member's Patroni without it."""
+    replica = (cluster.leader + 1) % HOSTS
+    cluster.world.do(
+        replica, f"mv {DROP_IN} /root/kept && systemctl daemon-reload && systemctl restart {UNIT}"
+    )
+    cluster.world.eventually(cluster.is_whole, "the member streams again")
+    maps = cluster.world.do(replica, f"cat /proc/{cluster.postmaster(replica)}/maps")
+    assert "libmshare" not in maps
+    cluster.world.do(replica, f"mv /root/kept {DROP_IN} && systemctl daemon-reload")
+    looked = look(cluster, replica).succeeded()[MOVE]
+    assert "since then it was started anew, as postmaster" in looked["lost"]
+    assert not looked["changed"]
+
+
+def test_the_way_back_and_no_acknowledged_row_is_missing(cluster: PatroniCluster) -> None:
+    settings = cluster.ask(0, "config")
+    run = move(cluster, state="absent").succeeded()
+    assert all(result["restarted"] for result in run.results if result.task.endswith(MOVE))
+    for number in cluster.numbers:
+        maps = cluster.world.do(number, f"cat /proc/{cluster.postmaster(number)}/maps")
+        assert "libmshare" not in maps
+        cluster.world.do(number, f"! test -e {DROP_IN} && ! test -e /etc/mshare")
+    assert cluster.ask(0, "config") == settings
+    acknowledged, kept = cluster.end_of_writing()
+    assert len(acknowledged) > 100
+    assert acknowledged <= kept
+    cluster.world.teardown().succeeded()
+    for number in cluster.numbers:
+        cluster.world.do(number, "! test -e /usr/local/lib/mshare")
