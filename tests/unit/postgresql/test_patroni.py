@@ -1,0 +1,406 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Patroni: its configuration, its REST API as a server answers it, and when a member may be restarted.
+
+Real members are in tests/fleet/test_patroni.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from mshare.errors import Conflict, MshareError, Unavailable
+from mshare.postgresql import clusters, converge, files
+from mshare.postgresql.clusters import Cluster
+from mshare.postgresql.managers import evidence, patroni, pg_ctlcluster, units
+from mshare.postgresql.patroni import api, local, restart
+from mshare.postgresql.patroni.local import Member, RestApi
+from mshare.postgresql.spec import ClusterSpec
+
+UNIT = "patroni@17-main.service"
+CONFIGURATION = {
+    "scope": "17-main",
+    "name": "pg1",
+    "restapi": {"listen": "0.0.0.0:8008", "connect_address": "10.0.0.1:8008"},
+    "postgresql": {"data_dir": "/var/lib/postgresql/17/main"},
+}
+
+
+def status(name, role="replica", state="streaming", **more):
+    lag = {} if role == "leader" else {"lag": 0}
+    return {"name": name, "role": role, "state": state, "timeline": 3, **lag, **more}
+
+
+WHOLE = (status("pg1", "leader", "running"), status("pg2", "sync_standby"), status("pg3"))
+
+
+class Patroni:
+    """A server that answers as the members of a cluster do; each member has a path of its own."""
+
+    def __init__(self):
+        self.answers, self.asked = {}, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                outer.asked.append((self.command, self.path, body, self.headers.get("Authorization")))
+                code, text = outer.answers.get(self.path, (404, "nothing"))
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.say("/config", {"ttl": 30})
+        self.say("/patroni", {"state": "running", "role": "replica"})
+
+    def say(self, path, answer, code=200):
+        self.answers[path] = (code, answer if isinstance(answer, str) else json.dumps(answer))
+
+    def members(self, *members, **more):
+        """What the store says, and each member by itself: the same."""
+        named = [{"api_url": f"http://{self.address}/of/{each['name']}", **each} for each in members]
+        for each in members:
+            self.say(f"/of/{each['name']}", {"state": "running", "role": each["role"]})
+        self.say("/cluster", {"members": named, "scope": "17-main", **more})
+
+
+@pytest.fixture
+def server():
+    one = Patroni()
+    thread = threading.Thread(target=one.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield one
+    one.server.shutdown()
+    thread.join()
+    one.server.server_close()
+
+
+def member(server, name="pg1", **how):
+    return Member("17-main", name, UNIT, RestApi(server.address, **how))
+
+
+# -- its configuration
+
+
+def test_what_the_configuration_says():
+    found = local.of_configuration(CONFIGURATION, {}, "/etc/patroni/17-main.yml", UNIT)
+    assert found == Member("17-main", "pg1", UNIT, RestApi("10.0.0.1:8008"))
+    assert found.rest.url == "http://10.0.0.1:8008"
+
+
+def test_authentication_and_certificates():
+    fields = {
+        **CONFIGURATION,
+        "restapi": {
+            "connect_address": "pg1:8008",
+            "certfile": "/c",
+            "cafile": "/ca",
+            "authentication": {"username": "u", "password": 1},
+        },
+        "ctl": {"certfile": "/own", "keyfile": "/key", "insecure": True},
+    }
+    rest = local.of_configuration(fields, {}, "x.yml", UNIT).rest
+    assert rest == RestApi("pg1:8008", True, "u", "1", "/ca", "/own", "/key", verified=False)
+    assert rest.url == "https://pg1:8008"
+
+
+def test_the_environment_wins():
+    environment = {"PATRONI_NAME": "pg9", "PATRONI_SCOPE": "s", "PATRONI_RESTAPI_CONNECT_ADDRESS": "a:1"}
+    found = local.of_configuration(CONFIGURATION, environment, "x.yml", UNIT)
+    assert (found.name, found.scope, found.rest.address) == ("pg9", "s", "a:1")
+    assert local.of_configuration({}, environment, "x.yml", UNIT) == found
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("scope", "x.yml has no scope, which is needed to reach Patroni; add it"),
+        ("name", "x.yml has no name"),
+        ("restapi", "x.yml has no restapi.connect_address"),
+    ],
+)
+def test_what_is_missing_is_named(key, sentence):
+    fields = {name: value for name, value in CONFIGURATION.items() if name != key}
+    with pytest.raises(Unavailable, match=sentence):
+        local.of_configuration(fields, {}, "x.yml", UNIT)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a\n", "a: 2026-99-99\n"])
+def test_a_configuration_that_cannot_be_read(text):
+    with pytest.raises(Unavailable, match="correct it first"):
+        local._fields(text, "x.yml")
+
+
+def test_a_host_without_pyyaml(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(Unavailable, match=r"x\.yml cannot be read without PyYAML; install python3-yaml"):
+        local._fields("", "x.yml")
+
+
+# -- the process of this host
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    """A process whose command line is Patroni's, with a configuration; nothing else of Patroni's."""
+    monkeypatch.setattr(patroni, "CONFIGURATIONS", ())
+    data, program = tmp_path / "data", tmp_path / "patroni"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("17\n")
+    configuration = tmp_path / "17-main.yml"
+    configuration.write_text(
+        f"scope: demo\nname: pg1\nrestapi: {{connect_address: 10.0.0.1:8008}}\npostgresql:\n"
+        f"  data_dir: {data}\n"
+    )
+    program.write_text("print(flush=True)\ninput()\n")
+    words = [sys.executable, str(program), str(configuration)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield running.pid, data
+        running.kill()
+
+
+def test_a_patroni_that_no_unit_starts(process):
+    pid, data = process
+    with pytest.raises(
+        Conflict,
+        match=rf"no systemd unit starts \(process {pid}\), so nothing was changed;.*"
+        r"set LD_PRELOAD and MSHARE_PRELOAD_PAGES in the environment",
+    ):
+        local.member("demo", "it says so", str(data))
+
+
+def test_the_member_of_this_host(process, monkeypatch):
+    monkeypatch.setattr(evidence, "unit_of_process", lambda pid: UNIT)
+    monkeypatch.setattr(units, "describe", lambda name: units.Unit(name, "{ path=/usr/bin/patroni ; }"))
+    found = local.member("demo", "it says so", str(process[1]))
+    assert found == Member("demo", "pg1", UNIT, RestApi("10.0.0.1:8008"))
+
+
+def test_no_patroni_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(patroni, "CONFIGURATIONS", ())
+    with pytest.raises(Conflict, match=r"is managed by Patroni \(a reason\), and no Patroni runs for it"):
+        local.member("17-main", "a reason", str(tmp_path))
+
+
+def test_its_cluster_is_found_by_its_scope(process, tmp_path, monkeypatch):
+    """While PostgreSQL does not run, too."""
+    monkeypatch.setattr(pg_ctlcluster, "CONFIGURATION", str(tmp_path / "none"))
+    monkeypatch.setattr(evidence, "postmasters", list)
+    monkeypatch.setattr(units, "of_postgresql", list)
+    found = [each for each in clusters._others(set()) if each.data_directory == str(process[1])]
+    monkeypatch.setattr(clusters, "_others", lambda known: found)
+    cluster = clusters.find("17", None)
+    assert cluster.data_directory == str(process[1])
+    assert cluster.id == cluster.name
+    (process[1] / "PG_VERSION").unlink()
+    with pytest.raises(Conflict, match="is managed by Patroni"):
+        clusters.find(None, None)
+
+
+# -- its REST API
+
+
+def test_a_view(server):
+    server.members(*WHOLE, pause=True)
+    view = api.Api(RestApi(server.address)).view()
+    assert [each.name for each in view.members] == ["pg1", "pg2", "pg3"]
+    assert view.pause
+    assert view.leader == view.member("pg1")
+    assert [each.name for each in view.others("pg1")] == ["pg2", "pg3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "follows"),
+    [
+        ({}, True),
+        ({"state": "running"}, True),
+        ({"lag": 1 << 20}, True),
+        ({"lag": (1 << 20) + 1}, False),
+        ({"lag": "unknown"}, False),
+        ({"state": "starting"}, False),
+        ({"timeline": 2}, False),
+        ({"role": "leader"}, False),
+    ],
+)
+def test_who_follows(change, follows, server):
+    server.members(WHOLE[0], {**WHOLE[1], **change})
+    assert api.Api(RestApi(server.address)).view().follows("pg2", 1 << 20) == follows
+
+
+def test_a_member_that_is_not_in_order_says_so(server):
+    server.say("/patroni", {"state": "starting", "role": "replica"}, 503)
+    assert api.Api(RestApi(server.address)).health().state == "starting"
+
+
+def test_how_far_behind_a_replica_may_be(server):
+    one = api.Api(RestApi(server.address))
+    assert one.lag_allowed_bytes() == 1 << 20
+    server.say("/config", {"maximum_lag_on_failover": 7})
+    assert one.lag_allowed_bytes() == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "sentence"),
+    [
+        (200, "nonsense", "is not valid JSON"),
+        (200, '{"state": 1}', "has 1 for state"),
+        (200, "{}", "has no field state"),
+        (401, "no auth header received", "answered with HTTP 401: no auth header received"),
+    ],
+)
+def test_answers_that_are_none(code, text, sentence, server):
+    server.say("/patroni", text, code)
+    with pytest.raises(MshareError, match=sentence):
+        api.Api(RestApi(server.address)).health()
+
+
+def test_nobody_answers(server):
+    with pytest.raises(Unavailable, match=r"http://127.0.0.1:1/cluster does not answer \(.*refused"):
+        api.Api(RestApi("127.0.0.1:1")).view()
+    with pytest.raises(Unavailable, match="file:///etc/passwd is no address"):
+        api.Api(RestApi(server.address)).health("file:///etc/passwd")
+
+
+def test_a_switchover_is_authorised_and_a_look_is_not(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server.say("/switchover", "Successfully switched over")
+    one = api.Api(RestApi(server.address, user="u", password="p"))
+    one.switch_over("pg1")
+    one.health()
+    assert server.asked == [
+        ("POST", "/switchover", '{"leader": "pg1"}', "Basic dTpw"),
+        ("GET", "/patroni", "", None),
+    ]
+
+
+def test_a_switchover_that_fails(server):
+    server.say("/switchover", "Switchover failed", 503)
+    with pytest.raises(
+        MshareError, match=r"\(HTTP 503: Switchover failed\), so this server was not restarted"
+    ):
+        api.Api(RestApi(server.address)).switch_over("pg1")
+
+
+# -- when a member may be restarted
+
+
+@pytest.mark.parametrize(
+    ("members", "more", "sentence"),
+    [
+        (WHOLE, {"pause": True}, "the cluster is paused"),
+        (WHOLE, {"scheduled_switchover": {"at": "2026"}}, "a switchover is scheduled"),
+        (WHOLE[1:], {}, "the cluster has no member pg1"),
+        ((status("pg1", state="stopped"), *WHOLE[1:]), {}, "its own state is stopped"),
+        ((status("pg1"), *WHOLE[1:]), {}, "the cluster has no leader"),
+        (
+            (*WHOLE[:2], status("pg3", state="crashed")),
+            {},
+            "member pg3 is in state crashed, and two would be down at once",
+        ),
+        (
+            (WHOLE[0], status("pg2", lag=1 << 30), status("pg3", timeline=2)),
+            {},
+            "it is the leader, and no replica is near enough to it to take over",
+        ),
+    ],
+)
+def test_what_stands_in_the_way(members, more, sentence, server):
+    server.members(*members, **more)
+    with pytest.raises(Conflict, match=f"member pg1 of Patroni cluster 17-main may not.*because {sentence}"):
+        restart.require_possible(member(server))
+
+
+def test_nothing_stands_in_the_way(server):
+    server.members(*WHOLE)
+    for name in ("pg1", "pg2"):
+        restart.require_possible(member(server, name))
+    server.members(WHOLE[0])
+    restart.require_possible(member(server))
+
+
+def test_a_member_that_is_gone_is_still_known_to_the_store(server):
+    server.members(*WHOLE)
+    server.say("/of/pg3", {"state": "stopping"}, 503)
+    with pytest.raises(Unavailable, match="member pg3 says that it is in state stopping; two would be down"):
+        restart.require_possible(member(server))
+    server.say("/of/pg3", "", 404)
+    with pytest.raises(Unavailable, match=r"member pg3 cannot be asked: .*HTTP 404"):
+        restart.require_possible(member(server))
+
+
+def test_who_leads(server):
+    server.members(*WHOLE)
+    assert [restart.leads(member(server, name)) for name in ("pg1", "pg2", "pg9")] == [True, False, False]
+    assert restart.leads(Member("s", "pg1", UNIT, RestApi("127.0.0.1:1"))) is None
+
+
+def test_only_a_leader_of_others_steps_down(server):
+    cluster = Cluster("17", "main", "/nowhere", 0, 0, "/nowhere", "/nowhere")
+    server.members(*WHOLE)
+    assert restart.step_down(cluster, member(server, "pg2")) is None
+    server.members(WHOLE[0])
+    assert restart.step_down(cluster, member(server)) is None
+    assert {path for __, path, *__ in server.asked} == {"/cluster"}
+
+
+# -- its files
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    monkeypatch.setattr(files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
+    monkeypatch.setattr(files, "systemd_runs", lambda: False)
+    monkeypatch.setattr(units, "describe", lambda name: units.Unit(name, "{ path=/usr/bin/patroni ; }"))
+    one = Cluster("17", "demo", str(tmp_path), os.geteuid(), os.getegid(), str(tmp_path), "/usr/lib")
+    return replace(one, patroni=Member("demo", "pg1", UNIT, RestApi("127.0.0.1:1")))
+
+
+def test_only_its_unit_is_given_something(cluster, tmp_path):
+    """The settings of its store count for members without the library as well."""
+    wanted = ClusterSpec("thp")
+    changes = files.present(cluster, wanted, None, True)
+    assert (cluster.id, cluster.unit) == ("demo", UNIT)
+    assert set(changes) == {
+        f"{tmp_path}/units/{UNIT}.d/zz-dbmem-mshare.conf",
+        f"{tmp_path}/mshare/postgresql/demo.json",
+    }
+    drop_in = changes[files.drop_in_file(cluster)]
+    assert f'Environment="LD_PRELOAD={wanted.library}"' in drop_in
+    assert "TimeoutStartSec" not in drop_in
+    assert "PGCTLTIMEOUT" not in drop_in
+    files.write(changes, cluster)
+    assert files.different(changes) == {}
+    files.write(files.absent(cluster), cluster)
+    assert not (tmp_path / "units" / f"{UNIT}.d").exists()
+    assert not (tmp_path / "mshare").exists()
+
+
+@pytest.mark.parametrize(("value", "refused"), [("try", False), ("off", False), (None, False), ("on", True)])
+def test_huge_pages_that_are_demanded(value, refused, cluster, monkeypatch):
+    monkeypatch.setattr(converge.ask, "setting", lambda cluster, name: value)
+    if not refused:
+        converge._require_effect(cluster, {})
+        return
+    with pytest.raises(
+        Conflict, match=r"huge_pages of PostgreSQL cluster demo is on.*patronictl edit-config"
+    ):
+        converge._require_effect(cluster, {})
