@@ -17,11 +17,13 @@ DATA = "/var/lib/postgresql/17/main"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/zz-dbmem-mshare.conf"
 _API = 8008
 # Patroni notices sooner than by its defaults. With a synchronous standby no failover loses acknowledged rows.
+# Other tests of this machine may have filled its pool of huge pages, which PostgreSQL would take.
 _SETTINGS = {
     "ttl: 30": "ttl: 20",
     "loop_wait: 10": "loop_wait: 2",
     "retry_timeout: 10": "retry_timeout: 5",
     "    check_timeline: true": "    check_timeline: true\\n    synchronous_mode: true",
+    "      parameters:": "      parameters:\\n        huge_pages: 'off'",
 }
 _ETCD = """\
 ETCD_NAME={name}

@@ -288,14 +288,14 @@ def _require_patroni_can(cluster: Cluster, wanted: ClusterSpec) -> None:
         return
     if wanted.pages == NATIVE:
         raise Conflict(
-            f"pages native are a setting of PostgreSQL, and Patroni keeps those of cluster {cluster.id} for all"
-            " of its members, so nothing was changed; set postgresql.parameters.huge_pages to on with"
+            f"pages native are a setting of PostgreSQL, and Patroni keeps those of cluster {cluster.id} for"
+            " all of its members, so nothing was changed; set postgresql.parameters.huge_pages to on with"
             " `patronictl edit-config`, and restart the members with `patronictl restart`"
         )
     if wanted.region is not None:
         raise Conflict(
-            f"region {wanted.region} would stop Patroni with it, which runs PostgreSQL cluster {cluster.id}, so"
-            " nothing was changed; omit the region, and the server creates its own"
+            f"region {wanted.region} would stop Patroni with it, which runs PostgreSQL cluster {cluster.id},"
+            " so nothing was changed; omit the region, and the server creates its own"
         )
 
 

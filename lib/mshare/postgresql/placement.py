@@ -154,6 +154,9 @@ def _not_in_pool_at_1gib(spec: ClusterSpec, segment: Segment, touched_bytes: int
 
 
 def _not_in_transparent(spec: ClusterSpec, segment: Segment, touched_bytes: int) -> Iterator[str]:
+    if segment.kind == "hugetlb":
+        # Patroni leaves huge_pages at "try", and PostgreSQL was given a pool: pages that are as large.
+        return
     if not segment.congruent_2mib:
         yield f"{segment.text} does not begin where huge pages can be mapped, congruent to 2 MiB"
     elif not spec.align_only and segment.huge_bytes < _enough_bytes(touched_bytes):

@@ -398,9 +398,24 @@ def test_only_its_unit_is_given_something(cluster, tmp_path):
 def test_huge_pages_that_are_demanded(value, refused, cluster, monkeypatch):
     monkeypatch.setattr(converge.ask, "setting", lambda cluster, name: value)
     if not refused:
-        converge._require_effect(cluster, {})
+        converge._require_effect(cluster, {}, "thp")
         return
     with pytest.raises(
         Conflict, match=r"huge_pages of PostgreSQL cluster demo is on.*patronictl edit-config"
     ):
-        converge._require_effect(cluster, {})
+        converge._require_effect(cluster, {}, "thp")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        (
+            ClusterSpec("native"),
+            r"pages native are a setting of PostgreSQL, and Patroni keeps.*patronictl edit",
+        ),
+        (ClusterSpec("4k", root="/m", region="sga"), "region sga would stop Patroni with it"),
+    ],
+)
+def test_what_is_patroni_s_own(wanted, sentence, cluster):
+    with pytest.raises(Conflict, match=sentence):
+        converge._sized(cluster, wanted)

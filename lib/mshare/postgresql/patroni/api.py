@@ -36,11 +36,11 @@ class Status:
     """A member as the cluster sees it."""
 
     name: str
-    role: str | None
-    state: str | None
-    api_url: str | None
-    timeline: int | None
-    lag: object | None
+    role: str | None = None
+    state: str | None = None
+    api_url: str | None = None
+    timeline: int | None = None
+    lag: object | None = None
     """Bytes behind the leader, or "unknown"; a leader has none."""
 
     @property
@@ -57,8 +57,8 @@ class View:
     """A cluster as one of its members sees it."""
 
     members: tuple[Status, ...]
-    pause: bool | None
-    scheduled_switchover: object | None
+    pause: bool | None = None
+    scheduled_switchover: object | None = None
 
     def member(self, name: str) -> Status | None:
         return next((each for each in self.members if each.name == name), None)
@@ -84,12 +84,11 @@ class Health:
     """A member as it sees itself."""
 
     state: str
-    role: str | None
 
 
 @dataclass(frozen=True)
 class _Settings:
-    maximum_lag_on_failover: int | None
+    maximum_lag_on_failover: int | None = None
 
 
 class Api:
