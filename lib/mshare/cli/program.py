@@ -49,6 +49,7 @@ _COMMANDS = {
     "survey": "survey",
     "plan": "plan",
     "collapse": "collapse",
+    "huge-pages": "huge_pages",
     "report": "report",
     "completion": "completion",
 }
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
     def __init__(self, modules: dict[str, str], **options: Any) -> None:
         super().__init__(**options)
         self._modules = modules
-        """Command NAME -> the module of this package with the function NAME_command."""
+        """Command NAME -> the module of this package with the function NAME_command; - becomes _ there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._modules)
@@ -69,7 +70,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f".{self._modules[cmd_name]}", __package__)
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         if not any("--json" in parameter.opts for parameter in command.params):
             command.params.append(_json_option())
         return command

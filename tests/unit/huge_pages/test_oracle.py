@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from mshare.huge_pages import oracle, result
+from mshare.huge_pages.converge import Around
 from mshare.huge_pages.oracle import OracleFacts
+from mshare.huge_pages.show import show
 from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
 from rig import surveys
+from rig.pools import Pools
 
 
 def facts(*segments: dict[str, Any], **settings: str) -> OracleFacts:
@@ -77,6 +81,14 @@ def test_in_part_is_not_done() -> None:
     lines = list(result.oracle_lines([made]))
     assert lines[0].startswith("oracle ORCL: not done, ")
     assert "  ALTER SYSTEM SET use_large_pages='ONLY' SCOPE=SPFILE;" in lines
+
+
+def test_what_is_shown_of_a_host_has_its_oracle_instances(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MSHARE_CONFIG_DIR", str(tmp_path / "etc"))
+    instance = surveys.instance("oracle ORCL", 0, 1, kind="oracle", sid="ORCL", segments=[huge()])
+    survey = from_fields(surveys.survey("db", [instance]))
+    shown = show(Around(Pools(tmp_path / "host").host, lambda: survey))
+    assert shown.lines()[-1].startswith("oracle ORCL: done, 1 GiB of its 1 GiB")
 
 
 def test_without_shared_memory_nothing_is_done() -> None:

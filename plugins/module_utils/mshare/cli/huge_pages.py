@@ -1,0 +1,1 @@
+../../../../lib/mshare/cli/huge_pages.py
