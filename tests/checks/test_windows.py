@@ -45,7 +45,7 @@ ALLOWED = {
     ("tests/conformance/cases.py", "O_DIRECT"): "into a page that was touched before",
     ("tests/rig/proc_facts.py", "*"): "the table of what the FUSE double looks for",
     (
-        "tests/rig/test_fuse_msharefs.py",
+        "tests/unit/rig/test_fuse_msharefs.py",
         "*",
     ): "shows that the FUSE double logs it",
     ("tests/rig/shapes.c", "*"): "a program of somebody else's, with memory of its own",

@@ -37,7 +37,7 @@ PLACES = (
         "`tests/checks/test_documents.py`, `test_blocks.py`; what a reader types:"
         " `tests/fleet/test_first_hour.py`, `tests/unit/test_docs.py`",
     ),
-    ("`tests/rig/`", "`tests/rig/test_*.py`, `tests/unit/test_rig.py`"),
+    ("`tests/rig/`", "`tests/unit/rig/`"),
 )
 """What is changed, and where it is tested."""
 LIBRARY, UNIT = ROOT / "lib" / "mshare", ROOT / "tests" / "unit"

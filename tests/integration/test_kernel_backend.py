@@ -21,9 +21,9 @@ from conformance.actors import ADDRESS, ANONYMOUS, READ_WRITE, Stage, stage
 from conformance.cases import CASES, GIB, MIB, WINDOW, Case, Scene, refused
 from mshare.kernel import abi
 from mshare.kernel.generations import GENERATIONS
-from rig.mount import Mount, can_mount_fuse
+from rig.mount import NEEDS, Mount, can_mount_fuse
 
-pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
+pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 
 NO_FD = 0xFFFFFFFF
 NOT_SHARED = "FUSE has no say in what mmap and page faults answer"

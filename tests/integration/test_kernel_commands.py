@@ -10,12 +10,12 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-
-from rig.kernel_world import KernelWorld, new_kernel_world
-from rig.mount import can_mount_fuse
 from rig.test_fuse_msharefs import MIB, UNMAP, ioctl
 
-pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
+from rig.kernel_world import KernelWorld, new_kernel_world
+from rig.mount import NEEDS, can_mount_fuse
+
+pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 GIB = 1 << 30
 
 

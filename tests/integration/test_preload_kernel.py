@@ -18,10 +18,10 @@ import pytest
 from mshare.kernel import abi
 from mshare.preload.settings import Settings
 from rig import shapes, sharing
-from rig.mount import Mount, can_mount_fuse
+from rig.mount import NEEDS, Mount, can_mount_fuse
 from rig.sharing import MIB, SIZE_BYTES
 
-pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
+pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 
 PROGRAM = [sys.executable, str(Path(sharing.__file__))]
 WINDOW = 1 << 30

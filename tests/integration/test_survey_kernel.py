@@ -19,9 +19,9 @@ from mshare.survey.record import from_fields
 from mshare.survey.survey import survey
 from mshare.units import GIB
 from rig import surveys
-from rig.mount import Mount, can_mount_fuse
+from rig.mount import NEEDS, Mount, can_mount_fuse
 
-pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
+pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 
 
 @pytest.fixture(params=GENERATIONS)

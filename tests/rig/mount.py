@@ -17,9 +17,11 @@ from typing import Any
 from rig.patience import HANG_SECONDS, eventually
 
 RIG = Path(__file__).with_name("fuse_msharefs.py")
+NEEDS = "needs root, /dev/fuse, mfusepy and libfuse3"
 
 
 def can_mount_fuse() -> bool:
+    """Whether this machine has what NEEDS names."""
     return (
         os.geteuid() == 0
         and os.access("/dev/fuse", os.R_OK | os.W_OK)
@@ -36,7 +38,9 @@ class Mount:
         mountpoint.mkdir()
         self.log = directory / "requests.jsonl"
         server = [sys.executable, RIG, mountpoint, "--generation", generation, "--log", self.log]
-        self.server = subprocess.Popen(["unshare", "--mount", *map(str, server), *options])
+        # It ends with a pytest that is killed, and with it its namespace and its mount.
+        with_parent = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount"]
+        self.server = subprocess.Popen([*with_parent, *map(str, server), *options])
         self.root = f"/proc/{self.server.pid}/root{mountpoint}"
         eventually(lambda: os.path.exists(self.path("mshare_info")))
 

@@ -78,16 +78,20 @@ class Scanner:
         self._mappings = [(mapping, page_bytes[mapping.identity]) for mapping in mappings]
         self._key = mappings
         self._known = known
+        self._unread: set[Process] = set()
         self.missing: list[Missing] = []
         self.vanished = 0
 
     def scan(self, process: Process) -> Sample | None:
         """None for a process that is gone or may not be read."""
         known = self._known.get((process, self._key))
-        if known is None:
+        if known is None and process not in self._unread:
             known = self._scanned(process)
             if known is not None:
                 self._known[process, self._key] = known
+            else:
+                # It is counted once, however often the sampling comes back to it.
+                self._unread.add(process)
         return known
 
     def _scanned(self, process: Process) -> Sample | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from rig.mount import Mount, can_mount_fuse
+from rig.mount import NEEDS, Mount, can_mount_fuse
 from rig.patience import HANG_SECONDS, eventually
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ SET_SIZE, CREATE_OLD, UNMAP_OLD = 0x40107801, 0x40287802, 0x40107803
 SHARED_FIXED, ANONYMOUS, NO_FD = 0x11, 0x20, 0xFFFFFFFF
 
 
-pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason="needs root, /dev/fuse, mfusepy and libfuse3")
+pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 
 
 @pytest.fixture

@@ -1,0 +1,166 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The launcher itself, in a process of its own: what it starts, refuses, reads again and leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mshare.clients import launcher
+from mshare.clients.spec import ClientsSpec
+from mshare.clients.status import CLIENTS, LauncherStatus
+from mshare.errors import MshareError
+from mshare.services import status_file
+from rig.apart import die_with
+from rig.patience import eventually
+from rig.world import World
+
+
+def spec(here: World, count: int, **fields: object) -> ClientsSpec:
+    return ClientsSpec.from_dict(
+        {"region": "sga", "count": count, "backend": "simulated", "root": str(here.root), **fields}
+    )
+
+
+def status(here: World) -> LauncherStatus | None:
+    return status_file.read(str(here.root), "sga", CLIENTS)
+
+
+@contextlib.contextmanager
+def launched(
+    read_spec: Callable[[], ClientsSpec], supervised: bool = True
+) -> Iterator[tuple[int, Callable[[], str]]]:
+    """The pid of a launcher, and what it wrote by its end: "ready" for the first start, then its error."""
+    read_fd, write_fd = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            die_with(parent)
+            # A client whose region is gone ends by SIGSEGV, as it should; that is no fault of the tests.
+            faulthandler.disable()
+            os.close(read_fd)
+            launcher.run(
+                read_spec,
+                supervised=supervised,
+                on_ready=lambda ready: os.write(write_fd, f"ready {ready.attached}\n".encode()),
+            )
+        except BaseException as error:  # noqa: BLE001
+            os.write(write_fd, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    waited = False
+
+    def ended() -> str:
+        nonlocal waited
+        with open(read_fd, "rb", closefd=False) as pipe:
+            text = pipe.read().decode()
+        os.waitpid(pid, 0)
+        waited = True
+        return text
+
+    try:
+        yield pid, ended
+    finally:
+        if not waited:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(read_fd)
+
+
+def attached(here: World) -> int:
+    current = status(here)
+    return current.attached if current is not None and current.state == "ready" else -1
+
+
+def test_a_region_without_an_owner_is_refused(here: World) -> None:
+    with pytest.raises(MshareError, match=r"region sga at .* has no running owner, so there is nothing"):
+        launcher.run(lambda: spec(here, 1))
+    assert status(here) is None
+
+
+def test_it_starts_all_and_ends_all(here: World) -> None:
+    with here.owned(), launched(lambda: spec(here, 3)) as (pid, ended):
+        eventually(lambda: attached(here) == 3)
+        current = status(here)
+        assert current is not None
+        assert (current.pid, current.requested, len(current.pids)) == (pid, 3, 3)
+        assert current.attach_ms_median is not None
+        os.kill(pid, signal.SIGTERM)
+        assert ended() == "ready 3\n"
+        assert status(here) is None
+        assert not any(os.path.exists(f"/proc/{client}") for client in current.pids)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_span_that_is_larger_than_the_region_is_refused(here: World, supervised: bool) -> None:
+    with here.owned(), launched(lambda: spec(here, 1, span="65MiB"), supervised) as (__, ended):
+        assert ended().startswith(
+            "InvalidRequest: clients cannot touch 65 MiB of region sga, of which 64 MiB"
+        )
+        current = status(here)
+    # The reason stays for whoever started it, where that is not the terminal.
+    assert (current is not None and current.state == "failed") is supervised
+
+
+def test_a_program_that_ends_at_once_fails_the_first_start(here: World) -> None:
+    with here.owned(), launched(lambda: spec(here, 2, command=["false"], settle_seconds=60)) as (__, ended):
+        sentence = ended()
+        current = status(here)
+    assert "MshareError: the clients of region sga did not start: client" in sentence
+    assert "ended with exit code 1 before it was attached" in sentence
+    assert sentence.endswith("; run the command by hand to see its messages\n")
+    assert current is not None
+    assert (current.state, current.error is not None) == ("failed", True)
+
+
+def test_a_new_spec_is_read_and_a_bad_one_leaves_all_as_it_was(here: World) -> None:
+    # The launcher is a fork: what it reads has to be in a file.
+    number = here.directory / "number"
+    number.write_text("2")
+    with here.owned(), launched(lambda: spec(here, int(number.read_text()))) as (pid, __):
+        eventually(lambda: attached(here) == 2)
+        number.write_text("3")
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: attached(here) == 3)
+        number.write_text("0")
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: (status(here) or pytest.fail("it ended")).reloads == 2)
+        current = status(here)
+        assert current is not None
+        assert (current.attached, current.requested) == (3, 3)
+        assert any("request 1 to 32768" in error for error in current.errors)
+
+
+def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: World) -> None:
+    with here.owned(), launched(lambda: spec(here, 2)) as (pid, __):
+        eventually(lambda: attached(here) == 2)
+        first = status(here)
+        assert first is not None
+        os.kill(first.pids[0], signal.SIGKILL)
+        eventually(lambda: (status(here) or first).dead)
+        current = status(here)
+        assert current is not None
+        assert [(dead.pid, dead.reason) for dead in current.dead] == [
+            (first.pids[0], "was killed by SIGKILL")
+        ]
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: attached(here) == 2)
+
+
+def test_the_end_of_the_owner_is_reported(here: World) -> None:
+    with here.owned() as owner, launched(lambda: spec(here, 1)):
+        eventually(lambda: attached(here) == 1)
+        owner.kill()
+        eventually(lambda: not (status(here) or pytest.fail("it ended")).owner_alive)
+        current = status(here)
+        assert current is not None
+        assert (current.attached, "the region's owner has ended" in current.errors) == (0, True)
