@@ -74,7 +74,7 @@ def text(path: str) -> str:
 class Process:
     """A process with memory of its own, by its /proc/PID/status; most fields are parsed on demand."""
 
-    __slots__ = ("name", "parent", "pid", "status", "vm_pte_bytes")
+    __slots__ = ("_threads", "name", "parent", "pid", "status", "vm_pte_bytes")
 
     def __init__(self, pid: int, status: bytes, vm_pte_bytes: int) -> None:
         self.pid = pid
@@ -84,6 +84,7 @@ class Process:
         """The command name, cut by the kernel to 15 bytes."""
         start = status.find(b"\nPPid:\t") + 7
         self.parent = int(status[start : status.find(b"\n", start)] or 0)
+        self._threads = 0
 
     def _field(self, name: bytes) -> bytes:
         start = self.status.find(b"\n" + name + b":\t") + len(name) + 3
@@ -105,7 +106,9 @@ class Process:
 
     @property
     def threads(self) -> int:
-        return int(self._field(b"Threads"))
+        if not self._threads:
+            self._threads = int(self._field(b"Threads"))
+        return self._threads
 
     @property
     def thp_enabled(self) -> bool | None:
@@ -218,7 +221,8 @@ class Passes:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._files_maximum = max(0, min(files, soft - _FILES_LEFT))
         self._files: dict[str, int] = {}
-        self._processes: dict[str, Process] = {}
+        self._resting: dict[str, Process] = {}
+        self._buffer = bytearray(_STATUS_BYTES)
 
     def close(self) -> None:
         """Close the files that have stayed open."""
@@ -229,76 +233,88 @@ class Passes:
     def read_all(self) -> Pass:
         """VmPTE of every process, without kernel threads and zombies, which have none."""
         result = Pass()
-        before, self._processes = self._processes, {}
+        before, self._resting = self._resting, {}
         names = [name for name in os.listdir("/proc") if name.isdigit()]
         for name in self._files.keys() - set(names):
             os.close(self._files.pop(name))
         # Where a pass spends most of its time: not a call more than the kernel's.
-        add, keep = result.processes.append, self._processes.__setitem__
+        add, keep, buffer = result.processes.append, self._resting.__setitem__, self._buffer
         for name in names:
             try:
-                status = self._status(name)
+                length = self._read(name)
             except (Vanished, ProcessLookupError):
                 result.vanished += 1
                 continue
             except PermissionError:
                 result.missing.append(missing(int(name), "status"))
                 continue
+            process = before.get(name)
+            if process is not None and length == len(process.status) and buffer.startswith(process.status):
+                add(process)
+                keep(name, process)
+                continue
+            status = bytes(buffer[:length])
             start = status.find(b"\nVmPTE:")
             if start < 0:
                 continue
-            process = before.get(name)
             if process is None or not has_not_run(process.status, status):
                 size_bytes = int(status[start + 7 : status.find(b" kB", start)]) * KIB
                 process = Process(int(name), status, size_bytes)
             add(process)
-            if self._files_maximum:
+            if self._files_maximum and rests(status):
                 keep(name, process)
         return result
 
-    def _status(self, name: str) -> bytes:
+    def _read(self, name: str) -> int:
+        """Read a status to the beginning of the buffer; how long it is."""
         fd = self._files.get(name)
         if fd is not None:
             try:
-                return _whole(fd)
+                return self._read_from(fd)
             except ProcessLookupError:
                 # It is gone; another may have its pid.
                 os.close(self._files.pop(name))
         fd = opened(f"/proc/{name}/status")
         if len(self._files) < self._files_maximum:
             self._files[name] = fd
-            return _whole(fd)
+            return self._read_from(fd)
         try:
-            return _whole(fd)
+            return self._read_from(fd)
         finally:
             os.close(fd)
 
+    def _read_from(self, fd: int) -> int:
+        length = os.preadv(fd, [self._buffer], 0)
+        while length == len(self._buffer):
+            # A member of thousands of groups.
+            self._buffer.extend(bytes(length))
+            length = os.preadv(fd, [self._buffer], 0)
+        return length
 
-def _whole(fd: int) -> bytes:
-    status = os.pread(fd, _STATUS_BYTES, 0)
-    if len(status) < _STATUS_BYTES:
-        return status
-    # A member of thousands of groups.
-    return status + os.pread(fd, _CHUNK_BYTES, _STATUS_BYTES)
+
+def rests(status: bytes) -> bool:
+    """Whether the counts of a process tell when it has run since.
+
+    One that runs is counted only when it is switched away from, and of several threads only the first is.
+    """
+    return b"\nThreads:\t1\n" in status and b"\nState:\tR" not in status
 
 
 def has_not_run(before: bytes, now: bytes) -> bool:
-    """Whether a process cannot have changed its memory between two readings of its status, nor be another.
+    """Whether a process that rested cannot have changed its memory since, nor be another: by its status.
 
     Every field is the same: its name, its parent, its memory by kind, and how often it was switched to. A
     program that was started in it, or another process with its pid, would have been switched to. Nor do
     others change its memory without changing its figures.
     """
-    if before != now:
-        # How many signals its user has queued is no matter of its own.
-        if len(before) != len(now):
-            return False
-        start = before.find(b"\nSigQ:")
-        end = before.find(b"\n", start + 1)
-        if before[:start] != now[:start] or before[end:] != now[end:]:
-            return False
-    # A running process is not counted before a context switch; only the first thread is counted at all.
-    return b"\nThreads:\t1\n" in now and b"\nState:\tR" not in now
+    if before == now:
+        return True
+    if len(before) != len(now):
+        return False
+    # How many signals its user has queued is no matter of its own.
+    start = before.find(b"\nSigQ:")
+    end = before.find(b"\n", start + 1)
+    return before[:start] == now[:start] and before[end:] == now[end:]
 
 
 def missing(pid: int | None, what: str, reason: str | None = None) -> Missing:

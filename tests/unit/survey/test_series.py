@@ -202,7 +202,7 @@ STATUS = (
         (b"switches:\t7", b"switches:\t8", False),
         (b"VmPTE:\t     100", b"VmPTE:\t      96", False),
         (b"Name:\tpostgres", b"Name:\tpostmast", False),
-        (b"State:\tS (sleeping)", b"State:\tR (running)", False),
+        (b"State:\tS (sleeping)", b"State:\tD (sleeping)", False),
     ],
 )
 def test_what_says_that_a_process_has_not_run(old, new, same):
@@ -216,7 +216,8 @@ def test_what_says_that_a_process_has_not_run(old, new, same):
 )
 def test_what_never_says_so(old, new):
     status = STATUS.replace(old, new)
-    assert not processes.has_not_run(status, status)
+    assert processes.rests(STATUS)
+    assert not processes.rests(status)
 
 
 def test_open_files_are_as_many_as_the_limit_allows_and_closed_at_the_end(workers, monkeypatch):
