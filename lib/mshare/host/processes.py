@@ -194,14 +194,8 @@ class Pass:
 
 
 def of_pid(pid: int) -> Process:
-    """One process, whatever memory it has; Vanished if it is gone."""
-    fd = opened(f"/proc/{pid}/status")
-    try:
-        return Process(pid, _whole(fd), 0)
-    except ProcessLookupError:
-        raise Vanished from None
-    finally:
-        os.close(fd)
+    """One process, whatever memory it has; Vanished for one that is gone."""
+    return Process(pid, read(f"/proc/{pid}/status"), 0)
 
 
 def read_all() -> Pass:

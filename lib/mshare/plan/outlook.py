@@ -17,6 +17,8 @@ _AT_RISK = 0.5
 """Of the memory that is available, what page tables may grow by before that is a risk."""
 _WORTH_BYTES = MIB
 """A remedy that saves less is not worth a restart."""
+_MATTERS = 0.01
+"""Of the RAM: where memory suffices anyway, a remedy that saves less is optional."""
 _ENOUGH = 0.5
 """Remedies that save at least this share of the best remedy compete; the first in _ORDER is taken."""
 _ORDER = (
@@ -29,7 +31,8 @@ _ORDER = (
     "mshare",
     "pooling",
 )
-_WORDS = {
+Verdict = Literal["fine", "at_risk", "will_run_out"]
+_WORDS: dict[Verdict, str] = {
     "fine": "fine",
     "at_risk": "at risk",
     "will_run_out": "will run out of memory at its maximum",
@@ -76,8 +79,12 @@ class Outlook:
     at_maximum_kind: Literal["measured", "modelled", "projected"]
     available_bytes: int | None
     """Memory that is left for page tables to grow into; None where it is not known."""
+    limit: str | None
+    """The file with the cgroup limit that leaves less than the host's memory does, where there is one."""
     done: str | None
     """Why nothing is left to do, where it is so."""
+    optional: bool
+    """Whether the remedy is: memory suffices without it, and it saves little of the RAM."""
     remedy_id: str | None
     remedy: str | None
     command: str | None
@@ -91,29 +98,27 @@ def of_instance(
     facts: Facts, instance: Instance, at_bytes: int, kind: Kind, rows: Sequence[Candidate]
 ) -> Outlook:
     """The verdict on one instance and the one remedy to take."""
-    available_bytes, source = _available(facts.host, instance)
-    grown_bytes = at_bytes - (instance.tables_bytes or 0)
-    verdict = _verdict(grown_bytes, available_bytes)
+    room = _room(facts.host, [(instance, at_bytes)])
     best = None if instance.done else _picked(rows)
-    nothing = instance.done or (
-        None if best else "none of the open remedies saves enough to be worth a change"
-    )
-    sentence = _sentence(
-        instance.name, verdict, instance.tables_bytes, at_bytes, kind, available_bytes, source
-    )
-    if instance.done:
-        sentence += f" Nothing to do: {instance.done}."
-    elif best is None:
+    nothing = instance.done or (None if best else "no remedy that is open saves anything worth a change")
+    sentence = _sentence(instance.name, room, instance.tables_bytes, at_bytes, kind)
+    optional = room.verdict == "fine" and best is not None and not _matters(facts.host, best.saving_bytes)
+    if nothing:
         sentence += f" Nothing to do: {nothing}."
+    elif optional and best is not None:
+        saving = format_size(best.saving_bytes)
+        sentence += f" Nothing to do: the best remedy saves {saving}, which is less than 1 % of the RAM."
     return Outlook(
-        verdict=verdict,
-        words=_WORDS[verdict],
+        verdict=room.verdict,
+        words=_WORDS[room.verdict],
         sentence=sentence,
         today_bytes=instance.tables_bytes,
         at_maximum_bytes=at_bytes,
         at_maximum_kind=kind,
-        available_bytes=available_bytes,
+        available_bytes=room.available_bytes,
+        limit=room.limit,
         done=nothing,
+        optional=optional,
         remedy_id=best.id if best else None,
         remedy=best.remedy if best else None,
         command=best.command if best else None,
@@ -124,77 +129,103 @@ def of_instance(
     )
 
 
-def of_host(facts: Facts, instances: Sequence[Outlook]) -> Outlook:
-    """All instances at their maxima at once, on the memory that is available to all of them."""
-    at_bytes = sum(instance.at_maximum_bytes for instance in instances)
-    today_bytes = sum(instance.today_bytes or 0 for instance in instances) if facts.host.surveyed else None
-    kind = weakest(*(instance.at_maximum_kind for instance in instances)) if instances else "measured"
-    available_bytes = facts.host.memory_available_bytes
-    if not facts.host.surveyed and facts.host.memory_total_bytes is not None:
-        memory_bytes = sum(instance.size_bytes for instance in facts.instances)
-        available_bytes = max(0, facts.host.memory_total_bytes - memory_bytes)
-    verdict = _verdict(at_bytes - (today_bytes or 0), available_bytes)
-    # What an instance does not survive, its host does not either.
-    verdict = max([verdict, *(instance.verdict for instance in instances)], key=list(_WORDS).index)
+def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:
+    """All instances at their maxima at once, on the memory that is available to all of them.
+
+    `outlooks` are those of the facts' instances, in their order.
+    """
+    at_bytes = sum(outlook.at_maximum_bytes for outlook in outlooks)
+    today_bytes = sum(outlook.today_bytes or 0 for outlook in outlooks) if facts.host.surveyed else None
+    kind = weakest(*(outlook.at_maximum_kind for outlook in outlooks)) if outlooks else "measured"
+    room = _room(
+        facts.host,
+        [(instance, outlook.at_maximum_bytes) for instance, outlook in zip(facts.instances, outlooks)],
+    )
     worst = max(
-        (instance for instance in instances if instance.remedy_id),
-        key=lambda instance: instance.saving_bytes,
+        (outlook for outlook in outlooks if outlook.remedy_id),
+        key=lambda outlook: (not outlook.optional, outlook.saving_bytes),
         default=None,
     )
     name = facts.host.name or "the host"
     return Outlook(
-        verdict=verdict,
-        words=_WORDS[verdict],
-        sentence=_sentence(name, verdict, today_bytes, at_bytes, kind, available_bytes, "memory available"),
+        verdict=room.verdict,
+        words=_WORDS[room.verdict],
+        sentence=_sentence(name, room, today_bytes, at_bytes, kind),
         today_bytes=today_bytes,
         at_maximum_bytes=at_bytes,
         at_maximum_kind=kind,
-        available_bytes=available_bytes,
-        done=None if worst else "none of the open remedies saves enough to be worth a change",
+        available_bytes=room.available_bytes,
+        limit=room.limit,
+        done=None if worst else "nothing that is open saves anything worth a change",
+        optional=worst is not None and worst.optional,
         remedy_id=worst.remedy_id if worst else None,
         remedy=worst.remedy if worst else None,
         command=worst.command if worst else None,
-        saving_bytes=sum(instance.saving_bytes for instance in instances),
+        saving_bytes=sum(outlook.saving_bytes for outlook in outlooks),
         saving_kind=worst.saving_kind if worst else None,
         costs=worst.costs if worst else None,
         needs=worst.needs if worst else None,
     )
 
 
-def _available(host: Host, instance: Instance) -> tuple[int | None, str]:
-    """What page tables can grow into: of the host, or of the cgroup that binds first."""
-    available_bytes, source = host.memory_available_bytes, "memory available"
+def _matters(host: Host, saving_bytes: int) -> bool:
+    return host.memory_total_bytes is None or saving_bytes >= _MATTERS * host.memory_total_bytes
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What page tables can grow into, where that is the least: on the host, or below a cgroup's limit."""
+
+    verdict: Verdict
+    available_bytes: int | None
+    limit: str | None = None
+    of: str = ""
+    """The instances that the limit is for."""
+
+    @property
+    def text(self) -> str:
+        if self.available_bytes is None:
+            return ""
+        left = f", {format_size(self.available_bytes)}"
+        return f"{left} left by {self.limit}{self.of}" if self.limit else f"{left} memory available"
+
+
+def _room(host: Host, growing: Sequence[tuple[Instance, int]]) -> _Room:
+    """For instances that grow together, each to so many bytes of page tables."""
+    available_bytes = host.memory_available_bytes
     if not host.surveyed and host.memory_total_bytes is not None:
-        available_bytes = max(0, host.memory_total_bytes - instance.size_bytes)
-    for limit in instance.limits:
-        if limit.resource == "memory":
-            # Page tables are charged to the cgroup as its memory is.
-            left_bytes = max(0, limit.limit_bytes - instance.size_bytes - (instance.tables_bytes or 0))
-            if available_bytes is None or left_bytes < available_bytes:
-                available_bytes, source = left_bytes, f"left by {limit.file}"
-    return available_bytes, source
+        memory_bytes = sum(instance.size_bytes for instance, __ in growing)
+        available_bytes = max(0, host.memory_total_bytes - memory_bytes)
+    rooms = [_Room(_verdict(_growth(growing), available_bytes), available_bytes)]
+    below: dict[tuple[str, int], list[tuple[Instance, int]]] = {}
+    for instance, at_bytes in growing:
+        for limit in instance.limits:
+            if limit.resource == "memory":
+                below.setdefault((limit.file, limit.limit_bytes), []).append((instance, at_bytes))
+    for (file, limit_bytes), members in below.items():
+        # Page tables are charged to the cgroup as its memory is.
+        used_bytes = sum(instance.size_bytes + (instance.tables_bytes or 0) for instance, __ in members)
+        left_bytes = max(0, limit_bytes - used_bytes)
+        names = "" if len(growing) == 1 else f" for {', '.join(instance.name for instance, __ in members)}"
+        rooms.append(_Room(_verdict(_growth(members), left_bytes), left_bytes, file, names))
+    ranks = list(_WORDS)
+    return max(rooms, key=lambda room: (ranks.index(room.verdict), -(room.available_bytes or 0)))
 
 
-def _verdict(grown_bytes: int, available_bytes: int | None) -> Literal["fine", "at_risk", "will_run_out"]:
+def _growth(growing: Iterable[tuple[Instance, int]]) -> int:
+    return sum(at_bytes - (instance.tables_bytes or 0) for instance, at_bytes in growing)
+
+
+def _verdict(grown_bytes: int, available_bytes: int | None) -> Verdict:
     if available_bytes is None or grown_bytes <= _AT_RISK * available_bytes:
         return "fine"
     return "at_risk" if grown_bytes <= available_bytes else "will_run_out"
 
 
-def _sentence(
-    name: str,
-    verdict: str,
-    today_bytes: int | None,
-    at_bytes: int,
-    kind: Kind,
-    available_bytes: int | None,
-    source: str,
-) -> str:
-    now = "" if today_bytes is None else f"page tables {format_size(today_bytes)} now (measured), "
-    left = "" if available_bytes is None else f", {format_size(available_bytes)} {source}"
-    if not now:
-        now = "page tables "
-    return f"{name}: {_WORDS[verdict]}: {now}{format_size(at_bytes)} at the maximum ({kind}){left}."
+def _sentence(name: str, room: _Room, today_bytes: int | None, at_bytes: int, kind: Kind) -> str:
+    now = "" if today_bytes is None else f"{format_size(today_bytes)} now (measured), "
+    at_maximum = f"{format_size(at_bytes)} at the maximum ({kind})"
+    return f"{name}: {_WORDS[room.verdict]}: page tables {now}{at_maximum}{room.text}."
 
 
 def _picked(rows: Iterable[Candidate]) -> Candidate | None:

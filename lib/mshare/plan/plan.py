@@ -160,11 +160,15 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
     if pool_to is not None and pool_to < 1:
         raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
     pools = [pool_to or -(-instance.clients_maximum // _POOL_SHARE) for instance in facts.instances]
-    planned = tuple(
-        _instance(facts, instance, pool, generations)
-        for instance, pool in zip(facts.instances, pools)
-        if instance.segments or instance.region
-    )
+    planned, outlooks = [], []
+    for instance, pool in zip(facts.instances, pools):
+        if instance.segments or instance.region:
+            planned.append(_instance(facts, instance, pool, generations))
+            outlooks.append(planned[-1].outlook)
+        else:
+            # No remedy, but it takes memory with each process that comes.
+            at_bytes = instance.remainder_at(instance.clients_maximum)
+            outlooks.append(outlook.of_instance(facts, instance, at_bytes, _kinds(instance)[1], ()))
     return Plan(
         schema_version=SCHEMA_VERSION,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -173,8 +177,8 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
         complete=facts.complete,
         host=PlanHost(facts.host.name, facts.host.kernel, facts.host.memory_total_bytes),
         notes=tuple(_notes(facts)),
-        outlook=outlook.of_host(facts, [entry.outlook for entry in planned]),
-        instances=planned,
+        outlook=outlook.of_host(facts, outlooks),
+        instances=tuple(planned),
         paste=paste(facts, planned, pools),
     )
 
@@ -204,10 +208,7 @@ def _notes(facts: Facts) -> list[str]:
 
 def _instance(facts: Facts, instance: Instance, pool_to: int, generations: bool) -> InstancePlan:
     nothing = _total(NOTHING, instance, facts.host, pool_to)
-    measured = instance.processes is not None
-    grown = measured and instance.clients_maximum != instance.processes
-    today_kind: Kind = instance.tables_kind if measured else "modelled"
-    at_kind = weakest(today_kind, "projected") if grown else today_kind
+    today_kind, at_kind = _kinds(instance)
     rows = tuple(
         _row(remedy, facts, instance, pool_to, nothing, at_kind)
         for remedy in REMEDIES
@@ -243,6 +244,15 @@ def _instance(facts: Facts, instance: Instance, pool_to: int, generations: bool)
         verdict=tuple(_verdict(rows, instance)),
         outlook=outlook.of_instance(facts, instance, nothing.tables_bytes, at_kind, rows),
     )
+
+
+def _kinds(instance: Instance) -> tuple[Kind, Kind]:
+    """What figures of today are, and of the maximum."""
+    if instance.processes is None:
+        return "modelled", "modelled"
+    today = instance.tables_kind
+    grown = instance.clients_maximum != instance.processes - instance.helpers
+    return today, weakest(today, "projected") if grown else today
 
 
 def _folded(facts: Facts, instance: Instance, pool_to: int, nothing: _Total, at_kind: Kind) -> Row:

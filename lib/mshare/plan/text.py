@@ -130,7 +130,7 @@ def remedy(outlook: Outlook, width: int = WIDTH, paint: Paint = texttable.plain)
         return
     saves = f"{format_size(outlook.saving_bytes)} of page tables at the maximum ({outlook.saving_kind})"
     fields = (
-        ("Remedy", outlook.remedy),
+        ("Optional" if outlook.optional else "Remedy", outlook.remedy),
         ("Saves", saves),
         ("Costs", outlook.costs),
         ("Needs", outlook.needs),
@@ -179,7 +179,8 @@ def lines(
     for instance in plan.instances:
         shown += [*([""] if shown[-1] else []), *_instance(instance, details, formula, width)]
     for name, pasted in paste_sections(plan):
-        shown += ["", f"{name}, to paste:", *map(printable, pasted)]
+        optional = ", optional" if plan.outlook.optional else ""
+        shown += ["", f"{name}, to paste{optional}:", *map(printable, pasted)]
     return shown
 
 

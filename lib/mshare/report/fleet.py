@@ -17,6 +17,8 @@ from .. import __version__, record, texttable
 from ..errors import InvalidRequest
 from ..host.huge_pages import Pool
 from ..labels import Kind, weakest
+from ..plan import outlook
+from ..plan.outlook import Outlook
 from ..survey.record import InstanceRecord, Survey, from_fields
 from ..units import counted, format_size
 from .remedies import HUGE, MSHARE, REMEDIES, Saving, add, savings_of
@@ -29,8 +31,7 @@ State = Literal["fine", "at risk", "out of memory"]
 STATES: tuple[State, ...] = ("fine", "at risk", "out of memory")
 """From the best to the worst; the last would run out of memory with as many processes as it allows."""
 _MOST_NAMED = 10
-_AT_RISK = 0.5
-"""The part of the available memory that page tables may grow into."""
+_STATE_OF: dict[outlook.Verdict, State] = dict(zip(("fine", "at_risk", "will_run_out"), STATES))
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class Host:
     instances: tuple[Instance, ...]
     remarks: tuple[str, ...]
     """What is not complete about it, one phrase each."""
+    outlook: Outlook
+    """The verdict that the plan gives on it."""
 
     @property
     def percent_of_memory(self) -> float:
@@ -153,7 +156,7 @@ class Host:
     @property
     def growth_bytes(self) -> int:
         """Page tables that come on top when every instance has as many processes as it allows."""
-        return sum(instance.at_maximum_bytes - instance.page_tables_bytes for instance in self.instances)
+        return self.outlook.at_maximum_bytes - (self.outlook.today_bytes or 0)
 
     @property
     def at_maximum_bytes(self) -> int:
@@ -166,16 +169,17 @@ class Host:
 
     @property
     def state(self) -> State:
-        """Whether its memory suffices for the page tables of its own maxima. Projected, like these."""
-        if self.growth_bytes > self.available_bytes:
-            return "out of memory"
-        return "at risk" if self.growth_bytes > _AT_RISK * self.available_bytes else "fine"
+        """Whether its memory, and that of its cgroups, suffices for the page tables of its own maxima."""
+        return _STATE_OF[self.outlook.verdict]
 
     @property
     def sentence(self) -> str:
         """The state in words and figures."""
         grown = f"page tables would grow by {format_size(self.growth_bytes)}"
-        left = f"{format_size(self.available_bytes)} of memory are available"
+        left_bytes = format_size(self.outlook.available_bytes or 0)
+        left = f"{left_bytes} of memory are available"
+        if self.outlook.limit:
+            left = f"{left_bytes} left by {self.outlook.limit}"
         return {
             "fine": f"{grown} at the maximum of processes; {left}",
             "at risk": f"{grown} at the maximum of processes, and only {left}",
@@ -399,7 +403,8 @@ def fleet(surveys: Mapping[str, object], missing: Iterable[Missing] = ()) -> Fle
 def _host(name: str, survey: Survey) -> Host:
     facts = survey.host
     memory_bytes = facts.memory_total_bytes
-    instances = [_instance(name, memory_bytes, *each) for each in zip(survey.instances, savings_of(survey))]
+    verdict, savings = savings_of(survey)
+    instances = [_instance(name, memory_bytes, *each) for each in zip(survey.instances, savings)]
     return Host(
         name=name,
         surveyed_at=survey.created_at,
@@ -414,6 +419,7 @@ def _host(name: str, survey: Survey) -> Host:
         mshare=facts.mshare.kernel_supported,
         instances=tuple(sorted(instances, key=lambda instance: (-instance.page_tables_bytes, instance.name))),
         remarks=tuple(_remarks(survey)),
+        outlook=verdict,
     )
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from ..kernel.generations import GENERATIONS
 from ..labels import KINDS, Kind
-from ..plan.facts import Facts, from_survey
+from ..plan.facts import Facts, Instance, from_survey
+from ..plan.outlook import Outlook
 from ..plan.plan import InstancePlan, plan
 from ..survey.record import InstanceRecord, Survey
 
@@ -65,15 +66,20 @@ class Saving:
         return REMEDIES[self.remedy]
 
 
-def savings_of(survey: Survey) -> list[list[Saving]]:
-    """For each instance of a survey, in its order, one saving per remedy, in the order of REMEDIES."""
+def savings_of(survey: Survey) -> tuple[Outlook, list[list[Saving]]]:
+    """The plan's verdict on the host, and for each instance one saving per remedy, in the order of REMEDIES.
+
+    The instances are in the survey's order.
+    """
     facts = from_survey(survey)
-    instances = [instance if instance.segments or instance.region else None for instance in facts.instances]
-    at_maximum = iter(plan(facts, generations=True).instances)
+    planned = plan(facts, generations=True)
+    at_maximum = iter(planned.instances)
     now = iter(plan(_as_now(facts), generations=True).instances)
-    return [
-        _planned(next(now), next(at_maximum)) if instance else _nothing(instance_record)
-        for instance, instance_record in zip(instances, survey.instances)
+    return planned.outlook, [
+        _planned(next(now), next(at_maximum))
+        if instance.segments or instance.region
+        else _nothing(instance, instance_record)
+        for instance, instance_record in zip(facts.instances, survey.instances)
     ]
 
 
@@ -96,13 +102,12 @@ def _effect(planned: InstancePlan, remedy: str) -> Effect:
     return Effect(row.at_maximum_bytes, row.after_bytes, row.confidence)
 
 
-def _nothing(instance: InstanceRecord) -> list[Saving]:
+def _nothing(instance: Instance, surveyed: InstanceRecord) -> list[Saving]:
     """An instance without shared segments has nothing that a remedy would change, however many come."""
-    sum_bytes, processes = instance.page_tables.sum_bytes, instance.processes
-    maximum = max(processes, instance.processes_maximum.value if instance.processes_maximum else 0)
-    grown_bytes = sum_bytes * maximum // processes if processes else sum_bytes
+    sum_bytes = surveyed.page_tables.sum_bytes
+    grown_bytes = instance.remainder_at(instance.clients_maximum)
     now = Effect(sum_bytes, sum_bytes, "measured")
-    later = Effect(grown_bytes, grown_bytes, "projected" if maximum > processes else "measured")
+    later = Effect(grown_bytes, grown_bytes, "projected" if grown_bytes != sum_bytes else "measured")
     return [Saving(remedy, 1, 0, now, later) for remedy in REMEDIES]
 
 

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from mshare.labels import Kind
-from mshare.plan import outlook
+from mshare.plan import text
 from mshare.plan.facts import from_arguments, from_survey
 from mshare.plan.plan import Plan, plan
 from mshare.survey.record import from_fields
@@ -240,87 +238,43 @@ def test_huge_pages_in_one_process_only_leave_the_others_to_do() -> None:
     assert one.row("collapse").usable
 
 
-# -- the choice among rows, as the module itself makes it
+LIMIT = {"resource": "memory", "file": "/sys/fs/cgroup/db.slice/memory.max", "limit_bytes": 26 * GIB}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A remedy's row, with what the choice depends on."""
-
-    id: str
-    saving_bytes: int
-    usable: bool = True
-    waste_bytes: int = 0
-    memory_bytes: int = 0
-    restart: str = "yes"
-    reboot: str = "rarely"
-    takes: str = "vm.nr_hugepages"
-    command: str | None = "sysctl"
-    confidence: Kind = "modelled"
-
-    @property
-    def remedy(self) -> str:
-        return f"remedy {self.id}"
+def test_a_limit_on_a_cgroup_is_for_all_instances_in_it_together() -> None:
+    """Each alone would have 16 GiB for its 6.4 GiB; both have 6.5 GiB for 12.8."""
+    both = [instance(name, SIZE, 100, 500, limits=[LIMIT]) for name in ("one", "two")]
+    made = planned(*both)
+    assert [one.outlook.verdict for one in made.instances] == ["fine", "fine"]
+    assert made.outlook.verdict == "will_run_out"
+    assert made.outlook.limit == "/sys/fs/cgroup/db.slice/memory.max"
+    assert "left by /sys/fs/cgroup/db.slice/memory.max for one, two." in made.outlook.sentence
 
 
-def chosen(*rows: Row, **fields: Any) -> outlook.Outlook:
-    facts = from_survey(from_fields(survey("db1", [instance("main", SIZE, 100, 110, **fields)])))
-    (planned_instance,) = facts.instances
-    return outlook.of_instance(facts, planned_instance, 2 * GIB, "projected", rows)
+def test_an_instance_that_nothing_helps_takes_memory_all_the_same() -> None:
+    """100 processes with 256 KiB each, and room for 40,000."""
+    made = planned(instance("main", 0, 100, 40_000), memory_available_bytes=9 * GIB)
+    assert made.instances == ()
+    assert made.outlook.verdict == "will_run_out"
+    assert made.outlook.at_maximum_bytes == 40_000 * 256 * 1024
 
 
-@pytest.mark.parametrize(
-    ("rows", "taken"),
-    [
-        # The first in order that saves half of what the best one does.
-        ([Row("hugetlb_2m", 60 * MIB), Row("hugetlb_1g", 100 * MIB)], "hugetlb_2m"),
-        ([Row("hugetlb_2m", 40 * MIB), Row("hugetlb_1g", 100 * MIB)], "hugetlb_1g"),
-        ([Row("collapse", 100 * MIB), Row("hugetlb_2m", 100 * MIB, usable=False)], "collapse"),
-        ([Row("mshare_2025_08", 100 * MIB)], "mshare_2025_08"),
-        # Less than 1 MiB is not worth a restart.
-        ([Row("hugetlb_2m", MIB - 1)], None),
-        ([Row("hugetlb_2m", 100 * MIB, usable=False)], None),
-        ([], None),
-    ],
-)
-def test_the_remedy_that_is_taken(rows: list[Row], taken: str | None) -> None:
-    made = chosen(*rows)
-    assert made.remedy_id == taken
-    if taken is None:
-        assert made.sentence.endswith(
-            "Nothing to do: none of the open remedies saves enough to be worth a change."
-        )
-        assert (made.saving_bytes, made.saving_kind, made.command, made.costs) == (0, None, None, None)
-    else:
-        assert (made.remedy, made.command, made.needs) == (f"remedy {taken}", "sysctl", "vm.nr_hugepages")
-        assert made.saving_kind == "modelled"
+def test_what_saves_little_of_the_ram_is_optional_where_memory_suffices() -> None:
+    made = planned(instance("main", SIZE, 100, 110))
+    (one,) = made.instances
+    assert (one.outlook.verdict, one.outlook.optional, one.outlook.done) == ("fine", True, None)
+    assert one.outlook.sentence.endswith(
+        "Nothing to do: the best remedy saves 1.7 GiB, which is less than 1 % of the RAM."
+    )
+    shown = text.lines(made)
+    assert any(line.startswith("  Optional ") for line in shown)
+    assert not any(line.startswith("  Remedy ") for line in shown)
+    assert "Huge pages, to paste, optional:" in shown
 
 
-@pytest.mark.parametrize(
-    ("fields", "costs"),
-    [
-        ({}, "a restart, rarely a reboot"),
-        ({"restart": "no", "reboot": "no"}, "no restart, no reboot"),
-        (
-            {"restart": "clients", "reboot": "yes", "waste_bytes": MIB},
-            "clients reconnect, a reboot, 1 MiB of rounding",
-        ),
-    ],
-)
-def test_what_a_remedy_costs_in_words(fields: dict[str, Any], costs: str) -> None:
-    assert chosen(Row("hugetlb_2m", 100 * MIB, **fields)).costs == costs
-
-
-def test_a_host_is_no_better_than_its_worst_instance() -> None:
-    facts = from_survey(from_fields(survey("db1", [])))
-    fine, lost = chosen(), replace(chosen(), verdict="will_run_out")
-    assert outlook.of_host(facts, [fine, lost]).verdict == "will_run_out"
-    assert outlook.of_host(facts, [fine]).verdict == "fine"
-    assert outlook.of_host(facts, []).at_maximum_kind == "measured"
-
-
-def test_the_hosts_remedy_is_that_of_the_instance_that_saves_most() -> None:
-    facts = from_survey(from_fields(survey("db1", [])))
-    little, much = chosen(Row("collapse", 2 * MIB)), chosen(Row("hugetlb_2m", 9 * MIB))
-    made = outlook.of_host(facts, [little, much])
-    assert (made.remedy_id, made.saving_bytes, made.done) == ("hugetlb_2m", 11 * MIB, None)
+@pytest.mark.parametrize("host", [{"memory_available_bytes": 2 * GIB}, {"memory_total_bytes": 64 * GIB}])
+def test_what_saves_much_or_what_is_needed_is_not_optional(host: dict[str, int]) -> None:
+    made = planned(instance("main", SIZE, 100, 200), **host)
+    assert not made.outlook.optional
+    assert not made.instances[0].outlook.optional
+    assert "Nothing to do" not in made.instances[0].outlook.sentence

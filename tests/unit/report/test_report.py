@@ -19,9 +19,12 @@ import pytest
 from mshare import __version__
 from mshare.errors import InvalidRequest, Unavailable
 from mshare.pagetable import page_tables
+from mshare.plan.facts import from_survey
+from mshare.plan.plan import plan
 from mshare.report import chart, files, table
 from mshare.report.fleet import Fleet, Missing, Verdict, fleet
 from mshare.report.remedies import HUGE, MSHARE, REMEDIES
+from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
 from rig import surveys
 
@@ -256,6 +259,17 @@ def test_a_host_that_does_not_survive_its_own_maximum_is_the_verdict() -> None:
     assert lines[0] == found.verdict
     assert lines[1].startswith("  c runs out of memory before its maximum of processes: page tables would")
     assert found.judged == Verdict("out of memory", found.verdict)
+
+
+def test_a_limit_of_a_cgroup_counts_as_in_the_plan() -> None:
+    """100 processes of 128 MiB grow to 200, and 512 GiB of RAM do not help."""
+    limit = {"resource": "memory", "file": "/sys/fs/cgroup/db/memory.max", "limit_bytes": 80 * GIB}
+    limited = surveys.survey("a", [surveys.instance("main", 64 * GIB, 100, maximum=200, limits=[limit])])
+    (found,) = fleet({"a": limited}).hosts
+    planned = plan(from_survey(from_fields(limited)))
+    assert (found.state, planned.outlook.verdict) == ("out of memory", "will_run_out")
+    assert found.outlook == planned.outlook
+    assert found.sentence.endswith("left by /sys/fs/cgroup/db/memory.max")
 
 
 @pytest.mark.parametrize(
