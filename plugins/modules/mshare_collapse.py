@@ -144,7 +144,14 @@ service:
       what came of its last collapse.
   returned: success, and O(follow=true) or O(state=absent)
   type: dict
-  sample: {"target": "/var/lib/postgresql/15/main", "running": true, "pid": 901, "kept_by": "systemd", "interval_seconds": 30.0, "rate_bytes": null, "news": null}
+  sample:
+    target: /var/lib/postgresql/15/main
+    running: true
+    pid: 901
+    kept_by: systemd
+    interval_seconds: 30.0
+    rate_bytes:
+    news:
 actions:
   description: What was done about the service, or in check mode would be done; one sentence each.
   returned: success, and O(follow=true) or O(state=absent)
