@@ -3,6 +3,8 @@
 # Variables for the playbooks: make deploy EXTRA="-e mshare_region_size=64GiB"
 # With an inventory of your own: make deploy EXTRA="-i inventory -e mshare_hosts=databases"
 EXTRA ?=
+# What `make prove` is to do: suites and how often, `make prove PROVE=--help` lists them.
+export PROVE ?=
 comma := ,
 
 # One look and one behaviour, whatever callback and locale the user has set. The collection is
@@ -19,7 +21,7 @@ export ANSIBLE_STDOUT_CALLBACK = default
 # newest python3.* on PATH, which may be a pyenv shim that does not run.
 export ANSIBLE_PYTHON_INTERPRETER = $(or $(wildcard /usr/bin/python3),$(CURDIR)/.venv/bin/python)
 
-.PHONY: help deploy validate teardown test fleet-test vm-test molecule molecule-kernel molecule-vm check venv links docs format changelog
+.PHONY: help deploy validate teardown test fleet-test vm-test molecule molecule-kernel molecule-vm prove check venv links docs format changelog
 
 help: ## list these commands
 	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r names text; do \
@@ -57,6 +59,9 @@ molecule-kernel: venv ## the same on the hosts of MSHARE_KERNEL_INVENTORY, whose
 molecule-vm: venv ## molecule's scenario for a real systemd, with reboot, in a VM
 	@tests/run molecule_vm
 
+prove: venv ## attack the product for an hour and count; write docs/proof.md (PROVE="--tries 5 kills errors")
+	@tests/run prove
+
 links: venv ## regenerate plugins/module_utils, which links to lib/mshare
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
@@ -65,6 +70,7 @@ docs: venv ## regenerate the variable tables in the roles' READMEs and docs/refe
 	@PYTHONPATH=tests .venv/bin/python -m checks.tested --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
+	@PYTHONPATH=tests .venv/bin/python -m prove.tally
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .

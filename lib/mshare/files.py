@@ -400,6 +400,27 @@ def is_left_over(entry: str, name: str) -> bool:
     return re.fullmatch(rf"\.{re.escape(name)}\.(?:[0-9a-f]{{16}}\.)?new", entry) is not None
 
 
+def final_name(entry: str) -> str:
+    """The name that a file in a listing has, or will have: a successor left by a killed writer has that of
+    the file it should have become."""
+    successor = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.new", entry)
+    return successor.group(1) if successor else entry
+
+
+def final_names(directory: str) -> set[str]:
+    """The names of the files in a directory, as `final_name` has them; none where there is none."""
+    try:
+        return {final_name(entry) for entry in os.listdir(directory)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def left_at(path: str) -> bool:
+    """Whether there is a file, or what a killed process left of writing one."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return name in final_names(directory)
+
+
 def _remove_unlocked(above: int, name: str) -> None:
     place = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
     try:

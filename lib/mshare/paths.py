@@ -51,6 +51,14 @@ def _directory(variable: str, of_root: str, of_user: str) -> str | None:
     return os.path.join(above, "mshare") if above else None
 
 
+_SPECS = ("regions", "clients", "mounts")
+
+
+def spec_directories() -> list[str]:
+    """Where specifications are: a directory for each kind."""
+    return [os.path.join(config_dir(), what) for what in _SPECS]
+
+
 def spec_file(what: str, name: str) -> str:
     """The specification of a region, of clients or of a mount ("regions", "clients", "mounts")."""
     return os.path.join(config_dir(), what, f"{name}.json")

@@ -246,6 +246,13 @@ def sentence(read: Callable[[], object]) -> str | None:
     return None
 
 
+@pytest.fixture
+def tries(record_property):
+    """For the count of `make prove`."""
+    record_property("tries", EXAMPLES)
+
+
+@pytest.mark.usefixtures("tries")
 @pytest.mark.parametrize("what", READERS)
 @many
 @given(data=st.data())
@@ -333,6 +340,7 @@ DOCUMENTED = {0, 1, 2, 3, 4, 5}
 ORIGINALS = {"owner": owner_status, "clients": launcher_status, "sidecar": sidecar, "layout": layout}
 
 
+@pytest.mark.usefixtures("tries")
 @pytest.mark.parametrize("what", ORIGINALS)
 @many
 @given(data=st.data())

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -198,11 +197,12 @@ class ClientsAbsent(Request[ClientsFacts]):
         status = _readable(status_file.peek(leftovers, region, CLIENTS))
         enabled = keeper.enabled(CLIENTS, region)
         alive = status is not None and status.alive
+        known = region in status_file.names_left(leftovers, CLIENTS)
         actions = chosen(
             (
                 (alive, f"stop the clients of region {region}"),
-                (status is not None and not alive, f"forget the clients of region {region}, which ended"),
-                (os.path.exists(spec_path), f"remove {spec_path}"),
+                (known and not alive, f"forget the clients of region {region}, which ended"),
+                (files.left_at(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable the clients of region {region} at boot"),
             )
         )

@@ -64,7 +64,7 @@ class LauncherStatus(Status):
     host_page_tables_after_bytes: int | None
 
 
-CLIENTS = Role("clients", LauncherStatus)
+CLIENTS = Role("clients", LauncherStatus, starts_programs=True)
 
 
 class StatusFile:

@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 from .. import __version__, files, paths, record
 from ..backends import choose
-from ..errors import Unavailable
+from ..errors import MshareError, Unavailable
 from ..services import status_file
 from ..services.lock import locked
 from ..services.status_file import AnyRole
 from ..services.supervisor import Supervisor
-from .spec import Spec
+from .spec import Spec, load
 
 # How long a second deploy on the same host waits for the first.
 _LOCK_SECONDS = 120.0
@@ -73,14 +73,24 @@ def one_at_a_time(check: bool) -> Iterator[None]:
     if check:
         yield
         return
-    lock = os.path.join(paths.state_dir(), "converge.lock")
-    with locked(lock, "changing this host's regions", _LOCK_SECONDS):
-        try:
-            yield
-        finally:
-            # Where nothing is deployed (any more), mshare leaves nothing behind, not even this.
-            files.remove(lock)
-            files.remove_empty(paths.state_dir())
+    try:
+        with locked(_lock(), "changing this host's regions", _LOCK_SECONDS):
+            try:
+                yield
+            finally:
+                # Where nothing is deployed, or any more, nothing of ours stays: not even this.
+                files.remove(_lock())
+    finally:
+        files.remove_empty(paths.state_dir())
+
+
+def _lock() -> str:
+    return os.path.join(paths.state_dir(), "converge.lock")
+
+
+def lock_left() -> bool:
+    """Whether there is a lock that this user may take and remove: a killed process leaves one."""
+    return os.access(_lock(), os.W_OK)
 
 
 def other_version(version: str | None) -> str | None:
@@ -128,8 +138,32 @@ def locate_leftovers(kind: str, role: AnyRole, name: str, backend: str, root: st
             likely_root = root or choose.choose(backend).root
         except Unavailable:
             likely_root = paths.KERNEL_ROOT
-        left = os.path.exists(paths.spec_file(kind, name)) or name in status_file.names(likely_root, role)
+        left = files.left_at(paths.spec_file(kind, name)) or name in status_file.names_left(likely_root, role)
         return likely_root if left else None
+
+
+def specs_left(kind: str, root: str) -> set[str]:
+    """The names that have a spec ("regions", "clients") for a root, or what a killed process left of one.
+
+    One that cannot be read, or does not say where, is taken to be for this host's default root.
+    """
+    names = set()
+    for entry in files.final_names(os.path.dirname(paths.spec_file(kind, "x"))):
+        name, suffix = os.path.splitext(entry)
+        if suffix == ".json" and _root_of(paths.spec_file(kind, name)) == os.path.normpath(root):
+            names.add(name)
+    return names
+
+
+def _root_of(spec_path: str) -> str:
+    try:
+        fields = load(spec_path)
+    except (MshareError, OSError):
+        fields = {}
+    wanted, backend = fields.get("root"), fields.get("backend")
+    if isinstance(wanted, str):
+        return os.path.normpath(wanted)
+    return paths.KERNEL_ROOT if backend == "kernel" else choose.choose("auto").root
 
 
 @dataclass(frozen=True)
@@ -160,8 +194,9 @@ class Boot:
 def spec_written(path: str, spec: Spec) -> Iterator[None]:
     """Write a spec file; put back what was there if the block fails."""
     old_text = files.read_text(path)
-    files.write_text(path, spec.to_json())
     try:
+        # It can be there and have failed all the same, where the disk does not take the directory.
+        files.write_text(path, spec.to_json())
         yield
     except BaseException:
         if old_text is None:

@@ -12,11 +12,13 @@ from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import Choice, choose
 from ..clients.status import CLIENTS
-from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present, remove_spec
+from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present, remove_spec, specs_left
 from ..errors import MshareError, Unavailable
 from ..info import inventory
 from ..info.facts import MountFacts
 from ..region.status import OWNER
+from ..region.units import remove_region_files
+from ..services import status_file
 from ..services.choose import current
 from ..units import format_size
 from . import msharefs, units
@@ -145,19 +147,21 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
         managed = current().survives_reboot
         unit = managed and units.mount_unit_exists(root)
         names = inventory.region_names(root) if force and msharefs.is_ours(seen) else []
+        left = sorted(_left(root) - set(names)) if force else []
         actions = chosen(
             (
                 *((force, f"end region {name}") for name in names),
+                *((force, f"remove what is left of region {name}") for name in left),
                 (msharefs.is_ours(seen), f"unmount {root}"),
-                (os.path.exists(record), f"remove {record}"),
+                (files.left_at(record), f"remove {record}"),
                 (unit, f"remove the mount unit of {root}"),
             )
         )
         if msharefs.is_ours(seen) and not force:
             msharefs.refuse_in_use(root)
         if actions and not check:
-            for name in names:
-                _end(root, name)
+            for name in (*names, *left):
+                _end(root, name, unlink=name in names)
             if msharefs.is_ours(seen):
                 # Programs that are not ours are never ended.
                 msharefs.refuse_in_use(root)
@@ -166,19 +170,31 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
             if unit:
                 units.remove_mount_unit(root)
         elif not check:
-            # An umount that was killed after its last step may have left them, empty.
-            files.remove_empty(os.path.dirname(record), paths.config_dir())
+            # One that was killed after its last step, or at its first, may have left them.
+            msharefs.forget(root)
     return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
 
 
-def _end(root: str, name: str) -> None:
-    """End a region with its clients and its owner, and have none of them come back."""
+def _left(root: str) -> set[str]:
+    """The regions of which something is left outside of the root, as by a process that was killed."""
+    specs = specs_left("regions", root) | specs_left("clients", root)
+    return specs | status_file.names_left(root, OWNER, CLIENTS)
+
+
+def _end(root: str, name: str, *, unlink: bool) -> None:
+    """End a region with its clients and its owner, and have none of them come back.
+
+    `unlink` also removes its name at the root, which has to be an msharefs of ours.
+    """
     keeper = current()
     for role in (CLIENTS, OWNER):
         if keeper.enabled(role, name):
             keeper.set_enabled(role, name, False)
     keeper.stop(CLIENTS, name, root)
     keeper.stop(OWNER, name, root)
-    roots.unlink(root, name)
+    if unlink:
+        roots.unlink(root, name)
+    if keeper.survives_reboot:
+        remove_region_files(name)
     remove_spec(paths.spec_file("clients", name))
     remove_spec(paths.spec_file("regions", name))

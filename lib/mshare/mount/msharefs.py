@@ -9,6 +9,7 @@ before it is mounted and removed after it is unmounted.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import stat
@@ -251,51 +252,41 @@ def mount(spec: MountSpec) -> list[str]:
     steps = differences(spec, seen)
     record = _record(spec.root)
     require_access(spec, seen)
-    if group_missing(spec):
-        _make_group(spec)
-    gid = group_id(spec)
-    if seen.backend is None:
-        files.write_text(record, spec.to_json())
-        try:
-            _make(spec, seen)
-        except BaseException:
-            files.remove(record)
-            _remove_group(spec.root)
-            files.remove_empty(os.path.dirname(record))
-            raise
-    elif files.read_text(record) != spec.to_json():
-        files.write_text(record, spec.to_json())
-    if "size" in steps:
-        _run("mount", "-o", f"remount,size={spec.size_bytes}", spec.root)
-    if "access" in steps:
-        _set_access(spec, gid)
+    with contextlib.ExitStack() as undo:
+        if group_missing(spec):
+            _make_group(spec)
+        gid = group_id(spec)
+        if seen.backend is None:
+            undo.callback(forget, spec.root)
+            files.write_text(record, spec.to_json())
+            _make(spec, seen, undo)
+        elif files.read_text(record) != spec.to_json():
+            files.write_text(record, spec.to_json())
+        if "size" in steps:
+            _run("mount", "-o", f"remount,size={spec.size_bytes}", spec.root)
+        if "access" in steps:
+            _set_access(spec, gid)
+        undo.pop_all()
     return steps
 
 
-def _make(spec: MountSpec, seen: MountSeen) -> None:
-    mounted = seen.kind == "mount"
+def _make(spec: MountSpec, seen: MountSeen, undo: contextlib.ExitStack) -> None:
+    """Make an msharefs; `undo` learns of each step that can be undone."""
     if seen.kind == "missing":
+        undo.callback(files.remove_empty, spec.root)
         files.make_directory(spec.root, 0o700)
-    try:
-        if spec.backend == "kernel":
-            _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
-            return
-        if mounted or seen.unfinished:
-            pass
-        elif needs_mount(spec):
-            _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
-        else:
-            _require_tmpfs(spec.root)
-        try:
-            roots.lay_out(spec.root, spec.generation)
-        except BaseException:
-            if needs_mount(spec) and not mounted and not seen.unfinished:
-                _run("umount", spec.root)
-            raise
-    except BaseException:
-        if seen.kind == "missing":
-            files.remove_empty(spec.root)
-        raise
+    if spec.backend == "kernel":
+        _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
+        undo.callback(_run, "umount", spec.root)
+        return
+    begun = seen.kind == "mount" or seen.unfinished
+    if not begun and needs_mount(spec):
+        _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
+        undo.callback(_run, "umount", spec.root)
+    elif not begun:
+        _require_tmpfs(spec.root)
+        undo.callback(roots.take_down, spec.root)
+    roots.lay_out(spec.root, spec.generation)
 
 
 def _require_tmpfs(root: str) -> None:
@@ -328,16 +319,20 @@ def umount(root: str) -> bool:
             _unmount(root)
         else:
             roots.take_down(root)
-    had_record = os.path.exists(record)
-    # An umount that was killed after unmounting left the directory, and the record that says whose it is.
+    had_record = files.left_at(record)
+    # One that was killed after unmounting left the directory, and the record that says whose it is.
     if root != paths.KERNEL_ROOT and (had_record or (is_ours(seen) and seen.kind != "mount")):
         files.remove_empty(root)
-    _remove_group(root)
-    files.remove(record)
-    files.remove_empty(
-        os.path.dirname(record), paths.config_dir(), status_file.directory(root), paths.state_dir()
-    )
+    forget(root)
     return is_ours(seen) or had_record
+
+
+def forget(root: str) -> None:
+    """Remove the record of a root and the group made for it, and the directories that are empty then."""
+    _remove_group(root)
+    files.remove(_record(root))
+    files.remove_empty(*paths.spec_directories(), paths.config_dir())
+    files.remove_empty(status_file.directory(root), paths.state_dir())
 
 
 def _unmount(root: str) -> None:

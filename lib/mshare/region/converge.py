@@ -306,11 +306,11 @@ def _end(keeper: Supervisor, name: str, root: str) -> None:
 
 
 def _known(root: str, name: str, role: Role[S]) -> bool:
-    """Whether there is a status file; Conflict if another version of the library keeps it."""
+    """Whether any file of a role is there; Conflict for one that another version of the library keeps."""
     status = status_file.peek(root, name, role)
     if isinstance(status, Unread) and status.state == "unknown" and status.alive:
         raise Conflict(status.reason)
-    return status is not None
+    return status is not None or name in status_file.names_left(root, role)
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ class RegionAbsent(Request[RegionFacts]):
             (
                 (facts.owner.alive or facts.exists, f"end region {name}"),
                 (owner_known and not facts.owner.alive, f"forget the owner of region {name}"),
-                (os.path.exists(spec_path), f"remove {spec_path}"),
+                (files.left_at(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable region {name} at boot"),
             )
         )

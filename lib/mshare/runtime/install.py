@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 
 from .. import __version__, paths
 from ..collapse.service import followed
-from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
+from ..converge.outcome import ABSENT, Outcome, chosen, lock_left, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
-from ..files import Access, read_text, remove, remove_empty, set_access, write_text
+from ..files import Access, left_at, read_text, remove, remove_empty, set_access, write_text
 from ..host import procfs
 from ..postgresql.files import recorded
 from ..preload import library, shipped
@@ -253,7 +253,23 @@ def _require_unused(libraries: list[str]) -> None:
 
 def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     """Ensure that the library is not installed: remove what the manifest lists, and the manifest."""
-    files = [*listed_files(place), *library.cached()]
+    files = _installed_files(place)
+    if not files and not lock_left():
+        return Outcome(False, [], ABSENT, ABSENT)
+    if files and not check:
+        _require_access(place)
+    with one_at_a_time(check):
+        return _absent(place, check)
+
+
+def _installed_files(place: Place) -> list[str]:
+    # A process that was killed at its very first step has not even finished the manifest.
+    unfinished = [place.manifest] if left_at(place.manifest) else []
+    return [*listed_files(place), *library.cached(), *unfinished]
+
+
+def _absent(place: Place, check: bool) -> Outcome[object]:
+    files = _installed_files(place)
     if not files:
         return Outcome(False, [], ABSENT, ABSENT)
     users = recorded()
@@ -273,11 +289,11 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     actions = [f"remove the library from {place.directory}"]
     before = summary(read_text(place.manifest))
     if not check:
-        _require_access(place)
         units = any(path.startswith(systemd.UNIT_DIRECTORY) for path in files)
         if units:
             systemd.stop_target()
-        _remove(files)
+        # The manifest last: until then it lists what there is to be removed.
+        _remove([path for path in files if path != place.manifest])
         remove(place.manifest)
         remove_empty(place.directory, paths.cache_dir())
         if units:

@@ -9,13 +9,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import files
 from ..errors import Conflict, MshareError, Unavailable
 from ..host import procfs
-from . import lock, status_file, tree
-from .status_file import AnyRole, Role, S, Unread
+from . import cgroup, lock, status_file, tree
+from .status_file import AnyRole, Role, S, Status, Unread
 from .supervisor import (
     START_SECONDS,
     STOP_SECONDS,
@@ -60,6 +60,40 @@ def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
     return status.pid, status.started_ticks
 
 
+def _make_cgroup(role: AnyRole, name: str, root: str) -> str | None:
+    """A cgroup for a process that starts programs, written down so that it can be ended with all in it."""
+    # What a launcher that was killed has left is not to be forgotten for the new one.
+    _end_cgroup(role, name, root)
+    record = status_file.file(root, name, role, "cgroup")
+    path = cgroup.make(f"{role.name}-{name}") if role.starts_programs else None
+    if path is not None:
+        files.write_text(record, f"{path}\n", durable=False)
+    return path
+
+
+def _end_cgroup(role: AnyRole, name: str, root: str) -> None:
+    record = status_file.file(root, name, role, "cgroup")
+    path = files.read_text(record)
+    if path is not None:
+        cgroup.end(path.strip(), _LEFT_SECONDS)
+        files.remove(record)
+
+
+def _announcement(status_path: str, first: Status, group: str | None) -> Callable[[], None]:
+    """What a new process does before anything else: it says that it is there, and goes into its cgroup."""
+
+    def announce() -> None:
+        # Should the process that starts it be killed now, what it started is listed all the same.
+        # The locks of that one, such as that of who may change the host, are held until then.
+        with contextlib.suppress(OSError):  # It will say so itself.
+            status_file.write(status_path, status_file.of_process(first, os.getpid()))
+        with contextlib.suppress(OSError):  # Its session is known as well.
+            if group is not None:
+                cgroup.enter(group)
+
+    return announce
+
+
 class Detached(Supervisor):
     """A process of its own session, with a status file for a pid file, and a log beside it."""
 
@@ -72,12 +106,7 @@ class Detached(Supervisor):
         status_path = status_file.file(root, name, role)
         log_path = status_file.file(root, name, role, "log")
         status_file.require_room(root)
-
-        def announce() -> None:
-            # In the new process: if this process is killed now, the new process is listed nevertheless.
-            # The locks of this process, such as the lock for changing the host, are held until then.
-            with contextlib.suppress(OSError):  # It will say so itself.
-                status_file.write(status_path, status_file.of_process(first, os.getpid()))
+        announced = _announcement(status_path, first, _make_cgroup(role, name, root))
 
         def seen() -> S | None:
             status = status_file.read(root, name, role)
@@ -96,6 +125,8 @@ class Detached(Supervisor):
             status = status_file.peek(root, name, role)
             alive = status is not None and status.alive
             files.remove(log_path, *([] if alive else [status_path]))
+            if not alive:
+                _end_cgroup(role, name, root)
             files.remove_empty(status_file.directory(root))
 
         try:
@@ -108,7 +139,7 @@ class Detached(Supervisor):
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=announce,  # It needs nothing that a thread, of a progress bar, could hold.
+                    preexec_fn=announced,  # It needs nothing that a thread, of a progress bar, could hold.
                     cwd="/",
                 )
         except OSError:
@@ -154,7 +185,8 @@ class Detached(Supervisor):
             # A launcher that was killed could not end what its clients' programs had started.
             path = f"MSHARE_PATH={os.path.join(root, name)}"
             tree.end(tree.by_pid(tree.session(*writer, path)), _LEFT_SECONDS)
-        files.remove(*(status_file.file(root, name, role, suffix) for suffix in ("json", "lock", "log")))
+        _end_cgroup(role, name, root)
+        files.remove(*(status_file.file(root, name, role, suffix) for suffix in status_file.SUFFIXES))
         return stopped
 
     def enabled(self, role: AnyRole, name: str) -> bool:

@@ -21,6 +21,8 @@ LASTING = ("schema_version", "version", "pid", "started_ticks")
 _ROOM_BYTES = 64 * 1024
 """A status file, its successor, a log."""
 _LARGEST_PID = 1 << 22
+SUFFIXES = ("json", "lock", "log", "cgroup")
+"""Of the files of a role."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Role(Generic[S]):
     """By which its status file and its unit are named."""
     record: type[S]
     """What its status file holds."""
+    starts_programs: bool = False
+    """Whether it starts programs of the user's, which can start anything."""
 
     def __str__(self) -> str:
         return self.name
@@ -72,6 +76,9 @@ class AnyRole(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def starts_programs(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,17 @@ def remove_own(root: str, name: str, role: Role[S]) -> None:
     status = peek(root, name, role)
     if status is not None and status.pid == os.getpid():
         files.remove(file(root, name, role))
+
+
+def names_left(root: str, *roles: AnyRole) -> set[str]:
+    """The regions of which any file is left here: status, lock or log, or what was to become one."""
+    suffixes = tuple(f".{role.name}.{suffix}" for role in roles for suffix in SUFFIXES)
+    return {
+        entry[: -len(suffix)]
+        for entry in files.final_names(directory(root))
+        for suffix in suffixes
+        if entry.endswith(suffix)
+    }
 
 
 def names(root: str, role: AnyRole) -> list[str]:

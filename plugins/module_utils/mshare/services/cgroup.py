@@ -1,0 +1,1 @@
+../../../../lib/mshare/services/cgroup.py

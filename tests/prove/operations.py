@@ -1,0 +1,154 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The operations that are disturbed: what has to be there before, the command, and what ends it all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+
+from mshare import paths
+from mshare.runtime import sources
+from prove.machine import COMMAND, Machine
+
+Command = tuple[str, ...]
+
+REGION_SIZE = "64MiB"
+MOUNT: Command = ("mshare", "mount", "--backend", "simulated", "--size", "256MiB")
+UMOUNT: Command = ("mshare", "umount", "--force", "--root", "/run/msharefs")
+CREATE: Command = ("mshare", "create", "sga", "--backend", "simulated", "--size", REGION_SIZE, "--pattern")
+REMOVE: Command = ("mshare", "rm", "sga", "--force")
+START: Command = ("mshare", "clients", "start", "sga", "--count", "2", "--span", "4MiB")
+PROGRAM: Command = (
+    *("mshare", "clients", "start", "sga", "--count", "2", "--settle-seconds", "1", "--"),
+    *("sh", "-c", "sleep 3600 & sleep 3600"),
+)
+REPLACE: Command = (*CREATE, "--replace-stale")
+
+FOLDER = "/run/prove"
+SURVEY = f"{FOLDER}/host.json"
+_MODULE = "ansible_collections.dbmem.mshare.plugins.modules.mshare_runtime"
+_RUNTIMES = {
+    "present": {"state": "present"},
+    "preload": {"state": "present", "preload": True},
+    "absent": {"state": "absent"},
+}
+PRELOAD: Command = (sys.executable, "-m", _MODULE, f"{FOLDER}/preload.json")
+RUNTIME: Command = (sys.executable, "-m", _MODULE, f"{FOLDER}/present.json")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing that a user does."""
+
+    name: str
+    words: Command
+    before: tuple[Command, ...] = ()
+    """What was done before, undisturbed."""
+    again: Command | None = None
+    """How it is repeated after it was killed, where that is not done with the same words."""
+    end: tuple[Command, ...] = (UMOUNT,)
+    """What has to end everything, whatever happened."""
+    role: str | None = None
+    """Of one that stays: the name of its status file."""
+    undone: bool = False
+    """Whether a failure leaves what was there before."""
+    module: bool = False
+    """Whether it is a module, which answers in JSON."""
+    waits: str | None = None
+    """A shell's words that start what it needs to work on, and stay."""
+
+
+def command_lines() -> list[Operation]:
+    """Those of the command line and of the processes that stay."""
+    region = (MOUNT, CREATE)
+    clients = (*region, START)
+    own = ("mshare", "own", *CREATE[2:])
+    run = ("mshare", "clients", "run", *START[3:])
+    return [
+        Operation("mount", MOUNT, undone=True),
+        Operation("umount", ("mshare", "umount"), (MOUNT,)),
+        Operation("umount --force", UMOUNT, clients),
+        Operation("create", CREATE, (MOUNT,), again=REPLACE, undone=True),
+        Operation("rm", ("mshare", "rm", "sga"), region),
+        Operation("rm --force", REMOVE, clients),
+        Operation("list", ("mshare", "list"), clients),
+        Operation("info", ("mshare", "info"), clients),
+        Operation("stat", ("mshare", "stat", "sga"), clients),
+        Operation("map", ("mshare", "map", "sga", "--offset", "1GiB", "--size", "1MiB", "--replace"), region),
+        Operation("attach", ("mshare", "attach", "sga", "--touch", "8MiB"), region),
+        Operation("clients start", START, region, undone=True),
+        Operation("clients start COMMAND", PROGRAM, region, undone=True),
+        Operation("clients stop", ("mshare", "clients", "stop", "sga"), clients),
+        Operation("clients stop COMMAND", ("mshare", "clients", "stop", "sga"), (*region, PROGRAM)),
+        Operation("validate", ("mshare", "validate", "sga", "--span", "4MiB"), clients),
+        Operation("owner", own, (MOUNT,), again=REPLACE, role="owner"),
+        Operation("launcher", run, region, again=START, role="clients"),
+        Operation("survey", ("mshare", "survey"), region),
+        Operation("survey --json", ("mshare", "--json", "survey"), region),
+        Operation("plan", ("mshare", "plan", SURVEY), (), end=()),
+        Operation("report", ("mshare", "report", SURVEY, "--folder", f"{FOLDER}/report"), (), end=()),
+        Operation(
+            "collapse",
+            ("mshare", "collapse", "TARGET"),
+            (),
+            end=(),
+            waits=_SHARED,
+        ),
+    ]
+
+
+# What collapse works on: shared memory that begins where huge pages fit, 8 MiB of it in use.
+_SHARED = (
+    "import ctypes, time; c = ctypes.CDLL(None); c.mmap.restype = ctypes.c_void_p;"
+    "a = c.mmap(ctypes.c_void_p(1 << 40), ctypes.c_size_t(64 << 20), 3, 0x100021, -1, ctypes.c_long(0));"
+    "ctypes.memset(a, 1, 8 << 20); print('ready', flush=True); time.sleep(3600)"
+)
+
+
+def runtime() -> list[Operation]:
+    """The library onto a host and off it again, by the module."""
+    remove = (*RUNTIME[:-1], f"{FOLDER}/absent.json")
+    return [
+        Operation("mshare_runtime present", RUNTIME, (), end=(remove,), module=True),
+        Operation("mshare_runtime absent", remove, (RUNTIME,), end=(remove,), module=True),
+    ]
+
+
+def prepare(machine: Machine) -> None:
+    """What the operations read: a survey of this host, the modules' arguments."""
+    folder = machine.inside(FOLDER)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    survey = machine.run("mshare", "--json", "survey")
+    assert survey.code == 0, survey.errors
+    machine.inside(SURVEY).write_text(survey.output)
+    arguments = {"python": sys.executable}
+    packed = sources.pack(sources.read(paths.PACKAGE))
+    for name, more in _RUNTIMES.items():
+        whole = {"ANSIBLE_MODULE_ARGS": {**arguments, "sources": packed, **more}}
+        (folder / f"{name}.json").write_text(json.dumps(whole))
+
+
+def forget(machine: Machine) -> None:
+    """What an operation is meant to leave behind."""
+    report = machine.inside(f"{FOLDER}/report")
+    if report.exists():
+        shutil.rmtree(report)
+
+
+def shown(command: Command) -> str:
+    return " ".join(command[:4]) if command[: len(COMMAND)] != COMMAND else " ".join(command[2:6])
+
+
+def postgresql() -> list[Operation]:
+    """A cluster's server onto huge pages and back, on a machine with a cluster."""
+    change = ("--restart", "--probes", "2")
+    move = ("mshare", "postgresql", "present", "--backend", "simulated", "--pages", "thp", *change)
+    back = ("mshare", "postgresql", "absent", *change)
+    return [
+        Operation("postgresql present", move, (), end=(back,)),
+        Operation("postgresql absent", back, (move,), end=(back,)),
+    ]
