@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -16,17 +17,67 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.errors import 
     EXIT_VERDICT_FAILED,
     InvalidRequest,
     MshareError,
+    Unavailable,
 )
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.commands import Command, Commands, Fields
 from ansible_collections.dbmem.mshare.plugins.plugin_utils.library import is_same_as
 
 EXECUTABLE = "/usr/local/bin/mshare"
+OLDEST_PYTHON = (3, 9)
+_VERSION = shlex.quote('import sys; print("python %d.%d" % sys.version_info[:2])')
 # With more than that the module is the quicker way, or the only one: a shell takes it as one argument.
 _MOST_LINES = 8
 _MOST_CHARACTERS = 16384
 
 
-class LibraryAction(ActionBase):
+class ModuleAction(ActionBase):
+    """Sends a module, and says in a sentence where a host's Python is too old for it.
+
+    Ansible itself refuses such a Python with a traceback, or not at all: its modules need 3.8 or 3.9.
+    """
+
+    TRANSFERS_FILES = False
+    _supports_async = True
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> Fields:
+        result: Fields = super().run(tmp, task_vars)
+        return {**result, **self._send(dict(self._task.args), task_vars)}
+
+    def _send(self, arguments: Fields, task_vars: Any) -> Fields:
+        in_background = self._task.async_val and not self._connection.has_native_async
+        answer: Fields = self._execute_module(
+            module_args=arguments, task_vars=task_vars, wrap_async=in_background
+        )
+        # What this collection refuses has a kind.
+        if not answer.get("failed") or "error_kind" in answer:
+            return answer
+        return self._too_old() or answer
+
+    def _too_old(self) -> Fields | None:
+        """The failure for a host whose Python is too old; None where it is not."""
+        interpreter = (getattr(self, "_used_interpreter", None) or "").lstrip("#!").strip()
+        if not interpreter:
+            return None
+        done = self._low_level_execute_command(f"{interpreter} -c {_VERSION}", sudoable=True)
+        match = re.search(r"^python (\d+)\.(\d+)$", done["stdout"], re.MULTILINE)
+        if match is None or (int(match[1]), int(match[2])) >= OLDEST_PYTHON:
+            return None
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        return {
+            "failed": True,
+            "changed": False,
+            "error_kind": Unavailable.kind,
+            "msg": (
+                f"{interpreter} on this host is Python {match[1]}.{match[2]}, and dbmem.mshare needs {needed} or"
+                " newer; install a newer Python beside it (python39 on EL 8), and set"
+                " ansible_python_interpreter to its path for this host"
+            ),
+        }
+
+
+class LibraryAction(ModuleAction):
     """Has a host's own command line do what a module would do there, or sends the module.
 
     The command line is installed and compiled, so it is several times cheaper than a module that is sent.
@@ -47,19 +98,11 @@ class LibraryAction(ActionBase):
 
     COMMANDS: Commands
 
-    TRANSFERS_FILES = False
-    _supports_async = True
-    _supports_check_mode = True
-    _supports_diff = True
-
     def run(self, tmp: Any = None, task_vars: Any = None) -> Fields:
-        result: Fields = super().run(tmp, task_vars)
+        result: Fields = ActionBase.run(self, tmp, task_vars)
         answer = None if self._task.async_val else self._answer()
         if answer is None:
-            in_background = self._task.async_val and not self._connection.has_native_async
-            answer = self._execute_module(
-                module_args=self._arguments(), task_vars=task_vars, wrap_async=in_background
-            )
+            answer = self._send(self._arguments(), task_vars)
         return {**result, **answer}
 
     def _arguments(self) -> Fields:
