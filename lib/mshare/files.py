@@ -173,7 +173,7 @@ def require_regular(fd: int, path: str, *, links_maximum: int = 1) -> os.stat_re
     if not stat.S_ISREG(status.st_mode):
         raise NotTrusted(path, kind(status))
     if status.st_nlink > links_maximum:
-        raise NotTrusted(path, f"a file with {status.st_nlink} names (hard links)")
+        raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
     return status
 
 
@@ -249,7 +249,7 @@ def _require_readable(status: os.stat_result, path: str, gids: Collection[int]) 
     if status.st_uid != 0:
         raise NotTrusted(path, f"a file of uid {status.st_uid}, who is not trusted with it")
     if status.st_nlink > 1:
-        raise NotTrusted(path, f"a file of root's with {status.st_nlink} names (hard links)")
+        raise NotTrusted(path, f"a file of root's with {status.st_nlink} hard links")
     readable = status.st_mode & 0o004 or (status.st_mode & 0o040 and status.st_gid in gids)
     if not readable:
         raise NotTrusted(path, "a file of root's that this user may not read")
@@ -265,7 +265,7 @@ def open_file(path: str, flags: int, kind_bits: int = stat.S_IFREG) -> int:
         if stat.S_IFMT(status.st_mode) != kind_bits:
             raise NotTrusted(path, kind(status))
         if status.st_nlink > 1:
-            raise NotTrusted(path, f"a file with {status.st_nlink} names (hard links)")
+            raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
         return _opened(place, flags, path)
 
 

@@ -18,7 +18,7 @@ from ..errors import InvalidRequest, MshareError
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..services import signals
-from ..units import format_size, parse_size
+from ..units import counted, format_size, parse_size
 from .options import region_argument, where_options
 from .screen import Screen
 
@@ -95,4 +95,6 @@ def _verified(target: client.Target, done: client.Touched) -> str:
     if target.pattern is None:
         return "nothing: the owner wrote no pattern (--pattern)"
     right_pages = done.verified_pages - done.wrong_pages
-    return f"{right_pages:,} of {done.verified_pages:,} pages hold what the owner wrote"
+    return (
+        f"{right_pages:,} of {counted(done.verified_pages, 'page holds', 'pages hold')} what the owner wrote"
+    )

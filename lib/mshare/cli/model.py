@@ -25,7 +25,7 @@ def model_command(screen: Screen, size: str, clients: int, page_size: str) -> No
     """
     size_bytes, page_bytes = parse_size(size), parse_size(page_size, "page size")
     if clients < 1:
-        raise InvalidRequest(f"{clients} clients cannot be modelled; use 1 or more, like 1500")
+        raise InvalidRequest(f"{counted(clients, 'client')} cannot be modelled; use 1 or more, like 1500")
     tables = page_tables(size_bytes, page_bytes)
     levels = _levels(tables)
     screen.answer(

@@ -34,7 +34,7 @@ def client_count(count: int) -> int:
     if isinstance(count, bool) or not 1 <= count <= CLIENTS_MAXIMUM:
         raise InvalidRequest(
             f"{count} clients cannot be started; request 1 to {CLIENTS_MAXIMUM}, or use state absent"
-            f" (`mshare clients stop`) for none"
+            " (`mshare clients stop`) for none"
         )
     return count
 

@@ -17,7 +17,7 @@ from ..errors import Conflict
 from ..host.huge_pages import nr_file
 from ..host.limits import Host
 from ..services.systemd import HEAD
-from ..units import GIB
+from ..units import GIB, counted
 from . import elsewhere
 from .elsewhere import Setting
 from .kernel import TRANSPARENT
@@ -148,7 +148,7 @@ def _conflict(others: list[Setting], values: dict[str, str], nodes: dict[str, Ta
     ours = TMPFILES_FILE
     if last.what in nodes:
         node = nodes[last.what]
-        needed = f"{node.wanted} pages in the {pool_text(node.page_bytes, node.node)}"
+        needed = f"{counted(node.wanted, 'page')} in the {pool_text(node.page_bytes, node.node)}"
     else:
         needed = f"{last.what} = {values[last.what]}"
         ours = SYSCTL_FILE if last.what in (elsewhere.DEFAULT_POOL, elsewhere.SHM_GROUP) else ours

@@ -489,7 +489,8 @@ def _failure(kernel: Kernel, short: Short, kept: bool) -> str:
     if not kept and now != change.before:
         outcome = f"it has {now:,} now, and had {change.before:,} before"
     return (
-        f"The kernel granted {short.granted:,} of the {change.wanted:,} pages asked for in the {change.text},"
+        f"The kernel granted {short.granted:,} of the {counted(change.wanted, 'page')} asked for in the"
+        f" {change.text},"
         f" {counted(short.missing, 'page')} ({format_size(short.missing * change.page_bytes)}) too few, after"
         f" memory was compacted and the rest asked for again; {available} are available, but not in one"
         f" piece; {outcome}. Ask for less, free memory, or set it for the next boot (live: false, --no-live)"

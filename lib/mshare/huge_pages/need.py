@@ -20,7 +20,7 @@ from ..host import huge_pages
 from ..host.huge_pages import Pool
 from ..postgresql import sizing
 from ..survey.record import InstanceRecord, SegmentRecord, Survey
-from ..units import GIB, KIB, MIB, format_size, parse_size
+from ..units import GIB, KIB, MIB, counted, format_size, parse_size
 from .spec import HugePagesSpec, PoolRequest
 
 TermKind = Literal["measured", "configured", "modelled", "requested"]
@@ -163,8 +163,10 @@ def _require_allowed(instance: InstanceRecord, need: Need, page_bytes: int) -> N
     for limit in instance.limits:
         if limit.resource == f"hugetlb {size}" and limit.limit_bytes < need.pages * page_bytes:
             raise Conflict(
-                f"{instance.name} needs {need.pages} huge pages ({format_size(need.pages * page_bytes)}), and"
-                f" its cgroup allows {format_size(limit.limit_bytes)} ({limit.file}); raise that limit first"
+                f"{instance.name} needs {counted(need.pages, 'huge page')}"
+                f" ({format_size(need.pages * page_bytes)}),"
+                f" but its cgroup allows {format_size(limit.limit_bytes)} ({limit.file}); raise that"
+                " limit first"
             )
 
 

@@ -71,8 +71,9 @@ def _reserved(case: Case) -> Iterator[MshareError]:
         if taken > 0 and left < (host.reserved or 0):
             yield Conflict(
                 f"{counted(taken, 'page')} of {format_size(size)} cannot be taken from NUMA nodes:"
-                f" {host.reserved or 0:,} of the {host.free or 0:,} free pages of the host are reserved,"
-                f" {case.holders(size)}; leave at least so many, or stop who reserved them first"
+                f" {host.reserved or 0:,} of the host's {counted(host.free or 0, 'free page')} are reserved,"
+                f" {case.holders(size)}; leave at least that many, or first stop the programs that"
+                " reserved them"
             )
 
 

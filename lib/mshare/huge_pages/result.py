@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .. import record
-from ..units import format_size
+from ..units import counted, format_size
 from .need import Term
 from .oracle import OracleFacts
 from .spec import pool_text
@@ -99,8 +99,8 @@ def pool_lines(pool: PoolFacts) -> Iterable[str]:
     name = pool_text(pool.page_bytes, pool.node)
     wanted = "as wanted" if pool.granted == pool.wanted else f"{pool.wanted:,} are wanted"
     used = f"{pool.used:,} of them in use or reserved"
-    yield f"The {name} has {pool.granted:,} pages ({size}), {used}; {wanted}."
-    yield f"  {pool.wanted:,} pages are wanted:"
+    yield f"The {name} has {counted(pool.granted, 'page')} ({size}), {used}; {wanted}."
+    yield f"  {counted(pool.wanted, 'page is', 'pages are')} wanted:"
     yield from term_lines(pool.formula)
 
 

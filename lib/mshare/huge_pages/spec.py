@@ -104,7 +104,8 @@ def make(
     spare_count, spare_bytes = _count_or_size(spare, "spare", least=0)
     if not 0 < share_of_ram_max <= 1:
         raise InvalidRequest(
-            f"share_of_ram_max {share_of_ram_max!r} is no share; write a number above 0 and up to 1, like 0.7"
+            f"share_of_ram_max {share_of_ram_max!r} is not a share; write a number above 0 and up to 1,"
+            " like 0.7"
         )
     if transparent is not None and transparent not in THP_MODES:
         raise InvalidRequest(
@@ -156,7 +157,9 @@ def _pool(entry: Mapping[str, object]) -> PoolRequest:
     size, node, wanted = entry.get("size") or "2MiB", entry.get("node"), entry.get("wanted", AUTO)
     page_bytes = parse_size(str(size), "the size of huge pages")
     if page_bytes & (page_bytes - 1) or page_bytes < 64 * KIB:
-        raise InvalidRequest(f"{size!r} is no size of huge pages; write one that the kernel has, like 2MiB")
+        raise InvalidRequest(
+            f"{size!r} is not a size of huge pages; write one that the kernel has, like 2MiB"
+        )
     if node is not None and (isinstance(node, bool) or not isinstance(node, int) or node < 0):
         raise InvalidRequest(f"node {node!r} is not the number of a NUMA node; write it like 0")
     if wanted == AUTO:
@@ -179,7 +182,7 @@ def _count_or_size(value: object, what: str, least: int) -> tuple[int | None, in
     else:
         raise _no_count(value, what)
     if not least <= count <= _PAGES_MAXIMUM:
-        raise InvalidRequest(f"{what} {value!r} is no number of huge pages that a host can have")
+        raise InvalidRequest(f"{what} {value!r} is not a number of huge pages that a host can have")
     return count, 0
 
 

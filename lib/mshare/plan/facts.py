@@ -15,7 +15,7 @@ from ..host import huge_pages
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, page_tables
 from ..survey.record import HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
-from ..units import MIB
+from ..units import MIB, counted
 
 # Below it, all segments of an instance together have a leaf table or two per process: nothing to plan.
 _SMALLEST_BYTES = 2 * MIB
@@ -312,5 +312,7 @@ def check_clients(clients: int) -> int:
     most = CLIENTS_MAXIMUM * 128
     # The most that pid_max can be on 64 bits: more processes no host has.
     if isinstance(clients, bool) or not 1 <= clients <= most:
-        raise InvalidRequest(f"{clients} clients cannot be planned for; use 1 to {most}, like 1500")
+        raise InvalidRequest(
+            f"{counted(clients, 'client')} cannot be planned for; use 1 to {most}, like 1500"
+        )
     return clients

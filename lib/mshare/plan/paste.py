@@ -144,7 +144,7 @@ def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
     if pool.used:
         yield f"# In use already: {pool.used} more. The number is the whole pool, not what is added"
     if spare:
-        yield f"# {spare} pages ({format_size(spare * _HUGE_BYTES)}) to spare"
+        yield f"# {counted(spare, 'page')} ({format_size(spare * _HUGE_BYTES)}) to spare"
     if pool.total and count == pool.total:
         yield f"# The pool is large enough already ({pool.total}); other programs may need the rest of it"
     if pool.nodes > 1:

@@ -19,7 +19,7 @@ from ..errors import InvalidRequest
 from ..kernel import abi
 from ..labels import Kind, weakest
 from ..pagetable import BASE_PAGE_BYTES, Layout
-from ..units import format_size, round_up
+from ..units import counted, format_size, round_up
 from . import outlook
 from .commands import command
 from .facts import Facts, Host, Instance
@@ -158,7 +158,9 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
     Raises InvalidRequest for a pool of less than 1.
     """
     if pool_to is not None and pool_to < 1:
-        raise InvalidRequest(f"a pool of {pool_to} connections cannot serve anybody; use 1 or more")
+        raise InvalidRequest(
+            f"a pool of {counted(pool_to, 'connection')} cannot serve anybody; use 1 or more"
+        )
     pools = [pool_to or -(-instance.clients_maximum // _POOL_SHARE) for instance in facts.instances]
     planned, outlooks = [], []
     for instance, pool in zip(facts.instances, pools):

@@ -192,7 +192,8 @@ def _one_process(case: Case, remedy: Remedy) -> str | None:
         return None
     if case.instance.threads > 1:
         return (
-            f"it is one process with {case.instance.threads:,} threads, which share its page tables already:"
+            f"it is one process with {counted(case.instance.threads, 'thread')}, which share its page"
+            " tables already:"
             " no process repeats them"
         )
     return "only one process maps the segment, so its page tables exist only once"

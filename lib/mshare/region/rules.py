@@ -13,7 +13,7 @@ from ..errors import InvalidRequest
 from ..kernel import abi
 from ..kernel.generations import Generation
 from ..pagetable import page_tables
-from ..units import MIB, format_size, round_up
+from ..units import MIB, counted, format_size, round_up
 
 NAME_LENGTH = 128
 # systemd instance names, file names and environment variables need no escaping for these.
@@ -28,7 +28,8 @@ def region_name(name: str) -> str:
         raise InvalidRequest("a region needs a name, like sga, but the name is empty")
     if len(name) > NAME_LENGTH:
         raise InvalidRequest(
-            f"region name {name[:20]!r}... has {len(name)} characters; at most {NAME_LENGTH} are allowed"
+            f"region name {name[:20]!r}... has {counted(len(name), 'character')}; at most {NAME_LENGTH}"
+            " are allowed"
         )
     if not _NAME.match(name) or name == abi.INFO_FILE:
         raise InvalidRequest(

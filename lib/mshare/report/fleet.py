@@ -242,7 +242,7 @@ class Fleet:
             return f"{counted(len(risky), 'host')} of {len(self.hosts):,} {verb}: {_names(risky)}."
         if len(self.hosts) == 1:
             return "The host survives its own maximum."
-        all_hosts = "Both hosts" if len(self.hosts) == 2 else f"All {len(self.hosts):,} hosts"
+        all_hosts = "Both hosts" if len(self.hosts) == 2 else f"All {counted(len(self.hosts), 'host')}"
         return f"{all_hosts} survive their own maxima."
 
     @property

@@ -228,7 +228,7 @@ def test_a_reservation_may_be_kept_for_any_node(tmp_path: Path, monkeypatch: pyt
     machine = make_machine(tmp_path, monkeypatch, nodes=2)
     machine.pools.set(2 * MIB, nr=40, resv=25)
     with pytest.raises(
-        Conflict, match=r"20 pages of 2 MiB cannot be taken from NUMA nodes: 25 of the 40 free"
+        Conflict, match=r"20 pages of 2 MiB cannot be taken from NUMA nodes: 25 of the host's 40 free"
     ):
         machine.present({"wanted": 0, "node": 0}, {"wanted": 20, "node": 1})
 

@@ -148,7 +148,7 @@ def test_a_cgroup_that_allows_less_is_named() -> None:
     limit = {"resource": "hugetlb 2MB", "file": "/sys/fs/cgroup/db/hugetlb.2MB.max", "limit_bytes": 10 * MIB}
     with pytest.raises(Conflict) as refused:
         terms(postgresql(100 * MIB, limits=[limit]))
-    assert "pg needs 50 huge pages (100 MiB), and its cgroup allows 10 MiB" in str(refused.value)
+    assert "pg needs 50 huge pages (100 MiB), but its cgroup allows 10 MiB" in str(refused.value)
     assert "/sys/fs/cgroup/db/hugetlb.2MB.max" in str(refused.value)
 
 

@@ -125,7 +125,7 @@ def device(path):
     ("point", "reason"),
     [
         (lambda path, secret: path.symlink_to(secret), "a symbolic link of uid"),
-        (lambda path, secret: os.link(secret, path), "a file of root's with 2 names"),
+        (lambda path, secret: os.link(secret, path), "a file of root's with 2 hard links"),
         (lambda path, secret: os.mkfifo(path), "a FIFO"),
         (lambda path, secret: device(path), "a device"),
         (lambda path, secret: path.symlink_to("/dev/zero"), "a symbolic link of uid"),

@@ -166,7 +166,7 @@ def test_a_sidecar_that_is_a_hard_link_to_another_region_is_refused(backend, roo
     region = create(backend)
     os.unlink(root / ".simulated" / "sga.json")
     os.link(root / "other", root / ".simulated" / "sga.json")
-    with pytest.raises(files.NotTrusted, match="2 names"):
+    with pytest.raises(files.NotTrusted, match="2 hard links"):
         backend.open("sga", os.O_RDWR)
     region.close()
 
