@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,20 @@ def reserved(count: int) -> Iterator[None]:
             yield
         finally:
             (_POOL / "nr_hugepages").write_text(str(before))
+
+
+@contextmanager
+def alone() -> Iterator[int]:
+    """The pool for a test that changes it, and gives back what it took: how many pages it has."""
+    with exclusive(cache_dir("pool") / "lock"):
+        before = _pages("nr")
+        if not os.access(_POOL / "nr_hugepages", os.W_OK):
+            pytest.skip("no huge pages can be reserved on this machine")
+        try:
+            yield before
+        except BaseException:
+            (_POOL / "nr_hugepages").write_text(str(before))
+            raise
 
 
 @contextmanager

@@ -59,8 +59,8 @@ def huge_pages(server: Server, page_bytes: int) -> int:
     process = Process(server.pid, status.encode("utf-8", "surrogateescape"), 0)
     if os.geteuid() not in (0, process.uid):
         raise Unanswered(f"only root and its own user (uid {process.uid}) may ask it")
-    if process.namespace("mnt") != os.readlink("/proc/self/ns/mnt"):
-        raise Unanswered("it runs in a container, where its program and files are")
+    if not all(_is_here(process, path) for path in (server.executable, server.data_directory)):
+        raise Unanswered("its program and files are those of a container, or not there any more")
     words = [*_configured(process, server), "-c", f"huge_page_size={page_bytes // KIB}kB", "-C", PARAMETER]
     with _scratch(process.uid, server.data_directory) as scratch:
         answer = _answer(
@@ -69,6 +69,14 @@ def huge_pages(server: Server, page_bytes: int) -> int:
     if not answer.isdigit() or int(answer) == 0:
         raise Unanswered(f"`postgres -C {PARAMETER}` answers {answer!r}")
     return int(answer)
+
+
+def _is_here(process: Process, path: str) -> bool:
+    """Whether a path means the same to the server as here. A unit may have mounts of its own for others."""
+    try:
+        return os.path.samefile(process.path("root") + path, path)
+    except OSError:
+        return False
 
 
 def _configured(process: Process, server: Server) -> list[str]:

@@ -92,10 +92,17 @@ def test_why_it_does_not_answer(server: Server, answer: str, reason: str) -> Non
 
 
 def test_a_program_that_is_gone_and_a_server_that_is(server: Server) -> None:
-    with pytest.raises(Unanswered, match="did not answer"):
+    with pytest.raises(Unanswered, match="are those of a container, or not there any more"):
         huge_pages(server, 2 * MIB)
     with pytest.raises(Unanswered, match="its postmaster 4194303 has ended"):
         huge_pages(Server(4194303, server.executable, server.data_directory), 2 * MIB)
+
+
+def test_a_program_that_cannot_be_run(server: Server) -> None:
+    answers(server, "echo 540")
+    Path(server.executable).chmod(0o644)
+    with pytest.raises(Unanswered, match="did not answer"):
+        huge_pages(server, 2 * MIB)
 
 
 def test_the_first_version_that_can_be_asked() -> None:
