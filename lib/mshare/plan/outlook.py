@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ..labels import Kind, weakest
@@ -100,7 +100,9 @@ def of_instance(
     """The verdict on one instance and the one remedy to take."""
     room = _room(facts.host, [(instance, at_bytes)])
     best = None if instance.done else _picked(rows)
-    nothing = instance.done or (None if best else "no remedy that is open saves anything worth a change")
+    nothing = instance.done or (
+        None if best else "none of the open remedies saves enough to be worth a change"
+    )
     sentence = _sentence(instance.name, room, instance.tables_bytes, at_bytes, kind)
     optional = room.verdict == "fine" and best is not None and not _matters(facts.host, best.saving_bytes)
     if nothing:
@@ -141,6 +143,9 @@ def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:
         facts.host,
         [(instance, outlook.at_maximum_bytes) for instance, outlook in zip(facts.instances, outlooks)],
     )
+    # What an instance does not survive, its host does not either.
+    verdicts = [room.verdict, *(outlook.verdict for outlook in outlooks)]
+    room = replace(room, verdict=max(verdicts, key=list(_WORDS).index))
     worst = max(
         (outlook for outlook in outlooks if outlook.remedy_id),
         key=lambda outlook: (not outlook.optional, outlook.saving_bytes),
@@ -156,7 +161,7 @@ def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:
         at_maximum_kind=kind,
         available_bytes=room.available_bytes,
         limit=room.limit,
-        done=None if worst else "nothing that is open saves anything worth a change",
+        done=None if worst else "none of the open remedies saves enough to be worth a change",
         optional=worst is not None and worst.optional,
         remedy_id=worst.remedy_id if worst else None,
         remedy=worst.remedy if worst else None,

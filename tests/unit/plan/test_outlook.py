@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from mshare.plan import text
+from mshare.labels import Kind
+from mshare.plan import outlook, text
 from mshare.plan.facts import from_arguments, from_survey
 from mshare.plan.plan import Plan, plan
 from mshare.survey.record import from_fields
@@ -278,3 +280,89 @@ def test_what_saves_much_or_what_is_needed_is_not_optional(host: dict[str, int])
     assert not made.outlook.optional
     assert not made.instances[0].outlook.optional
     assert "Nothing to do" not in made.instances[0].outlook.sentence
+
+
+# -- the choice among rows, as the module itself makes it
+
+
+@dataclass(frozen=True)
+class Row:
+    """A remedy's row, with what the choice depends on."""
+
+    id: str
+    saving_bytes: int
+    usable: bool = True
+    waste_bytes: int = 0
+    memory_bytes: int = 0
+    restart: str = "yes"
+    reboot: str = "rarely"
+    takes: str = "vm.nr_hugepages"
+    command: str | None = "sysctl"
+    confidence: Kind = "modelled"
+
+    @property
+    def remedy(self) -> str:
+        return f"remedy {self.id}"
+
+
+def chosen(*rows: Row, **fields: Any) -> outlook.Outlook:
+    facts = from_survey(from_fields(survey("db1", [instance("main", SIZE, 100, 110, **fields)])))
+    (planned_instance,) = facts.instances
+    return outlook.of_instance(facts, planned_instance, 2 * GIB, "projected", rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        # The first in order that saves half of what the best one does.
+        ([Row("hugetlb_2m", 60 * MIB), Row("hugetlb_1g", 100 * MIB)], "hugetlb_2m"),
+        ([Row("hugetlb_2m", 40 * MIB), Row("hugetlb_1g", 100 * MIB)], "hugetlb_1g"),
+        ([Row("collapse", 100 * MIB), Row("hugetlb_2m", 100 * MIB, usable=False)], "collapse"),
+        ([Row("mshare_2025_08", 100 * MIB)], "mshare_2025_08"),
+        # Less than 1 MiB is not worth a restart.
+        ([Row("hugetlb_2m", MIB - 1)], None),
+        ([Row("hugetlb_2m", 100 * MIB, usable=False)], None),
+        ([], None),
+    ],
+)
+def test_the_remedy_that_is_taken(rows: list[Row], taken: str | None) -> None:
+    made = chosen(*rows)
+    assert made.remedy_id == taken
+    if taken is None:
+        assert made.sentence.endswith(
+            "Nothing to do: none of the open remedies saves enough to be worth a change."
+        )
+        assert (made.saving_bytes, made.saving_kind, made.command, made.costs) == (0, None, None, None)
+    else:
+        assert (made.remedy, made.command, made.needs) == (f"remedy {taken}", "sysctl", "vm.nr_hugepages")
+        assert made.saving_kind == "modelled"
+
+
+@pytest.mark.parametrize(
+    ("fields", "costs"),
+    [
+        ({}, "a restart, rarely a reboot"),
+        ({"restart": "no", "reboot": "no"}, "no restart, no reboot"),
+        (
+            {"restart": "clients", "reboot": "yes", "waste_bytes": MIB},
+            "clients reconnect, a reboot, 1 MiB of rounding",
+        ),
+    ],
+)
+def test_what_a_remedy_costs_in_words(fields: dict[str, Any], costs: str) -> None:
+    assert chosen(Row("hugetlb_2m", 100 * MIB, **fields)).costs == costs
+
+
+def test_a_host_is_no_better_than_its_worst_instance() -> None:
+    facts = from_survey(from_fields(survey("db1", [])))
+    fine, lost = chosen(), replace(chosen(), verdict="will_run_out")
+    assert outlook.of_host(facts, [fine, lost]).verdict == "will_run_out"
+    assert outlook.of_host(facts, [fine]).verdict == "fine"
+    assert outlook.of_host(facts, []).at_maximum_kind == "measured"
+
+
+def test_the_hosts_remedy_is_that_of_the_instance_that_saves_most() -> None:
+    facts = from_survey(from_fields(survey("db1", [])))
+    little, much = chosen(Row("collapse", 2 * MIB)), chosen(Row("hugetlb_2m", 9 * MIB))
+    made = outlook.of_host(facts, [little, much])
+    assert (made.remedy_id, made.saving_bytes, made.done) == ("hugetlb_2m", 11 * MIB, None)
