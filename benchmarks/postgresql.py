@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A real PostgreSQL whose memory lies in different pages: what its page tables cost, and its speed.
 
-Stock with small pages is the peer; stock with huge pages is what the preloaded library has to match. All
-servers run at once and are measured in turn, so that a machine whose speed drifts is fair to all.
+Stock with small pages is the peer; stock with huge pages (pages native) is what the preloaded library has to
+match. All servers run at once and are measured in turn, so that a machine whose speed drifts is fair to all.
+
+The server that is only placed at its start is collapsed afterwards, without load, then under pgbench.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +31,8 @@ CLONE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 
 from mshare.backends.simulated.layout import Layout
+from mshare.collapse.collapse import Result, collapse
+from mshare.collapse.follow import follow
 from mshare.host import (
     processes,
     procfs,
@@ -61,13 +68,17 @@ class Mode(NamedTuple):
     """Settings of the preloaded library; None for a stock server."""
     reserved: bool = False
     """Whether it takes its memory from the pool of huge pages."""
+    collapsed: bool = False
+    """Whether it is put into huge pages while it runs."""
 
 
-STOCK, STOCK_HUGE, THP = "stock, 4 KiB", "stock, huge pages", "preload, thp"
+STOCK, STOCK_HUGE, THP = "stock, 4 KiB", "native huge pages", "preload, thp"
+ALIGN = "align only, collapse"
 MODES = (
     Mode(STOCK, "off", None),
     Mode(STOCK_HUGE, "on", None, reserved=True),
     Mode(THP, "off", {"pages": "thp"}),
+    Mode(ALIGN, "off", {"pages": "thp", "prefault": False}, collapsed=True),
     Mode("preload, hugetlb", "off", {"pages": "hugetlb"}, reserved=True),
     Mode("preload, simulated", "off", {"pages": "4k", "backend": "simulated"}),
     Mode("preload, kernel", "off", {"pages": "4k", "backend": "kernel", "root": "/sys/fs/mshare"}),
@@ -90,6 +101,8 @@ class Cost(NamedTuple):
 class Running(NamedTuple):
     mode: Mode
     server: postgresql.Server
+    collapsed: Result | None
+    """How it came into huge pages, where that was done while it ran."""
 
 
 @contextmanager
@@ -154,7 +167,8 @@ def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Run
             )
             server.fill(scale)
             print(f"started: {mode.name}", file=sys.stderr)
-            running.append(Running(mode, server))
+            result = collapse(str(server.data_directory)) if mode.collapsed else None
+            running.append(Running(mode, server, result))
         yield running
 
 
@@ -220,6 +234,13 @@ def show_speed(running: list[Running], options: argparse.Namespace) -> dict[str,
     return rates
 
 
+def starts(running: list[Running]) -> Iterator[tuple[str, bool]]:
+    seconds = {each.mode.name: each.server.start_seconds for each in running}
+    if ALIGN in seconds:
+        ratio = seconds[ALIGN] / seconds[STOCK]
+        yield f"start of {ALIGN} takes {ratio:.2f} of stock (asked: at most 1.5)", ratio <= 1.5
+
+
 def verdicts(costs: dict[int, dict[str, Cost]], rates: dict[str, list[float]]) -> Iterator[tuple[str, bool]]:
     for connections, found in costs.items():
         if THP in found and STOCK_HUGE in found:
@@ -238,6 +259,109 @@ def verdicts(costs: dict[int, dict[str, Cost]], rates: dict[str, list[float]]) -
             f"tps of {THP} are {ratio:.3f} of {STOCK}, whose rounds differ by {100 * noise:.1f} %",
             ratio >= 1 - noise,
         )
+
+
+def show_starts(running: list[Running]) -> None:
+    peer = next(each for each in running if each.mode.name == STOCK)
+    print(f"\nstart, until connections are taken, {running[0].server.max_connections} allowed (measured)")
+    for each in running:
+        ratio = each.server.start_seconds / peer.server.start_seconds
+        line = f"  {each.mode.name:<20} {each.server.start_seconds:8.2f} s {ratio:9.2f} of stock"
+        if each.collapsed is not None:
+            after = each.collapsed.after
+            share, used = 100 * after.huge_bytes / after.used_bytes, format_size(after.used_bytes)
+            line += f", then {share:.1f} % of {used} in use collapsed in {each.collapsed.seconds:.1f} s"
+        print(line)
+
+
+class Loaded(NamedTuple):
+    """A run of pgbench, and what was collapsed meanwhile."""
+
+    tps: float
+    failed: int
+    collapsed: Result | None
+
+
+def loaded(server: postgresql.Server, options: argparse.Namespace, collapsing: bool) -> Loaded:
+    """pgbench's read-write transactions, while the server is collapsed or is not."""
+    words = ["-n", "-c", str(options.clients), "-j", "2", "-T", str(options.seconds), postgresql.DATABASE]
+    with subprocess.Popen(
+        server.command("pgbench", *words), stdout=subprocess.PIPE, cwd="/", text=True
+    ) as load:
+        result = collapse(str(server.data_directory)) if collapsing else None
+        printed = load.communicate()[0]
+    tps = re.search(r"tps = ([\d.]+) \(without", printed)
+    failed = re.search(r"number of failed transactions: (\d+)", printed)
+    assert tps is not None, printed
+    return Loaded(float(tps[1]), int(failed[1]) if failed else 0, result)
+
+
+def crash(server: postgresql.Server) -> None:
+    """A crash restart, which takes new memory in small pages, and the table in its buffers again."""
+    log = server.directory / "log"
+    before = log.read_text(errors="replace").count("ready to accept connections")
+    with server.connect() as connection:
+        os.kill(connection.info.backend_pid, signal.SIGKILL)
+        while log.read_text(errors="replace").count("ready to accept connections") == before:
+            time.sleep(0.05)
+    with server.connect() as connection:
+        connection.execute("SELECT pg_prewarm('pgbench_accounts')")
+
+
+def show_collapses(running: list[Running], options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    """What a collapse costs those who work meanwhile, and whether a crash restart is huge again by itself."""
+    of = {each.mode.name: each.server for each in running}
+    if ALIGN not in of:
+        return
+    rounds = []
+    for __ in range(options.rounds):
+        for name in (STOCK, ALIGN):
+            crash(of[name])
+        rounds.append((loaded(of[STOCK], options, False), loaded(of[ALIGN], options, True)))
+    print(f"\npgbench -c {options.clients} during a collapse, {options.rounds} rounds in turn (measured)")
+    for stock, align in rounds:
+        assert align.collapsed is not None
+        before, after = align.collapsed.before, align.collapsed.after
+        print(
+            f"  {stock.tps:8.0f} tps stock, {align.tps:8.0f} tps during"
+            f" {format_size(align.collapsed.collapsed_bytes)} in {align.collapsed.seconds:.1f} s,"
+            f" page tables {format_size(before.page_tables_bytes)} to {format_size(after.page_tables_bytes)},"
+            f" {stock.failed} and {align.failed} failed"
+        )
+    ratio = statistics.median(align.tps for __, align in rounds) / statistics.median(
+        stock.tps for stock, __ in rounds
+    )
+    failed = sum(stock.failed + align.failed for stock, align in rounds)
+    yield f"while collapsing, median tps are {ratio:.3f} of stock (asked: at least 0.9)", ratio >= 0.9
+    yield f"{failed} failed transactions (asked: none)", failed == 0
+    shares = [
+        100 * a.collapsed.after.huge_bytes / a.collapsed.after.used_bytes for __, a in rounds if a.collapsed
+    ]
+    yield f"at least {min(shares):.1f} % in huge pages after it (asked: 90 %)", min(shares) >= 90
+    yield again_by_itself(of[ALIGN])
+
+
+def again_by_itself(server: postgresql.Server) -> tuple[str, bool]:
+    """A service of one look per second, over a crash restart."""
+    over, news = threading.Event(), []
+    following = threading.Thread(
+        target=follow, args=(str(server.data_directory), over.wait, news.append), kwargs={"seconds": 1}
+    )
+    following.start()
+    try:
+        crash(server)
+        started = time.monotonic()
+        while time.monotonic() < started + 60:
+            result = collapse(str(server.data_directory), check=True)
+            share = 100 * result.after.huge_bytes / max(1, result.after.used_bytes)
+            if share >= 90:
+                break
+            time.sleep(0.2)
+        seconds = time.monotonic() - started
+    finally:
+        over.set()
+        following.join()
+    return f"after a crash restart {share:.1f} % are huge again by themselves in {seconds:.1f} s", share >= 90
 
 
 def chosen(options: argparse.Namespace) -> list[Mode]:
@@ -272,9 +396,11 @@ def main() -> None:
     )
     with huge_pages(pages), servers(modes, options) as running:
         costs = {count: show_costs(running, count) for count in options.connections}
+        show_starts(running)
         rates = show_speed(running, options) if options.rounds else {}
+        collapses = list(show_collapses(running, options)) if options.rounds else []
     print()
-    for text, met in verdicts(costs, rates):
+    for text, met in [*starts(running), *verdicts(costs, rates), *collapses]:
         print(f"  {'met    ' if met else 'NOT MET'}  {text}")
 
 

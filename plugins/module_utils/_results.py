@@ -32,6 +32,13 @@ def converged(answer: Fields, title: str) -> Fields:
     return {**others, "diff": pairs[0] if len(pairs) == 1 else pairs}
 
 
+def remedied(answer: Fields) -> Fields:
+    """The result for the remedies of a host: a pair of texts for each file, and one for the rest."""
+    others = {key: value for key, value in answer.items() if key not in _NOT_RETURNED}
+    pairs = diff("remedies", answer["before"], answer["after"]) if answer["changed"] else []
+    return {**others, "diff": pairs}
+
+
 def single(name: str, facts: str, region: str, answer: Fields) -> Fields:
     """The result for a single region. `name` and `facts` are what a module calls a region and its facts."""
     answer = _of_outcome(answer, facts)

@@ -94,23 +94,26 @@ PLACED: dict[str, Callable[[Mapped], bool]] = {
 
 
 class Cluster:
-    """The cluster 15/main of a host."""
+    """A cluster of a host, 15/main if nothing else is said."""
 
-    configuration = f"/etc/postgresql/{VERSION}/{NAME}"
-    data = f"/var/lib/postgresql/{VERSION}/{NAME}"
-
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, name: str = NAME, port: int = 5432) -> None:
         self.host = host
+        self.name = name
+        self.port = port
+        self.configuration = f"/etc/postgresql/{VERSION}/{name}"
+        self.data = f"/var/lib/postgresql/{VERSION}/{name}"
 
     # -- from its beginning to its end
 
     def create(self, **settings: str) -> None:
         uid = self.host.do("id", "-u", _ACCOUNT).strip()
-        for path in _FOLDERS:
-            self.host.do("mkdir", "-p", path)
-            self.host.do("mount", "-t", "tmpfs", "-o", f"mode=0755,uid={uid}", "host-for-tests", path)
+        if self.name == NAME:
+            # The same for all clusters of the host.
+            for path in _FOLDERS:
+                self.host.do("mkdir", "-p", path)
+                self.host.do("mount", "-t", "tmpfs", "-o", f"mode=0755,uid={uid}", "host-for-tests", path)
         flags = ("--no-sync", "--locale=C.UTF-8", "--encoding=UTF8")
-        self.host.do("pg_createcluster", VERSION, NAME, "--", *flags)
+        self.host.do("pg_createcluster", "--port", str(self.port), VERSION, self.name, "--", *flags)
         self.set("tests.conf", **{**_SETTINGS, **settings})
         self.control("start")
 
@@ -127,7 +130,7 @@ class Cluster:
         self.host.inside(f"{self.configuration}/conf.d/{file}").unlink()
 
     def control(self, what: str, *flags: str) -> str:
-        return self.host.do("pg_ctlcluster", *flags, VERSION, NAME, what)
+        return self.host.do("pg_ctlcluster", *flags, VERSION, self.name, what)
 
     # -- looks
 
@@ -147,13 +150,13 @@ class Cluster:
         return int(self.host.inside(f"{self.data}/postmaster.pid").read_text().split("\n")[0])
 
     def log(self) -> str:
-        return self.host.inside(f"/var/log/postgresql/postgresql-{VERSION}-{NAME}.log").read_text()
+        return self.host.inside(f"/var/log/postgresql/postgresql-{VERSION}-{self.name}.log").read_text()
 
     def command(self, program: str, *words: str) -> list[str]:
         return self.host.command(
             *("setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"),
             *("env", "-C", "/", f"/usr/lib/postgresql/{VERSION}/bin/{program}", *words),
-            environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGPORT": str(self.port)},
         )
 
     def run(self, program: str, *words: str, said: str | None = None) -> str:

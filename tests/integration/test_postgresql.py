@@ -334,22 +334,22 @@ def test_huge_pages_asked_for_elsewhere(cluster: Cluster) -> None:
 def test_native_pages_and_what_stands_in_their_way(cluster: Cluster) -> None:
     """With sysv it would not start; what `try` came to is told; without probes it is verified as well."""
     files, pid = cluster.files(), cluster.pid
-    cluster.set("kind.conf", shared_memory_type="sysv")
+    cluster.set("wish.conf", shared_memory_type="sysv")
     assert (
         "does not start with huge_pages = on and shared_memory_type = sysv"
         in cluster.host.play([task(pages="native")]).said
     )
-    cluster.set("kind.conf", huge_pages="try")
+    cluster.set("wish.conf", huge_pages="try")
     checked = cluster.host.play([task(pages="native")], "--check", "--diff").succeeded()[MOVE]
     assert checked["huge_pages"] == {
         "setting": "try",
-        "source": "kind.conf",
+        "source": "wish.conf",
         "fell_back": True,
         "status": None,
     }
-    assert any("huge_pages is try (kind.conf), but" in line for line in checked["summary"])
+    assert any("huge_pages is try (wish.conf), but" in line for line in checked["summary"])
     assert any("huge_pages = on\n" in pair["after"] for pair in checked["diff"])
-    cluster.unset("kind.conf")
+    cluster.unset("wish.conf")
     assert (cluster.files(), cluster.pid) == (files, pid)
     moved = cluster.host.play([task(pages="native", probes=0)]).succeeded()[MOVE]
     assert (moved["restarted"], moved["segment"]["page_bytes"]) == (True, 2 * MIB)

@@ -59,6 +59,21 @@ def alone() -> Iterator[int]:
 
 
 @contextmanager
+def restored() -> Iterator[None]:
+    """The pool for a test that changes it, which has in the end what it had before."""
+    with alone() as before:
+        try:
+            yield
+        finally:
+            (_POOL / "nr_hugepages").write_text(str(before))
+
+
+def count() -> int:
+    """How many pages the pool has."""
+    return _pages("nr")
+
+
+@contextmanager
 def none() -> Iterator[None]:
     """A pool with nothing in it; skips where somebody has reserved pages."""
     with exclusive(cache_dir("pool") / "lock"):

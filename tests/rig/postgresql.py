@@ -31,7 +31,8 @@ ACCOUNT = "postgres"
 DATABASE = "postgres"
 FULL_TOUCH = "SELECT sum(abalance) FROM pgbench_accounts"
 """Has a backend touch all of pgbench's table; count(*) would read an index only."""
-_START_LOOKS = 1200
+_START_LOOKS = 6000
+_LOOK_SECONDS = 0.01
 STOP_SECONDS = 60
 MIB_PER_SCALE = 128
 """Size of pgbench's table with `-F 10`: few rows, so that a full scan touches many buffers in little time."""
@@ -84,6 +85,8 @@ class Server:
     port: int
     max_connections: int
     version: str
+    start_seconds: float
+    """From the start of its program until it took connections."""
 
     @property
     def data_directory(self) -> Path:
@@ -160,7 +163,7 @@ def _wait_until_ready(running: subprocess.Popen[bytes], directory: Path) -> None
         with contextlib.suppress(FileNotFoundError):
             if state.read_text(encoding="utf-8").rstrip().endswith("ready"):
                 return
-        time.sleep(0.05)
+        time.sleep(_LOOK_SECONDS)
     raise RuntimeError("PostgreSQL did not start:\n" + (directory / "log").read_text(errors="replace"))
 
 
@@ -203,10 +206,12 @@ def server(
             **settings,
         }
         running = _start(programs, directory, given, environment or {})
+        started = time.perf_counter()
         try:
             _wait_until_ready(running, directory)
+            start_seconds = time.perf_counter() - started
             version = (directory / "data" / "PG_VERSION").read_text(encoding="utf-8").strip()
-            yield Server(running.pid, directory, port, max_connections, version)
+            yield Server(running.pid, directory, port, max_connections, version, start_seconds)
         finally:
             _stop(running)
     finally:

@@ -183,6 +183,24 @@ def find(version: str | None, name: str | None) -> Cluster:
     return meant[0].cluster or _cluster(meant[0].version, meant[0].name)
 
 
+def at(data_directory: str) -> Cluster:
+    """The cluster whose data is in a directory; Unavailable where none is, Conflict for one of others."""
+    wanted = os.path.realpath(data_directory)
+    debian = {os.path.realpath(configured_data_directory(*each)): each for each in _debian()}
+    if wanted in debian:
+        return _cluster(*debian[wanted])
+    for other in _others(set(debian)):
+        if os.path.realpath(other.data_directory) == wanted:
+            cluster = _elsewhere(other)
+            if cluster is not None:
+                return cluster
+            _refuse(other)
+    raise Unavailable(
+        f"no PostgreSQL cluster with the data directory {data_directory} was found on this host; start the"
+        " one that is meant"
+    )
+
+
 def _debian() -> list[tuple[str, str]]:
     paths = sorted(glob(os.path.join(pg_ctlcluster.CONFIGURATION, "*", "*", "postgresql.conf")))
     return [(path.split("/")[-3], path.split("/")[-2]) for path in paths]

@@ -84,10 +84,10 @@ class Recorded:
 def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_systemd: bool) -> Changes:
     """What the files are to hold for a spec."""
     fields: dict[str, object] = {**spec.to_dict(), "group_added": group_added}
-    stored = _stored(cluster) or {}
+    known = stored(cluster) or {}
     # It is of use as long as the same is wanted.
-    if "verified" in stored and {**stored, "verified": None} == {**fields, "verified": None}:
-        fields["verified"] = stored["verified"]
+    if "verified" in known and {**known, "verified": None} == {**fields, "verified": None}:
+        fields["verified"] = known["verified"]
     record_change: Changes = {record_file(cluster): _record_text(fields)}
     if not spec.needs_library:
         settings = _native(spec)
@@ -243,14 +243,14 @@ def _record_text(fields: dict[str, object]) -> str:
 
 def write_verified(cluster: Cluster, verified: Verified) -> None:
     """Note that a cluster's memory was where it should be, and in which server."""
-    fields = {**(_stored(cluster) or {}), "verified": record_fields(verified)}
+    fields = {**(stored(cluster) or {}), "verified": record_fields(verified)}
     files.write_text(record_file(cluster), _record_text(fields))
 
 
 def record(cluster: Cluster) -> Recorded | None:
     """What the last run left for this run; None if there was none. Malformed for a damaged file."""
-    stored = _stored(cluster)
-    return None if stored is None else build(Recorded, stored, _place(cluster))
+    known = stored(cluster)
+    return None if known is None else build(Recorded, known, _place(cluster))
 
 
 def recorded_group(cluster: Cluster) -> str | None:
@@ -259,7 +259,7 @@ def recorded_group(cluster: Cluster) -> str | None:
     return recorded.group_added if recorded is not None else None
 
 
-def _stored(cluster: Cluster) -> dict[str, object] | None:
+def stored(cluster: Cluster) -> dict[str, object] | None:
     """The whole record, with the keys of the spec that it was written for; None if there is none."""
     text = files.read_text(record_file(cluster))
     place = _place(cluster)

@@ -74,8 +74,8 @@ def test_where_the_database_cannot_ask_for_huge_pages_the_preload_does() -> None
     (one,) = planned(old).instances
     assert one.outlook.remedy_id == "preload_hugetlb"
     assert one.outlook.command == (
-        "ansible-playbook dbmem.mshare.postgresql -e mshare_postgresql_version=15"
-        " -e mshare_postgresql_cluster=main -e mshare_postgresql_pages=hugetlb"
+        "ansible-playbook dbmem.mshare.remedy -e mshare_remedy=hugetlb"
+        """ -e '{"mshare_remedy_instances": ["main"]}' -e mshare_remedy_restart_ok=true"""
     )
 
 

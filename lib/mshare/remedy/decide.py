@@ -1,0 +1,189 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which remedy each PostgreSQL of a host gets: from a survey, its plan, and what an earlier run chose.
+
+Refuses what is not to be changed before anything is: a server that something else manages, a remedy that is
+not open to a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..errors import Conflict, InvalidRequest
+from ..plan import facts
+from ..plan.plan import InstancePlan, Plan, plan
+from ..postgresql import clusters
+from ..postgresql.clusters import Cluster
+from ..postgresql.managers import choose, evidence
+from ..postgresql.managers.patroni import PATRONI
+from ..postgresql.spec import NATIVE, ClusterSpec
+from ..survey.record import InstanceRecord, Survey
+from .recorded import Entry, Recorded
+from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
+
+_ROWS = {NATIVE: "hugetlb_2m", HUGETLB: "preload_hugetlb", THP: "preload_thp", COLLAPSE: "collapse"}
+"""The plan's rows, by the remedies that can be applied."""
+_REMEDIES = {row: remedy for remedy, row in _ROWS.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a cluster gets."""
+
+    instance: str
+    """Its name in the survey."""
+    cluster: Cluster
+    remedy: str
+    spec: ClusterSpec | None
+    """What its server is to be started with; None for one that is collapsed where it is."""
+    why: str
+
+    @property
+    def needs_pool(self) -> bool:
+        return self.spec is not None and self.spec.pages in POOLED
+
+
+@dataclass(frozen=True)
+class Passed:
+    """An instance for which nothing is done, and why."""
+
+    instance: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done on a host."""
+
+    choices: tuple[Choice, ...]
+    passed: tuple[Passed, ...]
+    plan: Plan
+
+
+def decide(spec: RemedySpec, survey: Survey, recorded: Recorded) -> Decision:
+    """Choose for each instance. Raises what is refused: InvalidRequest for an instance that is not there,
+    Conflict for a remedy that is not open or a server that something else manages."""
+    made = plan(facts.from_survey(survey))
+    _require_known(spec, survey)
+    choices: list[Choice] = []
+    passed: list[Passed] = []
+    plans = {each.name: each for each in made.instances}
+    for instance in survey.instances:
+        if spec.instances and instance.name not in spec.instances:
+            continue
+        outcome = _of_instance(spec, instance, plans.get(instance.name), recorded)
+        if isinstance(outcome, Choice):
+            choices.append(outcome)
+        else:
+            passed.append(outcome)
+    return Decision(tuple(choices), tuple(passed), made)
+
+
+def _require_known(spec: RemedySpec, survey: Survey) -> None:
+    names = {instance.name for instance in survey.instances}
+    unknown = [name for name in spec.instances if name not in names]
+    if unknown:
+        raise InvalidRequest(
+            f"instance {unknown[0]!r} is not on this host; its instances are"
+            f" {', '.join(sorted(names)) or 'none'}"
+        )
+
+
+def _of_instance(
+    spec: RemedySpec, instance: InstanceRecord, planned: InstancePlan | None, recorded: Recorded
+) -> Choice | Passed:
+    if instance.kind != "postgresql":
+        return Passed(instance.name, f"it is no PostgreSQL; `mshare plan` has what {instance.kind} needs")
+    if instance.data_directory is None:
+        return Passed(instance.name, "its data directory may not be read; run as root (become: true)")
+    entry = None if instance.container else recorded.of(instance.data_directory)
+    if entry is not None and spec.remedy in (AUTO, entry.remedy):
+        cluster = _cluster(instance)
+        return Choice(instance.name, cluster, entry.remedy, _spec_of(entry, spec), "an earlier run chose it")
+    if planned is None:
+        return Passed(instance.name, "it has no shared memory of 2 MiB or more")
+    if entry is None and planned.outlook.done and (spec.remedy == AUTO or _is_done(instance, planned)):
+        return Passed(instance.name, f"nothing to do: {planned.outlook.done}")
+    remedy = spec.remedy
+    if remedy == AUTO:
+        chosen = _REMEDIES.get(planned.outlook.remedy_id or "")
+        if chosen is None:
+            best = planned.outlook.remedy or planned.outlook.done or "nothing"
+            return Passed(instance.name, f"the plan recommends {best}, which is not applied here")
+        remedy = chosen
+    _require_supported(instance)
+    cluster_spec = _spec(remedy, instance, planned, spec, entry)
+    why = "the plan recommends it" if spec.remedy == AUTO else "it was asked for"
+    return Choice(instance.name, _cluster(instance), remedy, cluster_spec, why)
+
+
+def _is_done(instance: InstanceRecord, planned: InstancePlan) -> bool:
+    """Whether it is in huge pages already, and not merely without anything worth a change."""
+    return "already" in (planned.outlook.done or "")
+
+
+def _require_supported(instance: InstanceRecord) -> None:
+    """Conflict, with what to set there, for a server that something else manages."""
+    for pid, __ in evidence.postmasters():
+        if pid in instance.pids:
+            found = evidence.of_process(pid)
+            manager = choose.require_supported(instance.name, found)
+            if manager is PATRONI:
+                _refuse_patroni(instance.name, PATRONI.recognise(found) or "")
+
+
+def _refuse_patroni(name: str, reason: str) -> None:
+    """Its members are restarted in an order of their own, over several hosts."""
+    raise Conflict(
+        f"PostgreSQL {name} is managed by Patroni ({reason}), so nothing was changed; move its members with the"
+        " playbook dbmem.mshare.postgresql, which restarts them in turn, or name other servers in"
+        " mshare_remedy_instances"
+    )
+
+
+def _cluster(instance: InstanceRecord) -> Cluster:
+    _require_supported(instance)
+    return clusters.at(instance.data_directory or "").managed()
+
+
+def _spec(
+    remedy: str, instance: InstanceRecord, planned: InstancePlan, spec: RemedySpec, entry: Entry | None
+) -> ClusterSpec | None:
+    """What a server is to be started with for a remedy; Conflict where that is not open to it."""
+    rows = {row.id: row for row in planned.rows}
+    if remedy == COLLAPSE and rows[_ROWS[COLLAPSE]].usable:
+        return None
+    # A segment that does not lie right is placed at the next start, and collapsed then.
+    row = rows[_ROWS[THP if remedy == COLLAPSE else remedy]]
+    # What an earlier run did is undone by the same step, so that it does not stand in the way.
+    if not row.usable and entry is None:
+        reasons = "; ".join(row.reasons) or "the plan does not say why"
+        raise Conflict(
+            f"remedy {remedy} is not open to {instance.name}, so nothing was changed: {reasons}; see `mshare"
+            " plan` for what is, or use remedy auto"
+        )
+    pages = THP if remedy == COLLAPSE else remedy
+    return ClusterSpec(pages, library=spec.library, prefault=False if remedy == COLLAPSE else None)
+
+
+def _spec_of(entry: Entry, spec: RemedySpec) -> ClusterSpec | None:
+    if entry.pages is None:
+        return None
+    return ClusterSpec(entry.pages, library=spec.library, prefault=entry.prefault)
+
+
+def counted(survey: Survey, choices: tuple[Choice, ...]) -> tuple[str, ...]:
+    """The instances whose needs make up the pool: those that get it, and those that take from it anyway."""
+    pooled = {choice.instance for choice in choices if choice.needs_pool}
+    return tuple(sorted({*pooled, *_takers(survey, {choice.instance for choice in choices})}))
+
+
+def _takers(survey: Survey, chosen: set[str]) -> Iterator[str]:
+    takes: Mapping[str, tuple[str, ...]] = {"postgresql": ("on", "try"), "oracle": ("true", "only", "auto")}
+    for instance in survey.instances:
+        requested = (instance.huge_pages_requested or "").lower()
+        if instance.name not in chosen and requested in takes.get(instance.kind, ()):
+            yield instance.name

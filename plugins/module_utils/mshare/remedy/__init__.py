@@ -1,0 +1,1 @@
+../../../../lib/mshare/remedy/__init__.py

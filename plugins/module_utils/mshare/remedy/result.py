@@ -1,0 +1,1 @@
+../../../../lib/mshare/remedy/result.py

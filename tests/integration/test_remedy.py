@@ -1,0 +1,200 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbook remedy on a host with two real PostgreSQL clusters: applied, again, undone, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from integration.clusters import PLACED, Cluster, mapped, missing
+from integration.hosts import Host, Run, eventually
+from mshare.kernel import madvise
+from mshare.units import MIB
+from rig import huge_pages
+
+PLAYBOOK = "dbmem.mshare.remedy"
+BUFFERS_BYTES = 128 * MIB
+SCAN = "SELECT pg_prewarm('pgbench_accounts'), sum(abalance) FROM pgbench_accounts"
+PLAN, APPLY = "Survey, plan, and check what would be done", "Apply it"
+RECORD = "/etc/mshare/remedy.json"
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@pytest.fixture(scope="module")
+def main(host: Host) -> Iterator[Cluster]:
+    cluster = Cluster(host)
+    cluster.create(shared_buffers=f"{BUFFERS_BYTES // MIB}MB")
+    cluster.fill(1)
+    yield cluster
+    cluster.control("stop")
+
+
+@pytest.fixture(scope="module")
+def second(host: Host, main: Cluster) -> Iterator[Cluster]:
+    cluster = Cluster(host, "second", 5433)
+    cluster.create(shared_buffers=f"{BUFFERS_BYTES // MIB}MB")
+    cluster.fill(1)
+    yield cluster
+    cluster.control("stop")
+
+
+@pytest.fixture
+def clusters(main: Cluster, second: Cluster) -> Iterator[list[Cluster]]:
+    """Both, on a machine whose pool nobody else changes."""
+    with huge_pages.restored():
+        yield [main, second]
+
+
+def playbook(cluster: Cluster, *flags: str, remedy: str | None = None, **variables: Any) -> Run:
+    given = {f"mshare_remedy_{name}": value for name, value in variables.items()}
+    if remedy is not None:
+        given["mshare_remedy"] = remedy
+    wanted = {"mshare_remedy_restart_ok": True, "mshare_remedy_probes": 3, **given}
+    return cluster.host.playbook(PLAYBOOK, *flags, variables=wanted)
+
+
+def state(clusters: list[Cluster]) -> list[Any]:
+    """All that a refused run must leave as it is."""
+    host = clusters[0].host
+    traces = [line for line in host.snapshot() if not line.startswith("process postgres: ")]
+    return [traces, huge_pages.count(), *((each.files(), each.pid) for each in clusters)]
+
+
+def without_pids(what: list[Any]) -> list[Any]:
+    """The same for servers that were restarted."""
+    return [*what[:2], *(files for files, __ in what[2:])]
+
+
+def by_cluster(run: Run, task: str = APPLY) -> dict[str, dict[str, Any]]:
+    return {each["cluster"]: each for each in run[task]["instances"] if each["cluster"]}
+
+
+def test_native_there_again_and_back(clusters: list[Cluster]) -> None:
+    main, second = clusters
+    before = state(clusters)
+    with main.backend(SCAN), second.backend(SCAN):
+        shown = playbook(main, "--check", "--diff", remedy="native").succeeded()
+    assert state(clusters) == before
+    assert any("huge_pages = on\n" in pair["after"] for pair in shown[PLAN]["diff"])
+    assert [action for action in shown[PLAN]["actions"] if "restart PostgreSQL cluster 15-" in action]
+    with main.backend(SCAN), second.backend(SCAN):
+        run = playbook(main, remedy="native").succeeded()
+    for cluster in clusters:
+        assert PLACED["native"](mapped(main.host, cluster.pid))
+    results = by_cluster(run)
+    assert sorted(results) == ["15-main", "15-second"]
+    for result in results.values():
+        assert (result["remedy"], result["restarted"], result["restart_required"]) == ("native", True, False)
+        (measured,) = result["measured"]
+        assert measured["processes"] == 3
+        assert 0 < measured["after_bytes"] < measured["before_bytes"]
+    # One pool for both.
+    assert run[APPLY]["pool"]["pages"] >= 2 * BUFFERS_BYTES // (2 * MIB)
+    assert main.host.inside(RECORD).exists()
+    assert "15-main): native, changed" in run.output
+    with main.backend(SCAN), second.backend(SCAN):
+        again, auto = playbook(main, remedy="native").succeeded(), playbook(main).succeeded()
+        planned = main.host.playbook("dbmem.mshare.plan").succeeded()
+    assert [run[APPLY]["actions"] for run in (again, auto)] == [[], []]
+    assert [run.recap["changed"] for run in (again, auto)] == [0, 0]
+    assert planned["Plan"]["paste"]["sysctl"] == planned["Plan"]["paste"]["database"] == []
+    assert all("Nothing to do" in each["verdict"][0] for each in planned["Plan"]["instances"])
+    gone = playbook(main, state="absent").succeeded()
+    assert gone[APPLY]["changed"]
+    assert gone[APPLY]["recorded"] is False
+    assert without_pids(state(clusters)) == without_pids(before)
+    assert playbook(main, state="absent").succeeded().recap["changed"] == 0
+
+
+def test_what_fails_goes_back(clusters: list[Cluster]) -> None:
+    """The second server does not start again: the first is as it was, and so is the pool."""
+    main, second = clusters
+    before = state(clusters)
+    second.set("wrong.conf", shared_preload_libraries="no_such_library")
+    run = playbook(main, remedy="native")
+    second.unset("wrong.conf")
+    assert "no_such_library" in run.said
+    assert "what this run had done before that is undone" in run.said
+    second.control("start")
+    assert without_pids(state(clusters)) == without_pids(before)
+    assert not PLACED["native"](mapped(main.host, main.pid))
+
+
+REFUSED = {
+    "of RAM": {"remedy": "native", "share_of_ram_max": 0.001},
+    "'postgresql 1' is not on this host; its instances are postgresql 5432": {"instances": ["postgresql 1"]},
+    "spare 'much' is neither a number of pages nor a size": {"remedy": "native", "spare": "much"},
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused_before_anything_is_changed(clusters: list[Cluster], words: str) -> None:
+    before = state(clusters)
+    with clusters[0].backend(SCAN):
+        run = playbook(clusters[0], **REFUSED[words])
+    assert words in run.said
+    assert run.recap["changed"] == 0
+    assert state(clusters) == before
+
+
+def test_a_server_of_patroni_s_is_refused_with_all_of_its_host(clusters: list[Cluster]) -> None:
+    main, second = clusters
+    main.host.do("mkdir", "-p", "/etc/patroni")
+    main.host.inside("/etc/patroni/second.yml").write_text(f"postgresql:\n  data_dir: {second.data}\n")
+    before = state(clusters)
+    with main.backend(SCAN), second.backend(SCAN):
+        run = playbook(main, remedy="thp")
+    assert "postgresql 5433 is managed by Patroni (/etc/patroni/second.yml names" in run.said
+    assert "so nothing was changed" in run.said
+    assert run.recap["changed"] == 0
+    assert state(clusters) == before
+    main.host.do("rm", "-r", "/etc/patroni")
+
+
+def test_nothing_is_restarted_unless_allowed(clusters: list[Cluster]) -> None:
+    main, __ = clusters
+    before = state(clusters)
+    names = ["postgresql 5432"]
+    with main.backend(SCAN):
+        run = playbook(main, remedy="thp", restart_ok=False, instances=names).succeeded()
+        again = playbook(main, remedy="thp", restart_ok=False, instances=names).succeeded()
+    (result,) = by_cluster(run).values()
+    assert (result["restarted"], result["restart_required"]) == (False, True)
+    assert "mshare_remedy_restart_ok=true" in run.output
+    assert again.recap["changed"] == 0
+    assert playbook(main, state="absent", restart_ok=False).succeeded()[APPLY]["recorded"] is False
+    after = state(clusters)
+    # The library stays for others.
+    main.host.playbook("dbmem.mshare.teardown").succeeded()
+    assert state(clusters) == before != after
+
+
+@pytest.mark.skipif(not madvise.can_collapse(), reason="this kernel has no MADV_COLLAPSE")
+def test_collapse_comes_back_after_a_crash_by_itself(clusters: list[Cluster]) -> None:
+    main, __ = clusters
+    before = state(clusters)
+    with main.backend(SCAN):
+        run = playbook(main, remedy="collapse", instances=["postgresql 5432"]).succeeded()
+    (result,) = by_cluster(run).values()
+    assert result["service"]
+
+    service = {"target": main.data, "follow": True, "interval": 1}
+    with main.backend(SCAN):
+        task = {"name": "kept", "dbmem.mshare.mshare_collapse": service}
+        kept = main.host.play([task]).succeeded()["kept"]
+    assert kept["service"]["running"]
+    assert kept["after"]["huge_bytes"] >= 0.9 * kept["after"]["used_bytes"] > 0
+    starts = main.log().count("ready to accept connections")
+    with main.backend() as pid:
+        main.host.kill(pid)
+    eventually(lambda: main.log().count("ready to accept connections") > starts, "the crash restart")
+    with main.backend(SCAN):
+        eventually(lambda: PLACED["thp"](mapped(main.host, main.pid)), "huge pages after a crash restart")
+    playbook(main, state="absent").succeeded()
+    main.host.playbook("dbmem.mshare.teardown").succeeded()
+    assert without_pids(state(clusters)) == without_pids(before)
