@@ -138,8 +138,8 @@ def _require_supported(instance: InstanceRecord) -> None:
 def _refuse_patroni(name: str, reason: str) -> None:
     """Its members are restarted in an order of their own, over several hosts."""
     raise Conflict(
-        f"PostgreSQL {name} is managed by Patroni ({reason}), so nothing was changed; move its members with the"
-        " playbook dbmem.mshare.postgresql, which restarts them in turn, or name other servers in"
+        f"{name} is managed by Patroni ({reason}), so nothing was changed; move its members with the playbook"
+        " dbmem.mshare.postgresql, which restarts them in turn, or name other servers in"
         " mshare_remedy_instances"
     )
 
