@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 
+from .errors import Unavailable
+
 KERNEL_ROOT = "/sys/fs/mshare"
 SIMULATED_SOURCE = "mshare-simulated"
 """The source of a simulated root's tmpfs in mountinfo, by which it is recognized."""
 
 
+SYSTEM_RUN_DIR = "/run"
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 """The folder of this library. No other file derives it from its own place, which may move."""
 
@@ -32,8 +35,33 @@ def config_dir() -> str:
 
 
 def state_dir() -> str:
-    """Status files, locks and logs. Gone after a reboot."""
-    return _directory("MSHARE_STATE_DIR", "/run", "XDG_RUNTIME_DIR") or f"/tmp/mshare-{os.geteuid()}"
+    """Status files, locks and logs. Gone after a reboot.
+
+    Unavailable where XDG_RUNTIME_DIR is another user's, as su and sudo leave it.
+    """
+    if "MSHARE_STATE_DIR" not in os.environ and not is_root():
+        _require_own("XDG_RUNTIME_DIR")
+    return _directory("MSHARE_STATE_DIR", SYSTEM_RUN_DIR, "XDG_RUNTIME_DIR") or f"/tmp/mshare-{os.geteuid()}"
+
+
+def _require_own(variable: str) -> None:
+    directory = os.environ.get(variable)
+    try:
+        if not directory or os.stat(directory).st_uid == os.geteuid():
+            return
+    except PermissionError:
+        pass
+    except OSError:
+        return
+    raise Unavailable(
+        f"{variable} is {directory}, which belongs to another user than uid {os.geteuid()} (su and sudo keep"
+        f" the variable); unset it, set it to /run/user/{os.geteuid()}, or set MSHARE_STATE_DIR"
+    )
+
+
+def system_state_dir() -> str | None:
+    """Where root's status files are, for a user who has a directory of their own; None for everybody else."""
+    return None if is_root() or "MSHARE_STATE_DIR" in os.environ else os.path.join(SYSTEM_RUN_DIR, "mshare")
 
 
 def cache_dir() -> str:

@@ -84,8 +84,9 @@ regions:
   description:
     - Every region with its window (address space) and mapped size (memory), its mappings, owner and clients.
     - C(health) is V(healthy), V(starting), V(stale) (the owner is gone), V(missing) (the file is gone),
-      V(unknown) (written by a version of the library whose status files this one cannot read) or V(unreadable) (one of its
-      files is damaged; C(reason) names the file and the field).
+      V(unknown) (written by a version of the library whose status files this one cannot read, or not to be known by this user;
+      see C(reason)) or V(unreadable) (one of its files is damaged; C(reason) names the file and the field).
+    - C(source) says who knew it, V(root) (the kernel or the simulator, asked just now) or V(status file) (its owner).
   returned: always
   type: list
   elements: dict

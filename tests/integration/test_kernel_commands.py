@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from rig.test_fuse_msharefs import MIB, UNMAP, ioctl
+from rig.test_fuse_msharefs import MIB, UNMAP, ioctl, start_process
 
 from rig.kernel_world import KernelWorld, new_kernel_world
 from rig.mount import NEEDS, can_mount_fuse
+from rig.patience import eventually
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 GIB = 1 << 30
@@ -57,3 +61,82 @@ def test_a_touch_of_what_another_program_unmapped_is_said(world: KernelWorld) ->
         assert "region sga cannot be touched at offset 0x600000: " in done.stderr
     assert world.ok("attach", "sga", "--touch", "6MiB")
     assert world.region()["clients"] is None
+
+
+@contextmanager
+def region_of_another_program(world: KernelWorld, name: str) -> Iterator[subprocess.Popen]:
+    """A region that a program made and has mapped, without a status file: as PostgreSQL with the preload."""
+    script = """
+import fcntl
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+os.ftruncate(fd, 512 << 30)
+fcntl.ioctl(fd, 0x40287800, struct.pack("<QQQIII4x", 0, 64 << 20, 0, 3, 0x31, 0xFFFFFFFF))
+window = mmap.mmap(fd, 512 << 30)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    with start_process(script, world.mount.path(name)) as process:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+NAME = "preload.4711.1"
+
+
+def test_a_live_region_of_another_program_is_not_called_stale(world: KernelWorld) -> None:
+    """The kernel is asked whether it can be attached; who its owner is it tells nobody."""
+    with region_of_another_program(world, NAME):
+        region = world.region(NAME)
+        assert (region["health"], region["source"]) == ("healthy", "root")
+        assert (region["window_bytes"], region["mapped_bytes"]) == (512 * GIB, None)
+        assert (region["owner"]["alive"], region["owner"]["state"]) == (True, "unmanaged")
+        shown = world.ok("stat", NAME)
+        assert "healthy (by the msharefs itself)" in shown
+        assert "unknown: nobody wrote it down" in shown
+        attached = world.ok("attach", NAME)
+        assert "unknown: nobody wrote it down" in attached
+        touched = world.run("attach", NAME, "--touch", "4MiB")
+        assert (touched.returncode, touched.stdout) == (2, "")
+        assert "what is mapped in region preload.4711.1 is not known" in touched.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rm", NAME, "--force"),
+        ("create", NAME, "--size", "64MiB", "--replace-stale", "--recreate", "--force"),
+        ("own", NAME, "--size", "64MiB", "--replace-stale"),
+    ],
+)
+def test_a_live_region_of_another_program_is_never_replaced(
+    world: KernelWorld, command: tuple[str, ...]
+) -> None:
+    with region_of_another_program(world, NAME) as process:
+        done = world.run(*command)
+        assert done.returncode == 5
+        assert "not an mshare owner" in done.stderr or "none of mshare's" in done.stderr
+        assert process.poll() is None
+        assert world.health(NAME) == "healthy"
+
+
+def test_validate_a_region_of_another_program(world: KernelWorld) -> None:
+    with region_of_another_program(world, NAME):
+        unknown = world.run("validate", NAME)
+        assert unknown.returncode == 1
+        assert "how much of region preload.4711.1 is mapped is not known" in unknown.stderr
+        done = world.run("--json", "validate", NAME, "--span", "64MiB", "--min-saving-percent", "0")
+        assert done.returncode in (0, 3), done.stderr
+        assert '"mapped_bytes": null' in done.stdout
+
+
+def test_a_killed_owner_is_noticed_by_the_kernel_s_answer(world: KernelWorld) -> None:
+    world.ok("create", "sga", "--size", "64MiB")
+    assert world.region()["source"] == "root"
+    os.kill(world.region()["owner"]["pid"], signal.SIGKILL)
+    eventually(lambda: world.health() == "stale")
+    assert world.region()["source"] == "root"
+    assert "its owner has ended" in world.run("create", "sga", "--size", "64MiB").stderr
+    world.ok("create", "sga", "--size", "64MiB", "--replace-stale")

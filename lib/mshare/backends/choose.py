@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import NamedTuple
 
 from .. import files, paths
@@ -58,15 +59,18 @@ def choose(backend: str = "auto") -> Choice:
     return Choice("simulated", paths.simulated_root(), f"{missing}, so the simulated backend is used")
 
 
-def require_entry(root: str, mount: mounts.Mount | None) -> None:
-    """Unavailable for a user who may not read a simulated root: nothing is known about it then."""
-    if (
-        mount is not None
-        and mount.source == paths.SIMULATED_SOURCE
-        and not os.access(root, os.R_OK | os.X_OK)
-    ):
+def require_entry(root: str) -> None:
+    """Unavailable for a user who may not look into a root: nothing is known about it then, not even whether
+    there is something."""
+    try:
+        closed = stat.S_ISDIR(os.stat(root).st_mode) and not os.access(root, os.X_OK)
+    except PermissionError:
+        closed = True
+    except OSError:
+        return
+    if closed:
         raise Unavailable(
-            f"{root} holds a simulated msharefs that uid {os.geteuid()} may not read; run as root"
+            f"uid {os.geteuid()} may not look into {root}, so what is there is not known; run as root"
             " (become: true), or as a member of its group"
         )
 
@@ -74,15 +78,16 @@ def require_entry(root: str, mount: mounts.Mount | None) -> None:
 def locate(backend: str = "auto", root: str | None = None) -> Choice:
     """The backend of a root that is mounted already; Unavailable, with the next step, if none is."""
     if root is not None:
+        require_entry(root)
         mount = mounts.mount_at(root)
         if mount is not None and mount.filesystem == abi.FILESYSTEM and backend != "simulated":
             return Choice("kernel", root, f"msharefs is mounted at {root}")
-        require_entry(root, mount)
         if roots.simulated(root) and backend != "kernel":
             return Choice("simulated", root, f"{root} holds a simulated msharefs")
         wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
         raise Unavailable(f"{root} holds no {wanted}; mount it with `mshare mount --root {root}`")
     choice = choose(backend)
+    require_entry(choice.root)
     mounted = kernel_root() is not None if choice.backend == "kernel" else roots.simulated(choice.root)
     if not mounted:
         raise Unavailable(

@@ -8,6 +8,9 @@ Code outside `backends/` asks here what exists, and need not know whose msharefs
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -106,6 +109,43 @@ def peek(root: str, name: str) -> RegionSeen | None:
         None if record.owner is None else record.owner.pid,
         record.owner is not None and not record.dead,
     )
+
+
+def attachable(root: str, name: str) -> bool | None:
+    """Whether a region can be attached, as its root answers; None where it cannot be asked.
+
+    A kernel is asked by mapping the window, and touching nothing in it: EINVAL once the owner is gone. None
+    for a user who may not open the file, for a region without a size, and where the size is not the file's.
+    """
+    if simulated(root):
+        seen = peek(root, name)
+        return None if seen is None or seen.owner_pid is None else seen.owner_alive
+    if backend_at(root) != "kernel":
+        return None
+    try:
+        fd = os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        window_bytes = os.fstat(fd).st_size
+        if not window_bytes:
+            return None
+        mmap.mmap(fd, window_bytes, mmap.MAP_SHARED, mmap.PROT_READ).close()
+    except (OSError, ValueError) as error:
+        # Anything else, such as a limit of the address space, is about this process.
+        return False if getattr(error, "errno", None) in (errno.EINVAL, errno.ENODEV) else None
+    finally:
+        os.close(fd)
+    return True
+
+
+def window_bytes(root: str, name: str) -> int | None:
+    """The window of a kernel's region by its file's size; None where that is not known."""
+    if backend_at(root) != "kernel":
+        return None
+    with contextlib.suppress(OSError):
+        return os.stat(os.path.join(root, name)).st_size or None
+    return None
 
 
 def unlink(root: str, name: str) -> None:

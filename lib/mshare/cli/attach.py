@@ -19,6 +19,7 @@ from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..services import signals
 from ..units import counted, format_size, parse_size
+from . import display
 from .options import region_argument, where_options
 from .screen import Screen
 
@@ -44,6 +45,11 @@ def attach_command(
     where = None if address is None else parse_number(address, "address")
     span_bytes = 0 if touch is None else parse_size(touch, "touch")
     target = client.Target.find(name, connect(backend or "auto", root))
+    if span_bytes and not target.mappings_known:
+        raise InvalidRequest(
+            f"what is mapped in region {name} is not known, because no owner of mshare's wrote it down, and a"
+            " touch of anything else ends the process; attach it without --touch"
+        )
     if span_bytes > target.mapped_bytes:
         raise InvalidRequest(
             f"{format_size(span_bytes)} cannot be touched: {format_size(target.mapped_bytes)} are known to be"
@@ -59,7 +65,7 @@ def attach_command(
                 "region": name,
                 "address": attachment.address,
                 "window_bytes": target.window_bytes,
-                "mapped_bytes": target.mapped_bytes,
+                "mapped_bytes": target.mapped_bytes if target.mappings_known else None,
                 "span_bytes": span_bytes,
                 "stride_bytes": STRIDE_BYTES,
                 **record.to_fields(done),
@@ -76,7 +82,7 @@ def attach_command(
 
 def _lines(target: client.Target, span_bytes: int, done: client.Touched) -> Iterator[tuple[str, str]]:
     yield "window", f"{format_size(target.window_bytes)} of address space"
-    yield "mapped", f"{format_size(target.mapped_bytes)} of memory"
+    yield "mapped", display.mapped(target.mapped_bytes if target.mappings_known else None)
     yield "attaching", f"{done.attach_us / 1000:.1f} ms"
     if span_bytes:
         yield (

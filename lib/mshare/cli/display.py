@@ -31,8 +31,12 @@ def sizes(facts: RegionFacts) -> list[tuple[str, str | None]]:
     """The two sizes of a region."""
     return [
         ("window", f"{size(facts.window_bytes)} of address space"),
-        ("mapped", f"{size(facts.mapped_bytes)} of memory"),
+        ("mapped", mapped(facts.mapped_bytes)),
     ]
+
+
+def mapped(mapped_bytes: int | None) -> str:
+    return "unknown: nobody wrote it down" if mapped_bytes is None else f"{size(mapped_bytes)} of memory"
 
 
 def outcome(

@@ -90,7 +90,7 @@ def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
             region.health,
             display.size(region.window_bytes),
             display.size(region.mapped_bytes),
-            str(region.owner.pid) if region.owner.alive else "-",
+            _owner_pid(region.owner),
             _clients(region.clients),
             display.access(region),
             region.path,
@@ -101,6 +101,12 @@ def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
     screen.table(heads, rows, right=("Window", "Mapped", "Owner", "Clients"))
     for reason in _reasons(regions):
         screen.sentence(f"  {reason}")
+
+
+def _owner_pid(owner: OwnerFacts) -> str:
+    if owner.alive and owner.pid is None:
+        return "unknown"
+    return str(owner.pid) if owner.alive else "-"
 
 
 def _reasons(regions: Iterable[RegionFacts]) -> list[str]:
@@ -133,12 +139,20 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     screen.answer({"regions": [record.to_fields(region) for region in regions]})
     if regions:
         _regions(screen, regions)
-    elif closed := [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]:
+    closed = [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]
+    if closed:
         screen.sentence(
             f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not read them."
         )
-    else:
+    elif not regions:
         screen.sentence("There are no regions; create one with `mshare create NAME --size SIZE`.")
+
+
+_SOURCES = {
+    "root": "msharefs itself",
+    "status file": "status file of its owner",
+    "file": "absence of its file",
+}
 
 
 @click.command("stat")
@@ -153,7 +167,8 @@ def stat_command(screen: Screen, name: str, backend: str | None, root: str | Non
     if not facts.exists and not known:
         raise MshareError(f"there is no region {name} at {choice.root}; `mshare list` shows the regions")
     screen.answer({"backend": choice.backend, "region": record.to_fields(facts)})
-    screen.sentence(f"Region {name}: {facts.health}")
+    source = "" if facts.source is None else f" (by the {_SOURCES[facts.source]})"
+    screen.sentence(f"Region {name}: {facts.health}{source}")
     screen.fields(
         [
             ("path", facts.path),
@@ -179,6 +194,6 @@ def _attached(clients: ClientsFacts | None) -> str:
 
 def _owner(owner: OwnerFacts) -> str:
     if owner.pid is None:
-        return "unknown"
+        return "unknown, not an mshare owner" if owner.alive else "unknown"
     shown = f"process {owner.pid}, {owner.state}"
     return shown if owner.error is None else f"{shown}: {owner.error}"

@@ -24,9 +24,8 @@ from ..host import procfs
 from ..kernel import syscalls
 from ..region.pattern import Pattern, touch
 from ..region.region import Attachment, Region
-from ..region.status import OWNER
+from ..region.status import running_owner
 from ..services import signals
-from ..services.supervisor import status_of
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """The signals that the launcher has handlers for, and a client has not."""
@@ -66,6 +65,8 @@ class Target:
     backend: Backend
     path: str
     mappings: tuple[Mapping, ...]
+    mappings_known: bool
+    """False for a kernel's region of which no owner of ours wrote anything down: `mappings` is empty then."""
     pattern: Pattern | None
     window_bytes: int
     mapped_bytes: int
@@ -78,20 +79,20 @@ class Target:
         """The region as it is now; what is mapped in a kernel's region is known from its owner only."""
         with Region.open(name, read_only=True, backend=backend) as region:
             facts = region.stat()
-        status = status_of(OWNER, name, backend.root)
+        status = running_owner(name, backend.root)
         mappings = facts.mappings
-        if mappings is None:
-            entries = status.mappings if status is not None else None
-            mappings = [entry.mapping() for entry in entries or ()]
+        if mappings is None and status is not None and status.mappings is not None:
+            mappings = [entry.mapping() for entry in status.mappings]
         limit = status.spec.get("memory_max") if status is not None else None
         return cls(
             name=name,
             backend=backend,
             path=facts.path,
-            mappings=tuple(mappings),
+            mappings=tuple(mappings or ()),
+            mappings_known=mappings is not None,
             pattern=status.pattern if status is not None else None,
             window_bytes=facts.window_bytes,
-            mapped_bytes=sum(mapping.size_bytes for mapping in mappings),
+            mapped_bytes=sum(mapping.size_bytes for mapping in mappings or ()),
             address=facts.address,
             memory_max_bytes=limit if isinstance(limit, int) else None,
         )
@@ -105,7 +106,7 @@ class Target:
             "MSHARE_GENERATION": self.backend.generation.id,
             "MSHARE_ADDRESS": "" if self.address is None else hex(self.address),
             "MSHARE_WINDOW_BYTES": str(self.window_bytes),
-            "MSHARE_MAPPED_BYTES": str(self.mapped_bytes),
+            "MSHARE_MAPPED_BYTES": str(self.mapped_bytes) if self.mappings_known else "",
             "MSHARE_CLIENT_NUMBER": str(number),
         }
 

@@ -74,7 +74,14 @@ def one_at_a_time(check: bool) -> Iterator[None]:
         yield
         return
     try:
-        with locked(_lock(), "changing this host's regions", _LOCK_SECONDS):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(_lock(), "changing this host's regions", _LOCK_SECONDS))
+            except PermissionError as error:
+                raise Unavailable(
+                    f"uid {os.geteuid()} may not write in {paths.state_dir()} ({error.strerror}), where what"
+                    " runs is written down; run as root or as its user, or set MSHARE_STATE_DIR"
+                ) from error
             try:
                 yield
             finally:
@@ -138,6 +145,8 @@ def locate_leftovers(kind: str, role: AnyRole, name: str, backend: str, root: st
             likely_root = root or choose.choose(backend).root
         except Unavailable:
             likely_root = paths.KERNEL_ROOT
+        # What this user may not look into is not absent.
+        choose.require_entry(likely_root)
         left = files.left_at(paths.spec_file(kind, name)) or name in status_file.names_left(likely_root, role)
         return likely_root if left else None
 
@@ -173,6 +182,8 @@ class Boot:
     enabled: bool
     wanted: bool
     managed: bool
+    reason: str | None = None
+    """Why nothing comes back."""
 
     @classmethod
     def of(cls, keeper: Supervisor, role: AnyRole, name: str, wanted: bool | None) -> Boot:
@@ -180,14 +191,13 @@ class Boot:
         if wanted and not keeper.survives_reboot:
             keeper.set_enabled(role, name, True)
         should = keeper.survives_reboot if wanted is None else wanted
-        return cls(keeper.enabled(role, name), should, keeper.survives_reboot)
+        return cls(keeper.enabled(role, name), should, keeper.survives_reboot, keeper.why_no_reboot)
 
     def step(self, what: str) -> tuple[bool, str]:
         return self.enabled != self.wanted, f"{'enable' if self.wanted else 'disable'} {what} at boot"
 
     def facts(self) -> dict[str, object]:
-        reason = None if self.managed else "systemd does not run on this host"
-        return {"managed": self.managed, "enabled": self.wanted, "reason": reason}
+        return {"managed": self.managed, "enabled": self.wanted, "reason": self.reason}
 
 
 @contextlib.contextmanager

@@ -102,7 +102,10 @@ class RegionFacts:
     """ "healthy", or one word for what is wrong."""
     clients: ClientsFacts | None
     reason: str | None = None
-    """Why it is unreadable."""
+    """Why it is unreadable or unknown."""
+    source: str | None = None
+    """Who knew the health: "root" (the kernel or the simulator, asked just now), "status file" (what the
+    owner wrote down, and whether that process lives), "file" (its absence); None where nobody did."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
 """What there is on a host: support, mounts, regions, owners, clients.
 
 Changes nothing and needs nothing but the standard library: files of /proc, status files, sidecars. What
-cannot be read is one entry with a reason. On a kernel, what is mapped inside a region is known from its
-owner's status file only.
+cannot be read is one entry with a reason. Whether a region lives is asked of its root; on a kernel, what is
+mapped inside is known from its owner's status file only.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def region_names(root: str) -> list[str]:
 
 
 def region_facts(root: str, name: str) -> RegionFacts:
-    """One region: file, owner, geometry, mappings, clients."""
-    status = status_file.peek(root, name, OWNER)
+    """One region: file, owner, geometry, mappings, clients.
+
+    The root is asked first, what the owner wrote down second; `source` says which of them knew.
+    """
+    status = status_file.look(root, name, OWNER)
     reasons = [status.reason] if isinstance(status, Unread) and status.state == _UNREADABLE else []
     facts = _with_file(
         RegionFacts(
@@ -105,6 +108,8 @@ def region_facts(root: str, name: str) -> RegionFacts:
             address=status.address,
             mappings=status.mappings,
         )
+    if facts.window_bytes is None:
+        facts = replace(facts, window_bytes=roots.window_bytes(root, name))
     try:
         seen = roots.peek(root, name)
     except (Malformed, OSError) as error:
@@ -125,14 +130,17 @@ def region_facts(root: str, name: str) -> RegionFacts:
             )
     if reasons:
         return replace(facts, health=_UNREADABLE, reason="; ".join(reasons))
-    return replace(facts, health=_health(facts))
+    return _judged(facts, roots.attachable(root, name) if facts.exists else None)
 
 
 def _with_file(facts: RegionFacts) -> RegionFacts:
     try:
         file = os.stat(facts.path)
+    except FileNotFoundError:
+        return replace(facts, exists=False)
     except OSError as error:
-        return replace(facts, exists=not isinstance(error, FileNotFoundError))
+        # That it may not be looked at does not make it absent, nor its owner dead.
+        return replace(facts, exists=True, reason=sentence(error))
     mode = f"{stat.S_IMODE(file.st_mode):04o}"
     return replace(facts, mode=mode, uid=file.st_uid, gid=file.st_gid, exists=True)
 
@@ -141,7 +149,9 @@ def _owner(status: OwnerStatus | Unread | None) -> OwnerFacts:
     if status is None:
         return OwnerFacts(None, False, "gone", None, None, None)
     if isinstance(status, Unread):
-        state = status.state if status.alive or status.state == _UNREADABLE else "gone"
+        # Of a process whose file this user may not read nobody knows whether it lives.
+        known = status.state == _UNREADABLE or status.pid is None
+        state = status.state if status.alive or known else "gone"
         return OwnerFacts(status.pid, status.alive, state, status.reason, status.version, None)
     alive = status.alive
     return OwnerFacts(
@@ -159,18 +169,36 @@ def _owner(status: OwnerStatus | Unread | None) -> OwnerFacts:
 _HEALTH = {"ready": "healthy", "unmanaged": "healthy", "unknown": "unknown"}
 
 
-def _health(facts: RegionFacts) -> str:
-    """ "healthy", or one word for what is wrong."""
+def _judged(facts: RegionFacts, attachable: bool | None) -> RegionFacts:
+    """With its health, in one word, and who knew it."""
+    owner = facts.owner
     if not facts.exists:
-        return "starting" if facts.owner.alive and facts.owner.state == "starting" else "missing"
-    if not facts.owner.alive:
-        return "stale"
-    return _HEALTH.get(facts.owner.state or "", "starting")
+        starting = owner.alive and owner.state == "starting"
+        return replace(facts, health="starting" if starting else "missing", source="file")
+    if attachable and not owner.alive:
+        # Its owner lives, as the root says, and is none that wrote anything down.
+        owner = replace(owner, alive=True, state="unmanaged", pid=None, error=None)
+        return replace(facts, owner=owner, health="healthy", source="root")
+    alive_health = _HEALTH.get(owner.state or "", "starting")
+    if attachable is not None:
+        dead_health = "starting" if owner.alive and owner.state == "starting" else "stale"
+        return replace(facts, health=alive_health if attachable else dead_health, source="root")
+    if owner.alive:
+        return replace(facts, health=alive_health, source="status file")
+    if owner.pid is not None:
+        return replace(facts, health="stale", source="status file")
+    why = (
+        f"uid {os.geteuid()} may not open {facts.path}"
+        if not os.access(facts.path, os.R_OK)
+        else "it has no size"
+    )
+    reason = facts.reason or owner.error or f"{why}, and no owner of it is known"
+    return replace(facts, owner=replace(owner, state="unknown"), health="unknown", reason=reason)
 
 
 def clients_facts(root: str, name: str) -> ClientsFacts | None:
     """The clients of a region as their launcher reports them, checked against /proc; None without one."""
-    status = status_file.peek(root, name, CLIENTS)
+    status = status_file.look(root, name, CLIENTS)
     if status is None:
         return None
     alive = status.alive
@@ -182,7 +210,7 @@ def clients_facts(root: str, name: str) -> ClientsFacts | None:
             launcher_alive=alive,
             version=status.version,
             requested=None,
-            attached=None if alive or status.state == _UNREADABLE else 0,
+            attached=None if alive or status.state == _UNREADABLE or status.pid is None else 0,
             dead=(),
             errors=(status.reason,),
             root=root,

@@ -15,7 +15,7 @@ def living_roles(root: str) -> list[str]:
     for name in region_names(root):
         facts = region_facts(root, name)
         users = attached.processes(root, name)
-        who = [f"owner {facts.owner.pid}"] if facts.owner.alive else []
+        who = [f"owner {facts.owner.pid or 'unknown'}"] if facts.owner.alive else []
         if facts.clients is not None and facts.clients.launcher_alive:
             who.append(f"launcher {facts.clients.launcher_pid}")
         if users:

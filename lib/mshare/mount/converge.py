@@ -43,11 +43,12 @@ class _Mount:
 
     def __init__(self, spec: MountSpec, boot_wanted: bool | None) -> None:
         self.spec = spec
-        self.managed = current().survives_reboot
+        keeper = current()
+        self.managed, self.why_no_reboot = keeper.survives_reboot, keeper.why_no_reboot
         if boot_wanted and not self.managed:
             raise Unavailable(
-                f"the mount at {spec.root} cannot be made to survive a reboot: systemd does not run on this"
-                " host; run `mshare mount` from this host's own init, or set boot: false"
+                f"the mount at {spec.root} cannot be made to survive a reboot: {self.why_no_reboot}; run"
+                " `mshare mount` from this host's own init, or set boot: false"
             )
         self.boot = self.managed if boot_wanted is None else boot_wanted
         self.enabled = self.managed and units.mount_enabled(spec.root)
@@ -90,7 +91,6 @@ class _Mount:
 
     def outcome(self) -> Outcome[MountFacts]:
         root = self.spec.root
-        reason = None if self.managed else "systemd does not run on this host"
         before = _seen(self.seen)
         if self.spec.size_bytes is not None and self.seen.size_bytes is not None:
             before = {**before, "size": self.seen.size_bytes}
@@ -100,7 +100,7 @@ class _Mount:
             before,
             _wanted(self.spec) if self.actions else before,
             inventory.mount_facts(root) if os.path.isdir(root) else None,
-            {"managed": self.managed, "enabled": self.boot, "reason": reason},
+            {"managed": self.managed, "enabled": self.boot, "reason": self.why_no_reboot},
         )
 
 

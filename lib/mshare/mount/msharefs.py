@@ -82,7 +82,7 @@ def observe(root: str) -> MountSeen:
     if stat.S_ISLNK(status.st_mode):
         kind = "symlink"
     mount = mounts.mount_at(root)
-    require_entry(root, mount)
+    require_entry(root)
     source = f"{mount.filesystem}:{mount.source}" if mount else None
     backend = roots.backend_at(root) if kind == "directory" else None
     generation = reason = None

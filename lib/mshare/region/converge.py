@@ -29,7 +29,7 @@ from ..converge.outcome import (
     spec_written,
 )
 from ..converge.request import Request
-from ..errors import Conflict, MshareError
+from ..errors import Conflict, MshareError, Unavailable
 from ..host import accounts
 from ..info import attached, inventory
 from ..info.facts import RegionFacts
@@ -208,6 +208,7 @@ class _Region:
 
     def _refuse(self, ending: bool) -> None:
         name, facts = self.spec.name, self.facts
+        _require_known(facts)
         if self.running and self.stored is None:
             raise Conflict(_foreign(name, self.root, facts))
         if self.rebuild and not self.request.recreate:
@@ -281,10 +282,30 @@ def _require_healthy(facts: RegionFacts, check: bool) -> None:
 
 
 def _foreign(name: str, root: str, facts: RegionFacts) -> str:
+    if facts.owner.state != "unmanaged":
+        return (
+            f"the owner of region {name} at {root}, process {facts.owner.pid}, was started by another user"
+            f" (state files of uid {os.geteuid()} do not have it); run as root, or as that user"
+        )
+    if facts.owner.pid is None:
+        who = attached.summary(attached.processes(root, name)) or "a process that does not have it mapped"
+        return (
+            f"region {name} at {root} lives, and its owner is none of mshare's; it is mapped by {who}; choose"
+            " another name, or end the program that made it first"
+        )
     return (
         f"region {name} at {root} belongs to process {facts.owner.pid}, which is not an mshare owner;"
         " choose another name, or end that process first"
     )
+
+
+def _require_known(facts: RegionFacts) -> None:
+    """Unavailable where nobody can tell this user whether a region lives: it is not taken for a dead one."""
+    if facts.health == "unknown" and not facts.owner.alive and not os.access(facts.path, os.R_OK):
+        raise Unavailable(
+            f"whether region {facts.name} lives is not known: {facts.reason}; run as root (become: true), or"
+            " as a member of its group"
+        )
 
 
 def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
@@ -343,7 +364,8 @@ class RegionAbsent(Request[RegionFacts]):
         owner_known, __ = _known(root, name, OWNER), _known(root, name, CLIENTS)
         spec_path = paths.spec_file("regions", name)
         enabled = keeper.enabled(OWNER, name)
-        if facts.owner.state == "unmanaged":
+        _require_known(facts)
+        if facts.owner.state == "unmanaged" or (facts.owner.alive and not owner_known):
             raise Conflict(_foreign(name, root, facts))
         _refuse_attached(name, root, f"removing region {name}", self.force)
         actions = chosen(

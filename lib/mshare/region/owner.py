@@ -184,6 +184,11 @@ def _clear_stale(name: str, backend: Backend, replace_stale: bool) -> None:
     """Handle an existing name: it has no owner, because this process holds the lock."""
     if name not in backend.names():
         return
+    if roots.attachable(backend.root, name):
+        raise Conflict(
+            f"{backend.path(name)} is the region of a process that lives, which is not an mshare owner;"
+            " choose another name, or end that process first"
+        )
     if not replace_stale:
         raise Conflict(
             f"{backend.path(name)} exists and has no running owner: it was left behind by an owner that"

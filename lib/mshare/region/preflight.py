@@ -173,7 +173,8 @@ def _without_systemd(wanted: Wanted, host: Host) -> Iterator[Finding]:
     given = {"memory_max": wanted.memory_max_bytes, "before": wanted.units}
     for option, value in given.items():
         if value and not wanted.supervised:
-            yield Finding(False, f"{option} has no effect on this host: systemd does not run here")
+            why = "systemd manages what root deploys" if host.runs_systemd() else "systemd does not run here"
+            yield Finding(False, f"{option} has no effect on this host: {why}")
 
 
 CHECKS: tuple[Check, ...] = (

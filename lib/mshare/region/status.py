@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..backends.mapping import MappingEntry
 from ..errors import MshareError
 from ..services import status_file
-from ..services.status_file import Role, Status, beginning
+from ..services.status_file import Role, Status, Unread, beginning
 from .pattern import Pattern
 
 
@@ -66,10 +66,19 @@ def starting(name: str, root: str, spec: Mapping[str, object]) -> OwnerStatus:
 
 def require_owner(name: str, root: str) -> OwnerStatus:
     """The status of the owner of a region that can be attached; MshareError if there is none."""
-    status = status_file.read(root, name, OWNER)
-    if status is None or not status.alive or status.state != "ready":
+    status = running_owner(name, root)
+    if status is None or status.state != "ready":
         raise MshareError(
             f"region {name} at {root} has no running owner, so there is nothing to attach; create it first"
             " (`mshare create`, or the role dbmem.mshare.region)"
         )
     return status
+
+
+def running_owner(name: str, root: str) -> OwnerStatus | None:
+    """The status of an owner that lives, also of one that root deployed; None without one. Conflict for one
+    that this version of the library cannot read."""
+    status = status_file.look(root, name, OWNER)
+    if isinstance(status, Unread):
+        status = status_file.read(root, name, OWNER)
+    return status if status is not None and status.alive else None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from .. import files
 from ..errors import Conflict, MshareError, Unavailable
 from ..host import procfs
+from ..host.limits import Host
 from . import cgroup, lock, status_file, tree
 from .status_file import AnyRole, Role, S, Status, Unread
 from .supervisor import (
@@ -189,14 +190,20 @@ class Detached(Supervisor):
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in status_file.SUFFIXES))
         return stopped
 
+    @property
+    def why_no_reboot(self) -> str:
+        if Host().runs_systemd():
+            return f"systemd starts what root deployed, and this is uid {os.geteuid()}"
+        return "systemd does not run on this host"
+
     def enabled(self, role: AnyRole, name: str) -> bool:
         return False
 
     def set_enabled(self, role: AnyRole, name: str, enabled: bool) -> None:
         if enabled:
             raise Unavailable(
-                f"the {role} of {name} cannot be made to survive a reboot: systemd does not run on this"
-                " host; start it from this host's own init, or set boot: false"
+                f"the {role} of {name} cannot be made to survive a reboot: {self.why_no_reboot}; start it"
+                " from this host's own init, or set boot: false"
             )
 
     def reload(self, role: Role[S], name: str, root: str) -> None:

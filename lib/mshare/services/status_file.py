@@ -155,7 +155,11 @@ def require_room(root: str) -> None:
 
 def file(root: str, name: str, role: AnyRole, suffix: str = "json") -> str:
     """The status file, lock or log of a region's owner or clients."""
-    return os.path.join(directory(root), f"{name}.{role.name}.{suffix}")
+    return os.path.join(directory(root), _name(name, role, suffix))
+
+
+def _name(name: str, role: AnyRole, suffix: str = "json") -> str:
+    return f"{name}.{role.name}.{suffix}"
 
 
 def read(root: str, name: str, role: Role[S]) -> S | None:
@@ -176,7 +180,10 @@ def read(root: str, name: str, role: Role[S]) -> S | None:
 
 def peek(root: str, name: str, role: Role[S]) -> S | Unread | None:
     """A process's status, for callers that change nothing or may end what cannot be read."""
-    path = file(root, name, role)
+    return _peek(file(root, name, role), name, role)
+
+
+def _peek(path: str, name: str, role: Role[S]) -> S | Unread | None:
     next_step = f"`mshare rm {name} --force` ends what is left of the region"
     try:
         text = files.read_bytes(path)
@@ -193,6 +200,15 @@ def peek(root: str, name: str, role: Role[S]) -> S | Unread | None:
         return Unread("unknown", reason, None, None, None)
     except (record.Malformed, files.NotTrusted, OSError) as error:
         return Unread("unreadable", sentence(error), None, None, None)
+
+
+def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
+    """A process's status, also of one that root deployed, for callers that change nothing."""
+    status = peek(root, name, role)
+    system = paths.system_state_dir()
+    if status is not None or system is None:
+        return status
+    return _peek(os.path.join(system, paths.escape(root), _name(name, role)), name, role)
 
 
 @dataclass(frozen=True)

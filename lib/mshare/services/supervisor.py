@@ -35,6 +35,11 @@ class Supervisor(ABC):
     kind: str
     survives_reboot: bool
 
+    @property
+    def why_no_reboot(self) -> str | None:
+        """Why its processes do not come back after a reboot; None if they can."""
+        return None
+
     @abstractmethod
     def start(
         self, role: Role[S], name: str, root: str, argv: Sequence[str], first: S, progress: Progress

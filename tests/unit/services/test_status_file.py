@@ -17,11 +17,11 @@ import pytest
 from mshare import __version__, files, record
 from mshare.clients import status as clients_status
 from mshare.clients.status import CLIENTS
-from mshare.errors import Conflict, MshareError
+from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.host import procfs
 from mshare.region import status as region_status
 from mshare.region.status import OWNER
-from mshare.services import lock, status_file
+from mshare.services import detached, lock, status_file
 from rig.other_user import as_other, needs_root, shared_directory
 
 
@@ -297,3 +297,34 @@ def test_a_status_that_this_user_may_not_read(monkeypatch):
             assert found.reason == reason
 
         as_other(look)
+
+
+def test_a_look_finds_what_root_deployed(tmp_path, monkeypatch):
+    """An ordinary user has a directory of their own; root's is asked second, by who changes nothing."""
+    monkeypatch.delenv("MSHARE_STATE_DIR")
+    monkeypatch.setattr(status_file.paths, "SYSTEM_RUN_DIR", str(tmp_path))
+    monkeypatch.setattr(status_file.paths, "is_root", lambda: True)
+    status_file.make_directory("/m")
+    status_file.write(status_file.file("/m", "sga", LOUD), loud("root's"))
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setattr(status_file.paths, "is_root", lambda: False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    assert status_file.peek("/m", "sga", LOUD) is None
+    assert status_file.look("/m", "sga", LOUD).value == "root's"
+    monkeypatch.setenv("MSHARE_STATE_DIR", str(own))
+    assert status_file.look("/m", "sga", LOUD) is None, "a directory that was named is the only one"
+
+
+@pytest.mark.parametrize(
+    ("runs", "why"),
+    [
+        (True, f"systemd starts what root deployed, and this is uid {os.geteuid()}"),
+        (False, "systemd does not run"),
+    ],
+)
+def test_why_a_detached_process_does_not_come_back(runs, why, monkeypatch):
+    monkeypatch.setattr(detached.Host, "runs_systemd", lambda self: runs)
+    assert why in detached.Detached().why_no_reboot
+    with pytest.raises(Unavailable, match=why):
+        detached.Detached().set_enabled(OWNER, "sga", True)
