@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from rig.test_fuse_msharefs import MIB, UNMAP, ioctl, start_process
 
 from rig.kernel_world import KernelWorld, new_kernel_world
 from rig.mount import NEEDS, can_mount_fuse
 from rig.patience import eventually
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
+UNMAP = 0x40107801
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def world() -> Iterator[KernelWorld]:
 def unmapped_by_another_program(world: KernelWorld, offset: int, size: int) -> None:
     """Whoever may open a region may unmap; nobody writes that down."""
     fd = os.open(world.mount.path("sga"), os.O_RDONLY)
-    assert ioctl(fd, UNMAP, struct.pack("<QQ", offset, size)) == "ok"
+    fcntl.ioctl(fd, UNMAP, struct.pack("<QQ", offset, size))
     os.close(fd)
 
 
@@ -64,10 +66,10 @@ def test_a_touch_of_what_another_program_unmapped_is_said(world: KernelWorld) ->
 
 
 @contextmanager
-def region_of_another_program(world: KernelWorld, name: str) -> Iterator[subprocess.Popen]:
+def region_of_another_program(world: KernelWorld, name: str) -> Iterator[subprocess.Popen[str]]:
     """A region that a program made and has mapped, without a status file: as PostgreSQL with the preload."""
     script = """
-import fcntl
+import fcntl, mmap, os, struct, sys
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 os.ftruncate(fd, 512 << 30)
 fcntl.ioctl(fd, 0x40287800, struct.pack("<QQQIII4x", 0, 64 << 20, 0, 3, 0x31, 0xFFFFFFFF))
@@ -75,8 +77,11 @@ window = mmap.mmap(fd, 512 << 30)
 print("ready", flush=True)
 sys.stdin.read()
 """
-    with start_process(script, world.mount.path(name)) as process:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
+    words = [sys.executable, "-c", script, world.mount.path(name)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
         try:
             yield process
         finally:
