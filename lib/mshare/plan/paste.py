@@ -165,13 +165,20 @@ def _of_memory(count: int, memory_bytes: int, fits: bool) -> str:
 def _bounds(instances: Iterable[Instance]) -> Iterable[str]:
     """The cgroups that allow less than is needed."""
     for instance in instances:
-        need_bytes = sum(pages.count for pages in huge_pages(instance)) * _HUGE_BYTES
-        for limit in instance.limits:
-            if limit.resource == "hugetlb 2MB" and limit.limit_bytes < need_bytes:
-                yield (
-                    f"# {instance.name}: {limit.file} allows {format_size(limit.limit_bytes)} of"
-                    f" {format_size(need_bytes)}; raise it first"
-                )
+        for sentence in raise_first(instance, _HUGE_BYTES):
+            yield f"# {instance.name}: {sentence}; raise it first"
+
+
+def raise_first(instance: Instance, page_bytes: int) -> Iterable[str]:
+    """The limits of cgroups that allow fewer huge pages than an instance needs.
+
+    PostgreSQL and others would start all the same, and be killed (SIGBUS) when they use the pages.
+    """
+    need_bytes = sum(pages.count for pages in huge_pages(instance, page_bytes)) * page_bytes
+    resource = f"hugetlb {page_bytes // GIB}GB" if page_bytes >= GIB else f"hugetlb {page_bytes // MIB}MB"
+    for limit in instance.limits:
+        if limit.resource == resource and limit.limit_bytes < need_bytes:
+            yield f"{limit.file} allows {format_size(limit.limit_bytes)} of {format_size(need_bytes)}"
 
 
 def _pool_file(host: Host) -> str:

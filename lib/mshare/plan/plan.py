@@ -24,7 +24,7 @@ from . import outlook
 from .commands import command
 from .facts import Facts, Host, Instance
 from .outlook import Outlook
-from .paste import Paste, paste
+from .paste import Paste, paste, raise_first
 from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 
 SCHEMA_VERSION = 2
@@ -358,12 +358,21 @@ def _row(
         restart=remedy.restart,
         reboot="no" if remedy.generation and facts.host.kernel_has_mshare else remedy.reboot,
         reversible=remedy.reversible,
-        takes=remedy.takes,
+        takes=_takes(remedy, instance),
         command=command("mshare" if remedy.generation else remedy.id, instance),
         confidence=at_kind if remedy is NOTHING else weakest(at_kind, remedy.confidence),
         formula=f"{total.formula} = {format_size(total.tables_bytes)}",
         inputs=_inputs(instance, total, pool_to if remedy.pooled else None),
     )
+
+
+def _takes(remedy: Remedy, instance: Instance) -> str:
+    """What has to be there for a remedy; the limits that would have the program killed come last."""
+    if remedy.page_bytes is None or remedy.transparent:
+        return remedy.takes
+    limits = raise_first(instance, remedy.page_bytes)
+    way = "a limit hugepages-2Mi of the pod" if instance.manager == "kubernetes" else "a higher limit"
+    return "; ".join([remedy.takes, *(f"{way}, for {sentence}" for sentence in limits)])
 
 
 def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> Inputs:

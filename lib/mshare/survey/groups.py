@@ -141,7 +141,30 @@ class Grouping:
                 continue
             for together in _siblings(members, parents):
                 union.add([*own, *_descent(together[0], bool(own))], mappings, together)
-        return [part for group in union.groups for part in _servers(group)]
+        return [part for group in union.groups for same in _servers(group) for part in self._programs(same)]
+
+    def _programs(self, group: Group) -> list[Group]:
+        """The group, or one per program where unrelated ones map the same memory.
+
+        A switch has the memory of each of its guests mapped, and makes them no single server.
+        """
+        executables: dict[str, str | None] = {}
+        for process in group.processes:
+            if process.name not in executables:
+                executables[process.name] = process.executable
+        if len(set(executables.values())) < 2:
+            return [group]
+        union = _Union()
+        for mappings, members in group.members.items():
+            own = self._own(mappings, members[0].pid)
+            for process in members:
+                keys: list[Hashable] = [(identity, executables[process.name]) for identity in own]
+                # Programs of one family are one server, like those that a SAP instance is made of.
+                keys.append(("family", process.pid))
+                if process.parent > 1:
+                    keys.append(("family", process.parent))
+                union.add(keys, mappings, [process])
+        return union.groups
 
     def _own(self, mappings: Mappings, pid: int) -> set[Identity]:
         """The segments that strangers cannot have."""

@@ -288,7 +288,7 @@ class _Row:
     of_leader: bool = False
 
     def add(self, parts: list[Mapping], count: int) -> None:
-        size_bytes = sum(part.end - part.start for part in parts)
+        size_bytes = _size_bytes(parts)
         if size_bytes > self.size_bytes:
             self.parts, self.size_bytes = parts, size_bytes
         self.congruent_2mib = self.congruent_2mib and all(map(segments.congruent, parts))
@@ -313,6 +313,15 @@ class _Row:
             processes=self.processes,
             short_lived=not self.of_leader,
         )
+
+
+def _size_bytes(parts: list[Mapping]) -> int:
+    """How much of a segment is mapped. What is mapped at several addresses, as by Java's ZGC, counts once."""
+    size_bytes = known_end = 0
+    for start, end in sorted((part.offset, part.offset + part.end - part.start) for part in parts):
+        size_bytes += max(0, end - max(start, known_end))
+        known_end = max(known_end, end)
+    return size_bytes
 
 
 def _ranges(parts: list[Mapping]) -> tuple[Range, ...]:
