@@ -29,7 +29,7 @@ FILES = {
         "tests/integration/test_preload_hostile.py",
     ),
     "preload": ("tests/integration/test_preload_matrix.py", "tests/integration/test_preload_limits.py"),
-    "launcher": ("tests/unit/clients/test_killed_launcher.py",),
+    "launcher": ("tests/unit/services/test_cgroup.py",),
 }
 TRIES = "tries"
 """The property in which a test says how many tries it makes; without it, it is one."""

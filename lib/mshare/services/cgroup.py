@@ -52,8 +52,11 @@ def enter(path: str) -> None:
 
 
 def _tell(path: str, file: str, text: str) -> None:
-    with open(os.path.join(path, file), "w", encoding="ascii") as stream:
-        stream.write(text)
+    fd = files.open_file(os.path.join(path, file), os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def pids(path: str) -> list[int]:
