@@ -92,6 +92,14 @@ class TestNamesMadeBeforehand:
         assert "sga cannot be opened (Too many levels of symbolic links); left to the kernel" in line
         assert target.read_text() == "precious"
 
+    def test_an_existing_region_with_a_second_name(self, library, world):
+        """What would be cleared has the other name as well."""
+        with world.owned("sga", "--size", "64MiB"):
+            os.link(world.root / "sga", world.root / "other")
+            (line,) = alike(Settings("4k", "simulated", str(world.root), region="sga"), library)
+            os.unlink(world.root / "other")
+        assert "sga is a file with 2 names (hard links); remove the others; left to the kernel" in line
+
 
 def test_a_lock_that_somebody_keeps(library, world, own):
     for path in (world.root, world.root / ".simulated" / "layout.json"):

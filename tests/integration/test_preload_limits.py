@@ -114,6 +114,22 @@ def test_a_memory_cgroup_of_version_2(library, tmp_path, files, sentence):
     assert sentence is None or sentence in lines[0]
 
 
+NODE_KIB = {"MemFree:": 8 << 10, "Active(file):": 4 << 10, "Inactive(file):": 4 << 10, "MemTotal:": 1 << 30}
+
+
+@pytest.mark.parametrize(("nodes", "sentence"), [("0-1", "(16 MiB, on memory node 0)"), ("0", None)])
+def test_a_cpuset_with_a_part_of_the_memory_nodes(library, tmp_path, nodes, sentence):
+    """This machine has one node, which is shown as a small one of two."""
+    (tmp_path / "has_memory").write_text(f"{nodes}\n")
+    (tmp_path / "node0").mkdir()
+    lines = [f"Node 0 {name:16}{kib} kB\n" for name, kib in NODE_KIB.items()]
+    (tmp_path / "node0" / "meminfo").write_text("".join(lines))
+    within = private_mounts(f"mount --bind {tmp_path} /sys/devices/system/node")
+    told = alike(Shape("anonymous", "unmap", SIZE_BYTES), Settings("thp"), library, within)
+    assert len(told) == (sentence is not None)
+    assert sentence is None or f"needs more memory than its cpuset allows {sentence}" in told[0]
+
+
 def test_a_cgroup_of_huge_pages(library, tmp_path):
     (tmp_path / "hugetlb.2MB.max").write_text(str(2 * MIB))
     (tmp_path / "hugetlb.2MB.current").write_text("0")

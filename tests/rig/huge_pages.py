@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,21 +27,54 @@ def unused() -> int:
     return _pages("free") - _pages("resv")
 
 
+def _set(count: int) -> None:
+    (_POOL / "nr_hugepages").write_text(str(count))
+
+
+def _give_back(owed: Path) -> None:
+    """Give back what a test that was killed had reserved. Whoever calls this has the pool's lock.
+
+    It is known by how many pages there were before and then: who changed the pool since keeps what he made.
+    """
+    if owed.exists():
+        before, then = map(int, owed.read_text().split())
+        if _pages("nr") == then:
+            _set(before)
+        owed.unlink()
+
+
+@contextmanager
+def _alone() -> Iterator[Path]:
+    """The pool's turn; and where it is written down what has to be given back."""
+    folder = cache_dir("pool")
+    with exclusive(folder / "lock"):
+        owed = folder / "owed"
+        _give_back(owed)
+        yield owed
+
+
 @contextmanager
 def reserved(count: int) -> Iterator[None]:
-    """So many more pages in the pool, given back afterwards; skips where they cannot be had."""
-    with exclusive(cache_dir("pool") / "lock"):
+    """So many more pages in the pool, given back afterwards; skips where they cannot be had.
+
+    A test that is killed gives nothing back: the next one does.
+    """
+    with _alone() as owed:
         before = _pages("nr")
+        # Before they are there: what is killed now owes nothing, for the pool is as it was.
+        owed.write_text(f"{before} {before + count}")
         try:
-            (_POOL / "nr_hugepages").write_text(str(before + count))
-        except OSError as error:
-            pytest.skip(f"no huge pages can be reserved on this machine ({error.strerror})")
-        try:
+            try:
+                _set(before + count)
+            except OSError as error:
+                pytest.skip(f"no huge pages can be reserved on this machine ({error.strerror})")
             if unused() < count:
                 pytest.skip(f"this machine has no {count} huge pages to give")
             yield
         finally:
-            (_POOL / "nr_hugepages").write_text(str(before))
+            with suppress(OSError):
+                _set(before)
+            owed.unlink()
 
 
 @contextmanager
@@ -76,7 +109,7 @@ def count() -> int:
 @contextmanager
 def none() -> Iterator[None]:
     """A pool with nothing in it; skips where somebody has reserved pages."""
-    with exclusive(cache_dir("pool") / "lock"):
+    with _alone():
         if _pages("nr"):
             pytest.skip("this machine has huge pages reserved")
         yield

@@ -31,7 +31,7 @@ NOBODY = 65534
 Done = subprocess.CompletedProcess  # of str
 
 # Becomes an ordinary user only once everything is imported: nobody may look into a developer's home.
-_AS_NOBODY = f"""
+AS_NOBODY = f"""
 import importlib, os, pkgutil, sys
 import rich.console, rich.table, mshare
 for module in pkgutil.walk_packages(mshare.__path__, "mshare."):
@@ -99,7 +99,7 @@ class World:
         return "\n".join([f"{process.args!r} did not end", *output, *waits, *states, *logs])
 
     def run_as_nobody(self, *arguments: str) -> Done[str]:
-        return self.run(*arguments, command=[sys.executable, "-c", _AS_NOBODY])
+        return self.run(*arguments, command=[sys.executable, "-c", AS_NOBODY])
 
     def run_in_mount_namespace(self, *commands: list[str]) -> list[Done[str]]:
         """Several commands, and nothing of their mounts outside. Commands of ours begin with "mshare"."""

@@ -20,7 +20,7 @@ from ..host import mounts
 from ..kernel import abi, probe
 from ..kernel.generations import GENERATIONS, NEWEST, Generation
 from .mapping import Mapping
-from .simulated.layout import DIRECTORY, Files, Layout
+from .simulated.layout import Files, Layout
 
 BackendName = Literal["kernel", "simulated"]
 
@@ -75,10 +75,9 @@ def free_bytes(root: str) -> int | None:
 def names(root: str) -> list[str]:
     """The regions that have a file, sorted; none if there is no such root or this user may not read it."""
     try:
-        entries = os.listdir(root)
+        return Files(root).names()
     except OSError:
         return []
-    return sorted({*entries} - {abi.INFO_FILE, DIRECTORY})
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     closed = [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]
     if closed:
         screen.sentence(
-            f"Regions at {', '.join(closed)} are not shown: uid {os.geteuid()} may not read them."
+            f"There may be more regions at {', '.join(closed)}, which uid {os.geteuid()} may not read."
         )
     elif not regions:
         screen.sentence("There are no regions; create one with `mshare create NAME --size SIZE`.")

@@ -154,12 +154,14 @@ def locate_leftovers(kind: str, role: AnyRole, name: str, backend: str, root: st
 def specs_left(kind: str, root: str) -> set[str]:
     """The names that have a spec ("regions", "clients") for a root, or what a killed process left of one.
 
-    One that cannot be read, or does not say where, is taken to be for this host's default root.
+    One that cannot be read, or does not say where, is taken to be for this host's default root; one that a
+    killed process did not finish is for nobody, and so for any.
     """
     names = set()
     for entry in files.final_names(os.path.dirname(paths.spec_file(kind, "x"))):
         name, suffix = os.path.splitext(entry)
-        if suffix == ".json" and _root_of(paths.spec_file(kind, name)) == os.path.normpath(root):
+        path = paths.spec_file(kind, name)
+        if suffix == ".json" and (not os.path.lexists(path) or _root_of(path) == os.path.normpath(root)):
             names.add(name)
     return names
 

@@ -257,7 +257,9 @@ def mount(spec: MountSpec) -> list[str]:
             _make_group(spec)
         gid = group_id(spec)
         if seen.backend is None:
-            undo.callback(forget, spec.root)
+            # What a mount that was killed began stays known: only then can it be ended as a whole.
+            if not files.left_at(record):
+                undo.callback(forget, spec.root)
             files.write_text(record, spec.to_json())
             _make(spec, seen, undo)
         elif files.read_text(record) != spec.to_json():

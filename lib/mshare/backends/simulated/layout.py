@@ -348,7 +348,12 @@ class Files:
             os.rmdir(os.path.join(self.root, DIRECTORY))
 
     def names(self) -> list[str]:
-        return sorted(set(os.listdir(self.root)) - {abi.INFO_FILE, DIRECTORY})
+        """The regions, sorted: all but the layout's own files and what a killed process left of those."""
+        return sorted(
+            name
+            for name in os.listdir(self.root)
+            if name not in (abi.INFO_FILE, DIRECTORY) and not files.is_left_over(name, abi.INFO_FILE)
+        )
 
     @contextlib.contextmanager
     def names_locked(self) -> Iterator[None]:

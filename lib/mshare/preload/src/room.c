@@ -9,11 +9,16 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 
 #include "preload.h"
+
+#define NODES "/sys/devices/system/node"
+
+enum { MOST_NODES = 1024 };
 
 /* Files that say how much a cgroup may take and has taken, and the lines of memory.stat that count what the
  * kernel gives back first. Version 2 has no name in /proc/self/cgroup. */
@@ -119,10 +124,67 @@ static size_t cgroup_room(const struct counter *counters, char *limit, size_t si
     return least;
 }
 
+/* A list like "0,2-3" that follows a key in a file. */
+static bool read_list(const char *path, const char *key, char *list, size_t size)
+{
+    struct text text;
+    char line[256];
+    bool matched = false;
+    if (!text_open(&text, path))
+        return false;
+    while (!matched && text_line(&text, line, sizeof line)) {
+        matched = !strncmp(line, key, strlen(key));
+        if (matched)
+            snprintf(list, size, "%s", line + strlen(key) + strspn(line + strlen(key), " \t"));
+    }
+    text_close(&text);
+    return matched;
+}
+
+/* What a memory node can give: what is free, and the files that are given back first. */
+static size_t node_room(long node)
+{
+    static const char *const counted[] = {"MemFree:", "Active(file):", "Inactive(file):"};
+    char path[64], key[64];
+    size_t room_kib = 0, kib;
+    snprintf(path, sizeof path, NODES "/node%ld/meminfo", node);
+    for (size_t i = 0; i < sizeof counted / sizeof *counted; i++) {
+        snprintf(key, sizeof key, "Node %ld %s", node, counted[i]);
+        if (text_number(path, key, &kib))
+            room_kib += kib;
+    }
+    return room_kib << 10;
+}
+
+/* What the memory nodes can give that a cpuset leaves to this process; SIZE_MAX: it has all of them. */
+static size_t nodes_room(char *allowed, size_t size)
+{
+    char all[128];
+    size_t room = 0;
+    if (!read_list("/proc/self/status", "Mems_allowed_list:", allowed, size) ||
+        !read_list(NODES "/has_memory", "", all, sizeof all) || !strcmp(allowed, all))
+        return SIZE_MAX;
+    for (char *at = allowed; *at;) {
+        char *end;
+        long first = strtol(at, &end, 10), last = first;
+        if (end == at)
+            return SIZE_MAX;
+        if (*end == '-')
+            last = strtol(end + 1, &end, 10);
+        for (long node = first; node <= last && node < MOST_NODES; node++)
+            room += node_room(node);
+        at = *end == ',' ? end + 1 : end;
+        if (*end && *end != ',')
+            return SIZE_MAX;
+    }
+    return room;
+}
+
 bool memory_room(size_t size, struct outcome *outcome)
 {
-    char limit[256];
+    char limit[256], nodes[128];
     size_t room = cgroup_room(memory_counters, limit, sizeof limit), available;
+    size_t on_nodes = nodes_room(nodes, sizeof nodes);
     /* An eighth more, for what the program needs besides. */
     size_t wanted = size + size / 8;
     if (!size)
@@ -137,6 +199,11 @@ bool memory_room(size_t size, struct outcome *outcome)
              "prefaulting it needs more memory than its cgroup may still take (%s, by %s); make it smaller,"
              " raise the limit, or turn prefault off",
              size_text(room).text, limit);
+    else if (on_nodes < wanted)
+        fail(outcome, ENOMEM,
+             "prefaulting it needs more memory than its cpuset allows (%s, on memory node %s); make it"
+             " smaller, allow more nodes (cpuset.mems), or turn prefault off",
+             size_text(on_nodes).text, nodes);
     else
         return true;
     return false;

@@ -130,6 +130,13 @@ int store_open(struct region *region, struct outcome *outcome)
     struct path path = root_path(region->name);
     struct stat file;
     int fd = open_file(path.text, O_RDWR);
+    if (fd >= 0 && fstat(fd, &file) == 0 && file.st_nlink > 1) {
+        /* What is written to it would be written to somebody else's file as well. */
+        fail(outcome, EPERM, "region %s is a file with %lu names (hard links); remove the others", path.text,
+             (unsigned long)file.st_nlink);
+        close(fd);
+        return -1;
+    }
     if (fd >= 0 && fstat(fd, &file) == 0 && S_ISREG(file.st_mode) &&
         (!region->inode || (region->device == file.st_dev && region->inode == file.st_ino))) {
         flock(fd, LOCK_SH | LOCK_NB);
