@@ -22,7 +22,7 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - Whether msharefs should be mounted. V(absent) is refused while owners or clients use it.
+      - Whether msharefs should be mounted. V(absent) is refused while owners or clients use it, unless O(force=true).
     type: str
     choices: [present, absent]
     default: present
@@ -54,6 +54,13 @@ options:
       - Whether msharefs is mounted again after a reboot. By default it is on a host with systemd, and not elsewhere.
       - V(true) on a host without systemd is an error.
     type: bool
+  force:
+    description:
+      - With O(state=absent), end the clients, owners and regions on it first, whether their files can be read or not. Their
+        content is lost, and none of them comes back after a reboot.
+      - Programs that mshare did not start are never ended. While one is attached, O(state=absent) is refused, and nothing is changed.
+    type: bool
+    default: false
 seealso:
   - module: dbmem.mshare.mshare_info
   - module: dbmem.mshare.mshare_region
@@ -75,6 +82,11 @@ EXAMPLES = r"""
 - name: Unmount it
   dbmem.mshare.mshare_mount:
     state: absent
+
+- name: Unmount it with everything that runs on it
+  dbmem.mshare.mshare_mount:
+    state: absent
+    force: true
 """
 
 RETURN = r"""
@@ -138,7 +150,8 @@ def converge(module: AnsibleModule) -> tuple[choose.Choice, Outcome[Any]]:
     root = module.params["root"]
     if module.params["state"] == "absent":
         choice = choose_absent(module.params["backend"], root)
-        return choice, mount_absent(choice.root, check=module.check_mode)
+        force = module.params["force"]
+        return choice, mount_absent(choice.root, force=force, check=module.check_mode)
     choice = choose.choose(module.params["backend"])
     choice = choice._replace(root=root or choice.root)
     fields = _module.spec_fields(module.params, SPEC_KEYS)
@@ -160,6 +173,7 @@ def main() -> None:
             "group": {"type": "str"},
             "create_group": {"type": "bool", "default": False},
             "boot": {"type": "bool"},
+            "force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -110,7 +110,7 @@ MOUNT = Commands(
         },
         switches=("boot",),
     ),
-    absent=Command(("umount",), values=("backend", "root")),
+    absent=Command(("umount",), values=("backend", "root"), flags=("force",)),
     result=lambda arguments, answer: _results.converged(answer, f"msharefs at {answer['root']}"),
 )
 

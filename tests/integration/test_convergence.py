@@ -139,6 +139,32 @@ CHANGES = {
     "unmount": Change(
         "mount", {"state": "absent"}, ["unmount /run/msharefs", f"remove {MOUNT_SPEC}"], PRESENT, ABSENT
     ),
+    "mount again": Change(
+        "mount",
+        {},
+        [
+            "mount the simulated msharefs at /run/msharefs",
+            "lay out the simulated msharefs at /run/msharefs",
+            "set mode and group of /run/msharefs",
+            f"write {MOUNT_SPEC}",
+        ],
+        ABSENT,
+        PRESENT,
+    ),
+    "create again": Change(
+        "region",
+        REGION,
+        ["create region sga of 64 MiB at /run/msharefs", f"write {REGION_SPEC}"],
+        ABSENT,
+        PRESENT,
+    ),
+    "unmount by force": Change(
+        "mount",
+        {"state": "absent", "force": True},
+        ["end region sga", "unmount /run/msharefs", f"remove {MOUNT_SPEC}"],
+        PRESENT,
+        ABSENT,
+    ),
     "uninstall": Change(
         "runtime", {"state": "absent"}, ["remove the library from /usr/local/lib/mshare"], PRESENT, ABSENT
     ),

@@ -118,13 +118,21 @@ def start_ticks(pid: int, thread: int | None = None) -> int | None:
 
     A zombie counts as gone: it has no memory any more.
     """
-    task = f"/proc/{pid}" if thread is None else f"/proc/{pid}/task/{thread}"
+    fields = _stat(f"/proc/{pid}" if thread is None else f"/proc/{pid}/task/{thread}")
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def parent(pid: int) -> int | None:
+    """The parent of a process: 0 where it is outside of this pid namespace; None if the process is gone."""
+    fields = _stat(f"/proc/{pid}")
+    return None if fields is None else int(fields[1])
+
+
+def _stat(task: str) -> list[str] | None:
+    """The fields of a task's stat file after the command's name, state first."""
     text = read(f"{task}/stat")
-    if text is None:
-        return None
     # The command name may hold spaces and brackets; the fields after it are counted from its end.
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if text is None else text[text.rindex(")") + 2 :].split()
 
 
 def alive(pid: int, started_ticks: int, thread: int | None = None) -> bool:

@@ -9,14 +9,16 @@ that process's mount namespace. Reading maps of every process takes a while: onl
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..clients.status import CLIENTS, LauncherStatus
 from ..host import accounts, procfs
 from ..region.status import OWNER
-from ..services import status_file
+from ..services import lock, status_file
+from ..services.status_file import Role, S
 
 _SHOWN = 10
 _COMMAND_CHARACTERS = 60
@@ -45,6 +47,29 @@ def processes(root: str, name: str) -> list[Process]:
     ours = {status.pid for status in (launcher, owner) if status is not None}
     pids = {*started, *_mapping(os.path.join(root, name))} - ours
     return [process for process in map(_process, sorted(pids)) if process is not None]
+
+
+def strangers(root: str, name: str) -> list[Process]:
+    """Those of `processes` that mshare did not start: neither clients, nor what their programs started."""
+    leaders = {_leader(root, name, CLIENTS), _leader(root, name, OWNER)}
+    return [process for process in processes(root, name) if not leaders & {*_lineage(process.pid)}]
+
+
+def _leader(root: str, name: str, role: Role[S]) -> int | None:
+    """The process of a role; behind a file that cannot be read, who holds its lock."""
+    status = status_file.peek(root, name, role)
+    pid = status.pid if status is not None else None
+    return lock.holder(status_file.file(root, name, role, "lock")) if pid is None else pid
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    """A process, those above it, and the leader of its session: that of a launcher that was killed."""
+    with contextlib.suppress(OSError):
+        yield os.getsid(pid)
+    above: int | None = pid
+    while above is not None and above > 0:
+        yield above
+        above = procfs.parent(above)
 
 
 def summary(attached: Iterable[Process]) -> str:

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import Choice, choose
 from ..clients.status import CLIENTS
 from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present, remove_spec, specs_left
-from ..errors import MshareError, Unavailable
-from ..info import inventory
+from ..errors import Conflict, MshareError, Unavailable
+from ..info import attached, inventory
 from ..info.facts import MountFacts
 from ..region.status import OWNER
 from ..region.units import remove_region_files
@@ -138,7 +138,8 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
     """Ensure that mshare has no msharefs at a root, now and after a reboot.
 
     Raises Conflict, naming who, while owners or clients live on it. With `force` its clients, owners and
-    regions are ended first, whether their files can be read or not.
+    regions are ended first, whether their files can be read or not; programs that mshare did not start still
+    are a Conflict, before anything is ended.
     """
     root = os.path.normpath(root)
     with one_at_a_time(check):
@@ -157,13 +158,16 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
                 (unit, f"remove the mount unit of {root}"),
             )
         )
-        if msharefs.is_ours(seen) and not force:
-            msharefs.refuse_in_use(root)
+        if msharefs.is_ours(seen):
+            if force:
+                _refuse_strangers(root, names)
+            else:
+                msharefs.refuse_in_use(root)
         if actions and not check:
             for name in (*names, *left):
                 _end(root, name, unlink=name in names)
             if msharefs.is_ours(seen):
-                # Programs that are not ours are never ended.
+                # Somebody may have come meanwhile.
                 msharefs.refuse_in_use(root)
             # In this order, so that a mount that cannot be unmounted keeps its units.
             msharefs.umount(root)
@@ -179,6 +183,17 @@ def _left(root: str) -> set[str]:
     """The regions of which something is left outside of the root, as by a process that was killed."""
     specs = specs_left("regions", root) | specs_left("clients", root)
     return specs | status_file.names_left(root, OWNER, CLIENTS)
+
+
+def _refuse_strangers(root: str, names: Sequence[str]) -> None:
+    """Conflict for programs that mshare did not start: they would lose their memory, and are never ended."""
+    users = {name: attached.strangers(root, name) for name in names}
+    listed = [f"region {name} ({attached.summary(each)})" for name, each in users.items() if each]
+    if listed:
+        raise Conflict(
+            f"{root} is in use by programs that mshare did not start, and they would lose their memory:"
+            f" {', '.join(listed)}; stop them first; nothing was changed"
+        )
 
 
 def _end(root: str, name: str, *, unlink: bool) -> None:

@@ -6,13 +6,25 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from mshare.host import procfs
+from mshare.info import attached
 from rig.world import World, eventually, new_world
 
+# A program of somebody's: it maps a region's file, says so, and stays until its input ends.
+MAPS_AND_STAYS = """
+import mmap, os, sys
+with open(sys.argv[1], "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 4096)
+os.write(1, b"r\\n")
+sys.stdin.read()
+"""
 needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
@@ -140,3 +152,35 @@ def test_force_ends_all_that_is_on_a_root(world: World) -> None:
     assert world.processes() == []
     assert not (world.root / ".simulated").exists()
     assert world.ok("umount", "--force", "--root", root).startswith("There is no msharefs")
+
+
+def test_force_is_refused_before_anything_ends_while_a_stranger_is_attached(world: World) -> None:
+    root = str(world.root)
+    world.ok("create", "sga", "--size", "64MiB")
+    world.ok("clients", "start", "sga", "--count", "2")
+    command = [sys.executable, "-c", MAPS_AND_STAYS, str(world.root / "sga")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        running = sorted(world.processes())
+        for words in (["--check"], []):
+            refused = world.run("umount", "--force", "--root", root, *words)
+            assert refused.returncode == 5
+            sentence = " ".join(refused.stderr.split())
+            assert f"{root} is in use by programs that mshare did not start" in sentence
+            assert re.search(rf"region sga \({stranger.pid} .*\); stop them first; nothing was", sentence)
+        assert sorted(world.processes()) == running
+        assert world.json("clients", "status", "sga")["clients"]["attached"] == 2
+        stranger.communicate("")
+    world.ok("umount", "--force", "--root", root)
+    assert world.processes() == []
+
+
+def test_what_a_clients_program_has_started_is_no_stranger(here: World) -> None:
+    here.ok("create", "sga", "--size", "64MiB")
+    program = f'sleep 1000000 | {sys.executable} -c "$0" "$MSHARE_PATH"'
+    here.ok("clients", "start", "sga", "--count", "1", "--", "sh", "-c", program, MAPS_AND_STAYS)
+    eventually(lambda: attached.processes(str(here.root), "sga")[1:])
+    assert attached.strangers(str(here.root), "sga") == []
+    here.ok("umount", "--force", "--root", str(here.root))
+    eventually(lambda: here.processes() == [])
