@@ -86,9 +86,10 @@ def alone() -> Iterator[int]:
             pytest.skip("no huge pages can be reserved on this machine")
         try:
             yield before
-        except BaseException:
-            (_POOL / "nr_hugepages").write_text(str(before))
-            raise
+        finally:
+            # After a test that failed half-way.
+            if _pages("nr") != before:
+                (_POOL / "nr_hugepages").write_text(str(before))
 
 
 @contextmanager
