@@ -41,17 +41,9 @@ def run(suite: str) -> Iterator[Row]:
         row = Row(suite, f"`{file}`")
         with tempfile.TemporaryDirectory(prefix="mshare-prove-") as directory:
             report = Path(directory) / "report.xml"
+            options = ("-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1")
             subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pytest",
-                    "-q",
-                    "-p",
-                    "no:cacheprovider",
-                    f"--junit-xml={report}",
-                    file,
-                ],
+                [sys.executable, "-m", "pytest", *options, f"--junit-xml={report}", file],
                 cwd=ROOT,
                 env={**os.environ, "MSHARE_PROVE": "1"},
                 stdout=sys.stderr,
