@@ -25,7 +25,6 @@ FILES = {
         "tests/unit/survey/test_databases.py",
         "tests/unit/survey/test_foreign_names.py",
         "tests/unit/postgresql/test_managers.py",
-        "tests/unit/collapse/test_collapse.py",
         "tests/integration/test_preload_hostile.py",
     ),
     "preload": ("tests/integration/test_preload_matrix.py", "tests/integration/test_preload_limits.py"),
