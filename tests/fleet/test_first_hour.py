@@ -33,17 +33,18 @@ FOREGROUND = {
     "runuser -u postgres -- mshare run": "ready to accept connections",
     "mshare run ": "the server is ready",
 }
-# It waits in looks, so that a slow machine passes. A background job of a shell ignores Ctrl-C, without `env`.
+# It waits in looks, so that a slow machine passes. A terminal's Ctrl-C is for all of a process group; without
+# `env` a background job of a shell ignores it.
 _TYPING = r"""
 until_ctrl_c() {
   awaited=$1
   shift
-  env --default-signal=INT "$@" >/tmp/shown 2>&1 </dev/null &
+  setsid env --default-signal=INT "$@" >/tmp/shown 2>&1 </dev/null &
   for look in $(seq 1200); do
     if grep -q "$awaited" /tmp/shown || ! kill -0 $!; then break; fi
     sleep 0.1
   done
-  kill -INT $! || :
+  kill -INT -- -$! || :
   wait $! || :
   cat /tmp/shown
   grep -q "$awaited" /tmp/shown
@@ -163,6 +164,8 @@ cd
 getent group dba >/dev/null || groupadd dba
 mkdir -p /data
 truncate -s 64M /data/a /data/b
+chgrp dba /data/a /data/b
+chmod 0660 /data/a /data/b
 printf '#!/bin/sh\nexec sleep 1000000\n' >/usr/local/bin/worker
 cat >server <<'END'
 #!/usr/bin/python3
