@@ -74,7 +74,7 @@ options:
     default: 16MiB
   prefault:
     description:
-      - Whether the whole segment is touched when the server starts, which takes about 3 s per GiB. By default it is, except for
+      - Whether the whole segment is touched when the server starts, which takes some seconds per GiB. By default it is, except for
         O(pages=hugetlb), and for O(pages=thp) with shared buffers of 1 GiB or more.
       - With V(false) and O(pages=thp) the server starts at once, in small pages if the kernel has transparent huge pages for shared
         memory turned off, at an address where M(dbmem.mshare.mshare_collapse) can put it into huge pages while it runs.

@@ -13,7 +13,7 @@ from ..units import MIB, counted, format_size
 from . import client
 
 # What one of our clients costs besides the region, rounded up; docs/figures.md has the measurement.
-_CLIENT_BYTES = 3 * MIB
+_CLIENT_BYTES = 4 * MIB
 # The clients may take this part of the free memory with their page tables.
 _MEMORY_SHARE = 4
 

@@ -437,7 +437,7 @@ REMEDIES: tuple[Remedy, ...] = (
         (*_TRANSPARENT, _can_collapse, _congruent),
         page_bytes=2 * MIB,
         transparent=True,
-        takes="process_madvise by root, Linux 6.1 or later, about 3 seconds per GiB",
+        takes="process_madvise by root, Linux 6.1 or later, some seconds per GiB",
     ),
     Remedy(
         "preload_thp",
