@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import struct
@@ -145,3 +146,14 @@ def test_a_killed_owner_is_noticed_by_the_kernel_s_answer(world: KernelWorld) ->
     assert world.region()["source"] == "root"
     assert "its owner has ended" in world.run("create", "sga", "--size", "64MiB").stderr
     world.ok("create", "sga", "--size", "64MiB", "--replace-stale")
+
+
+def test_more_clients_leave_those_that_run_alone(world: KernelWorld) -> None:
+    world.ok("create", "sga", "--size", "64MiB")
+    world.ok("clients", "start", "sga", "--count", "2")
+    path = world.state.glob("*/sga.clients.json")
+    before = json.loads(next(path).read_text())
+    more = world.json("clients", "start", "sga", "--count", "4")["clients"]
+    after = json.loads(next(world.state.glob("*/sga.clients.json")).read_text())
+    assert (more["attached"], more["span_bytes"], more["dead"]) == (4, before["span_bytes"], [])
+    assert set(before["pids"]) < set(after["pids"])

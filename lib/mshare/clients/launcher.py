@@ -32,7 +32,7 @@ from ..services.notify import notify
 from ..units import counted, format_size
 from . import client, fault
 from .roll import Member, Roll
-from .span import fit_span
+from .span import next_span
 from .spec import ClientsSpec
 from .status import CLIENTS, LauncherStatus, StatusFile, starting
 
@@ -157,12 +157,13 @@ class _Launcher:
                 f"clients cannot touch {format_size(self._spec.span_bytes)} of region {self._spec.region}, of"
                 f" which {format_size(mapped_bytes)} are mapped; ask for a smaller span, or omit it"
             )
-        fitting_bytes = self._spec.span_bytes or fit_span(self._target, self._spec.count, used_bytes)
-        if not self._clients.alive:
-            self._span_bytes = fitting_bytes
-        elif fitting_bytes < self._span_bytes:
+        alive = len(self._clients.alive)
+        span_bytes = next_span(
+            self._target, self._spec.span_bytes, self._spec.count, alive, self._span_bytes, used_bytes
+        )
+        if alive and span_bytes < self._span_bytes:
             self._end(list(self._clients.alive.values()))
-            self._span_bytes = fitting_bytes
+        self._span_bytes = span_bytes
 
     def _wait(self) -> bool:
         """Handle what happens next; False when it is time to end."""

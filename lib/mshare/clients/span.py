@@ -18,6 +18,28 @@ _CLIENT_BYTES = 4 * MIB
 _MEMORY_SHARE = 4
 
 
+def next_span(
+    target: client.Target,
+    requested_bytes: int | None,
+    count: int,
+    alive: int,
+    current_bytes: int,
+    used_bytes: int,
+) -> int:
+    """What each of `count` clients touches when `alive` of them have touched `current_bytes`.
+
+    Less than that means that those have to start anew. On a kernel the tables of the span exist already,
+    once for all, so more clients cost no more of them: the span stays, and nobody is ended. MshareError where
+    not even the processes fit.
+    """
+    if target.backend.name == "kernel" and alive:
+        if count > alive:
+            fit_span(target, count - alive)
+        return current_bytes
+    fitting_bytes = requested_bytes or fit_span(target, count, used_bytes)
+    return min(fitting_bytes, current_bytes) if alive else fitting_bytes
+
+
 def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
     """How many bytes each of `count` clients can touch without exhausting the host's memory.
 

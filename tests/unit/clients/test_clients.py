@@ -95,3 +95,39 @@ def test_a_client_that_dies_is_reported_and_started_again_on_request(here):
         facts = apply(present(here, 2), check=True).facts
         assert [dead.pid for dead in facts.dead] == [clients[0]]
         assert apply(present(here, 2, restart_dead=True)).facts.attached == 2
+
+
+class Kernel:
+    """A backend on which all clients share the tables of their span."""
+
+    name = "kernel"
+
+
+@pytest.mark.parametrize(
+    ("backend", "count", "alive", "next_bytes"),
+    [
+        (Kernel(), 1500, 100, 300 * GIB),
+        (Kernel(), 50, 100, 300 * GIB),
+        (Kernel(), 1500, 0, 150 * GIB),
+        (None, 1500, 100, 150 * GIB),
+        (None, 1500, 0, 150 * GIB),
+    ],
+)
+def test_more_clients_of_a_kernel_s_region_touch_what_those_that_run_did(
+    target, monkeypatch, backend, count, alive, next_bytes
+):
+    """There the tables exist already; the simulator's clients each pay for their own."""
+    monkeypatch.setattr(span, "fit_span", lambda *given: 150 * GIB)
+    wanted = replace(target, backend=backend) if backend else target
+    assert span.next_span(wanted, None, count, alive, 300 * GIB, 0) == next_bytes
+
+
+def test_more_clients_than_the_host_has_room_for_are_refused_on_a_kernel_too(target, monkeypatch):
+    monkeypatch.setattr(span.procfs, "meminfo_bytes", lambda: {"MemAvailable": 600 * MIB})
+    monkeypatch.setattr(span.roots, "free_bytes", lambda root: None)
+    kernel = Kernel()
+    kernel.root = "/sys/fs/mshare"
+    wanted = replace(target, backend=kernel, memory_max_bytes=None)
+    assert span.next_span(wanted, None, 130, 100, GIB, 0) == GIB, "room for 30 more"
+    with pytest.raises(MshareError, match="1,000 clients need at least"):
+        span.next_span(wanted, None, 1100, 100, GIB, 0)
