@@ -20,11 +20,13 @@ from mshare.plan.facts import from_survey
 from mshare.plan.plan import InstancePlan, plan
 from mshare.survey.record import from_fields
 from mshare.units import GIB, KIB, MIB, TIB
+from rig import huge_pages
 from rig.survey_parts import LIBC, map_shared, running, surveyed, touch
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
 CLOSE_BYTES = 16 * KIB
 MADV_COLLAPSE = 25
+HUGETLB_2MIB = 0x40000 | 21 << 26
 PAGE = 4 * KIB
 
 # Gap before a segment, and its size, in small pages: neighbours, misaligned ones, and smaller than 2 MiB.
@@ -125,6 +127,50 @@ def test_after_collapse_too(layout: list[tuple[int, int]]) -> None:
     predicted = Layout()
     tables_bytes = sum(predicted.add_transparent(*place).total_bytes for place in aligned)
     assert abs(tables_bytes - measured_bytes) <= CLOSE_BYTES
+
+
+SMALL_LAYOUTS = st.lists(
+    st.tuples(st.sampled_from([0, 1, 511, 512]) | st.integers(0, 600_000), st.integers(256, 2600)),
+    min_size=1,
+    max_size=6,
+)
+POOL_PAGES = 6 * (-(-2600 // 512))
+
+
+@root
+def test_after_hugetlb_too() -> None:
+    with huge_pages.reserved(POOL_PAGES):
+        in_the_pool()
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(SMALL_LAYOUTS)
+def in_the_pool(layout: list[tuple[int, int]]) -> None:
+    """Where the plan supposes them, segments of small pages are really mapped in pages of 2 MiB."""
+    predicted, tables_bytes, chosen = Layout(), 0, []
+    for address, size_bytes in places(layout):
+        huge_bytes = -(-size_bytes // (2 * MIB)) * 2 * MIB
+        start = predicted.place(address, huge_bytes, 2 * MIB)
+        tables_bytes += predicted.add(start, huge_bytes, 2 * MIB).total_bytes
+        chosen.append((start, huge_bytes))
+    read_fd, write_fd = os.pipe()
+
+    def work(number: int) -> None:
+        before_bytes = vm_pte_bytes("self")
+        for address, size_bytes in chosen:
+            touch(map_shared(-1, size_bytes, address=address, flags=HUGETLB_2MIB), size_bytes)
+        os.write(write_fd, str(vm_pte_bytes("self") - before_bytes).encode())
+
+    with running(work) as (pid,):
+        measured_bytes = int(os.read(read_fd, 100))
+        found, one = surveyed(pid)
+    os.close(read_fd)
+    os.close(write_fd)
+    assert abs(tables_bytes - measured_bytes) <= CLOSE_BYTES
+    assert abs(one["page_tables"]["segments_bytes"] - measured_bytes) <= CLOSE_BYTES
+    made = planned(found, pid)
+    assert made.outlook.done is not None
+    assert abs(made.full_touch_bytes - measured_bytes) <= CLOSE_BYTES
 
 
 @given(LAYOUTS)
