@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mshare.plan.facts import Instance
+from mshare.survey.record import InstanceRecord
+from mshare.survey.survey import survey
 from mshare.units import GIB, KIB, MIB
 from rig import postgresql
-from rig.world import World
+from rig.world import World, eventually
 
 BUFFERS_BYTES = 512 * MIB
 SCALE = 3
@@ -50,8 +55,8 @@ def sampled(server: postgresql.Server, world: World) -> dict[str, Any]:
     return world.json("survey")
 
 
-def of(survey: dict[str, Any], server: postgresql.Server) -> dict[str, Any]:
-    (found,) = (instance for instance in survey["instances"] if server.pid in instance["pids"])
+def of(surveyed: dict[str, Any], server: postgresql.Server) -> dict[str, Any]:
+    (found,) = (instance for instance in surveyed["instances"] if server.pid in instance["pids"])
     return found
 
 
@@ -133,25 +138,81 @@ def test_people_read_it(world: World) -> None:
 def test_an_ordinary_user_gets_a_part_and_is_told(server: postgresql.Server, world: World) -> None:
     done = world.run_as_nobody("--json", "survey")
     assert done.returncode == 0, done.stderr
-    survey = json.loads(done.stdout)
-    assert not survey["complete"]
-    assert {missing["reason"] for missing in survey["missing"]}
-    everyone = [pid for instance in survey["instances"] for pid in instance["pids"] if pid == server.pid]
+    partial = json.loads(done.stdout)
+    assert not partial["complete"]
+    assert {missing["reason"] for missing in partial["missing"]}
+    everyone = [pid for instance in partial["instances"] for pid in instance["pids"] if pid == server.pid]
     assert everyone == [server.pid]
     # What everyone may read is as good as root's.
-    tables = of(survey, server)["page_tables"]
-    pids = of(survey, server)["pids"]
+    tables = of(partial, server)["page_tables"]
+    pids = of(partial, server)["pids"]
     assert tables["sum_bytes"] == pytest.approx(sum(map(vm_pte_bytes, pids)), rel=CLOSE)
     assert "partial" in world.run_as_nobody("survey").stdout.lower()
 
 
 def test_the_plan(server: postgresql.Server, world: World, sampled: dict[str, Any], tmp_path: Path) -> None:
-    survey = tmp_path / "survey.json"
-    survey.write_text(json.dumps(sampled), encoding="utf-8")
+    path = tmp_path / "survey.json"
+    path.write_text(json.dumps(sampled), encoding="utf-8")
     name = of(sampled, server)["name"]
-    said = world.ok("plan", str(survey), "--instance", name).lower()
+    said = world.ok("plan", str(path), "--instance", name).lower()
     for word in ("hugetlb", "pool", "mshare", "huge_pages", str(MAX_CONNECTIONS)):
         assert word in said
     assert "projected" in said
-    (planned,) = world.json("plan", str(survey), "--instance", name)["instances"]
+    (planned,) = world.json("plan", str(path), "--instance", name)["instances"]
     assert planned["rows"]
+
+
+PARALLEL = {
+    "max_parallel_workers_per_gather": "2",
+    "min_parallel_table_scan_size": "0",
+    "parallel_setup_cost": "0",
+    "parallel_tuple_cost": "0",
+    "enable_mergejoin": "off",
+    "enable_nestloop": "off",
+    "work_mem": "64MB",
+}
+# Parallel Hash: the table is in dynamic shared memory; one of the processes then sleeps over a row.
+JOIN = (
+    "SELECT count(*) FROM big a JOIN big b ON a.id = b.id AND (a.v + b.v <> 4 OR pg_sleep(120) IS NOT NULL)"
+)
+
+
+def test_the_memory_of_a_parallel_query_is_of_its_processes_and_short_lived() -> None:
+    with postgresql.server("64MB", port=PORT + 1, **PARALLEL) as database:
+        with database.connect() as made:
+            made.execute("CREATE UNLOGGED TABLE big AS SELECT g AS id, g AS v FROM generate_series(1, 2e5) g")
+            made.execute("ANALYZE big")
+        with contextlib.ExitStack() as opened:
+            busy, other, *__ = [opened.enter_context(database.connect()) for __ in range(12)]
+            querying = threading.Thread(target=_until_cancelled, args=(busy,))
+            querying.start()
+            try:
+                eventually(lambda: _with_dynamic_memory(database.pid))
+                found = _with_dynamic_memory(database.pid)
+            finally:
+                other.execute("SELECT pg_cancel_backend(%s)", [busy.info.backend_pid])
+                querying.join()
+    assert found is not None
+    (main,) = (segment for segment in found.segments if not segment.short_lived)
+    dynamic = [segment for segment in found.segments if segment.short_lived]
+    assert main.kind == "anonymous"
+    assert main.processes >= found.processes - 1
+    assert {segment.kind for segment in dynamic} == {"posix"}
+    # The hash table is of the backend and its two workers, and not of the eleven connections that are idle.
+    # (What all backends have, and the postmaster has not, are the cumulative statistics.)
+    of_the_query = [segment for segment in dynamic if segment.processes <= 3]
+    assert sum(segment.size_bytes for segment in of_the_query) >= 4 * MIB
+    (planned,) = Instance.from_survey(found, None).segments
+    assert planned.size_bytes == main.size_bytes
+
+
+def _until_cancelled(connection: Any) -> None:
+    import psycopg
+
+    with contextlib.suppress(psycopg.errors.QueryCanceled):
+        connection.execute(JOIN)
+
+
+def _with_dynamic_memory(pid: int) -> InstanceRecord | None:
+    (found,) = (one for one in survey(threshold_bytes=1).instances if pid in one.pids)
+    return found if any(segment.processes > 1 and segment.short_lived for segment in found.segments) else None
