@@ -1,7 +1,11 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The server of a cluster: whether it runs, how it is started again, and what it answers."""
+"""The server of a cluster: whether it runs, how it is started again, and what it answers.
+
+Reads /proc with the standard library and not with psutil: a check run comes before anything is installed on
+the host. Processes are ended by systemd or pg_ctlcluster, never from here.
+"""
 
 from __future__ import annotations
 

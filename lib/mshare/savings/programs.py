@@ -1,7 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that have a region mapped without a launcher, such as the backends of a database."""
+"""Programs that have a region mapped without a launcher, such as the backends of a database.
+
+Only reads processes, hundreds of them at once, and so reads /proc itself: psutil opens several files for each.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ..errors import Unavailable
 from ..host import pagemap, processes, segments
 from ..host.processes import Process, Vanished
 from ..host.segments import Mapping as HostMapping
@@ -81,6 +85,12 @@ def _tables_bytes(process: Process, own: list[HostMapping]) -> int:
     try:
         with pagemap.Pagemap(process.pid) as opened:
             tables = pagemap.tables(opened, [(mapping, BASE_PAGE_BYTES) for mapping in own])
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except (FileNotFoundError, ProcessLookupError):
+        # It has ended, and its page tables with it.
         return 0
+    except PermissionError:
+        raise Unavailable(
+            f"process {process.pid} ({process.name}) has the region mapped, and uid {os.geteuid()} may not"
+            " read its page tables; run as root (become: true)"
+        ) from None
     return sum(table.bytes for table in tables.values())

@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from mshare.errors import MshareError
+from mshare.errors import MshareError, Unavailable
+from mshare.host.processes import Process
 from mshare.savings import programs, validate
 
 
@@ -53,3 +54,19 @@ def test_several_have_one_verdict(here):
     assert answer["passed"] is True
     assert "" in answer["summary"]
     assert validate.failure(both, ["x", "y"]) == "the validation of region a, b failed: x; y"
+
+
+@pytest.mark.parametrize("error", [PermissionError(), FileNotFoundError()])
+def test_page_tables_that_may_not_be_read_are_an_error_and_no_zero(error, monkeypatch):
+    def refuse(pid):
+        raise error
+
+    monkeypatch.setattr(programs.pagemap, "Pagemap", refuse)
+    process = Process(7, b"Name:\tpostgres\nPPid:\t1\n", 4096)
+    if isinstance(error, FileNotFoundError):
+        assert programs._tables_bytes(process, []) == 0, "it has ended"
+        return
+    with pytest.raises(
+        Unavailable, match=r"process 7 \(postgres\) has the region mapped, and uid .* may not"
+    ):
+        programs._tables_bytes(process, [])
