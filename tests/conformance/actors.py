@@ -33,7 +33,6 @@ from mshare.kernel.syscalls import NewMapping
 from rig import patience
 from rig.apart import die_with
 
-PATIENCE_SECONDS = 10
 _CROWD_LOOKS = 12000
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -373,7 +372,7 @@ class Stage:
         os.chmod(self.address, 0o666)
         os.chmod(self._directory, 0o755)
         self._socket.listen(8)
-        self._socket.settimeout(PATIENCE_SECONDS)
+        self._socket.settimeout(patience.HANG_SECONDS)
         self._actors: list[Actor] = []
         # Orphaned grandchildren come to this process, so that it learns how they ended.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from integration.hosts import Host
 from mshare.units import GIB, MIB
+from rig.patience import HANG_SECONDS
 
 VERSION = "15"
 NAME = "main"
@@ -166,7 +167,7 @@ class Cluster:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=HANG_SECONDS,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -232,7 +233,7 @@ done
     def __exit__(self, *error: object) -> None:
         self._going.unlink()
         assert self._process is not None
-        self._process.wait(60)
+        self._process.wait(HANG_SECONDS)
 
     def acknowledged(self) -> set[int]:
         return {int(line) for line in self._acknowledged.read_text().split()}

@@ -23,6 +23,7 @@ from mshare.preload import library as preload_library
 from mshare.preload.settings import FILE_NAME, Settings
 from mshare.region.region import Region
 from rig import huge_pages, sharing
+from rig.patience import HANG_SECONDS
 from rig.sharing import MIB, SIZE_BYTES
 from rig.world import NOBODY, World, new_world
 
@@ -32,7 +33,6 @@ LEAF_KIB = SIZE_BYTES // 512 // 1024
 """What leaf tables for the segment cost a process with small pages."""
 SAVED_KIB = LEAF_KIB * 3 // 4
 """So much of them at least is gone: where a process's other memory lies is chance, and so are some tables."""
-KERNEL_PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ class Preloaded:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=KERNEL_PATIENCE_SECONDS,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def read(process: subprocess.Popen[str]) -> Any:
 
 def release(process: subprocess.Popen[str]) -> str:
     """Let a program that waits go on to its end; what it says then."""
-    said, errors = process.communicate("\n", timeout=KERNEL_PATIENCE_SECONDS)
+    said, errors = process.communicate("\n", timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
     return said
 
@@ -173,7 +173,7 @@ class TestThp:
                 env={**os.environ, **settings.environment(library)},
                 capture_output=True,
                 text=True,
-                timeout=KERNEL_PATIENCE_SECONDS,
+                timeout=HANG_SECONDS,
                 check=True,
             )
             assert json.loads(done.stdout) == "ok"
@@ -227,7 +227,7 @@ class TestThp:
             env={**os.environ, **settings.environment(library)},
             capture_output=True,
             text=True,
-            timeout=KERNEL_PATIENCE_SECONDS,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr

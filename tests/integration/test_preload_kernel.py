@@ -19,6 +19,7 @@ from mshare.kernel import abi
 from mshare.preload.settings import Settings
 from rig import shapes, sharing
 from rig.mount import NEEDS, Mount, can_mount_fuse
+from rig.patience import HANG_SECONDS
 from rig.sharing import MIB, SIZE_BYTES
 
 pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
@@ -51,7 +52,7 @@ def run(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

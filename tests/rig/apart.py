@@ -36,6 +36,15 @@ def _mount(source: bytes, path: str, kind: bytes | None, flags: int) -> None:
         raise OSError(ctypes.get_errno(), "cannot be hidden from the tests", path)
 
 
+def fork() -> int:
+    """As os.fork, with a child that `die_with`s this process."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        die_with(parent)
+    return pid
+
+
 def die_with(parent: int) -> None:
     """Have this process, a forked child, killed when its parent ends, as a killed pytest does: it would hold
     the locks and open files that it inherited for ever."""

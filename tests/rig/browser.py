@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rig.patience import HANG_SECONDS
+
 # It must ask the network for nothing of its own while it looks at a file.
 _FLAGS = (
     "--headless",
@@ -25,7 +27,6 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-_SECONDS = 60
 
 
 def missing() -> str | None:
@@ -80,5 +81,5 @@ def printed(page: Path, to: Path) -> None:
 def _run(action: str, page: Path, *flags: str) -> str:
     with tempfile.TemporaryDirectory(prefix="mshare-browser-") as profile:
         command = ["chromium", *_FLAGS, *flags, f"--user-data-dir={profile}", action, page.resolve().as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=True)
     return done.stdout

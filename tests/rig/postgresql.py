@@ -101,7 +101,12 @@ class Server:
 
     def run(self, program: str, *words: str) -> str:
         done = subprocess.run(
-            self.command(program, *words), cwd="/", check=True, capture_output=True, text=True, timeout=600
+            self.command(program, *words),
+            cwd="/",
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
         )
         return done.stdout
 

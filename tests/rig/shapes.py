@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mshare.preload import library as preload_library
+from rig.patience import HANG_SECONDS
 
 KIB, MIB = 1 << 10, 1 << 20
 THRESHOLD_BYTES = 1 * MIB
 SIZES = (4 * MIB, 4 * MIB + 12 * KIB, 3 * MIB - 100)
-PATIENCE_SECONDS = 120
 
 SHARED = ("anonymous", "at_an_offset", "populated", "made_writable", "zero_device", "memory_file")
 PLACED = ("below_2_gib", "fixed", "wished")
@@ -121,7 +121,7 @@ def run(
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     return Result(done.returncode, done.stdout), done.stderr.splitlines()

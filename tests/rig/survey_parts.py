@@ -19,6 +19,7 @@ from mshare.survey.survey import survey
 from mshare.units import MIB
 
 from .apart import die_with
+from .patience import HANG_SECONDS
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
@@ -106,4 +107,6 @@ def surveyed(pid: int, **options: Any) -> tuple[dict[str, Any], Any]:
 def python(code: str, *before: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Another Python that has this library, after a command like unshare."""
     command = [*before, sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False, **options
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conformance.targets import Target
+from rig.patience import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "lib"
@@ -53,7 +54,7 @@ def test_python_on_a_page_runs(page: Path) -> None:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
         left_over = sorted(set(os.listdir(root)) - {"mshare_info", ".simulated"})

@@ -17,6 +17,7 @@ from mshare.backends import choose
 from mshare.backends.simulated.layout import Layout
 from mshare.mount import msharefs
 from mshare.mount.spec import MountSpec
+from rig import apart
 from rig.other_user import UID, as_other, directory_of_other, needs_root, running_as_other
 
 pytestmark = needs_root
@@ -238,7 +239,7 @@ def test_a_kill_leaves_the_old_or_the_new_file_with_its_right_owner(theirs, step
     """Killed before each step of replacing a file."""
     path = theirs / "environment"
     files.write_text(str(path), "old", 0o640, UID, UID)
-    child = os.fork()
+    child = apart.fork()
     if child == 0:
         original = getattr(os, step)
 
@@ -260,7 +261,7 @@ def test_a_writer_that_lives_is_not_swept_away(theirs):
     """Many write one file at once: each succeeds, and nothing is left."""
     children = []
     for number in range(6):
-        if (child := os.fork()) == 0:
+        if (child := apart.fork()) == 0:
             for __ in range(50):
                 files.write_text(str(theirs / "x"), str(number) * 5000, durable=False)
             os._exit(0)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Programs that have a region mapped without a launcher, such as the backends of a database.
 
-Only reads processes, hundreds of them at once, and so reads /proc itself: psutil opens several files for each.
+Only reads processes, hundreds at once, and so reads /proc itself: psutil opens several files for each.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from rig.patience import HANG_SECONDS
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 PROGRAM = """
@@ -59,5 +61,5 @@ print("good")
 def test_who_uses_a_mount_is_named_and_who_soon_ends_is_waited_for(tmp_path, how):
     program = PROGRAM.format(path=sys.path, root=str(tmp_path), how=how)
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert done.stdout == "good\n", done.stderr

@@ -22,6 +22,7 @@ from ansible_collections.dbmem.mshare.plugins.plugin_utils.commands import (
     TRUTH,
     Command,
 )
+from rig.patience import HANG_SECONDS
 
 CREATE = Command(
     ("create",),
@@ -48,7 +49,9 @@ def executable(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def called(line: str | None) -> tuple[list[str], str | None]:
     assert line is not None
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, check=True, timeout=HANG_SECONDS
+    )
     words, spec = json.loads(done.stdout)
     return words, spec
 

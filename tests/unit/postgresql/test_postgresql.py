@@ -28,6 +28,7 @@ from mshare.postgresql.spec import ClusterSpec
 from mshare.preload import settings as preload_settings
 from mshare.record import Malformed
 from mshare.units import GIB, KIB, MIB
+from rig import apart
 
 THP = ClusterSpec("thp")
 REGION = ClusterSpec(
@@ -529,7 +530,7 @@ def test_touching_for_another_process_gives_it_page_tables():
     with mmap.mmap(-1, size_bytes):
         segment = placement.of(os.getpid())
         assert segment is not None
-        child = os.fork()
+        child = apart.fork()
         if child == 0:
             signal.pause()
         try:

@@ -18,6 +18,7 @@ from mshare.region.spec import RegionSpec
 from mshare.region.status import OWNER
 from mshare.services import status_file
 from mshare.units import MIB
+from rig import apart
 from rig.world import eventually
 
 
@@ -32,7 +33,7 @@ def status(here):
 
 def owned(here, **fields) -> int:
     """A process that owns the region; it ends with 0, or with 9 where the owner raised."""
-    pid = os.fork()
+    pid = apart.fork()
     if pid == 0:
         os.setsid()
         try:

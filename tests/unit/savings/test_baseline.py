@@ -20,6 +20,7 @@ from mshare.errors import InvalidRequest, MshareError
 from mshare.pagetable import page_tables
 from mshare.savings import baseline
 from mshare.units import GIB, KIB, MIB, TIB
+from rig.patience import HANG_SECONDS
 
 
 def run(script, before=None):
@@ -29,7 +30,7 @@ def run(script, before=None):
         [sys.executable, "-c", head + script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
         preexec_fn=before,
     )
@@ -199,7 +200,7 @@ def test_it_runs_with_the_standard_library_alone():
         [sys.executable, "-I", "-S", "-c", _BARE, str(Path(baseline.__file__).parents[2])],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("True\n", "")

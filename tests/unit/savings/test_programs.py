@@ -66,7 +66,5 @@ def test_page_tables_that_may_not_be_read_are_an_error_and_no_zero(error, monkey
     if isinstance(error, FileNotFoundError):
         assert programs._tables_bytes(process, []) == 0, "it has ended"
         return
-    with pytest.raises(
-        Unavailable, match=r"process 7 \(postgres\) has the region mapped, and uid .* may not"
-    ):
+    with pytest.raises(Unavailable, match=r"process 7 \(postgres\) has the region mapped, and uid"):
         programs._tables_bytes(process, [])

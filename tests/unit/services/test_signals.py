@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 from mshare.services import signals
+from rig.patience import HANG_SECONDS
 from rig.world import LIBRARY
 
 
@@ -21,7 +22,7 @@ def says(script: str) -> str:
         env={"PYTHONPATH": str(LIBRARY)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.stderr == ""

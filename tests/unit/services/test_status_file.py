@@ -22,6 +22,7 @@ from mshare.host import procfs
 from mshare.region import status as region_status
 from mshare.region.status import OWNER
 from mshare.services import detached, lock, status_file
+from rig import apart
 from rig.other_user import as_other, needs_root, shared_directory
 
 
@@ -189,7 +190,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path):
 def test_what_a_killed_writer_left_is_written_over_or_removed(path, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr(os, "rename", lambda *names, **how: os._exit(9))
-        if (writer := os.fork()) == 0:
+        if (writer := apart.fork()) == 0:
             status_file.write(str(path), loud("half"))
         assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 9
     assert [name for name in os.listdir(path.parent) if not files.is_left_over(name, path.name)] == []
@@ -222,7 +223,7 @@ def test_removing(tmp_path):
 def test_a_lock_that_is_held_names_its_holder(state_dir):
     path = status_file.file("/m", "sga", OWNER, "lock")
     ready, go = os.pipe(), os.pipe()
-    holder = os.fork()
+    holder = apart.fork()
     if holder == 0:
         with lock.locked(path, "region sga"):
             # Should the test fail, nobody is left who could write: this ends as well.
@@ -248,7 +249,7 @@ def test_a_lock_that_is_held_names_its_holder(state_dir):
 
 def test_a_killed_holder_leaves_no_lock(state_dir):
     path = status_file.file("/m", "sga", OWNER, "lock")
-    holder = os.fork()
+    holder = apart.fork()
     if holder == 0:
         with lock.locked(path, "region sga"):
             os.kill(os.getpid(), 9)

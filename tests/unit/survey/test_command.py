@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from mshare.cli.program import mshare
 from mshare.survey.record import SCHEMA_VERSION
 from mshare.units import MIB
+from rig.patience import HANG_SECONDS
 from rig.survey_parts import map_shared, running, touch
 
 SIZE = 64 * MIB
@@ -70,7 +71,7 @@ def test_watching_says_what_changed_until_it_is_interrupted():
     command = [sys.executable, "-m", "mshare", "survey", "--threshold", "4KiB", "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         # Should a line never come, the wait for it ends.
-        patience = threading.Timer(60, watching.kill)
+        patience = threading.Timer(HANG_SECONDS, watching.kill)
         patience.start()
         lines = iter(watching.stdout.readline, "")
 
@@ -87,7 +88,7 @@ def test_watching_says_what_changed_until_it_is_interrupted():
         gone = next(line for line in lines if f" (process {pids[0]}) is gone (-" in line)
         patience.cancel()
         watching.send_signal(signal.SIGINT)
-        __, errors = watching.communicate(timeout=30)
+        __, errors = watching.communicate(timeout=HANG_SECONDS)
     assert blocks == [False, True, True]
     assert re.search(r"\(-[0-9.]+ KiB\)$", gone.rstrip())
     assert "Traceback" not in errors

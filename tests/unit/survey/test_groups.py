@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other process
 
 # A postmaster with backends, all of one name; each maps what it is told to, some a segment more.
 SERVER = """
-import ctypes, mmap, os, signal, sys
+import ctypes, mmap, os, sys
+ended, ends = os.pipe()
 name, backends, common, own = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)
 def fill(memory):
@@ -42,9 +43,12 @@ for number in range(backends):
             kept.append(mmap.mmap(fd, 4 << 20))
             fill(kept[-1])
         os.write(1, b"r")
-        signal.pause()
+        # Nobody writes: this ends when the parent does, and the parent with the tests.
+        os.close(ends)
+        os.read(ended, 1)
+        os._exit(0)
 os.write(1, b"r")
-signal.pause()
+sys.stdin.read()
 """
 
 
@@ -53,7 +57,9 @@ class Server:
 
     def __init__(self, name, folder, backends=2, common="", own=0, dsm=""):
         words = [sys.executable, "-S", "-c", SERVER, name, str(backends), str(common), str(own), str(dsm)]
-        self.process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(
+            words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         self._count = backends + 1
 
     def __enter__(self):
@@ -68,6 +74,7 @@ class Server:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
+        self.process.stdin.close()
 
 
 def data_directory(place, name, port=5432):
@@ -194,13 +201,16 @@ def test_oracles_of_every_edition(name, title, sid, tmp_path):
 
 # So many small workers of a parent that is small itself.
 WORKERS = """
-import os, signal, sys
+import os, sys
+ended, ends = os.pipe()
 for __ in range(int(sys.argv[1])):
     if os.fork() == 0:
         os.write(1, b"r")
-        signal.pause()
+        os.close(ends)
+        os.read(ended, 1)
+        os._exit(0)
 os.write(1, b"r")
-signal.pause()
+sys.stdin.read()
 """
 
 
@@ -209,7 +219,9 @@ def test_small_processes_that_matter_together_have_a_name_and_a_row(tmp_path):
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
     words = [sys.executable, "-S", "-E", str(script), str(count)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
         try:
             ready = b""
             while len(ready) <= count:

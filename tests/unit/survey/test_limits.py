@@ -134,7 +134,8 @@ def test_processes_that_end_during_the_survey_are_counted(segment):
 
 # A small parent, so that two thousand fit: an interpreter of pytest's size would take gigabytes.
 MANY = """
-import mmap, os, signal
+import mmap, os, sys
+ended, ends = os.pipe()
 memory = mmap.mmap(-1, {size})
 for at in range(0, {size}, 2 << 20):
     memory[at] = 1
@@ -143,8 +144,11 @@ for __ in range({count}):
         for at in range(0, {size}, 2 << 20):
             memory[at]
         os.write(1, b".")
-        signal.pause()
-signal.pause()
+        # Nobody writes: this ends when the parent does, and the parent with the tests.
+        os.close(ends)
+        os.read(ended, 1)
+        os._exit(0)
+sys.stdin.read()
 """
 
 
@@ -152,7 +156,11 @@ def test_two_thousand_processes():
     count = 2000
     code = MANY.format(size=64 * MIB, count=count)
     with subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", code], stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        [sys.executable, "-S", "-E", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
     ) as parent:
         try:
             touched = 0
@@ -211,7 +219,7 @@ memory = mmap.mmap(file.fileno(), 8 << 20)
 for at in range(0, 8 << 20, 2 << 20):
     memory[at] = 1
 print("ready", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 

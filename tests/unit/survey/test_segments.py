@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -227,7 +226,7 @@ def test_threads():
     def work(number):
         touch(map_shared(-1, SIZE), SIZE)
         for __ in range(7):
-            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
 
     with running(work) as (pid,):
         __, found = surveyed(pid)

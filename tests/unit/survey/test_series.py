@@ -18,6 +18,7 @@ import pytest
 from mshare.host import pagemap, processes, segments
 from mshare.survey.survey import Series, survey
 from mshare.units import KIB, MIB
+from rig import apart
 from rig.survey_parts import LIBC, map_shared, touch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
@@ -30,7 +31,7 @@ class Worker:
 
     def __init__(self, segment):
         (self._orders, orders), (answers, self._answers) = os.pipe(), os.pipe()
-        self.pid = os.fork()
+        self.pid = apart.fork()
         if self.pid == 0:
             self._obey(segment)
         os.close(self._orders)
@@ -237,7 +238,7 @@ def test_a_brother_with_a_segment_of_the_same_size_is_told_apart():
     try:
         for __ in range(2):
             ready, tell = os.pipe()
-            pid = os.fork()
+            pid = apart.fork()
             if pid == 0:
                 try:
                     touch(map_shared(-1, SIZE, address=32 << 40), SIZE)

@@ -17,6 +17,7 @@ from mshare.host.segments import Filesystem
 from mshare.kernel import abi
 from mshare.survey.survey import survey
 from mshare.units import GIB, MIB, TIB
+from rig import apart
 from rig.survey_parts import NORESERVE, map_shared, running, touch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="maps of other processes: root only")
@@ -156,7 +157,7 @@ def test_a_file_on_a_disk_is_read_whole_before_linux_6_7(tmp_path):
 
     held: list[mmap.mmap] = []
     ready = os.pipe()
-    pid = os.fork()
+    pid = apart.fork()
     if pid == 0:
         try:
             work(0)

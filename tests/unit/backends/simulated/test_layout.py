@@ -18,6 +18,7 @@ from mshare.backends.mapping import Mapping, subtract
 from mshare.backends.simulated.layout import Layout, Placed, Record, Task, sidecar_mode, without
 from mshare.errors import Unavailable
 from mshare.host import procfs
+from rig import apart
 
 ranges = st.tuples(st.integers(0, 12), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
@@ -128,12 +129,12 @@ def test_a_child_forked_inside_a_change_keeps_no_lock(sidecar):
     """The parent ends its change; the child, which inherited the locked file, must not stop others."""
     to_child, child = os.pipe(), 0
     with sidecar.change():
-        child = os.fork()
+        child = apart.fork()
         if child == 0:
             os.close(to_child[1])
             os.read(to_child[0], 1)
             os._exit(0)
-    reader = os.fork()
+    reader = apart.fork()
     if reader == 0:
         with sidecar.change() as change:
             change.record = Record(1, None, window_bytes=9)
