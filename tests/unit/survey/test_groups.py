@@ -180,6 +180,7 @@ def test_oracles_of_every_edition(name, title, sid, tmp_path):
         executable=sys.executable,
         cwd=tmp_path,
         env=environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     ) as process:
