@@ -191,7 +191,7 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.collapse.conve
     keep,
     let_go,
 )
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.collapse.service import FollowSpec
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.collapse.spec import FollowSpec
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import format_size, parse_size
 
 

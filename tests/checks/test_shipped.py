@@ -13,8 +13,15 @@ from checks.shipped import shipped
 # What was measured (`python -m checks.shipped`): a bound only gets lower, or there is a reason for more.
 # 67: what keeps a server collapsed (runtime), and PostgreSQL's facts as a record of their own.
 MOST = 67
-# These are run on a whole fleet.
-MOST_OF = {"mshare_info": 23, "mshare_survey": 40}
+MOST_OF = {
+    # These are run on a whole fleet.
+    "mshare_info": 23,
+    "mshare_survey": 40,
+    # It knows every manager, Patroni's store and restarts among them.
+    "mshare_postgresql": 76,
+    # It surveys, plans, and applies what the other modules apply.
+    "mshare_remedy": 118,
+}
 # They run on the controller only.
 NEVER_SENT = {path.stem for path in modules() if "AnsibleModule(" not in path.read_text()}
 

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from integration.clusters import PLACED, Cluster, mapped, missing
-from integration.hosts import Host, Run, eventually
+from integration.hosts import Host, Run, differences, eventually
 from mshare.kernel import madvise
 from mshare.units import MIB
-from rig import huge_pages
+from rig import documents, huge_pages
 
 PLAYBOOK = "dbmem.mshare.remedy"
 BUFFERS_BYTES = 128 * MIB
@@ -54,8 +56,22 @@ def playbook(cluster: Cluster, *flags: str, remedy: str | None = None, **variabl
     given = {f"mshare_remedy_{name}": value for name, value in variables.items()}
     if remedy is not None:
         given["mshare_remedy"] = remedy
-    wanted = {"mshare_remedy_restart_ok": True, "mshare_remedy_probes": 3, **given}
-    return cluster.host.playbook(PLAYBOOK, *flags, variables=wanted)
+    return cluster.host.playbook(PLAYBOOK, *flags, variables={"mshare_remedy_probes": 3, **given})
+
+
+def role(cluster: Cluster) -> Run:
+    """The play of the role's own documentation, which asks for what the plan recommends."""
+    (play,) = documents.plays(documents.yaml_blocks("roles/remedy/README.md: Role dbmem.mshare.remedy"))
+    return cluster.host.play(play["tasks"], serial=1)
+
+
+def typed(script: str) -> list[list[str]]:
+    """Commands of the documentation, as what follows the playbook; a test host has its own inventory."""
+    lines = script.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    assert all(each[:2] == ["ansible-playbook", PLAYBOOK] for each in words)
+    own = "-i inventory.ini -e mshare_hosts=databases"
+    return [" ".join(each[2:]).replace(own, "").split() for each in words]
 
 
 def state(clusters: list[Cluster]) -> list[Any]:
@@ -65,9 +81,14 @@ def state(clusters: list[Cluster]) -> list[Any]:
     return [traces, huge_pages.count(), *((each.files(), each.pid) for each in clusters)]
 
 
-def without_pids(what: list[Any]) -> list[Any]:
-    """The same for servers that were restarted."""
-    return [*what[:2], *(files for files, __ in what[2:])]
+def changed_since(before: list[Any], clusters: list[Cluster]) -> list[Any]:
+    """What differs from a state, but for the servers' pids: they were restarted."""
+    traces, count, *files = state(clusters)
+    differs: list[Any] = differences(before[0], traces)
+    if count != before[1]:
+        differs.append(f"{count} huge pages, {before[1]} before")
+    differs += [now for (now, __), (then, __) in zip(files, before[2:]) if now != then]
+    return differs
 
 
 def by_cluster(run: Run, task: str = APPLY) -> dict[str, dict[str, Any]]:
@@ -77,13 +98,14 @@ def by_cluster(run: Run, task: str = APPLY) -> dict[str, dict[str, Any]]:
 def test_native_there_again_and_back(clusters: list[Cluster]) -> None:
     main, second = clusters
     before = state(clusters)
+    check, apply, undo = typed(documents.script("docs/remedy.md: Apply the remedy"))
     with main.backend(SCAN), second.backend(SCAN):
-        shown = playbook(main, "--check", "--diff", remedy="native").succeeded()
+        shown = playbook(main, *check, remedy="native", restart_ok=True).succeeded()
     assert state(clusters) == before
     assert any("huge_pages = on\n" in pair["after"] for pair in shown[PLAN]["diff"])
     assert [action for action in shown[PLAN]["actions"] if "restart PostgreSQL cluster 15-" in action]
     with main.backend(SCAN), second.backend(SCAN):
-        run = playbook(main, remedy="native").succeeded()
+        run = playbook(main, *apply, remedy="native").succeeded()
     for cluster in clusters:
         assert PLACED["native"](mapped(main.host, cluster.pid))
     results = by_cluster(run)
@@ -98,17 +120,17 @@ def test_native_there_again_and_back(clusters: list[Cluster]) -> None:
     assert main.host.inside(RECORD).exists()
     assert "15-main): native, changed" in run.output
     with main.backend(SCAN), second.backend(SCAN):
-        again, auto = playbook(main, remedy="native").succeeded(), playbook(main).succeeded()
+        again, auto = playbook(main, *apply, remedy="native").succeeded(), role(main).succeeded()
         planned = main.host.playbook("dbmem.mshare.plan").succeeded()
     assert [run[APPLY]["actions"] for run in (again, auto)] == [[], []]
     assert [run.recap["changed"] for run in (again, auto)] == [0, 0]
     assert planned["Plan"]["paste"]["sysctl"] == planned["Plan"]["paste"]["database"] == []
     assert all("Nothing to do" in each["verdict"][0] for each in planned["Plan"]["instances"])
-    gone = playbook(main, state="absent").succeeded()
+    gone = playbook(main, *undo).succeeded()
     assert gone[APPLY]["changed"]
     assert gone[APPLY]["recorded"] is False
-    assert without_pids(state(clusters)) == without_pids(before)
-    assert playbook(main, state="absent").succeeded().recap["changed"] == 0
+    assert changed_since(before, clusters) == []
+    assert playbook(main, *undo).succeeded().recap["changed"] == 0
 
 
 def test_what_fails_goes_back(clusters: list[Cluster]) -> None:
@@ -116,12 +138,12 @@ def test_what_fails_goes_back(clusters: list[Cluster]) -> None:
     main, second = clusters
     before = state(clusters)
     second.set("wrong.conf", shared_preload_libraries="no_such_library")
-    run = playbook(main, remedy="native")
+    run = playbook(main, remedy="native", restart_ok=True)
     second.unset("wrong.conf")
     assert "no_such_library" in run.said
     assert "what this run had done before that is undone" in run.said
     second.control("start")
-    assert without_pids(state(clusters)) == without_pids(before)
+    assert changed_since(before, clusters) == []
     assert not PLACED["native"](mapped(main.host, main.pid))
 
 
@@ -148,7 +170,7 @@ def test_a_server_of_patroni_s_is_refused_with_all_of_its_host(clusters: list[Cl
     main.host.inside("/etc/patroni/second.yml").write_text(f"postgresql:\n  data_dir: {second.data}\n")
     before = state(clusters)
     with main.backend(SCAN), second.backend(SCAN):
-        run = playbook(main, remedy="thp")
+        run = playbook(main, remedy="thp", restart_ok=True)
     assert "postgresql 5433 is managed by Patroni (/etc/patroni/second.yml names" in run.said
     assert "so nothing was changed" in run.said
     assert run.recap["changed"] == 0
@@ -168,10 +190,10 @@ def test_nothing_is_restarted_unless_allowed(clusters: list[Cluster]) -> None:
     assert "mshare_remedy_restart_ok=true" in run.output
     assert again.recap["changed"] == 0
     assert playbook(main, state="absent", restart_ok=False).succeeded()[APPLY]["recorded"] is False
-    after = state(clusters)
     # The library stays for others.
+    assert state(clusters) != before
     main.host.playbook("dbmem.mshare.teardown").succeeded()
-    assert state(clusters) == before != after
+    assert state(clusters) == before
 
 
 @pytest.mark.skipif(not madvise.can_collapse(), reason="this kernel has no MADV_COLLAPSE")
@@ -179,14 +201,16 @@ def test_collapse_comes_back_after_a_crash_by_itself(clusters: list[Cluster]) ->
     main, __ = clusters
     before = state(clusters)
     with main.backend(SCAN):
-        run = playbook(main, remedy="collapse", instances=["postgresql 5432"]).succeeded()
+        run = playbook(main, remedy="collapse", restart_ok=True, instances=["postgresql 5432"]).succeeded()
     (result,) = by_cluster(run).values()
     assert result["service"]
 
-    service = {"target": main.data, "follow": True, "interval": 1}
+    # As the documentation has it, but for the time between two looks.
+    (block,) = documents.yaml_blocks("docs/collapse.md: Again after a restart")
+    (task,) = yaml.safe_load(block.text)
+    task["dbmem.mshare.mshare_collapse"]["interval"] = 1
     with main.backend(SCAN):
-        task = {"name": "kept", "dbmem.mshare.mshare_collapse": service}
-        kept = main.host.play([task]).succeeded()["kept"]
+        kept = main.host.play([task]).succeeded()["Keep PostgreSQL in huge pages"]
     assert kept["service"]["running"]
     assert kept["after"]["huge_bytes"] >= 0.9 * kept["after"]["used_bytes"] > 0
     starts = main.log().count("ready to accept connections")
@@ -195,6 +219,6 @@ def test_collapse_comes_back_after_a_crash_by_itself(clusters: list[Cluster]) ->
     eventually(lambda: main.log().count("ready to accept connections") > starts, "the crash restart")
     with main.backend(SCAN):
         eventually(lambda: PLACED["thp"](mapped(main.host, main.pid)), "huge pages after a crash restart")
-    playbook(main, state="absent").succeeded()
+    playbook(main, state="absent", restart_ok=True).succeeded()
     main.host.playbook("dbmem.mshare.teardown").succeeded()
-    assert without_pids(state(clusters)) == without_pids(before)
+    assert changed_since(before, clusters) == []

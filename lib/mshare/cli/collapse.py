@@ -12,7 +12,8 @@ import click
 
 from ..collapse import service
 from ..collapse.collapse import Result, collapse
-from ..collapse.follow import SECONDS, follow
+from ..collapse.follow import follow
+from ..collapse.spec import SECONDS, read_spec
 from ..errors import EXIT_VERDICT_FAILED, InvalidRequest
 from ..services.notify import notify
 from ..units import format_size, parse_size
@@ -58,7 +59,7 @@ def collapse_command(
     if spec_path is not None:
         if target is not None or rate is not None or following or interval is not None or check:
             raise InvalidRequest("--spec says everything; use it without a TARGET and other options")
-        service.run(service.read_spec(spec_path), screen.sentence)
+        service.run(read_spec(spec_path), screen.sentence)
         return
     if target is None:
         raise InvalidRequest(

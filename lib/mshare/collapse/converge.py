@@ -19,7 +19,8 @@ from ..services.supervisor import no_progress as no_start_progress
 from . import collapse as collapsing
 from . import service, target
 from .collapse import Progress, Result, no_progress
-from .service import FOLLOWER, KIND, ROOT, FollowerStatus, FollowSpec
+from .service import FOLLOWER, ROOT, FollowerStatus
+from .spec import KIND, FollowSpec, name_of, spec_file
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def set_up(spec: FollowSpec, program: Sequence[str], *, check: bool = False) -> 
         alive = isinstance(status, FollowerStatus) and status.alive
         running = status.spec if isinstance(status, FollowerStatus) and alive else None
         outdated = other_version(status.version) if isinstance(status, FollowerStatus) and alive else None
-        path = service.spec_file(spec.target)
+        path = spec_file(spec.target)
         boot = Boot.of(keeper, FOLLOWER, spec.name, None)
         replaced = running is not None and (running != spec or outdated is not None)
         write = files.read_text(path) != spec.to_json()
@@ -130,7 +131,7 @@ def let_go(server: str, *, check: bool = False) -> Outcome[ServiceFacts]:
     target.require_lasting(server)
     _require_root(server)
     with one_at_a_time(check):
-        keeper, name, path = current(), service.name_of(server), service.spec_file(server)
+        keeper, name, path = current(), name_of(server), spec_file(server)
         status = _readable(name)
         enabled = keeper.enabled(FOLLOWER, name)
         alive = status is not None and status.alive
@@ -181,7 +182,7 @@ def _forget(path: str) -> None:
 
 
 def _facts(server: str, kept_by: str) -> ServiceFacts:
-    status = status_file.peek(ROOT, service.name_of(server), FOLLOWER)
+    status = status_file.peek(ROOT, name_of(server), FOLLOWER)
     if not isinstance(status, FollowerStatus) or not status.alive:
         return ServiceFacts(server, False, None, kept_by, None, None, None)
     return ServiceFacts(

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from ..errors import MshareError, sentence
 from . import target
 from .collapse import collapse
-
-SECONDS = 30.0
-"""Between two looks, by default."""
+from .spec import SECONDS
 
 
 def follow(

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The process that keeps one server in huge pages: its spec file, its status file, and its main loop."""
+"""The process that keeps one server in huge pages: its status file, and its main loop."""
 
 from __future__ import annotations
 
@@ -11,47 +11,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .. import __version__, files, paths, record
-from ..errors import InvalidRequest
+from .. import __version__
 from ..host import procfs
 from ..services import status_file
 from ..services.lock import locked
 from ..services.notify import notify
 from ..services.status_file import SCHEMA_VERSION, Role, Status
-from . import target
-from .follow import SECONDS, follow
+from .follow import follow
+from .spec import KIND, FollowSpec
 
-KIND = "collapse"
-"""Of its spec files: /etc/mshare/collapse."""
 ROOT = "/collapse"
 """It belongs to no msharefs, by whose roots status files are sorted: they lie in a folder of this name."""
-_NEXT_STEP = "set it up again with the module mshare_collapse (follow: true)"
-
-
-@dataclass(frozen=True)
-class FollowSpec:
-    """Which server is kept in huge pages, and how."""
-
-    target: str
-    """A data directory or a systemd unit."""
-    rate_bytes: int | None = None
-    """At most so much in a second."""
-    interval_seconds: float = SECONDS
-
-    def __post_init__(self) -> None:
-        target.require_lasting(self.target)
-        if self.interval_seconds < 1:
-            raise InvalidRequest(f"interval {self.interval_seconds:g} is too short; use 1 second or more")
-
-    @property
-    def name(self) -> str:
-        """By which its files and its unit are called: one service per server."""
-        return name_of(self.target)
-
-    def to_json(self) -> str:
-        """The text of its spec file."""
-        comment = "Managed by dbmem.mshare; changes made here are overwritten."
-        return record.to_json(self, comment=comment) + "\n"
 
 
 @dataclass(frozen=True)
@@ -71,33 +41,6 @@ class FollowerStatus(Status):
 
 
 FOLLOWER = Role(KIND, FollowerStatus)
-
-
-def name_of(server: str) -> str:
-    """The name of the service for a data directory or a unit."""
-    return paths.escape(os.path.normpath(server) if server.startswith("/") else server)
-
-
-def spec_file(server: str) -> str:
-    return paths.spec_file(KIND, name_of(server))
-
-
-def read_spec(path: str) -> FollowSpec:
-    """A spec file; Malformed, or FileNotFoundError, with what to do."""
-    text = files.read_text(path)
-    if text is None:
-        raise FileNotFoundError(2, os.strerror(2), path)
-    return record.parse(FollowSpec, text, path, _NEXT_STEP)
-
-
-def followed() -> list[str]:
-    """The servers that are kept in huge pages, by the spec files."""
-    folder = os.path.dirname(paths.spec_file(KIND, "any"))
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
-    except OSError:
-        return []
-    return [read_spec(os.path.join(folder, name)).target for name in names]
 
 
 def starting(spec: FollowSpec, pid: int = 0) -> FollowerStatus:

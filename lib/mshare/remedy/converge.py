@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..collapse import converge as collapsing
-from ..collapse import service
 from ..collapse.collapse import Result as Collapsed
-from ..collapse.service import FollowSpec
+from ..collapse.spec import FollowSpec, followed
 from ..converge.outcome import Outcome
 from ..errors import MshareError, Unavailable, sentence
 from ..host import procfs
@@ -242,7 +241,7 @@ def _follow(run: _Run, choice: Choice, facts: PostgresqlFacts | None) -> None:
             run.undo.append(("the service", lambda: _set_up(wanted, run.spec)))
         run.add(gone)
         return
-    had = cluster.data_directory in service.followed()
+    had = cluster.data_directory in followed()
     # Where the server is still to be restarted, there is nothing to collapse yet.
     measured: tuple[Measured, ...] = ()
     waits = facts is not None and (facts.restart_required or (run.check and facts.restart_reason is not None))

@@ -21,6 +21,7 @@ from ..postgresql.managers import choose, evidence
 from ..postgresql.managers.patroni import PATRONI
 from ..postgresql.spec import NATIVE, ClusterSpec
 from ..survey.record import InstanceRecord, Survey
+from ..units import format_size
 from .recorded import Entry, Recorded
 from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
 
@@ -113,6 +114,13 @@ def _of_instance(
         if chosen is None:
             best = planned.outlook.remedy or planned.outlook.done or "nothing"
             return Passed(instance.name, f"the plan recommends {best}, which is not applied here")
+        if planned.outlook.optional:
+            best = (
+                f"{chosen} would save {format_size(planned.outlook.saving_bytes)}, less than 1 % of the RAM"
+            )
+            return Passed(
+                instance.name, f"nothing to do: {best}; mshare_remedy={chosen} applies it all the same"
+            )
         remedy = chosen
     _require_supported(instance)
     cluster_spec = _spec(remedy, instance, planned, spec, entry)

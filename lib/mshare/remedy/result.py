@@ -76,7 +76,8 @@ class PoolResult:
     def text(self, verb: str) -> str:
         """A clause, with "has" or another verb."""
         size, page = format_size(self.pages * self.page_bytes), format_size(self.page_bytes)
-        return f"The pool of {page} pages {verb} {self.pages:,} pages ({size}), {self.before:,} before"
+        pages = counted(self.pages, "page")
+        return f"The pool of huge pages of {page} {verb} {pages} ({size}), {self.before:,} before"
 
 
 @dataclass(frozen=True)

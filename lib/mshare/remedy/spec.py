@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..collapse.follow import SECONDS
+from ..collapse.spec import SECONDS
 from ..errors import InvalidRequest
 from ..postgresql.converge import PROBES
 from ..postgresql.spec import NATIVE

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from .. import __version__, paths
-from ..collapse.service import followed
+from ..collapse.spec import followed
 from ..converge.outcome import ABSENT, Outcome, chosen, lock_left, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import Access, left_at, read_text, remove, remove_empty, set_access, write_text

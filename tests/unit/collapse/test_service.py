@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from mshare.cli.program import mshare
-from mshare.collapse import converge, service
-from mshare.collapse.service import FollowSpec
+from mshare.collapse import converge, spec
+from mshare.collapse.spec import FollowSpec
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.host import procfs
 from mshare.record import Malformed
@@ -46,14 +46,14 @@ def test_there_and_back(follower, here):
     assert not here.config.exists()
     first = converge.set_up(follower, PROGRAM)
     assert first.actions == [
-        f"write {service.spec_file(TARGET)}",
+        f"write {spec.spec_file(TARGET)}",
         f"start the service that keeps {TARGET} in huge pages",
     ]
     assert first.facts.running
     assert first.facts.kept_by == "detached"
     assert first.boot == {"managed": False, "enabled": False, "reason": "systemd does not run on this host"}
     assert "nobody starts the service" in first.warnings[0]
-    assert service.followed() == [TARGET]
+    assert spec.followed() == [TARGET]
     again = converge.set_up(follower, PROGRAM)
     assert (again.changed, again.facts.pid) == (False, first.facts.pid)
     eventually(
@@ -62,7 +62,7 @@ def test_there_and_back(follower, here):
     gone = converge.let_go(TARGET)
     assert gone.actions == [
         f"stop the service that keeps {TARGET} in huge pages",
-        f"remove {service.spec_file(TARGET)}",
+        f"remove {spec.spec_file(TARGET)}",
     ]
     assert not procfs.alive(first.facts.pid, procfs.start_ticks(first.facts.pid) or 0)
     assert not converge.let_go(TARGET).changed
@@ -124,16 +124,16 @@ def test_what_cannot_be_kept(target, interval, words):
 
 
 def test_names_of_files_and_units():
-    assert service.name_of("/var/lib/postgresql/15/main/") == "var-lib-postgresql-15-main"
-    assert service.name_of("postgresql@15-main.service") == r"postgresql\x4015\x2dmain.service"
+    assert spec.name_of("/var/lib/postgresql/15/main/") == "var-lib-postgresql-15-main"
+    assert spec.name_of("postgresql@15-main.service") == r"postgresql\x4015\x2dmain.service"
 
 
 def test_a_spec_file_that_is_damaged(here):
-    path = service.spec_file(TARGET)
+    path = spec.spec_file(TARGET)
     os.makedirs(os.path.dirname(path))
     Path(path).write_text('{"target": 7}')
     with pytest.raises(Malformed, match=r"has 7 for target where a text is needed; set it up again"):
-        service.followed()
+        spec.followed()
 
 
 def test_the_command_line(tmp_path):

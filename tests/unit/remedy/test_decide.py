@@ -40,7 +40,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def postgresql(name: str = "postgresql 5432", size_bytes: int = GIB, **fields: Any) -> dict[str, Any]:
+def postgresql(name: str = "postgresql 5432", size_bytes: int = 64 * GIB, **fields: Any) -> dict[str, Any]:
     return surveys.instance(name, size_bytes, 50, 100, **{"data_directory": DATA, **fields})
 
 
@@ -49,7 +49,7 @@ def surveyed(*instances: dict[str, Any]) -> Survey:
 
 
 def segment(**fields: Any) -> dict[str, Any]:
-    return surveys.segment(GIB, 50, **fields)
+    return surveys.segment(64 * GIB, 50, **fields)
 
 
 def decided(*instances: dict[str, Any], recorded: Recorded | None = None, **spec: Any) -> Decision:
@@ -68,6 +68,14 @@ def test_auto_is_what_the_plan_recommends(host: list[str]) -> None:
     assert choice.spec is not None
     assert (choice.spec.pages, choice.needs_pool) == (NATIVE, True)
     assert DATA in host
+
+
+def test_what_saves_little_is_applied_only_if_it_is_asked_for() -> None:
+    small = postgresql(size_bytes=GIB)
+    assert decided(small).plan.instances[0].outlook.optional
+    assert decided(small).choices == ()
+    assert "mshare_remedy=native applies it all the same" in decided(small).passed[0].reason
+    assert [choice.remedy for choice in decided(small, remedy="native").choices] == ["native"]
 
 
 @pytest.mark.parametrize(

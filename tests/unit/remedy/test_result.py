@@ -43,7 +43,7 @@ def test_what_was_done() -> None:
         "postgresql 5432 (15-main): native, changed.",
         "  segment /anon_hugepage (hugetlb, 144 MiB at 0x7f0000000000)",
         "  page tables of 10 processes: 6.6 MiB before, 1.1 MiB after (measured)",
-        "The pool of 2 MiB pages has 80 pages (160 MiB), 0 before.",
+        "The pool of huge pages of 2 MiB has 80 pages (160 MiB), 0 before.",
         "PageTables of the host: 50 MiB before, 20 MiB after (measured, all processes).",
     ]
 
@@ -57,7 +57,7 @@ def test_what_would_be_done() -> None:
     ).lines()
     assert lines[0] == "Would write a file."
     assert "postgresql 5432 (15-main): native, to be restarted, because it is not there." in lines
-    assert "The pool of 2 MiB pages would have 80 pages (160 MiB), 0 before." in lines
+    assert "The pool of huge pages of 2 MiB would have 80 pages (160 MiB), 0 before." in lines
     assert lines[-1].endswith("only with restart_ok (-e mshare_remedy_restart_ok=true).")
 
 

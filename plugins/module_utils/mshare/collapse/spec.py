@@ -1,0 +1,1 @@
+../../../../lib/mshare/collapse/spec.py
