@@ -101,6 +101,40 @@ NEVER_PROVISIONED = {
     "library as nobody": case(
         "runtime", UNAVAILABLE, r"may not write to /usr/local/lib; run as root \(become: true\)", AS_NOBODY
     ),
+    "huge pages of an unknown number": case(
+        "huge_pages",
+        INVALID,
+        "wanted 'many' is neither a number of pages nor a size",
+        pages=[{"wanted": "many"}],
+    ),
+    "huge pages of an unknown size": case(
+        "huge_pages",
+        UNAVAILABLE,
+        "this kernel has no huge pages of 8192 TiB; it has",
+        pages=[{"size": "8PiB", "wanted": 1}],
+    ),
+    "huge pages above the RAM": case(
+        "huge_pages", FAILED, "all pools of huge pages would take .* of RAM", pages=[{"wanted": "100TiB"}]
+    ),
+    "huge pages of a node that is not there": case(
+        "huge_pages", UNAVAILABLE, "no NUMA node 4711 with huge pages", pages=[{"node": 4711, "wanted": 1}]
+    ),
+    "huge pages for an unknown instance": case(
+        "huge_pages", INVALID, "instance 'nobody' is not on this host", pages=[{}], instances=["nobody"]
+    ),
+    "huge pages for an unknown group": case(
+        "huge_pages", UNAVAILABLE, "this host has no group no-such-group", shm_group="no-such-group"
+    ),
+    "locked memory of a unit and a user": case(
+        "huge_pages", ANSIBLE, "mutually exclusive", memlock=[{"unit": "a.service", "user": "root"}]
+    ),
+    "huge pages as nobody": case(
+        "huge_pages",
+        UNAVAILABLE,
+        r"root only, and this is uid 65534; run as root \(become: true\)",
+        AS_NOBODY,
+        pages=[{"wanted": "1GiB"}],
+    ),
     "savings of nothing": case("savings", UNAVAILABLE, "no msharefs is mounted", region="sga"),
 }
 

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from .. import files, paths, record
-from ..errors import Conflict
+from ..errors import Conflict, Unavailable
 
 SCHEMA_VERSION = 1
 _NEXT_STEP = "move it away to have what is there now taken for what was there before"
@@ -79,10 +79,16 @@ def file_path() -> str:
 def load() -> Before:
     """What is written down; nothing where nothing was changed.
 
-    Malformed, naming the field, for a damaged file; Conflict for one of another release.
+    Malformed, naming the field, for a damaged file; Conflict for one of another release; Unavailable for
+    who may not read it.
     """
     path = file_path()
-    data = files.read_bytes(path)
+    try:
+        data = files.read_bytes(path)
+    except PermissionError:
+        raise Unavailable(
+            f"{path} has what was there before, and may be read by root only; run as root (become: true)"
+        ) from None
     if data is None:
         return Before()
     fields = record.load(data, path, _NEXT_STEP)

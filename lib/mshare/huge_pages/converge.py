@@ -113,7 +113,10 @@ def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Arou
     at_boot = boot.boot(host, wanted) if spec.persist else boot.Boot({}, "", ())
     decision = _decide(spec, kernel, pools, targets, shm_group, at_boot.files)
     _require(spec, kernel, pools, targets, decision, check, around)
-    warnings = [*decision.warnings, *memlock.warnings(host, spec.memlock)]
+    warnings = [
+        *decision.warnings,
+        *memlock.warnings(host, spec.memlock, {each.path for each in decision.files}),
+    ]
     if surveyed is not None and not surveyed.complete and any(r.wanted is None for r in spec.pools):
         gap = surveyed.missing[0]
         whose = "" if gap.pid is None else f" of process {gap.pid}"

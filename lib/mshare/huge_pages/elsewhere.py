@@ -30,9 +30,10 @@ _TMPFILES_FOLDERS = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfi
 _SYSCTL_CONF = "/etc/sysctl.conf"
 _TUNED_FOLDERS = ("/etc/tuned", "/etc/tuned/profiles", "/usr/lib/tuned", "/usr/lib/tuned/profiles")
 _TUNED_DEPTH = 5
-_SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local")
+# Of units, those of an administrator: such as write a pool at boot have no other way.
+_SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/systemd/system/*.service")
 _SYSCTL_LINE = re.compile(r"^\s*-?\s*([A-Za-z0-9_./-]+)\s*=\s*(.*?)\s*$")
-_SCRIPT_PLACE = re.compile(r"(/(?:proc/)?sys/\S+|vm\.nr_hugepages)")
+_SCRIPT_PLACE = re.compile(r"(/(?:proc/)?sys/[\w./-]+|vm\.nr_hugepages)")
 _SCRIPT_VALUE = re.compile(r"(?:^|[\s='\"])([0-9]+|always|madvise|never)(?=$|[\s'\">;])")
 
 DEFAULT_POOL = "vm.nr_hugepages"
@@ -153,7 +154,7 @@ def _of_huge_pages(path: str) -> bool:
 
 
 def _scripts(host: Host, default_bytes: int | None) -> Iterator[Setting]:
-    for path in _SCRIPTS:
+    for path in (path for pattern in _SCRIPTS for path in host.files(pattern)):
         for line in (host.read(path) or "").split("\n"):
             place, value = _SCRIPT_PLACE.search(line), _SCRIPT_VALUE.search(line)
             if line.lstrip().startswith("#") or place is None or value is None:

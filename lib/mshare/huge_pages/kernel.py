@@ -9,7 +9,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from ..errors import Unavailable
+from ..errors import MshareError, Unavailable
 from ..host import huge_pages
 from ..host.huge_pages import Pool
 from ..host.limits import Host
@@ -52,14 +52,17 @@ class Kernel:
         return chosen[0] if chosen else text.strip()
 
     def write(self, path: str, text: str) -> None:
-        """Write a setting; Unavailable where this process may not, OSError where the kernel refuses."""
+        """Write a setting; Unavailable where this process may not, MshareError where the kernel refuses."""
         try:
             with open(self.host.path(path), "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as error:
             if error.errno in _NO_PERMISSION:
                 raise self.read_only(path) from None
-            raise OSError(error.errno, error.strerror, path) from None
+            raise MshareError(
+                f"the kernel refuses {text} in {path} ({error.strerror}); see its log (`dmesg`), and set"
+                " pages of 1 GiB on its command line"
+            ) from None
 
     def require_writable(self, path: str) -> None:
         """Raise what `write` would raise for want of permission."""
@@ -86,5 +89,5 @@ class Kernel:
         if os.path.exists(self.host.path(path)):
             try:
                 self.write(path, "1")
-            except (Unavailable, OSError):
+            except MshareError:
                 return

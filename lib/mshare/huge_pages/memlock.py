@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pwd
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from ..errors import Unavailable
 from ..host.limits import Host
@@ -71,10 +71,13 @@ def require(host: Host, requests: Iterable[MemlockRequest]) -> None:
                 )
 
 
-def warnings(host: Host, requests: Iterable[MemlockRequest]) -> list[str]:
-    """Limits of others for the same user, which ours hides."""
+def warnings(host: Host, requests: Iterable[MemlockRequest], changed: Container[str]) -> list[str]:
+    """When a file that is `changed` takes effect, and which limits of others for the same user it hides."""
     texts = []
     for request in requests:
+        if file_of(request) in changed:
+            when = "it is restarted" if request.user is None else f"{request.user} logs in again"
+            texts.append(f"the limit of locked memory of {request.text} takes effect when {when}")
         if request.user is None:
             continue
         for path in ["/etc/security/limits.conf", *host.files(f"{LIMITS_FOLDER}/*.conf")]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .. import record
@@ -88,7 +89,7 @@ def show(around: Around | None = None) -> Shown:
         needed=needed,
         needed_error=needed_error,
         at_boot=tuple(elsewhere.settings(around.host, default_bytes)),
-        changed_here=bool(before.load()),
+        changed_here=os.path.exists(before.file_path()),
         oracle=oracle.facts(surveyed),
         complete=surveyed.complete,
     )

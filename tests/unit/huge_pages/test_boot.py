@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mshare.errors import Unavailable
 from mshare.huge_pages import boot, elsewhere, memlock
 from mshare.huge_pages.elsewhere import Setting
 from mshare.huge_pages.need import Target
 from mshare.huge_pages.spec import make
+from mshare.services import systemd
 from mshare.units import GIB, MIB
 from rig.pools import Pools
 
@@ -118,3 +120,32 @@ def test_locked_memory_is_a_file_of_its_own(entry: dict[str, object], path: str,
     assert made == path
     assert content.partition("\n")[2] == text
     assert memlock.is_drop_in(path) == ("unit" in entry)
+
+
+def test_a_unit_that_writes_a_pool_at_boot_is_found(tmp_path: Path) -> None:
+    pools = Pools(tmp_path)
+    place = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
+    pools.write("etc/systemd/system/huge.service", f"[Service]\nExecStart=/bin/sh -c 'echo 4 > {place}'\n")
+    assert elsewhere.settings(pools.host, 2 * MIB) == [
+        Setting("/etc/systemd/system/huge.service", place, "4")
+    ]
+
+
+def test_the_limit_of_a_unit_needs_systemd_and_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = Pools(tmp_path)
+    requests = make(memlock=[{"unit": "db.service"}]).memlock
+    states = {"db.service": "not-found"}
+    monkeypatch.setattr(systemd, "ask", lambda *words: states[words[-1]])
+    with pytest.raises(Unavailable, match=r"systemd has no unit db\.service on this host"):
+        memlock.require(pools.host, requests)
+    states["db.service"] = "loaded"
+    memlock.require(pools.host, requests)
+    assert memlock.warnings(pools.host, requests, {memlock.file_of(requests[0])}) == [
+        "the limit of locked memory of unit db.service takes effect when it is restarted"
+    ]
+    assert memlock.warnings(pools.host, requests, ()) == []
+    pools.path("run/systemd/system").rmdir()
+    with pytest.raises(Unavailable, match="is a drop-in of systemd, which does not run on this host"):
+        memlock.require(pools.host, requests)

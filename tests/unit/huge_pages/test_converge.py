@@ -19,6 +19,7 @@ from mshare.huge_pages import before
 from mshare.huge_pages.converge import Around, absent, present
 from mshare.huge_pages.result import Result
 from mshare.huge_pages.spec import make
+from mshare.services import systemd
 from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
 from rig import surveys
@@ -446,3 +447,44 @@ def test_auto_is_what_instances_need_what_others_hold_and_spare(machine: Machine
     machine.instances[1]["segments"] = [surveys.segment(120 * MIB, 4, kind="hugetlb", page_bytes=2 * MIB)]
     machine.instances[0]["segments"] = [surveys.segment(24 * MIB, 4, kind="hugetlb", page_bytes=2 * MIB)]
     assert machine.present({"wanted": "auto"}, check=True).pools[0].wanted == 100
+
+
+def test_who_may_not_read_what_was_there_before_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.present({"wanted": 8})
+
+    def denied(path: str) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(before.files, "read_bytes", denied)
+    with pytest.raises(
+        Unavailable, match=r"huge-pages.json has what was there before, and may be read by root"
+    ):
+        machine.present({"wanted": 8}, check=True)
+
+
+def test_the_limit_of_a_unit_is_read_again_by_systemd(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(systemd, "ask", lambda *words: "loaded")
+    monkeypatch.setattr(systemd, "systemctl", lambda *words: called.append(words))
+    untouched = machine.pools.snapshot()
+    done = machine.present(memlock=[{"unit": "db.service"}])
+    path = "/etc/systemd/system/db.service.d/zz-mshare-memlock.conf"
+    assert "LimitMEMLOCK=infinity" in (machine.pools.read(path) or "")
+    assert done.warnings == (
+        "the limit of locked memory of unit db.service takes effect when it is restarted",
+    )
+    assert machine.present(memlock=[{"unit": "db.service"}]).warnings == ()
+    machine.absent()
+    assert machine.pools.snapshot() == untouched
+    assert not machine.pools.path(path).parent.exists()
+    assert called == [("daemon-reload",)] * 2
+
+
+def test_another_group_at_boot_is_a_conflict(machine: Machine) -> None:
+    machine.pools.write("etc/sysctl.d/99-x.conf", "vm.hugetlb_shm_group = 5\n")
+    with pytest.raises(Conflict, match=r"vm.hugetlb_shm_group = 1001 is wanted at boot"):
+        machine.present({"wanted": 8}, shm_group="1001")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mshare.errors import Unavailable
+from mshare.errors import MshareError, Unavailable
 from mshare.host.limits import Host
 from mshare.huge_pages.kernel import TRANSPARENT, Kernel
 from mshare.huge_pages.pool import Change, put_back, resize
@@ -93,3 +93,15 @@ def test_where_sys_is_read_only_the_container_is_named(
 def test_a_size_without_a_pool_is_named() -> None:
     with pytest.raises(Unavailable, match=r"hugepages-16kB/nr_hugepages is missing: this kernel has no such"):
         Kernel(Host("/nowhere")).pool(16 << 10, None)
+
+
+def test_what_the_kernel_refuses_is_a_sentence_of_its_own(tmp_path: Path) -> None:
+    pools = Pools(tmp_path / "host")
+    place = pools.path("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages")
+    place.unlink()
+    # As EINVAL of a kernel that cannot make such pages while it runs, any error of the write.
+    place.mkdir()
+    with pytest.raises(
+        MshareError, match=r"the kernel refuses 4 in /sys/kernel/mm/hugepages/hugepages-1048576kB"
+    ):
+        Kernel(pools.host).set_pages(GIB, None, 4)
