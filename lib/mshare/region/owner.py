@@ -137,7 +137,10 @@ def _own(
         memory.check_room(spec.name, spec.memory_bytes, backend.root)
     uid, gid = spec.ids()
     _clear_stale(spec.name, backend, replace_stale)
-    status.write(replace(status.now, oom_score_adjust=_resist_oom()))
+    before_bytes = procfs.meminfo_bytes().get("PageTables")
+    status.write(
+        replace(status.now, oom_score_adjust=_resist_oom(), host_page_tables_before_bytes=before_bytes)
+    )
     with _created(spec, backend) as created:
         created.set_access(spec.mode, uid, gid)
         stat = created.stat()

@@ -41,6 +41,14 @@ class OwnerStatus(Status):
     mappings: tuple[MappingEntry, ...] | None
     prefault: Prefault | None
     pattern: Pattern | None
+    host_page_tables_before_bytes: int | None = None
+    """PageTables of /proc/meminfo before the region was made."""
+
+    @property
+    def touched_bytes(self) -> int:
+        """How much of the region the owner touched itself: the tables of that exist before any client."""
+        patterned_bytes = self.pattern.span_bytes if self.pattern is not None else 0
+        return max(patterned_bytes, self.prefault.done_bytes if self.prefault is not None else 0)
 
 
 OWNER = Role("owner", OwnerStatus)

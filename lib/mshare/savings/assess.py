@@ -18,16 +18,13 @@ from ..errors import InvalidRequest
 from ..labels import Kind, weakest
 from ..pagetable import TABLE_BYTES, page_tables
 from ..units import GIB, counted, format_size
-from .baseline import Baseline
+from .baseline import EDGE_BYTES, Baseline
 from .clients_seen import ClientsSeen
 from .figure import Figure
 from .table import HEADS, RIGHT, TABLE, Row
 from .verdict import Thresholds, failure_reasons
 
 SCHEMA_VERSION = 1
-_PLAUSIBLE = 1.1
-# The PGD of a process is in PageTables but not in its VmPTE.
-_PGD_BYTES = TABLE_BYTES
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def _span_bytes(baseline: Baseline, seen: ClientsSeen) -> int:
 
 def _page_tables(baseline: Baseline, seen: ClientsSeen) -> Iterable[Figure]:
     """Page tables without sharing, with sharing, and the difference."""
-    without_one = _probe(baseline, _span_bytes(baseline, seen))
+    without_one = _probe(baseline, _span_bytes(baseline, seen), seen)
     without = _without_in_all(without_one, seen)
     with_one, with_ = _with_sharing(_span_bytes(baseline, seen), seen)
     saving_bytes = without.value - with_.value
@@ -188,9 +185,16 @@ def _page_tables(baseline: Baseline, seen: ClientsSeen) -> Iterable[Figure]:
     yield Figure("saving_percent", percent, "percent", kind, "saving / without sharing, in all")
 
 
-def _probe(baseline: Baseline, span_bytes: int) -> Figure:
+def _probe(baseline: Baseline, span_bytes: int, seen: ClientsSeen) -> Figure:
     """What one client would pay for the span without sharing, from the probe."""
-    value: float = baseline.measured_bytes
+    if seen.huge_bytes:
+        how = (
+            f"model: tables for {format_size(span_bytes)}, of it {format_size(seen.huge_bytes)}"
+            " in pages of 2 MiB, which the probe does not take out of the pool"
+        )
+        value = _tables_bytes(span_bytes, seen)
+        return Figure("without_sharing_per_client", value, "bytes", "modelled", how, per_client=True)
+    value = baseline.measured_bytes
     kind: Kind = "measured"
     how = (
         f"growth of VmPTE in {counted(len(baseline.processes), 'process', 'processes')} that touched"
@@ -241,20 +245,38 @@ def _with_sharing(span_bytes: int, seen: ClientsSeen) -> tuple[Figure, Figure]:
 def _shared_once(span_bytes: int, seen: ClientsSeen) -> tuple[int, Kind, str]:
     """The shared tables: bytes, label, and source.
 
-    A kernel counts them only in the host's PageTables, together with the tables of every client's own
-    program (its VmPTE and PGD) and of other programs. The rest is below the model if the owner touched
-    the region before the clients attached, and far above it if other programs grew: then the model is
-    used.
+    A kernel counts them in no process. What was measured is taken within a tolerance of the model; outside
+    of that, other programs came and went meanwhile, and the model is used.
     """
-    modelled_bytes = page_tables(span_bytes).total_bytes if seen.attached else 0
+    modelled_bytes = _tables_bytes(span_bytes, seen) if seen.attached else 0
     how = f"tables for every 2 MiB, 1 GiB and 512 GiB of {format_size(span_bytes)}"
-    host_bytes, own_bytes = seen.host_grown_bytes, seen.vm_pte_after_bytes_sum
-    if seen.backend == "kernel" and host_bytes is not None and own_bytes is not None:
-        measured_bytes = host_bytes - own_bytes - seen.attached * _PGD_BYTES
-        if modelled_bytes <= measured_bytes <= modelled_bytes * _PLAUSIBLE:
-            return measured_bytes, "measured", "growth of PageTables minus the clients' VmPTE and PGD"
-        how += f" (PageTables grew by {format_size(measured_bytes)} besides the clients' own)"
-    return modelled_bytes, "modelled", how
+    found = seen.shared_tables
+    if found is None or not seen.attached:
+        return modelled_bytes, "modelled", how
+    touched_bytes = max(found.touched_bytes, span_bytes)
+    expected_bytes = _tables_bytes(touched_bytes, seen)
+    difference_bytes = abs(found.size_bytes - expected_bytes)
+    if found.size_bytes <= 0 or difference_bytes > tolerance_bytes(expected_bytes, seen.attached):
+        how += f"; {found.how}, is {format_size(found.size_bytes)}: other programs came and went meanwhile"
+        return modelled_bytes, "modelled", how
+    if expected_bytes == modelled_bytes:
+        return found.size_bytes, "measured", found.how
+    how = f"{found.how}; scaled by the model from {format_size(touched_bytes)} to {format_size(span_bytes)}"
+    return round(found.size_bytes * modelled_bytes / expected_bytes), "projected", how
+
+
+def tolerance_bytes(expected_bytes: int, attached: int) -> int:
+    """How far the shared tables may be from the model and still be what was measured: a table of each level
+    at either end of the range; a page for each client, because some kernels count the PGD and others do not;
+    and a part in a hundred for what else ran meanwhile."""
+    return EDGE_BYTES + attached * TABLE_BYTES + expected_bytes // 100
+
+
+def _tables_bytes(span_bytes: int, seen: ClientsSeen) -> int:
+    """The model for a span, of which a part may be in pages of 2 MiB."""
+    huge_bytes = min(seen.huge_bytes, span_bytes)
+    whole = page_tables(span_bytes)
+    return whole.total_bytes - page_tables(huge_bytes).leaf_bytes
 
 
 def _model(baseline: Baseline) -> Iterable[Figure]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from ..clients.status import DeadClient
 from ..errors import MshareError
 from ..info.facts import ClientsFacts
+from .shared_tables import SharedTables
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,18 @@ class ClientsSeen:
     host_page_tables_before_bytes: int | None = None
     """PageTables in /proc/meminfo before the first client was started."""
     host_page_tables_after_bytes: int | None = None
+    shared_tables: SharedTables | None = None
+    """Of a kernel's region, where they could be measured."""
+    huge_bytes: int = 0
+    """How much of the span is in pages of 2 MiB."""
 
     @classmethod
     def of(cls, facts: ClientsFacts) -> ClientsSeen:
         """Take the facts that count; MshareError where the launcher's status cannot be read."""
         if facts.requested is None or facts.attached is None:
             raise MshareError(facts.errors[0])
-        own = {field.name for field in fields(cls)} - {"backend", "generation", "attached_how", "grown_how"}
+        seen_elsewhere = {"attached_how", "grown_how", "shared_tables", "huge_bytes"}
+        own = {field.name for field in fields(cls)} - {"backend", "generation"} - seen_elsewhere
         return cls(
             **{name: getattr(facts, name) for name in own - {"span_bytes"}},
             # Nobody asked programs of the user's to touch anything, and what they touch is not known.

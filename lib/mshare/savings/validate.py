@@ -9,17 +9,18 @@ Needs only the standard library, and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from .. import errors
 from ..backends.choose import Choice, locate
 from ..errors import MshareError
 from ..host import procfs
 from ..info.facts import ClientsFacts
-from ..info.inventory import clients_facts
+from ..info.inventory import clients_facts, region_facts
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..units import format_size
-from . import baseline
+from . import baseline, shared_tables
 from .assess import SCHEMA_VERSION, Projection, Savings, assess
 from .clients_seen import ClientsSeen
 from .programs import Programs, attached_programs
@@ -52,7 +53,7 @@ def validate(
         launched = None
     programs = None if launched is not None else attached_programs(choice.root, region, choice.backend)
     if launched is not None:
-        seen = _launched(launched)
+        seen = _launched(launched, choice.root)
     elif programs is not None:
         seen = programs.seen
     else:
@@ -68,6 +69,7 @@ def validate(
             f"how much of region {region} is mapped is not known, so there is nothing to measure against;"
             " give a span (`mshare validate --span`)"
         )
+    seen = replace(seen, huge_bytes=_huge_bytes(choice.root, region, span_bytes))
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
     measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
@@ -75,13 +77,26 @@ def validate(
     return assess(measured, seen, projection, thresholds, notes)
 
 
-def _launched(facts: ClientsFacts) -> ClientsSeen:
+def _launched(facts: ClientsFacts, root: str) -> ClientsSeen:
     if facts.state == "starting":
         raise MshareError(
             f"the clients of region {facts.region} are still starting: {facts.attached} of {facts.requested}"
             f" are attached; run this again when `mshare clients status {facts.region}` shows all of them"
         )
-    return ClientsSeen.of(facts)
+    seen = ClientsSeen.of(facts)
+    if seen.backend != "kernel":
+        return seen
+    return replace(seen, shared_tables=shared_tables.of_region(root, facts.region, facts))
+
+
+def _huge_bytes(root: str, region: str, span_bytes: int) -> int:
+    """How much of the first `span_bytes` of a region is in pages of 2 MiB."""
+    left_bytes, huge_bytes = span_bytes, 0
+    for entry in region_facts(root, region).mappings or ():
+        part_bytes = min(left_bytes, entry.size)
+        left_bytes -= part_bytes
+        huge_bytes += part_bytes if entry.kind == "hugetlb" else 0
+    return huge_bytes
 
 
 def validate_each(regions: Sequence[str], validate_one: Callable[[str], Savings]) -> dict[str, Savings]:

@@ -18,6 +18,7 @@ from mshare.pagetable import page_tables
 from mshare.savings.assess import Projection, assess
 from mshare.savings.baseline import Baseline, ProcessTables
 from mshare.savings.clients_seen import ClientsSeen
+from mshare.savings.shared_tables import SharedTables
 from mshare.savings.verdict import Thresholds, achievable_percent
 from mshare.units import GIB, KIB, MIB, TIB, format_size
 
@@ -68,8 +69,12 @@ def kernel_status(clients=100, growth_bytes=0, shared_bytes=ONE, **changes):
     return replace(replace(seen, host_page_tables_after_bytes=after_bytes), **changes)
 
 
-def found(fields, baseline=None, **options):
-    return assess(baseline or probe(), ClientsSeen.of(fields), **options)
+def found(fields, baseline=None, touched_bytes=0, huge_bytes=0, **options):
+    seen = replace(ClientsSeen.of(fields), huge_bytes=huge_bytes)
+    if fields.backend == "kernel" and seen.host_grown_bytes is not None:
+        rest_bytes = seen.host_grown_bytes - seen.vm_pte_after_bytes_sum - seen.attached * 4 * KIB
+        seen = replace(seen, shared_tables=SharedTables(rest_bytes, "a counter", touched_bytes))
+    return assess(baseline or probe(), seen, **options)
 
 
 def without(facts, *names):
@@ -144,7 +149,7 @@ FIGURES = [
         },
     ),
     (
-        "kernel: the owner touched the region before the clients came",
+        "kernel: other programs ended meanwhile",
         kernel_status(shared_bytes=8 * KIB),
         probe(),
         {"with_sharing": (ONE, "modelled")},
@@ -204,6 +209,32 @@ FIGURES = [
 
 
 class TestFigures:
+    @pytest.mark.parametrize(
+        ("off_bytes", "kind"),
+        [(12 * KIB, "measured"), (-4 * KIB, "measured"), (5 * MIB, "measured"), (-20 * MIB, "modelled")],
+    )
+    def test_shared_tables_are_measured_within_a_tolerance_to_both_sides(self, off_bytes, kind):
+        figure = found(kernel_status(shared_bytes=ONE + off_bytes)).figures["with_sharing"]
+        assert figure.kind == kind
+        assert figure.value == (ONE + off_bytes if kind == "measured" else ONE)
+
+    def test_tables_of_what_the_owner_alone_touched_are_scaled_to_the_clients_span(self):
+        facts = kernel_status(shared_bytes=ONE, span_bytes=150 * GIB)
+        figure = found(facts, probe(150 * GIB), touched_bytes=SPAN).figures["with_sharing"]
+        half_bytes = page_tables(150 * GIB).total_bytes
+        assert (figure.value, figure.kind) == (pytest.approx(half_bytes, abs=4 * KIB), "projected")
+        assert "scaled by the model from 300 GiB to 150 GiB" in figure.how
+
+    @pytest.mark.parametrize(("huge_bytes", "leaf_bytes"), [(SPAN, 0), (100 * GIB, 400 * MIB)])
+    def test_huge_pages_have_no_leaf_tables(self, huge_bytes, leaf_bytes):
+        """The probe takes no pages out of the pool, so what they cost is modelled."""
+        figures = found(status(), huge_bytes=huge_bytes).figures
+        upper_bytes = ONE - page_tables(SPAN).leaf_bytes
+        one = figures["without_sharing_per_client"]
+        assert (one.value, one.kind) == (upper_bytes + leaf_bytes, "modelled")
+        assert figures["with_sharing"].value == upper_bytes + leaf_bytes
+        assert "in pages of 2 MiB" in one.how
+
     @pytest.mark.parametrize(
         ("fields", "baseline", "wanted"),
         [case[1:] for case in FIGURES],
@@ -275,6 +306,13 @@ VERDICTS = [
     ("two clients", status(2), probe(), Thresholds(), []),
     ("one client", status(1), probe(), Thresholds(), []),
     ("one client on a kernel", kernel_status(1, 8 * KIB), probe(), Thresholds(), []),
+    (
+        "a region of 1 MiB, whose tables are within what two readings differ by",
+        status(2, 8 * KIB, span_bytes=MIB),
+        probe(MIB, 0),
+        Thresholds(),
+        [],
+    ),
     (
         "one client asked to save",
         status(1),

@@ -1,0 +1,1 @@
+../../../../lib/mshare/savings/shared_tables.py
