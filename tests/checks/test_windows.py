@@ -39,6 +39,7 @@ ALLOWED = {
     ("lib/mshare/kernel/madvise.py", "MADV_COLLAPSE"): "collapse/preflight.py lets in tmpfs's kinds only",
     ("lib/mshare/kernel/madvise.py", "SYS_process_madvise"): "likewise",
     ("benchmarks/survey.py", "MADV_POPULATE_WRITE"): "anonymous memory of its own",
+    ("benchmarks/survey.py", "MADV_POPULATE_READ"): "likewise",
     ("tests/integration/test_fixpoint.py", "MADV_COLLAPSE"): "a constant for what another program is given",
     ("tests/unit/plan/test_layouts.py", "MADV_COLLAPSE"): "anonymous memory of its own",
     ("tests/unit/survey/test_segments.py", "MADV_COLLAPSE"): "likewise",

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import MshareError, Unavailable
 from ..host import procfs
 from ..host.processes import Process
-from ..host.segments import SHMEM_KINDS
 from ..kernel import madvise
 from ..units import format_size
+from . import gates
 from .ranges import Segment
 
 _SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -35,7 +36,10 @@ class Subject:
     def eligible(self) -> tuple[Segment, ...]:
         """The segments that the kernel can put into huge pages where they lie."""
         return tuple(
-            segment for segment in self.segments if segment.kind in SHMEM_KINDS and segment.congruent
+            segment
+            for segment in self.segments
+            if not gates.of_kind(segment.kind)
+            and not gates.of_place(segment.mapping.start, segment.congruent)
         )
 
     @property
@@ -52,30 +56,25 @@ def _root(subject: Subject) -> Iterator[MshareError]:
 
 
 def _kernel(subject: Subject | None = None) -> Iterator[MshareError]:
-    if not madvise.can_collapse():
+    reason = gates.of_kernel(os.uname().release, madvise.can_collapse())
+    if reason:
         yield Unavailable(
-            f"kernel {os.uname().release} cannot put the memory of a running process into huge pages"
-            " (MADV_COLLAPSE, Linux 6.1 with transparent huge pages); boot a newer kernel, or use"
-            " hugetlb pages (`mshare plan`)"
+            f"{reason}, and without it the memory of a running process cannot be put into huge pages; boot a"
+            " newer kernel, or use hugetlb pages (`mshare plan`)"
         )
 
 
 def _shmem(subject: Subject | None = None) -> Iterator[MshareError]:
-    setting = procfs.read_line(_SHMEM_ENABLED) or ""
-    if "[deny]" in setting:
-        yield Unavailable(
-            f"{_SHMEM_ENABLED} is deny, so this kernel makes no huge pages of shared memory; write never"
-            " there, which leaves all other programs as they are"
-        )
+    setting = re.search(r"\[(\w+)\]", procfs.read_line(_SHMEM_ENABLED) or "")
+    reason = gates.of_setting(setting[1] if setting else None)
+    if reason:
+        yield Unavailable(f"{_SHMEM_ENABLED}: {reason}")
 
 
 def _disabled(subject: Subject) -> Iterator[MshareError]:
-    if subject.process.thp_enabled is False:
-        yield Unavailable(
-            f"{subject.text} was started with transparent huge pages disabled (THP_enabled is 0 in"
-            f" /proc/{subject.process.pid}/status: prctl PR_SET_THP_DISABLE, or MemoryTHP= of its unit);"
-            " allow them where the server is started, and restart it"
-        )
+    reason = gates.of_process(subject.process.thp_enabled)
+    if reason:
+        yield Unavailable(f"{subject.text}: {reason}")
 
 
 def _something_to_do(subject: Subject) -> Iterator[MshareError]:
@@ -87,17 +86,13 @@ def _something_to_do(subject: Subject) -> Iterator[MshareError]:
         )
         return
     largest = subject.segments[0]
-    size = format_size(largest.size_bytes)
-    if largest.kind in SHMEM_KINDS:
-        yield Unavailable(
-            f"the {size} of shared memory of {subject.text} begin at {largest.mapping.start:#x}, which is not"
-            f" congruent to 2 MiB, so no huge page fits there; at its next restart, {_NEXT_START}"
-        )
+    memory = f"the {format_size(largest.size_bytes)} of shared memory of {subject.text}"
+    of_kind = gates.of_kind(largest.kind)
+    if of_kind:
+        yield Unavailable(f"{memory} stay as they are: {of_kind}; see `mshare plan` for what can be done")
     else:
-        yield Unavailable(
-            f"the {size} of shared memory of {subject.text} are of kind {largest.kind}, whose pages cannot be"
-            " changed while it runs; see `mshare plan` for what can be done"
-        )
+        of_place = gates.of_place(largest.mapping.start, largest.congruent)
+        yield Unavailable(f"{memory} stay as they are: {of_place}; at its next restart, {_NEXT_START}")
 
 
 CHECKS: tuple[Callable[[Subject], Iterator[MshareError]], ...] = (

@@ -10,11 +10,11 @@ more after it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..host.segments import ANONYMOUS_KINDS, SHMEM_KINDS
+from ..collapse import gates
+from ..host.segments import ANONYMOUS_KINDS
 from ..kernel.generations import GENERATIONS, Features
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
@@ -26,7 +26,6 @@ POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
 MOST_OF_MEMORY = 0.9
 """Huge pages that take more of the RAM leave too little for everything else."""
 _DATABASES = ("postgresql", "oracle", "wish")
-_COLLAPSE_KERNEL = (6, 1)
 
 
 @dataclass(frozen=True)
@@ -216,12 +215,7 @@ def _not_huge_yet(case: Case, remedy: Remedy) -> str | None:
 
 def _is_shmem(case: Case, remedy: Remedy) -> str | None:
     # Huge pages are named already.
-    if case.segment.kind in (*SHMEM_KINDS, "hugetlb"):
-        return None
-    return (
-        f"a segment of kind {case.segment.kind} is not shmem memory, and only that can have transparent huge"
-        " pages"
-    )
+    return None if case.segment.kind == "hugetlb" else gates.of_kind(case.segment.kind)
 
 
 def _thp_known(case: Case, remedy: Remedy) -> str | None:
@@ -231,21 +225,11 @@ def _thp_known(case: Case, remedy: Remedy) -> str | None:
 
 
 def _thp_allowed(case: Case, remedy: Remedy) -> str | None:
-    if case.instance.thp_disabled:
-        return (
-            "its processes have transparent huge pages switched off (prctl, or MemoryTHP= of its unit); allow"
-            " them there first"
-        )
-    if case.host.thp_shmem == "deny":
-        return "shmem_enabled is deny, which keeps transparent huge pages from all shared memory"
-    return None
+    return gates.of_process(not case.instance.thp_disabled) or gates.of_setting(case.host.thp_shmem)
 
 
 def _can_collapse(case: Case, remedy: Remedy) -> str | None:
-    version = re.match(r"([0-9]+)\.([0-9]+)", case.host.kernel or "")
-    if version is None or (int(version[1]), int(version[2])) >= _COLLAPSE_KERNEL:
-        return None
-    return f"kernel {case.host.kernel} has no MADV_COLLAPSE, which exists since Linux 6.1"
+    return gates.of_kernel(case.host.kernel)
 
 
 def _is_database(case: Case, remedy: Remedy) -> str | None:
@@ -295,14 +279,9 @@ def _can_preload(case: Case, remedy: Remedy) -> str | None:
 
 
 def _congruent(case: Case, remedy: Remedy) -> str | None:
-    if case.segment.congruent_2mib:
-        return None
     if case.segment.congruent_2mib is None:
         return "it needs a live segment at a multiple of 2 MiB, and the survey has none"
-    return (
-        f"its address {case.segment.address or 0:#x} is not congruent to its offset modulo 2 MiB, so the"
-        " kernel answers EINVAL"
-    )
+    return gates.of_place(case.segment.address or 0, case.segment.congruent_2mib)
 
 
 def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:

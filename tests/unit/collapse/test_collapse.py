@@ -197,7 +197,7 @@ def test_not_congruent():
     with running(lambda number: mapped(address=AT + 64 * KIB)) as (pid,):
         error = refusal(pid)
     assert isinstance(error, Unavailable)
-    assert "begin at 0x7e0000010000, which is not congruent to 2 MiB" in str(error)
+    assert "its address 0x7e0000010000 is not congruent to its offset modulo 2 MiB" in str(error)
     assert "mshare run --pages thp --no-prefault" in str(error)
 
 
@@ -227,7 +227,7 @@ def test_shmem_denied(monkeypatch):
 def test_an_old_kernel(monkeypatch):
     monkeypatch.setattr(madvise, "can_collapse", lambda: False)
     with running(mapped) as (pid,):
-        assert "MADV_COLLAPSE, Linux 6.1" in str(refusal(pid))
+        assert "has no MADV_COLLAPSE, which exists since Linux 6.1" in str(refusal(pid))
 
 
 def test_a_process_with_thp_disabled():
@@ -236,7 +236,7 @@ def test_a_process_with_thp_disabled():
         mapped()
 
     with running(work) as (pid,):
-        assert "was started with transparent huge pages disabled" in str(refusal(pid))
+        assert "transparent huge pages switched off" in str(refusal(pid))
 
 
 def test_too_little_memory(monkeypatch):

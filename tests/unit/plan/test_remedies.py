@@ -196,8 +196,16 @@ REFUSED = [
     ),
     ("collapse", {"host": replace(OPEN_HOST, thp_shmem="deny")}, "shmem_enabled is deny"),
     ("thp_shmem", {"host": replace(OPEN_HOST, thp_shmem="deny")}, "shmem_enabled is deny"),
-    ("collapse", {"instance": {"thp_disabled": True}}, "switched off (prctl, or MemoryTHP="),
-    ("preload_thp", {"instance": {"thp_disabled": True}}, "switched off (prctl, or MemoryTHP="),
+    (
+        "collapse",
+        {"instance": {"thp_disabled": True}},
+        "switched off (prctl PR_SET_THP",
+    ),
+    (
+        "preload_thp",
+        {"instance": {"thp_disabled": True}},
+        "switched off (prctl PR_SET_THP",
+    ),
     ("preload_hugetlb", {"instance": {"setuid": True}}, "ignores a preloaded library"),
     ("preload_hugetlb", {"kind": "posix"}, "this segment is of kind posix"),
     ("hugetlb_1g", {"size_bytes": GIB - 1}, "less than one page of 1 GiB"),

@@ -1,0 +1,1 @@
+../../../../lib/mshare/collapse/gates.py
