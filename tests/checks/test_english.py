@@ -27,6 +27,7 @@ _THINGS = "choice|database|file|interval|JSON|list|multiple|number|owner|region|
 # Texts in which what stands before the noun is not a number, or is at least 2.
 _NO_NUMBERS = (
     "{where} huge pages",
+    "{page} pages ",
     "{self.compared.since} page tables",
     "{case.instance.kind} workers",
     "{path} names",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .. import record
 from ..errors import MshareError, sentence
 from ..host.huge_pages import Pool
-from ..units import format_size
+from ..units import counted, format_size
 from . import before, elsewhere, need, oracle
 from .converge import Around
 from .elsewhere import Setting
@@ -52,7 +52,7 @@ class Shown:
                 pages = sum(term.pages for term in self.needed)
                 size = format_size(pages * self.needed_page_bytes)
                 lines.append(
-                    f"The databases of this host need {pages:,} pages of"
+                    f"The databases of this host need {counted(pages, 'page')} of"
                     f" {format_size(self.needed_page_bytes)} ({size}):"
                 )
                 lines += term_lines(self.needed)
