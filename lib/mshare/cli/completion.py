@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
+from ..errors import Unavailable
 from .screen import Screen
 
 
@@ -24,6 +24,13 @@ def completion_command(ctx: click.Context, shell: str) -> None:
       zsh:   mshare completion zsh > "${fpath[1]}/_mshare"
       fish:  mshare completion fish > ~/.config/fish/completions/mshare.fish
     """
+    try:
+        from click.shell_completion import get_completion_class
+    except ImportError:
+        raise Unavailable(
+            "completing in a shell needs click 8.0 or newer, and this Python has an older version; everything"
+            " else works with it"
+        ) from None
     screen: Screen = ctx.obj
     completion = get_completion_class(shell)
     assert completion is not None  # the three that click has

@@ -64,7 +64,10 @@ def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete:
 
 
 def _name_argument(required: bool) -> Callable[[_Function], _Function]:
-    return click.argument("name", metavar="NAME", required=required, shell_complete=_complete_region)
+    # EL 9 has click 7.1, which does not complete values.
+    can_complete = hasattr(click.Parameter, "shell_complete")
+    completes: dict[str, Any] = {"shell_complete": _complete_region} if can_complete else {}
+    return click.argument("name", metavar="NAME", required=required, **completes)
 
 
 region_argument = _name_argument(required=True)

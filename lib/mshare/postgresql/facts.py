@@ -33,7 +33,7 @@ class ClusterFacts:
     pid: int | None
     """Of the postmaster; None if it does not run."""
     port: str | None
-    patroni: MemberFacts | None
+    patroni: MemberFacts | None = None
     """The member of a Patroni cluster that it is; None for everybody else's."""
 
 
