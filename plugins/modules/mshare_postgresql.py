@@ -12,9 +12,11 @@ version_added: 0.1.0
 description:
   - Starts a PostgreSQL cluster with the preloaded library of this collection, which puts its shared memory into a region, or into
     huge pages of a stock kernel. With O(pages=native) PostgreSQL itself asks for huge pages, without the library.
-  - Works for clusters of Debian's C(pg_ctlcluster) and for those that a plain systemd unit starts, such as PGDG's on EL. Refuses,
-    before anything is changed, clusters that something else manages (Patroni, other cluster managers, containers, operators), and
-    says what to set there.
+  - Works for clusters of Debian's C(pg_ctlcluster), for those that a plain systemd unit starts, such as PGDG's on EL, and for members
+    of a Patroni cluster that systemd starts. Refuses, before anything is changed, clusters that something else manages (other cluster
+    managers, containers, operators), and says what to set there.
+  - For a member of a Patroni cluster the environment is a drop-in on Patroni's unit, and Patroni's settings stay as they are. With
+    O(restart=true) Patroni is restarted, and its PostgreSQL with it, while all other members are up; a leader hands over first.
   - Writes the environment, one file that turns PostgreSQL's own O(ignore:huge_pages) off and, for a region under systemd, a drop-in
     that starts the server after the region. With O(pages=native) it writes only the file that turns O(ignore:huge_pages) on.
     O(state=absent) restores all of it byte for byte.
@@ -38,8 +40,8 @@ options:
     type: str
   cluster:
     description:
-      - The cluster's name, like V(main); for a cluster of a plain systemd unit the unit's, like V(postgresql-16). Can be omitted
-        if only one cluster matches.
+      - The cluster's name, like V(main); for a cluster of a plain systemd unit the unit's, like V(postgresql-16), and for
+        Patroni's its scope, unless its configuration is in C(/etc/postgresql). Can be omitted if only one cluster matches.
     type: str
   pages:
     description:
@@ -141,11 +143,12 @@ actions:
   elements: str
   sample: ["restart PostgreSQL cluster 15-main, because the server was started with another environment"]
 cluster:
-  description: The cluster and its server.
+  description: The cluster and its server. C(patroni) is empty unless it is a member of a Patroni cluster.
   returned: success
   type: dict
   sample:
-    {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432"}
+    {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432",
+    "patroni": {"scope": "15-main", "member": "db1", "leads": false}}
 restart_required:
   description: Whether the server has to be restarted to take effect.
   returned: success

@@ -39,6 +39,8 @@ set -eu
 printf 'etcd3:\\n  hosts: 127.0.0.1:2379\\n' >/etc/patroni/dcs.yml
 pg_createconfig_patroni --hostip={address} --network=10.77.0.0/16 17 main
 sed -i {changes} /etc/patroni/17-main.yml
+# A leader that was killed comes back as a replica by pg_rewind, which needs a user with a password.
+sed -i '/^#    rewind:/,/^#      password/s/^#//' /etc/patroni/17-main.yml
 """
 # Each row that was acknowledged is written down; after an error, whoever takes writes is found again.
 _CLIENT = """\

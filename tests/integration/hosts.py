@@ -177,9 +177,12 @@ class Host:
         *flags: str,
         variables: dict[str, Any] | None = None,
         collections: Path = COLLECTIONS,
+        umask: str = "022",
     ) -> Run:
         """Run a playbook, by its file or its full name."""
-        return self.start_playbook(playbook, *flags, variables=variables, collections=collections).finish()
+        return self.start_playbook(
+            playbook, *flags, variables=variables, collections=collections, umask=umask
+        ).finish()
 
     def start_playbook(
         self,
@@ -187,6 +190,7 @@ class Host:
         *flags: str,
         variables: dict[str, Any] | None = None,
         collections: Path = COLLECTIONS,
+        umask: str = "022",
     ) -> Running:
         self._runs += 1
         record = self.scratch / f"run-{self._runs}.jsonl"
@@ -203,7 +207,9 @@ class Host:
             "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
             "RECORD_TO": str(record),
         }
-        words = [str(_PROGRAMS / "ansible-playbook"), playbook, "-i", "localhost,", "-c", "local", *flags]
+        with_umask = ["sh", "-c", f'umask {umask} && exec "$@"', "sh"]
+        program = str(_PROGRAMS / "ansible-playbook")
+        words = [*with_umask, program, playbook, "-i", "localhost,", "-c", "local", *flags]
         if variables:
             words += ["-e", json.dumps(variables)]
         return Running(self.command(*words, environment=environment), record)

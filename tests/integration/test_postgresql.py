@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ def playbook(cluster: Cluster, *flags: str, **variables: Any) -> Run:
     wanted = {"restart_ok": True, "probes": PROBES, **variables}
     prefixed = {f"mshare_postgresql_{name}": value for name, value in wanted.items()}
     # A kernel with mshare is not asked for: the simulated backend has to be, by name.
+    # The server's user has to read what root writes, whatever root's umask is.
+    umask = {"thp": "077", "hugetlb": "027"}.get(str(variables.get("pages")), "022")
     return cluster.host.playbook(
-        PLAYBOOK, *flags, variables={"mshare_msharefs_backend": "simulated", **prefixed}
+        PLAYBOOK, *flags, variables={"mshare_msharefs_backend": "simulated", **prefixed}, umask=umask
     )
 
 
@@ -296,6 +299,31 @@ def test_what_was_lost_is_told(cluster: Cluster) -> None:
     assert cluster.host.play([task()]).succeeded()[MOVE]["lost"] is None
     cluster.host.play([task(state="absent")]).succeeded()
     assert cluster.files() == files
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_what_a_server_preloads_already_stays(cluster: Cluster) -> None:
+    """Debian's jemalloc, in the file that says what the server is started with."""
+    jemalloc = next(iter(glob("/usr/lib/*/libjemalloc.so.2")), None)
+    if jemalloc is None:
+        pytest.skip("libjemalloc2 is not installed")
+    environment = cluster.host.inside(f"{cluster.configuration}/environment")
+    text = environment.read_text()
+    environment.write_text(f"{text}LD_PRELOAD = '{jemalloc}'\n")
+    cluster.control("restart")
+    files = cluster.files()
+    cluster.host.play([task()]).succeeded()
+    assert PLACED["thp"](mapped(cluster.host, cluster.pid))
+    maps = cluster.host.inside(f"/proc/{cluster.pid}/maps").read_text()
+    assert jemalloc in maps
+    assert "libmshare-preload.so" in maps
+    cluster.host.play([task(state="absent")]).succeeded()
+    maps = cluster.host.inside(f"/proc/{cluster.pid}/maps").read_text()
+    assert jemalloc in maps
+    assert "libmshare" not in maps
+    assert cluster.files() == files
+    environment.write_text(text)
+    cluster.control("restart")
 
 
 @pytest.mark.usefixtures("msharefs")
