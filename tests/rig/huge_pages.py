@@ -80,7 +80,7 @@ def reserved(count: int) -> Iterator[None]:
 @contextmanager
 def alone() -> Iterator[int]:
     """The pool for a test that changes it, and gives back what it took: how many pages it has."""
-    with exclusive(cache_dir("pool") / "lock"):
+    with _alone():
         before = _pages("nr")
         if not os.access(_POOL / "nr_hugepages", os.W_OK):
             pytest.skip("no huge pages can be reserved on this machine")

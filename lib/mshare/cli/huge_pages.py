@@ -146,13 +146,19 @@ def _answer(screen: Screen, result: Result) -> None:
 
 
 def _given(ctx: click.Context) -> list[str]:
-    """The options that say what to do and were written, by their names."""
-    source = click.core.ParameterSource.COMMANDLINE
+    """The options that say what to do and differ from their defaults, by their names."""
     return [
         max(parameter.opts, key=len)
         for parameter in ctx.command.params
-        if parameter.name not in (None, "json") and ctx.get_parameter_source(parameter.name or "") is source
+        if _differs(ctx.params.get(parameter.name or ""), parameter.default)
     ]
+
+
+def _differs(value: object, default: object) -> bool:
+    # Which options were written is known to click 8 only; what is not given is None, () or False.
+    if value is None or value == ():
+        return False
+    return default is True if value is False else value != default
 
 
 def _only_absent(ctx: click.Context) -> None:
