@@ -238,8 +238,12 @@ class Region:
         self._set_size_once(start, size_bytes)
 
     def _create_mapping(self, fields: Fields, pid: int) -> None:
-        start, end = self._range(fields)
         flags = fields["flags"]
+        is_wrapping = fields.get("region_offset", 0) + fields["size"] + PAGE_BYTES > 1 << 64
+        if is_wrapping and flags & MAP_TYPE == MAP_SHARED and flags & MAP_FIXED:
+            # The sum is small, so the region's own check lets it pass; no address space has room for it.
+            refuse(errno.ENOMEM)
+        start, end = self._range(fields)
         if flags & MAP_TYPE != MAP_SHARED or not flags & MAP_FIXED or fields["offset"] % PAGE_BYTES:
             refuse(errno.EINVAL)
         if not self.generation.has_objects:

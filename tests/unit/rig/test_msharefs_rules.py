@@ -65,7 +65,7 @@ def refusal(call, *arguments) -> str:
         ({"start": 1}, "EINVAL"),
         ({"start": SIZE}, "EINVAL"),
         ({"start": SIZE - MIB, "size": 2 * MIB}, "EINVAL"),
-        ({"start": 1 << 63, "size": 1 << 63}, "EINVAL"),
+        ({"start": 1 << 63, "size": 1 << 63}, "ENOMEM"),
         ({"offset": 1}, "EINVAL"),
         ({"flags": MAP_SHARED | MAP_ANONYMOUS}, "EINVAL"),
         ({"flags": MAP_FIXED | MAP_ANONYMOUS}, "EINVAL"),

@@ -84,6 +84,10 @@ class SimulatedRegionFile(RegionFile):
             record = change.record
             offset = new.offset_bytes
             page_bytes = abi.huge_page_bytes(new.flags) or abi.PAGE_BYTES
+            if record.window_bytes and round_up(new.size_bytes, abi.PAGE_BYTES) + offset >= 1 << 64:
+                # The sum wraps, so a kernel's check of the region lets it pass; no address space has room.
+                self._kind(new)
+                raise refusal(errno.ENOMEM, self._path)
             end = self._end(record, offset, new.size_bytes, page_bytes)
             kind = self._kind(new)
             if new.flags & abi.MAP_FIXED_NOREPLACE and without(record.placed, offset, end) != record.placed:
