@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Literal, NoReturn, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
 
-from .errors import InvalidRequest, MshareError
+from .errors import Conflict, InvalidRequest, MshareError
 
 R = TypeVar("R")
 _SHOWN_CHARACTERS = 40
@@ -95,6 +95,17 @@ def _finite(text: str) -> float:
 def parse(cls: type[R], text: str | bytes, source: str, next_step: str) -> R:
     """Read a record from the text of a file; Malformed, naming the file and the field."""
     return build(cls, load(text, source, next_step), Place(source, next_step))
+
+
+def parse_version(cls: type[R], text: str | bytes, place: Place, version: int, otherwise: str) -> R:
+    """As `parse`, of a format with a schema version; Conflict, which ends in `otherwise`, for another one."""
+    given = load(text, place.source, place.next_step)
+    if given.get("schema_version") != version:
+        raise Conflict(
+            f"{place.source} has the schema_version {given.get('schema_version')!r} of another release, and"
+            f" this one reads {version}; {otherwise}"
+        )
+    return build(cls, given, place)
 
 
 def build(cls: type[R], value: object, place: Place) -> R:

@@ -81,10 +81,10 @@ def test_a_comment_in_a_block_is_not_a_heading(tmp_path: Path) -> None:
     page.write_text("# Title\n\n```\n# a comment\nls\n```\n\n## Second\n\n  ```yaml\n  - a\n  ```\n")
     documents_root, documents.ROOT = documents.ROOT, tmp_path
     try:
-        found = documents.blocks_of(page)
+        blocks = documents.blocks_of(page)
     finally:
         documents.ROOT = documents_root
-    assert [(block.key, block.language) for block in found] == [
+    assert [(block.key, block.language) for block in blocks] == [
         ("page.md: Title", ""),
         ("page.md: Second", "yaml"),
     ]

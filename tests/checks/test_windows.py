@@ -59,8 +59,8 @@ def words(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
-        return {found.group() for found in REFUSED.finditer(code)}
-    return {found.group() for part, pattern in python_parts(text) for found in pattern.finditer(part)}
+        return {match.group() for match in REFUSED.finditer(code)}
+    return {match.group() for part, pattern in python_parts(text) for match in pattern.finditer(part)}
 
 
 def python_parts(source: str) -> Iterator[tuple[str, re.Pattern[str]]]:
@@ -109,7 +109,7 @@ def test_every_exception_is_still_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "found"),
+    ("name", "source", "refused"),
     [
         ("a.py", "os.open(f'/proc/{pid}/mem', os.O_RDONLY)", {"/mem"}),
         ("a.py", "open('/proc/self/mem', 'rb')", {"/proc/self/mem"}),
@@ -125,7 +125,7 @@ def test_every_exception_is_still_needed() -> None:
         ("a.c", "madvise(at, size, MADV_POPULATE_WRITE);", {"MADV_POPULATE_WRITE"}),
     ],
 )
-def test_what_the_check_finds(name: str, source: str, found: set[str], tmp_path: Path) -> None:
+def test_what_the_check_finds(name: str, source: str, refused: set[str], tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(source)
-    assert words(path) == found
+    assert words(path) == refused

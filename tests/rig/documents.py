@@ -76,12 +76,12 @@ def blocks_of(page: Path) -> list[Block]:
         for match in _HEADING.finditer(text)
         if not any(fence.start() < match.start() < fence.end() for fence in fences)
     ]
-    found = []
+    blocks = []
     for fence in fences:
         above = [match[1] for match in headings if match.start() < fence.start()]
         key = f"{page.relative_to(ROOT)}: {above[-1] if above else ''}"
-        found.append(Block(key, fence[2], fence[3]))
-    return found
+        blocks.append(Block(key, fence[2], fence[3]))
+    return blocks
 
 
 def shell_blocks(*keys: str) -> list[Block]:
@@ -103,21 +103,21 @@ def _blocks(keys: Iterable[str], languages: Collection[str]) -> list[Block]:
     for key in keys:
         page, __, __ = key.partition(": ")
         every = blocks_of(ROOT / page)
-        found = [block for block in every if block.key == key and block.language in languages]
-        assert found, f"there is no block {key!r}"
-        chosen += found
+        blocks = [block for block in every if block.key == key and block.language in languages]
+        assert blocks, f"there is no block {key!r}"
+        chosen += blocks
     return chosen
 
 
 def plays(blocks: Iterable[Block]) -> list[dict[str, Any]]:
     """YAML blocks as one playbook: indented tasks go on with the play before them, others begin a play."""
-    found: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     for block in blocks:
         entries = yaml.safe_load(block.text)
         if "hosts" in entries[0]:
-            found += entries
-        elif block.text.startswith(" ") and found:
-            found[-1].setdefault("tasks", []).extend(entries)
+            made += entries
+        elif block.text.startswith(" ") and made:
+            made[-1].setdefault("tasks", []).extend(entries)
         else:
-            found.append({"hosts": "databases", "become": True, "tasks": entries})
-    return found
+            made.append({"hosts": "databases", "become": True, "tasks": entries})
+    return made

@@ -102,7 +102,7 @@ class FakeKernel(Kernel):
     files: Pools = None  # type: ignore[assignment]
     limits: dict[int, int] = field(default_factory=dict)
     """Page size -> how many pages there can be in all."""
-    found_by_compaction: int = 0
+    compaction_gains: int = 0
     log: list[str] = field(default_factory=list)
 
     def set_pages(self, page_bytes: int, node: int | None, count: int) -> None:
@@ -136,4 +136,4 @@ class FakeKernel(Kernel):
     def compact(self, node: int | None) -> None:
         self.log.append("compact")
         for page_bytes in self.limits:
-            self.limits[page_bytes] += self.found_by_compaction
+            self.limits[page_bytes] += self.compaction_gains

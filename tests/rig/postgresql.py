@@ -32,7 +32,7 @@ DATABASE = "postgres"
 FULL_TOUCH = "SELECT sum(abalance) FROM pgbench_accounts"
 """Has a backend touch all of pgbench's table; count(*) would read an index only."""
 _START_LOOKS = 6000
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 STOP_SECONDS = 60
 MIB_PER_SCALE = 128
 """Size of pgbench's table with `-F 10`: few rows, so that a full scan touches many buffers in little time."""
@@ -168,7 +168,7 @@ def _wait_until_ready(running: subprocess.Popen[bytes], directory: Path) -> None
         with contextlib.suppress(FileNotFoundError):
             if state.read_text(encoding="utf-8").rstrip().endswith("ready"):
                 return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     raise RuntimeError("PostgreSQL did not start:\n" + (directory / "log").read_text(errors="replace"))
 
 

@@ -61,10 +61,10 @@ def starting(spec: FollowSpec, pid: int = 0) -> FollowerStatus:
     )
 
 
-def run(spec: FollowSpec, tell: Callable[[str], None]) -> None:
+def run(spec: FollowSpec, report: Callable[[str], None]) -> None:
     """Keep a server in huge pages until SIGTERM or SIGINT, and write down what came of it.
 
-    `tell` is given each sentence as well. Conflict while another process does the same.
+    `report` is given each sentence as well. Conflict while another process does the same.
     """
     over = threading.Event()
     status_path = status_file.file(ROOT, spec.name, FOLLOWER)
@@ -75,12 +75,12 @@ def run(spec: FollowSpec, tell: Callable[[str], None]) -> None:
         status_file.write(status_path, status)
         notify(READY="1", STATUS=f"keeping {spec.target} in huge pages")
 
-        def told(sentence: str) -> None:
+        def pass_on(sentence: str) -> None:
             status_file.write(status_path, replace(status, news=sentence))
             notify(STATUS=sentence)
-            tell(sentence)
+            report(sentence)
 
         try:
-            follow(spec.target, over.wait, told, seconds=spec.interval_seconds, rate_bytes=spec.rate_bytes)
+            follow(spec.target, over.wait, pass_on, seconds=spec.interval_seconds, rate_bytes=spec.rate_bytes)
         finally:
             status_file.remove_own(ROOT, spec.name, FOLLOWER)

@@ -33,7 +33,7 @@ def shared(fd: int) -> list[Fields]:
 
     Raises OSError with ENOTTY or EINVAL on a kernel that cannot be asked.
     """
-    found = []
+    mappings = []
     # Where a survey spends most of its time: not a call more than the kernel's.
     ask, asked = fcntl.ioctl, _ASKED
     asked[_ADDRESS] = 0
@@ -42,12 +42,14 @@ def shared(fd: int) -> list[Fields]:
             # The kernel writes the flags and sizes back as they were given.
             ask(fd, _QUERY, asked, True)
             end = asked[_END]
-            found.append((asked[_START], end, asked[_ACCESS], asked[_OFFSET], asked[_INODE], asked[_DEVICE]))
+            mappings.append(
+                (asked[_START], end, asked[_ACCESS], asked[_OFFSET], asked[_INODE], asked[_DEVICE])
+            )
             asked[_ADDRESS] = end
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
-    return found
+    return mappings
 
 
 def has(fd: int, mappings: Iterable[Fields]) -> bool:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from .. import files, paths, record
-from ..errors import Conflict, Unavailable
+from ..errors import Unavailable
 
 SCHEMA_VERSION = 1
 _NEXT_STEP = "move it away to have what is there now taken for what was there before"
@@ -91,13 +91,8 @@ def load() -> Before:
         ) from None
     if data is None:
         return Before()
-    fields = record.load(data, path, _NEXT_STEP)
-    if fields.get("schema_version") != SCHEMA_VERSION:
-        raise Conflict(
-            f"{path} has the schema_version {fields.get('schema_version')!r} of another release, and this one"
-            f" reads {SCHEMA_VERSION}; use the release that wrote it, or {_NEXT_STEP}"
-        )
-    return record.build(Before, fields, record.Place(path, _NEXT_STEP))
+    otherwise = f"use the release that wrote it, or {_NEXT_STEP}"
+    return record.parse_version(Before, data, record.Place(path, _NEXT_STEP), SCHEMA_VERSION, otherwise)
 
 
 def save(before: Before) -> None:

@@ -80,7 +80,7 @@ def region_facts(root: str, name: str) -> RegionFacts:
 
     The root is asked first, what the owner wrote down second; `source` says which of them knew.
     """
-    status = status_file.look(root, name, OWNER)
+    status = status_file.observe(root, name, OWNER)
     reasons = [status.reason] if isinstance(status, Unread) and status.state == _UNREADABLE else []
     facts = _with_file(
         RegionFacts(
@@ -198,7 +198,7 @@ def _judged(facts: RegionFacts, attachable: bool | None) -> RegionFacts:
 
 def clients_facts(root: str, name: str) -> ClientsFacts | None:
     """The clients of a region as their launcher reports them, checked against /proc; None without one."""
-    status = status_file.look(root, name, CLIENTS)
+    status = status_file.observe(root, name, CLIENTS)
     if status is None:
         return None
     alive = status.alive

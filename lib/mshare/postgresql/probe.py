@@ -104,7 +104,7 @@ def cost(opened: list[Connection], segment: Segment, size_bytes: int) -> Cost:
 
 
 def _vm_pte_bytes(pid: int) -> int:
-    found_bytes = procfs.vm_pte_bytes(pid)
-    if found_bytes is None:
+    size_bytes = procfs.vm_pte_bytes(pid)
+    if size_bytes is None:
         raise MshareError(f"connection {pid} ended while its page tables were measured; try again")
-    return found_bytes
+    return size_bytes

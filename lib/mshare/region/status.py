@@ -86,7 +86,7 @@ def require_owner(name: str, root: str) -> OwnerStatus:
 def running_owner(name: str, root: str) -> OwnerStatus | None:
     """The status of an owner that lives, also of one that root deployed; None without one. Conflict for one
     that this version of the library cannot read."""
-    status = status_file.look(root, name, OWNER)
+    status = status_file.observe(root, name, OWNER)
     if isinstance(status, Unread):
         status = status_file.read(root, name, OWNER)
     return status if status is not None and status.alive else None

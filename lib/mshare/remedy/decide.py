@@ -137,10 +137,10 @@ def _require_supported(instance: InstanceRecord) -> None:
     """Conflict, with what to set there, for a server that something else manages."""
     for pid, __ in evidence.postmasters():
         if pid in instance.pids:
-            found = evidence.of_process(pid)
-            manager = choose.require_supported(instance.name, found)
+            seen = evidence.of_process(pid)
+            manager = choose.require_supported(instance.name, seen)
             if manager is PATRONI:
-                _refuse_patroni(instance.name, PATRONI.recognise(found) or "")
+                _refuse_patroni(instance.name, PATRONI.recognise(seen) or "")
 
 
 def _refuse_patroni(name: str, reason: str) -> None:

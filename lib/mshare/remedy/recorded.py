@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .. import files, paths, record
-from ..errors import Conflict
 from ..postgresql.spec import ClusterSpec
 
 SCHEMA_VERSION = 1
@@ -94,13 +93,8 @@ def load() -> Recorded:
     data = files.read_bytes(path)
     if data is None:
         return Recorded()
-    fields = record.load(data, path, _NEXT_STEP)
-    if fields.get("schema_version") != SCHEMA_VERSION:
-        raise Conflict(
-            f"{path} has the schema_version {fields.get('schema_version')!r} of another release, and this one"
-            f" reads {SCHEMA_VERSION}; undo it with the release that wrote it"
-        )
-    return record.build(Recorded, fields, record.Place(path, _NEXT_STEP))
+    otherwise = "undo it with the release that wrote it"
+    return record.parse_version(Recorded, data, record.Place(path, _NEXT_STEP), SCHEMA_VERSION, otherwise)
 
 
 def save(recorded: Recorded) -> None:

@@ -250,19 +250,19 @@ def _shared_once(span_bytes: int, seen: ClientsSeen) -> tuple[int, Kind, str]:
     """
     modelled_bytes = _tables_bytes(span_bytes, seen) if seen.attached else 0
     how = f"tables for every 2 MiB, 1 GiB and 512 GiB of {format_size(span_bytes)}"
-    found = seen.shared_tables
-    if found is None or not seen.attached:
+    shared = seen.shared_tables
+    if shared is None or not seen.attached:
         return modelled_bytes, "modelled", how
-    touched_bytes = max(found.touched_bytes, span_bytes)
+    touched_bytes = max(shared.touched_bytes, span_bytes)
     expected_bytes = _tables_bytes(touched_bytes, seen)
-    difference_bytes = abs(found.size_bytes - expected_bytes)
-    if found.size_bytes <= 0 or difference_bytes > tolerance_bytes(expected_bytes, seen.attached):
-        how += f"; {found.how}, is {format_size(found.size_bytes)}: other programs came and went meanwhile"
+    difference_bytes = abs(shared.size_bytes - expected_bytes)
+    if shared.size_bytes <= 0 or difference_bytes > tolerance_bytes(expected_bytes, seen.attached):
+        how += f"; {shared.how}, is {format_size(shared.size_bytes)}: other programs came and went meanwhile"
         return modelled_bytes, "modelled", how
     if expected_bytes == modelled_bytes:
-        return found.size_bytes, "measured", found.how
-    how = f"{found.how}; scaled by the model from {format_size(touched_bytes)} to {format_size(span_bytes)}"
-    return round(found.size_bytes * modelled_bytes / expected_bytes), "projected", how
+        return shared.size_bytes, "measured", shared.how
+    how = f"{shared.how}; scaled by the model from {format_size(touched_bytes)} to {format_size(span_bytes)}"
+    return round(shared.size_bytes * modelled_bytes / expected_bytes), "projected", how
 
 
 def tolerance_bytes(expected_bytes: int, attached: int) -> int:

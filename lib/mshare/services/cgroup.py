@@ -21,7 +21,7 @@ from . import tree
 
 _PREFIX = "mshare-"
 _LOOKS = 500
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 def make(name: str) -> str | None:
@@ -48,10 +48,10 @@ def _tops() -> list[str]:
 
 def enter(path: str) -> None:
     """Put this process into a cgroup; OSError as the kernel says."""
-    _tell(path, "cgroup.procs", "0")
+    _write(path, "cgroup.procs", "0")
 
 
-def _tell(path: str, file: str, text: str) -> None:
+def _write(path: str, file: str, text: str) -> None:
     fd = files.open_file(os.path.join(path, file), os.O_WRONLY)
     try:
         os.write(fd, text.encode())
@@ -79,10 +79,10 @@ def end(path: str, seconds: float) -> None:
         return
     if pids(path):
         with contextlib.suppress(FileNotFoundError):
-            _tell(path, "cgroup.kill", "1")
+            _write(path, "cgroup.kill", "1")
     for __ in range(_LOOKS):
         if not pids(path):
             break
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     if os.path.basename(path).startswith(_PREFIX):
         files.remove_empty(path)

@@ -202,7 +202,7 @@ def _peek(path: str, name: str, role: Role[S]) -> S | Unread | None:
         return Unread("unreadable", sentence(error), None, None, None)
 
 
-def look(root: str, name: str, role: Role[S]) -> S | Unread | None:
+def observe(root: str, name: str, role: Role[S]) -> S | Unread | None:
     """A process's status, also of one that root deployed, for callers that change nothing."""
     status = peek(root, name, role)
     system = paths.system_state_dir()

@@ -123,7 +123,7 @@ def test_less_than_asked_is_a_failure_and_the_pool_goes_back(machine: Machine) -
 
 def test_compaction_finds_the_rest(machine: Machine) -> None:
     machine.kernel.limits[2 * MIB] = 300
-    machine.kernel = replace(machine.kernel, found_by_compaction=150)
+    machine.kernel = replace(machine.kernel, compaction_gains=150)
     assert machine.present({"wanted": 512}).failure is None
     assert machine.pools.count("nr") == 512
     assert "compact" in machine.kernel.log

@@ -43,7 +43,7 @@ def test_a_kernel_that_grants_nothing_is_asked_a_few_times_only(tmp_path: Path) 
 
 def test_a_kernel_that_grants_a_page_at_a_time_is_not_asked_for_ever(tmp_path: Path) -> None:
     pools = Pools(tmp_path / "host")
-    kernel = FakeKernel(pools.host, files=pools, limits={2 * MIB: 1}, found_by_compaction=1)
+    kernel = FakeKernel(pools.host, files=pools, limits={2 * MIB: 1}, compaction_gains=1)
     short = resize(kernel, [Change(2 * MIB, None, 0, 1000)])
     assert short is not None
     assert kernel.log.count("compact") == 12

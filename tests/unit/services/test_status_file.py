@@ -312,9 +312,9 @@ def test_a_look_finds_what_root_deployed(tmp_path, monkeypatch):
     monkeypatch.setattr(status_file.paths, "is_root", lambda: False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
     assert status_file.peek("/m", "sga", LOUD) is None
-    assert status_file.look("/m", "sga", LOUD).value == "root's"
+    assert status_file.observe("/m", "sga", LOUD).value == "root's"
     monkeypatch.setenv("MSHARE_STATE_DIR", str(own))
-    assert status_file.look("/m", "sga", LOUD) is None, "a directory that was named is the only one"
+    assert status_file.observe("/m", "sga", LOUD) is None, "a directory that was named is the only one"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ RUNNING = ("running", "streaming")
 _LAG_BYTES = 1 << 20
 """Patroni's own default for maximum_lag_on_failover."""
 _ANSWER_BYTES = 1 << 22
-_LOOK_SECONDS = 15
+_READ_SECONDS = 15
 # Patroni itself waits twice its loop_wait for the outcome, with the new leader on its way.
 _SWITCHOVER_SECONDS = 120
 _NEXT = "see whether Patroni's REST API works (`patronictl list`)"
@@ -125,7 +125,7 @@ class Api:
     def _get(self, path: str, url: str | None = None) -> tuple[str, bytes]:
         url = url or f"{self._rest.url}{path}"
         # A member that is not in order answers with 503, and says why all the same.
-        status, text = self._ask("GET", url, None, _LOOK_SECONDS)
+        status, text = self._ask("GET", url, None, _READ_SECONDS)
         if status not in (200, 503):
             raise Unavailable(f"{url} answered with HTTP {status}: {_short(text)}; {_NEXT}")
         return url, text

@@ -170,17 +170,17 @@ def _in_order(api: Api, name: str, lag_bytes: int, alone: bool) -> bool:
 
 def _lag_allowed_bytes(api: Api) -> int:
     """As soon as it answers again."""
-    found: list[int] = []
+    allowed_bytes: list[int] = []
 
     def answers() -> bool:
         try:
-            found[:] = [api.lag_allowed_bytes()]
+            allowed_bytes[:] = [api.lag_allowed_bytes()]
         except MshareError:
             return False
         return True
 
     _wait(answers, _FOLLOW_SECONDS, "Patroni's REST API does not answer after its restart")
-    return found[0]
+    return allowed_bytes[0]
 
 
 def _view(api: Api, condition: Callable[[View], bool]) -> bool:
