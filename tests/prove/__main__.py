@@ -21,12 +21,14 @@ from prove.machine import new_machine
 from prove.tally import Row
 
 
-def disturbed(suite: str, tries: int) -> Iterator[Row]:
+def disturbed(suite: str, tries: int, names: set[str]) -> Iterator[Row]:
     with new_machine() as machine:
         operations.prepare(machine)
         table = [*operations.command_lines(), *operations.runtime()]
-        yield from disturb.run(machine, table, suite, tries)
-    yield from disturb.run_with_cluster(suite, tries)
+        yield from disturb.run(machine, disturb.only(table, names), suite, tries)
+    table = disturb.only(operations.postgresql(), names)
+    if table:
+        yield from disturb.run_with_cluster(table, suite, tries)
 
 
 def suites(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -34,8 +36,8 @@ def suites(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row
         return lambda: pytests.run(suite)
 
     return {
-        "kills": lambda: disturbed("kills", arguments.tries),
-        "errors": lambda: disturbed("errors", arguments.tries),
+        "kills": lambda: disturbed("kills", arguments.tries, set(arguments.only)),
+        "errors": lambda: disturbed("errors", arguments.tries, set(arguments.only)),
         "command lines": lambda: command_lines.run(arguments.lines),
         **{suite: tests(suite) for suite in pytests.FILES},
         "scale": lambda: scale.run(arguments.rounds),
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=40, help="how often each operation is disturbed")
     parser.add_argument("--lines", type=int, default=2000, help="how many command lines")
     parser.add_argument("--rounds", type=int, default=200, help="how many deployments")
+    parser.add_argument("--only", action="append", default=[], help="kills, errors: an operation, like map")
     parser.add_argument("--record", type=Path, default=tally.RECORD)
     parser.add_argument("suite", nargs="*", help=", ".join(tally.SUITES))
     arguments = parser.parse_args()
@@ -54,14 +57,17 @@ def main() -> int:
     failed = 0
     for suite in arguments.suite or tally.SUITES:
         started = time.monotonic()
-        rows = []
+        rows: list[Row] = []
+        before = tally.read(arguments.record).get(suite)
         for row in table[suite]():
             rows.append(row)
             print(tally.text([row]), file=sys.stderr, flush=True)
-        # Read again: another suite may have been run at the same time.
-        record = tally.read(arguments.record)
-        record[suite] = tally.new(rows, _command(suite, arguments), time.monotonic() - started)
-        tally.write(record, arguments.record)
+            # After each row: an interrupted run has counted what it has counted. Read again: another suite
+            # may be running at the same time.
+            record = tally.read(arguments.record)
+            run = tally.new(rows, _command(suite, arguments), time.monotonic() - started)
+            record[suite] = tally.amended(before, run) if arguments.only else run
+            tally.write(record, arguments.record)
         failed += sum(row.failed for row in rows)
     record = tally.read(arguments.record)
     arguments.record.with_suffix(".md").write_text(tally.page(record))
@@ -73,7 +79,8 @@ def _command(suite: str, arguments: argparse.Namespace) -> str:
     """What makes this run again."""
     words = {"kills": "tries", "errors": "tries", "command lines": "lines", "scale": "rounds"}
     option = words.get(suite)
-    given = f"--{option} {getattr(arguments, option)} " if option else ""
+    only = "".join(f'--only "{name}" ' for name in arguments.only)
+    given = f"{only}--{option} {getattr(arguments, option)} " if option else ""
     quoted = f'"{suite}"' if " " in suite else suite
     return f"make prove PROVE='{given}{quoted}'"
 

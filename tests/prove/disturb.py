@@ -171,7 +171,10 @@ class Disturbed:
         done = self._machine.run(*repeated)
         if done.code != 0:
             return [f"repeated, it fails with {done.code}: {(done.errors or done.output).strip()[-300:]}"]
-        return [f"{path} is still there after a repetition" for path in unfinished(self._machine.state())]
+        now = self._machine.state()
+        if self._operation.role is not None:
+            return [f"{path} is still there after a repetition" for path in unfinished(now)]
+        return [f"repeated, {text}" for text in now.differences(self._afterwards, content=False)]
 
     def _end(self) -> list[str]:
         found = []
@@ -283,7 +286,7 @@ def only(table: list[Operation], names: set[str]) -> list[Operation]:
     return [replace(operation) for operation in table if not names or operation.name in names]
 
 
-def run_with_cluster(suite: str, most: int) -> Iterator[Row]:
+def run_with_cluster(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
     """Disturb moving a PostgreSQL cluster there and back."""
     if clusters.missing() is not None:
         return
@@ -293,4 +296,4 @@ def run_with_cluster(suite: str, most: int) -> Iterator[Row]:
         operations.prepare(machine)
         done = machine.run(*operations.PRELOAD)
         assert done.code == 0, done.output + done.errors
-        yield from run(machine, operations.postgresql(), suite, most)
+        yield from run(machine, table, suite, most)

@@ -217,7 +217,8 @@ class Staying:
             patience.eventually(lambda: self.ended or self.status(role) in ("ready", "failed"), looks=200)
         for pid, line in self._machine.processes().items():
             if line.strip() == self._line:
-                os.kill(pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
 
 def _comes_and_goes(line: str) -> bool:

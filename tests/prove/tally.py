@@ -80,6 +80,17 @@ def new(rows: Iterable[Row], command: str, seconds: float) -> Run:
     return Run(today, version, shape(), command, round(seconds), list(rows))
 
 
+def amended(whole: Run | None, again: Run) -> Run:
+    """A run in which some rows are those of a later one, as after a fault that the first had found."""
+    if whole is None:
+        return again
+    later = {row.what: row for row in again.rows}
+    rows = [later.pop(row.what, row) for row in whole.rows]
+    command = f"{whole.command}, and then {again.command}"
+    seconds = whole.seconds + again.seconds
+    return Run(again.date, again.version, again.machine, command, seconds, [*rows, *later.values()])
+
+
 def read(path: Path = RECORD) -> Record:
     """The record; empty where there is none yet."""
     if not path.exists():

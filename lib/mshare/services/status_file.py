@@ -21,7 +21,7 @@ LASTING = ("schema_version", "version", "pid", "started_ticks")
 _ROOM_BYTES = 64 * 1024
 """A status file, its successor, a log."""
 _LARGEST_PID = 1 << 22
-SUFFIXES = ("json", "lock", "log", "cgroup")
+SUFFIXES = ("json", "lock", "log", "cgroup", "mappings.lock")
 """Of the files of a role."""
 
 

@@ -48,6 +48,7 @@ def force(world: World, *words: str) -> str:
         "run/{root}/sga.clients.json",
         "run/{root}/sga.owner.log",
         "run/{root}/sga.clients.cgroup",
+        "run/{root}/sga.owner.mappings.lock",
         "run/converge.lock",
         "etc/regions/",
     ],
