@@ -502,7 +502,7 @@ class TestSimulated:
             check=True,
         )
         assert json.loads(done.stdout) == "ok"
-        assert "cannot be made (No space left on device)" in done.stderr
+        assert "cannot be created (No space left on device)" in done.stderr
 
 
 class TestEnvironment:

@@ -120,7 +120,7 @@ static void check(const struct request *request, struct outcome *outcome)
     }
     if (outcome->fill_error)
         fail(outcome, ENOMEM,
-             "not all of its huge pages can be had (%s); see hugetlb in its cgroup, and the"
+             "not all of its huge pages are available (%s); see hugetlb in its cgroup, and the"
              " memory nodes that it may use",
              reason(outcome->fill_error));
 }

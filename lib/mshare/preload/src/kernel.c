@@ -58,7 +58,7 @@ static int prepare(struct store *store, struct outcome *outcome)
     int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
     if (fd < 0) {
         fail(outcome, ENOMEM,
-             "%s cannot be made (%s); let this user into msharefs (mode and group of the mount)", path.text,
+             "%s cannot be created (%s); let this user into msharefs (mode and group of the mount)", path.text,
              reason(errno));
         return -1;
     }
@@ -91,7 +91,7 @@ static int fill_in(struct region *region, int fd, int map_flags, struct outcome 
         region->inode = file.st_ino;
         return map(region, fd, 0, region->mapped_bytes, map_flags, outcome);
     }
-    fail(outcome, errno, "region %s cannot be given a window of %s (%s)", region->name,
+    fail(outcome, errno, "the window of region %s cannot be set to %s (%s)", region->name,
          size_text(region->window_bytes).text, reason(errno));
     return -1;
 }
@@ -104,7 +104,7 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
         return -1;
     int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
     if (fd < 0) {
-        fail(outcome, errno, "region %s cannot be made (%s); let this user into msharefs", path.text,
+        fail(outcome, errno, "region %s cannot be created (%s); let this user into msharefs", path.text,
              reason(errno));
         return -1;
     }

@@ -226,7 +226,7 @@ static bool may_make(const struct request *request, const char *used, const stru
              request->hint);
     else if (request->kind == POSIX && (request->offset || round_up(request->size, PAGE_BYTES) !=
                                                                round_up(file->st_size, PAGE_BYTES)))
-        fail(outcome, ENOMEM, "it is not just its file, of %s at this time, that is mapped",
+        fail(outcome, ENOMEM, "the mapping is not exactly its file, which has %s now",
              size_text(file->st_size).text);
     else if (!(request->prot & PROT_WRITE) && !region_store()->protects)
         fail(outcome, ENOMEM, "it may only be read, and a region can be written");

@@ -167,7 +167,7 @@ static int create(struct region *region, int map_flags, struct outcome *outcome)
     if (fd < 0 || fill_in(region, fd, outcome) < 0) {
         if (!outcome->why[0])
             fail(outcome, errno,
-                 "region %s of %s cannot be made (%s); let this user into it, and see that the tmpfs has"
+                 "region %s of %s cannot be created (%s); let this user into it, and see that the tmpfs has"
                  " room",
                  path.text, size_text(region->mapped_bytes).text, reason(errno));
         if (fd >= 0) {

@@ -227,7 +227,7 @@ static void check(const struct request *request, struct outcome *outcome)
     snprintf(outcome->note, sizeof outcome->note, "%s of it in huge pages", size_text(made).text);
     outcome->taken = made > 0;
     if (outcome->fill_error)
-        fail(outcome, outcome->fill_error, "it cannot be given its memory at once (%s)",
+        fail(outcome, outcome->fill_error, "its memory cannot be allocated at once (%s)",
              reason(outcome->fill_error));
     else if (made < whole)
         fell_short(made, whole, outcome->collapse_error, outcome);
