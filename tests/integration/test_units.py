@@ -26,6 +26,7 @@ MOUNTS = {
 INSTANCES = (
     "mshare-region@sga.service",
     "mshare-clients@sga.service",
+    "mshare-collapse@var-lib-postgresql-15-main.service",
     "mshare-mounts.target",
     "mshare-sga.slice",
 )
