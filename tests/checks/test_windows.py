@@ -49,6 +49,7 @@ ALLOWED = {
         "tests/unit/rig/test_fuse_msharefs.py",
         "*",
     ): "shows that the FUSE double logs it",
+    ("tests/prove/command_lines.py", "/proc/self/mem"): "a path that commands are given, and refuse",
     ("tests/rig/shapes.c", "*"): "a program of somebody else's, with memory of its own",
     ("tests/checks/test_windows.py", "*"): "this table",
 }

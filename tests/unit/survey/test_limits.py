@@ -209,7 +209,7 @@ def test_hidepid_is_told(user):
 
 
 CONTAINER = """
-import mmap, os, subprocess, time
+import mmap, os, subprocess, signal
 folder = {folder!r}
 subprocess.run(["mount", "-t", "tmpfs", "inside", folder], check=True)
 subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
