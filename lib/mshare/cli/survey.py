@@ -176,6 +176,11 @@ def _method(screen: Screen, survey: Survey) -> None:
     sampled = "samples of each group scanned, the segments' part of the others modelled from them"
     how = "every process scanned" if method.exact else sampled
     screen.sentence(f"Measured in {method.duration_ms:.0f} ms: VmPTE of every process, {how}")
+    if not survey.host.pagemap_scan:
+        screen.sentence(
+            "This kernel has no PAGEMAP_SCAN (Linux 6.7), so pagemap is read entry by entry where segments"
+            " have data; transparent huge pages are not told from small ones"
+        )
     if survey.vanished:
         screen.sentence(f"{counted(survey.vanished, 'process', 'processes')} ended meanwhile")
     if missing:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from mshare.cli.program import mshare
+from mshare.host import pagemap
 from mshare.survey.record import SCHEMA_VERSION
 from mshare.units import MIB
 from rig.patience import HANG_SECONDS
@@ -47,6 +48,21 @@ def test_the_table():
     assert any(line.startswith("Instance") for line in lines)
     assert any("VmPTE of every process" in line for line in lines)
     assert "\x1b[" not in done.output
+
+
+def test_a_kernel_that_cannot_be_asked_is_read_and_that_is_said(monkeypatch, processes):
+    real = pagemap.Pagemap.__init__
+    monkeypatch.setattr(
+        pagemap.Pagemap, "__init__", lambda opened, pid, scanning=True: real(opened, pid, scanning=False)
+    )
+    done = said("--json")
+    found = json.loads(done.output)
+    assert not found["host"]["pagemap_scan"]
+    one = next(one for one in found["instances"] if processes[0] in one["pids"])
+    # 32 leaf tables and one above them, as a scan finds them; one more each where it does not begin at 2 MiB.
+    assert 33 * 4096 <= one["segments"][0]["page_tables_bytes"] / one["processes"] <= 35 * 4096
+    shown = " ".join(said().output.split())
+    assert "This kernel has no PAGEMAP_SCAN (Linux 6.7), so pagemap is read entry by entry" in shown
 
 
 @pytest.mark.parametrize("exact", [False, True])
