@@ -20,7 +20,6 @@ from . import procfs
 _CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_SIZES = (b"\nVmSize:", b"\nVmData:", b"\nVmStk:", b"\nVmExe:", b"\nVmLib:")
 _FILES_LEFT = 256
 """Descriptors that stay free for everything else."""
 _FILES_MOST = 1 << 13
@@ -123,11 +122,13 @@ class Process:
         These are its shared mappings, and what it has of read-only files. Forks of one parent differ in it
         as soon as one maps something shared that the others do not have.
         """
-        sizes_kib = []
-        for label in _SIZES:
-            start = self.status.find(label) + len(label)
-            sizes_kib.append(int(self.status[start : self.status.find(b" kB", start)]))
-        return sizes_kib[0] - sum(sizes_kib[1:])
+        status = self.status
+        start = status.find(b"\nVmSize:") + 8
+        size_kib = int(status[start : status.find(b" kB", start)])
+        # VmData, VmStk, VmExe and VmLib, which follow each other: a name, a number and a unit each.
+        start = status.find(b"\nVmData:")
+        words = status[start : status.find(b"\nVmPTE:", start)].split()
+        return size_kib - int(words[1]) - int(words[4]) - int(words[7]) - int(words[10])
 
     def path(self, name: str) -> str:
         return f"/proc/{self.pid}/{name}"

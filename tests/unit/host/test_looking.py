@@ -104,3 +104,16 @@ def test_limits_of_the_cgroups_above_count_too(tmp_path):
         (tmp_path / "sys/fs/cgroup" / folder / "memory.max").write_text(f"{text}\n")
     found = Host(str(tmp_path)).cgroup_limits("memory", "memory.limit_in_bytes", "memory.max")
     assert found == [limits.CgroupLimit("/sys/fs/cgroup/a/memory.max", GIB)]
+
+
+def test_what_may_be_shared_is_what_is_neither_written_alone_nor_run():
+    """A process with 8 MiB more of shared memory has 8 MiB more of it; memory of its own does not count."""
+
+    def shared_kib() -> int:
+        return own().other_kib()
+
+    before = shared_kib()
+    with mmap.mmap(-1, 8 * MIB):
+        assert shared_kib() - before == 8 * 1024
+    with mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+        assert shared_kib() == before
