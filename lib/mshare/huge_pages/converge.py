@@ -103,7 +103,8 @@ def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Arou
     host, kernel = around.host, around.get_kernel()
     pools = kernel.pools()
     surveyed = around.survey() if counting else None
-    targets = need.targets(spec, surveyed, pools, around.ask)
+    old = written_down.load()
+    targets = need.targets(spec, surveyed, pools, around.ask, _floors(old, pools))
     shm_group = None if spec.shm_group is None else _group(spec.shm_group)
     default_bytes = host.memory_bytes("Hugepagesize") or None
     wanted = boot.Wanted(targets, shm_group, spec.transparent, default_bytes)
@@ -111,7 +112,7 @@ def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Arou
         boot.require_alone(host, wanted)
     memlock.require(host, spec.memlock)
     at_boot = boot.boot(host, wanted) if spec.persist else boot.Boot({}, "", ())
-    decision = _decide(spec, kernel, pools, targets, shm_group, at_boot.files)
+    decision = _decide(spec, kernel, old, pools, targets, shm_group, at_boot.files)
     _require(spec, kernel, pools, targets, decision, check, around)
     warnings = [
         *decision.warnings,
@@ -140,6 +141,16 @@ def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Arou
     )
 
 
+def _floors(old: Before, pools: dict[_Key, Pool]) -> dict[_Key, int]:
+    """The pages of each pool that others reserved: before the first run, and since the last."""
+    floors = {key: pool.persistent for key, pool in pools.items()}
+    for known in old.pools:
+        key = (known.page_bytes, known.node)
+        if key in floors:
+            floors[key] = known.before + max(0, floors[key] - known.wanted)
+    return floors
+
+
 def _group(name: str) -> int:
     if name.isdigit():
         return int(name)
@@ -157,12 +168,12 @@ def _group(name: str) -> int:
 def _decide(
     spec: HugePagesSpec,
     kernel: Kernel,
+    old: Before,
     pools: dict[_Key, Pool],
     targets: tuple[Target, ...],
     shm_group: int | None,
     boot_files: dict[str, str],
 ) -> _Decision:
-    old = written_down.load()
     _require_same_layout(old, targets)
     warnings: list[str] = []
     pool_changes, pool_records = _decide_pools(spec, pools, targets, old)

@@ -11,7 +11,7 @@ without the pages of the instances. The result is the same before and after they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -292,8 +292,12 @@ def targets(
     survey: Survey | None,
     pools: dict[tuple[int, int | None], Pool],
     ask: Ask = sizing.huge_pages,
+    floors: Mapping[tuple[int, int | None], int] | None = None,
 ) -> tuple[Target, ...]:
     """The pools that are asked for; `survey` is needed where one is as large as the host needs.
+
+    `floors` are pages that others reserved, perhaps for a database that is stopped: such a pool may be
+    larger than the host needs now, and is not made smaller.
 
     Unavailable for a page size or a node that the kernel does not have.
     """
@@ -317,6 +321,14 @@ def targets(
             else:
                 formula = _part(shared, given, len(automatic), pool)
             pages = sum(term.pages for term in formula)
+            floor = (floors or {}).get((page_bytes, request.node), 0)
+            if request.wanted is None and floor > pages:
+                source = "reserved by others, perhaps for what does not run now"
+                formula = (
+                    *formula,
+                    Term("free pages that were there before", floor - pages, source, "measured"),
+                )
+                pages = floor
             result.append(Target(page_bytes, request.node, pages, formula))
     return tuple(result)
 

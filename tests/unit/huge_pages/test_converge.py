@@ -488,3 +488,23 @@ def test_another_group_at_boot_is_a_conflict(machine: Machine) -> None:
     machine.pools.write("etc/sysctl.d/99-x.conf", "vm.hugetlb_shm_group = 5\n")
     with pytest.raises(Conflict, match=r"vm.hugetlb_shm_group = 1001 is wanted at boot"):
         machine.present({"wanted": 8}, shm_group="1001")
+
+
+def test_auto_takes_no_free_pages_that_others_reserved(machine: Machine) -> None:
+    machine.pools.set(2 * MIB, nr=100)
+    machine.instances = [surveys.instance("pg", 20 * MIB, 4, data_directory="/data")]
+    machine.needs = {"/data": 12}
+    done = machine.present({"wanted": "auto"})
+    assert (done.pools[0].wanted, done.pools[0].granted, machine.kernel.log) == (100, 100, [])
+    assert done.pools[0].formula[-1].what == "free pages that were there before"
+    assert done.pools[0].formula[-1].pages == 80
+    # What mshare itself reserved is given back when it is no longer needed, and no more than that.
+    machine.needs = {"/data": 200}
+    assert machine.present({"wanted": "auto"}).pools[0].granted == 208
+    machine.needs = {"/data": 150}
+    assert machine.present({"wanted": "auto"}).pools[0].granted == 158
+    machine.needs = {"/data": 12}
+    assert machine.present({"wanted": "auto"}).pools[0].granted == 100
+    # Others reserve more meanwhile.
+    machine.pools.set(2 * MIB, nr=130)
+    assert machine.present({"wanted": "auto"}).pools[0].wanted == 130
