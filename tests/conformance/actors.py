@@ -28,6 +28,7 @@ from typing import Any, Callable, NoReturn
 from mshare.backends.base import Backend, RegionFile, Window
 from mshare.backends.kernel import KernelBackend
 from mshare.backends.simulated.backend import SimulatedBackend
+from mshare.backends.simulated.watch import WATCHER
 from mshare.kernel import abi, syscalls
 from mshare.kernel.syscalls import NewMapping
 from rig import patience
@@ -166,6 +167,19 @@ class Worker:
     def reads(self, data: bytes, offset: int = 0) -> bool:
         """Whether `data` is there, now or soon."""
         return eventually(lambda: self.read(offset, len(data)) == data)
+
+    def follow(self) -> None:
+        """See now what others changed: a kernel shows it at once, the simulator within milliseconds."""
+        if self.backend.name == "simulated":
+            WATCHER.refresh()
+
+    def mapped(self) -> list[int] | None:
+        """The numbers of the pages that are mapped, as far as the backend lists them."""
+        mappings = self.file.mappings()
+        if mappings is None:
+            return None
+        size = abi.PAGE_BYTES
+        return [page for each in mappings for page in range(each.offset // size, each.end // size)]
 
     def touch_for_long(self, offset: int = 0) -> None:
         """Touch until there is nothing to touch any more."""
