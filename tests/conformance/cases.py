@@ -20,6 +20,7 @@ from typing import Callable, NamedTuple
 
 import pytest
 
+from conformance import answers
 from conformance.actors import (
     ADDRESS,
     ANONYMOUS,
@@ -68,6 +69,8 @@ class Case:
     says: str
     play: Callable[[Scene], None]
     needs: tuple[Need, ...] = ()
+    source: str = answers.BOOTED
+    """Where the answer is from; of generations whose kernel nobody booted, the posted series."""
 
     @property
     def id(self) -> str:
@@ -1265,3 +1268,131 @@ def __(scene: Scene) -> None:
     assert scene.client().read(GIB) == b"hello"
     member.unmap(GIB, MIB)
     killed(member, "touch_for_long", GIB)
+
+
+# --- answers: rows of data, each a case
+
+
+def _sized(options: dict[str, int], code: int) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        owner = scene.actor()
+        owner.open(flags=NEW)
+        with refused(code):
+            owner.set_size(**options)
+        owner.set_size()
+        assert owner.geometry()[1] == scene.alignment_bytes
+
+    return play
+
+
+def _sized_again(options: dict[str, int], code: int) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        owner = scene.sized()
+        with refused(code):
+            owner.set_size(**options)
+        assert owner.geometry()[1] == scene.alignment_bytes
+
+    return play
+
+
+def _overlapping(options: dict[str, int], code: int) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        owner = scene.sized()
+        owner.map(8 * PAGE, 8 * PAGE)
+        owner.attach()
+        owner.write(8 * PAGE, b"hello")
+        with refused(code):
+            owner.map(**options)
+        assert owner.read(8 * PAGE) == b"hello"
+
+    return play
+
+
+def _attached(options: dict[str, int], code: int) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        owner = scene.sized()
+        if scene.features.explicit_mappings:
+            owner.map()
+        with refused(code):
+            owner.attach(**options)
+        owner.attach()
+        assert owner.read() == bytes(5)
+
+    return play
+
+
+def _rounded_up(options: dict[str, int], code: int) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        assert scene.sized().attach(**options) == ADDRESS + scene.alignment_bytes
+
+    return play
+
+
+def _opened(row: answers.Opened) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        scene.owner()
+        other = scene.actor()
+        other.open(flags=row.access)
+        if row.code:
+            with refused(row.code):
+                other.attach(prot=row.prot)
+        else:
+            other.attach(prot=row.prot)
+
+    return play
+
+
+def _unmapped(row: answers.Unmapped) -> Callable[[Scene], None]:
+    def play(scene: Scene) -> None:
+        owner = scene.sized()
+        owner.map(8 * PAGE, 8 * PAGE)
+        owner.attach()
+        for page in range(8, 16):
+            owner.write(page * PAGE, bytes([page]))
+        client = scene.client()
+        owner.unmap(row.page * PAGE, row.pages * PAGE)
+        for page in row.left:
+            assert owner.read(page * PAGE, 1) == client.read(page * PAGE, 1) == bytes([page])
+        owner.map(8 * PAGE, 8 * PAGE)
+        for page in row.gone:
+            assert owner.read(page * PAGE, 1) == b"\0"
+        owner.unmap(row.page * PAGE, row.pages * PAGE)
+        killed(client, "touch_for_long", row.gone[0] * PAGE)
+
+    return play
+
+
+Rows = Iterator[answers.Answer]
+Maker = Callable[[dict[str, int], int], Callable[[Scene], None]]
+ROWS: tuple[tuple[str, Callable[[], Rows], Maker, tuple[Need, ...]], ...] = (
+    ("size", answers.sizes, _sized, (FTRUNCATE,)),
+    ("size", answers.sizes_again, _sized_again, (FTRUNCATE,)),
+    ("mapping", answers.mappings, _refused_mapping, (MAPPINGS, DOCUMENTED)),
+    ("mapping", answers.overlaps, _overlapping, (MAPPINGS, DOCUMENTED)),
+    ("window", answers.windows, _attached, (ANY_ADDRESS,)),
+    ("window", answers.hints, _rounded_up, (ANY_ADDRESS,)),
+)
+for _topic, _rows, _maker, _needs in ROWS:
+    CASES += [
+        Case(
+            _topic,
+            f"{_row.says}: {errno.errorcode.get(_row.code, 'ok')}",
+            _maker(_row.options, _row.code),
+            _needs,
+            _row.source,
+        )
+        for _row in _rows()
+    ]
+CASES += [
+    Case(
+        "window",
+        f"{_row.says}: {errno.errorcode.get(_row.code, 'ok')}",
+        _opened(_row),
+        (DOCUMENTED,),
+        _row.source,
+    )
+    for _row in answers.OPENED
+]
+CASES += [
+    Case("unmap", _row.says, _unmapped(_row), (UNMAP, DOCUMENTED), _row.source) for _row in answers.UNMAPPED
+]

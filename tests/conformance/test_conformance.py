@@ -13,7 +13,7 @@ import os
 
 import pytest
 
-from conformance.cases import Case, Scene
+from conformance.cases import CASES, Case, Scene
 from conformance.targets import KERNEL, Target
 from mshare.backends.choose import kernel_has_msharefs
 
@@ -29,3 +29,10 @@ def test_the_kernel_is_among_the_backends() -> None:
             pytest.fail(f"MSHARE_TEST_KERNEL=require, and {missing}")
         pytest.skip(missing)
     assert KERNEL.present()
+
+
+def test_the_cases_are_many_and_each_has_a_name_and_a_source_of_its_own() -> None:
+    assert len(CASES) >= 200
+    # A row per generation may share its words with another's.
+    assert len({(case.id, case.needs) for case in CASES}) == len(CASES)
+    assert all(case.source for case in CASES)
