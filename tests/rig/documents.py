@@ -25,12 +25,9 @@ _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _POOL = "it reserves huge pages, and test hosts share the machine's pool"
 NOT_TYPED = {
     "CONTRIBUTING.md: Set up": "it installs the tests from PyPI and runs them: CI does that",
-    "docs/collapse.md: Again after a restart": "the service needs systemd, which test hosts lack",
     "docs/command-line.md: `mshare huge-pages`": _POOL,
     "docs/huge-pages.md: Huge pages for the databases of a host": _POOL,
-    "docs/remedy.md: Apply the remedy": _POOL,
     "roles/huge_pages/README.md: Role dbmem.mshare.huge_pages": _POOL,
-    "roles/remedy/README.md: Role dbmem.mshare.remedy": _POOL,
 }
 """Key -> the one reason why no test types these blocks."""
 NOT_TYPED_LINES = {
