@@ -20,6 +20,7 @@ CODE = (
     ROOT / "lib" / "mshare",
     ROOT / "plugins" / "modules",
     ROOT / "plugins" / "module_utils" / "_module.py",
+    ROOT / "plugins" / "plugin_utils",
 )
 TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 # In C, literals beside each other are one text, and printf's formats are filled in.
