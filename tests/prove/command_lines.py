@@ -100,5 +100,5 @@ def _wrong(line: list[str], code: int, said: str) -> Iterator[str]:
         yield f"{line} ends with a traceback: {said.strip().splitlines()[-1]}"
     elif code not in CODES:
         yield f"{line} ends with {code}: {said.strip()[-200:]}"
-    elif code not in (0, 3) and not said.strip():
+    elif code not in (0, 3, 130) and not said.strip():
         yield f"{line} ends with {code} without a sentence"

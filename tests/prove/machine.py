@@ -36,10 +36,14 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     "TERM": "dumb",
 }
-_WATCHED = ("/run", "/etc", "/usr/local", "/dev/shm")
-"""Where something of the product can be."""
+_WATCHED = (
+    *("/run", "/dev/shm", "/usr/local/lib/mshare", "/usr/local/bin/mshare"),
+    *("/etc/mshare", "/etc/systemd/system", "/etc/postgresql", "/etc/group", "/etc/gshadow"),
+)
+"""Where something of the product can be. Below /etc and /usr/local one sees what others change there."""
 _LEFT_BY_OTHERS = {"/run/mount", "/run/mount/utab", "/run/lock", "/etc/mtab"}
 _OTHERS = 0o007
+_LOOKS = 400
 _CHANGES_BY_ITSELF = "/run/postgresql/"
 """Pid files of servers that are started again."""
 
@@ -150,6 +154,7 @@ class Machine:
     def _nodes(self) -> Iterator[tuple[str, Node]]:
         outside = str(self.inside("/")).rstrip("/")
         for top in _WATCHED:
+            yield from _node(outside + top, top)
             for directory, folders, files in os.walk(outside + top):
                 for name in (*folders, *files):
                     path = os.path.join(directory, name)
@@ -176,7 +181,7 @@ class Machine:
     def quiet(self, expected: Sequence[str] = ()) -> bool:
         """Wait until nothing runs but what is expected; False if something stays, or is missing."""
         try:
-            patience.eventually(lambda: sorted(self.processes().values()) == list(expected), looks=60)
+            patience.eventually(lambda: sorted(self.processes().values()) == list(expected), looks=_LOOKS)
         except AssertionError:
             return False
         return True
@@ -214,7 +219,7 @@ class Staying:
     def end_when_ready(self, role: str) -> None:
         """SIGTERM, once it is ready (or has not become that within some looks)."""
         with suppress(AssertionError):
-            patience.eventually(lambda: self.ended or self.status(role) in ("ready", "failed"), looks=200)
+            patience.eventually(lambda: self.ended or self.status(role) in ("ready", "failed"))
         for pid, line in self._machine.processes().items():
             if line.strip() == self._line:
                 with suppress(ProcessLookupError):
