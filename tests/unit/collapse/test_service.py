@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from mshare.cli.program import mshare
-from mshare.collapse import converge, spec
+from mshare.collapse import converge, service, spec
 from mshare.collapse.spec import FollowSpec
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.host import procfs
@@ -142,3 +142,12 @@ def test_the_command_line(tmp_path):
     assert "a TARGET is needed" in run(mshare, ["collapse"]).output
     missing = run(mshare, ["collapse", "--spec", str(tmp_path / "none.json")])
     assert (missing.exit_code, "none.json" in missing.output) == (1, True)
+
+
+def test_a_status_has_what_its_process_was_started_with() -> None:
+    wanted = FollowSpec("/var/lib/postgresql/15/main", 200 << 20, 30.0)
+    status = service.starting(wanted, os.getpid())
+    assert status.spec == wanted
+    assert (status.state, status.region, status.pid) == ("starting", wanted.name, os.getpid())
+    assert status.started_ticks > 0
+    assert service.starting(wanted).started_ticks == 0
