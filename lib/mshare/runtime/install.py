@@ -255,6 +255,9 @@ def absent(place: Place, *, check: bool = False) -> Outcome[object]:
     """Ensure that the library is not installed: remove what the manifest lists, and the manifest."""
     files = _installed_files(place)
     if not files and not lock_left():
+        if not check:
+            # All that is left where the last step of an earlier removal failed.
+            remove_empty(paths.state_dir())
         return Outcome(False, [], ABSENT, ABSENT)
     if files and not check:
         _require_access(place)

@@ -95,3 +95,25 @@ def test_a_library_that_is_mapped_stays(place):
         assert library.users([place.preload]) == [os.getpid()]
     assert install.absent(place).changed
     assert not os.path.exists(place.directory)
+
+
+@pytest.mark.parametrize("left", ["manifest", "lock", "directory"])
+def test_what_a_removal_or_installation_that_was_cut_off_left_is_removed(place, left):
+    state = Path(os.environ["MSHARE_STATE_DIR"])
+    unfinished = Path(place.manifest).with_name(f".{Path(place.manifest).name}.0123456789abcdef.new")
+    whole = {"manifest": unfinished, "lock": state / "converge.lock", "directory": state / "x"}[left]
+    whole.parent.mkdir(parents=True)
+    if left != "directory":
+        whole.touch()
+    assert not install.absent(place, check=True).changed or left == "manifest"
+    assert whole.parent.exists()
+    install.absent(place)
+    assert not whole.parent.exists()
+
+
+def test_a_state_directory_in_use_stays(place):
+    used = Path(os.environ["MSHARE_STATE_DIR"]) / "run-msharefs" / "sga.owner.json"
+    used.parent.mkdir(parents=True)
+    used.touch()
+    assert not install.absent(place).changed
+    assert used.exists()
