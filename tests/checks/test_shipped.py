@@ -18,9 +18,9 @@ MOST_OF = {
     "mshare_info": 23,
     "mshare_survey": 40,
     # It knows every manager, Patroni's store and restarts among them.
-    "mshare_postgresql": 76,
+    "mshare_postgresql": 77,
     # It surveys, plans, and applies what the other modules apply.
-    "mshare_remedy": 118,
+    "mshare_remedy": 119,
 }
 # They run on the controller only.
 NEVER_SENT = {path.stem for path in modules() if "AnsibleModule(" not in path.read_text()}
