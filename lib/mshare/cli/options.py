@@ -66,6 +66,7 @@ def _complete_region(ctx: click.Context, parameter: click.Parameter, incomplete:
 def _name_argument(required: bool) -> Callable[[_Function], _Function]:
     # EL 9 has click 7.1, which does not complete values.
     can_complete = hasattr(click.Parameter, "shell_complete")
+    # Any: a keyword argument of click's, or none.
     completes: dict[str, Any] = {"shell_complete": _complete_region} if can_complete else {}
     return click.argument("name", metavar="NAME", required=required, **completes)
 
