@@ -39,7 +39,7 @@ _PHRASES = {
     r"\bfor good\b": "use permanently",
     r"\bbeforehand\b": "use first, or before",
     r"\bheed": "use take effect, or observe",
-    r"\b[Ww]hoever\b": "name the user or process that does it",
+    r"\b(?i:whoever)\b": "name the user or process that does it",
     r"\bof ours\b": "name what it belongs to, such as mshare or the library",
     r"(?<!\d )\bso many\b": "use that number of",
     r"\bmere look\b": "use read",
