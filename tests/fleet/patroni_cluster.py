@@ -16,10 +16,11 @@ UNIT = "patroni@17-main.service"
 DATA = "/var/lib/postgresql/17/main"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/zz-dbmem-mshare.conf"
 _API = 8008
-# Patroni notices sooner than by its defaults. With a synchronous standby no failover loses acknowledged rows.
+# Patroni looks more often than by its defaults, and gives a slow machine more time. With a synchronous
+# standby no failover loses acknowledged rows.
 # Other tests of this machine may have filled its pool of huge pages, which PostgreSQL would take.
 _SETTINGS = {
-    "ttl: 30": "ttl: 20",
+    "ttl: 30": "ttl: 60",
     "loop_wait: 10": "loop_wait: 2",
     "retry_timeout: 10": "retry_timeout: 5",
     "    check_timeline: true": "    check_timeline: true\\n    synchronous_mode: true",
@@ -39,7 +40,7 @@ set -eu
 printf 'etcd3:\\n  hosts: 127.0.0.1:2379\\n' >/etc/patroni/dcs.yml
 pg_createconfig_patroni --hostip={address} --network=10.77.0.0/16 17 main
 sed -i {changes} /etc/patroni/17-main.yml
-# A leader that was killed comes back as a replica by pg_rewind, which needs a user with a password.
+# A leader comes back from a failover as a replica by pg_rewind, which needs a user with a password.
 sed -i '/^#    rewind:/,/^#      password/s/^#//' /etc/patroni/17-main.yml
 """
 # Each row that was acknowledged is written down; after an error, whoever takes writes is found again.
