@@ -123,6 +123,12 @@ def test_what_cannot_be_kept(target, interval, words):
         FollowSpec(target, interval_seconds=interval)
 
 
+def test_what_it_says_before_its_first_look(follower):
+    status = service.starting(follower)
+    assert (status.state, status.region, status.news) == ("starting", spec.name_of(TARGET), None)
+    assert status.spec == follower
+
+
 def test_names_of_files_and_units():
     assert spec.name_of("/var/lib/postgresql/15/main/") == "var-lib-postgresql-15-main"
     assert spec.name_of("postgresql@15-main.service") == r"postgresql\x4015\x2dmain.service"
