@@ -18,6 +18,7 @@ from checks.layout import ROOT, load_yaml
 RECORD = ROOT / "docs" / "proof.json"
 PAGE = ROOT / "docs" / "proof.md"
 _GIB_KB = 1 << 20
+_AND_THEN = ", and then "
 
 SUITES = {
     "kills": "`kill -9` at the system calls of each operation that change something",
@@ -86,7 +87,7 @@ def amended(whole: Run | None, again: Run) -> Run:
         return again
     later = {row.what: row for row in again.rows}
     rows = [later.pop(row.what, row) for row in whole.rows]
-    command = f"{whole.command}, and then {again.command}"
+    command = f"{whole.command}{_AND_THEN}{again.command}"
     seconds = whole.seconds + again.seconds
     return Run(again.date, again.version, again.machine, command, seconds, [*rows, *later.values()])
 
@@ -153,11 +154,12 @@ def page(record: Record) -> str:
         run = record.get(suite)
         if run is None:
             continue
+        commands = "`, and then `".join(run.command.split(_AND_THEN))
         lines += [
             f"## {suite.capitalize()}",
             "",
             f"{title[0].upper()}{title[1:]}. Run on {run.date} with version {run.version}, by"
-            f" `{run.command}`, in {max(1, round(run.seconds / 60))} min, on {run.machine}.",
+            f" `{commands}`, in {max(1, round(run.seconds / 60))} min, on {run.machine}.",
             "",
             "| | injected | survived | differs |",
             "|---|---|---|---|",
