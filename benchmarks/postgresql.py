@@ -167,9 +167,17 @@ def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Run
             )
             server.fill(scale)
             print(f"started: {mode.name}", file=sys.stderr)
-            result = collapse(str(server.data_directory)) if mode.collapsed else None
-            running.append(Running(mode, server, result))
+            running.append(Running(mode, server, touched_and_collapsed(server) if mode.collapsed else None))
         yield running
+
+
+def touched_and_collapsed(server: postgresql.Server) -> Result:
+    """Only what some process has mapped is collapsed: a backend has read the whole table, and stays."""
+    with server.backends(1):
+        result = collapse(str(server.data_directory))
+    for reason, size_bytes in result.left.items():
+        print(f"  not collapsed: {format_size(size_bytes)}: {reason}", file=sys.stderr)
+    return result
 
 
 def host_bytes() -> int:
