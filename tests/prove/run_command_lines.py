@@ -22,7 +22,8 @@ from typing import NoReturn
 import mshare
 from mshare.cli.program import mshare as program
 
-LOOKS = 1500
+LOOKS = 300
+PATIENCE = 3000
 SECONDS = 0.01
 TOLD = 130
 
@@ -56,7 +57,7 @@ def be(line: list[str], output: int) -> NoReturn:
 
 
 def wait(pid: int) -> int:
-    for look in range(2 * LOOKS):
+    for look in range(LOOKS + PATIENCE):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return TOLD if look > LOOKS else os.waitstatus_to_exitcode(status)
