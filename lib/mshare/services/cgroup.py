@@ -22,6 +22,7 @@ from . import tree
 _PREFIX = "mshare-"
 _LOOKS = 500
 _POLL_SECONDS = 0.02
+_REMOVE_LOOKS = 50
 
 
 def make(name: str) -> str | None:
@@ -85,4 +86,13 @@ def end(path: str, seconds: float) -> None:
             break
         time.sleep(_POLL_SECONDS)
     if os.path.basename(path).startswith(_PREFIX):
+        _remove(path)
+
+
+def _remove(path: str) -> None:
+    # A process that is ending is in no list any more, and keeps its cgroup for a moment.
+    for __ in range(_REMOVE_LOOKS):
         files.remove_empty(path)
+        if not os.path.isdir(path):
+            break
+        time.sleep(_POLL_SECONDS)
