@@ -174,6 +174,9 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         eventually(lambda: not self.processes())
+        for record in self.state.rglob("*.cgroup"):
+            with contextlib.suppress(OSError):
+                os.rmdir(record.read_text().strip())
 
 
 # Patience is counted in looks and not by the clock: a machine that is paused meanwhile has lost nothing.
