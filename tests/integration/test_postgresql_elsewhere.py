@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,19 +63,25 @@ def postmaster(host: Host) -> Iterator[int]:
     )
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as container:
         assert container.stdout is not None
-        lines = []
-        for line in container.stdout:
-            lines.append(line)
-            if "ready to accept connections" in line:
-                break
-        else:
-            raise AssertionError("".join(lines))
-        pid = next(
-            pid for pid in below(container.pid) if os.readlink(f"/proc/{pid}/exe").endswith("/postgres")
-        )
-        yield pid
-        # The first process of its namespace takes all others along.
-        os.kill(pid, signal.SIGKILL)
+        try:
+            lines = []
+            for line in container.stdout:
+                lines.append(line)
+                if "ready to accept connections" in line:
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            yield postgres_below(container.pid)
+        finally:
+            # From the inside to the outside: some of them end with the one before.
+            for pid in reversed([container.pid, *below(container.pid)]):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def postgres_below(pid: int) -> int:
+    """The postmaster among a process's descendants."""
+    return next(child for child in below(pid) if os.readlink(f"/proc/{child}/exe").endswith("/postgres"))
 
 
 def below(pid: int) -> Iterator[int]:

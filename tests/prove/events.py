@@ -28,15 +28,17 @@ _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)$")
 # What an interpreter does for itself: it ends with messages of its own if that fails.
 _INTERPRETER = tuple(
     re.escape(path)
-    for path in {
-        sys.prefix,
-        sys.base_prefix,
-        sysconfig.get_path("stdlib"),
-        "/usr/lib",
-        "/lib",
-        "/etc/ld.so",
-        "/etc/locale",
-    }
+    for path in sorted(
+        {
+            sys.prefix,
+            sys.base_prefix,
+            sysconfig.get_path("stdlib"),
+            "/usr/lib",
+            "/lib",
+            "/etc/ld.so",
+            "/etc/locale",
+        }
+    )
 )
 _OWN = re.compile("|".join(_INTERPRETER) + r"|\.py\b|\.pyc\b|\.so\b|__pycache__")
 _FILE = re.compile(r"\d+<(/[^>]*)>")

@@ -32,7 +32,7 @@ def test_it_is_named(here: World, own: bool) -> None:
     here.environment.pop("MSHARE_ROOT")
     remove = [["mshare", "rm", "sga", "--root", str(here.directory / "closed")]]
     commands = [*made(here), *more, [*AS_USER, "list"], *remove]
-    *_, listed, __ = here.run_in_mount_namespace(*commands)
+    listed = here.run_in_mount_namespace(*commands)[-2]
     assert listed.returncode == 0, listed.stderr
     shown = f"There may be more regions at {here.directory}/closed, which uid {NOBODY} may not read."
     assert shown in " ".join(listed.stdout.split())
