@@ -80,3 +80,8 @@ def test_action_group_has_the_modules_that_share_options() -> None:
         if {"backend", "root"} <= documentation()[f"{COLLECTION}.{name}"]["doc"]["options"].keys()
     )
     assert group == sorted(sharing)
+
+
+def test_every_module_that_is_sent_has_a_sentence_for_an_old_python() -> None:
+    sent = {path.stem for path in modules() if "AnsibleModule(" in path.read_text()}
+    assert sent <= {path.stem for path in (ROOT / "plugins" / "action").glob("*.py")}

@@ -12,7 +12,7 @@ from integration.hosts import Host
 
 # 3.6 does not parse Ansible's own wrapper, 3.8 does, and fails in the library.
 VERSIONS = ("3.6", "3.8")
-MODULES = ("mshare_postgresql", "mshare_survey", "mshare_runtime")
+MODULES = ("mshare_postgresql", "mshare_survey", "mshare_runtime", "mshare_remedy", "mshare_plan")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
