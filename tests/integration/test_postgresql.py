@@ -271,7 +271,7 @@ def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
 REFUSED = {
     "ask for backend simulated by name (mshare_msharefs_backend)": {"pages": "4k", "backend": "auto"},
     "there is no PostgreSQL cluster 9.6/* on this host, which has 15/main": {"version": "9.6"},
-    "a region has the pages it was made with": {"region": "sga"},
+    "a region keeps the pages that it was created with": {"region": "sga"},
     "region nowhere on the msharefs at /run/msharefs is missing": {"pages": "4k", "region": "nowhere"},
     "threshold 'much' is not a size": {"threshold": "much"},
     "huge pages of 2 MiB, but this host has 0 free; raise": {"pages": "hugetlb"},

@@ -117,4 +117,4 @@ def test_more_segments_than_are_counted(library: str) -> None:
             settings = of("4k", "simulated", str(world.root), region=region)
             found, lines = shapes.run(shape, settings.environment(library))
             assert found == without(shape)
-            assert "already, the most there can be; left to the kernel" in lines[-1]
+            assert "already, which is the maximum; left to the kernel" in lines[-1]

@@ -135,6 +135,8 @@ class _Launcher:
             self.write("starting")
             self._fit()
             self._converge()
+            # The reports may have come while they were started, and then there is nothing to wait for.
+            self._tell()
             while self._wait():
                 pass
         finally:
@@ -174,6 +176,11 @@ class _Launcher:
                 self._on_owner_end()
             elif not self._on_signals(os.read(self._signals, 4096)):
                 return False
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        """Say how far it is. Raises MshareError if the first start failed."""
         self._settle()
         if self._first_start and self._errors:
             raise MshareError(self._failure())
@@ -185,7 +192,6 @@ class _Launcher:
             if self._first_start:
                 self._first_start = False
                 self._on_ready(status)
-        return True
 
     def _patience(self) -> float | None:
         """How long to wait for something to happen."""

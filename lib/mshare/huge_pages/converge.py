@@ -93,13 +93,37 @@ def present(
         return _converge(spec, check, progress, around or Around(), counting=True)
 
 
-def absent(*, check: bool = False, progress: Progress = no_progress, around: Around | None = None) -> Result:
-    """Put back what was there before the first run."""
+def absent(
+    *,
+    check: bool = False,
+    progress: Progress = no_progress,
+    around: Around | None = None,
+    released_bytes: int = 0,
+) -> Result:
+    """Put back what was there before the first run.
+
+    `released_bytes`: how much of the pools in use is given back by programs before this is done for real, so
+    that a check run does not refuse it.
+    """
     with one_at_a_time(check):
-        return _converge(HugePagesSpec(), check, progress, around or Around(), counting=False)
+        return _converge(
+            HugePagesSpec(),
+            check,
+            progress,
+            around or Around(),
+            counting=False,
+            released_bytes=released_bytes,
+        )
 
 
-def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Around, counting: bool) -> Result:
+def _converge(
+    spec: HugePagesSpec,
+    check: bool,
+    progress: Progress,
+    around: Around,
+    counting: bool,
+    released_bytes: int = 0,
+) -> Result:
     host, kernel = around.host, around.get_kernel()
     pools = kernel.pools()
     surveyed = around.survey() if counting else None
@@ -113,7 +137,7 @@ def _converge(spec: HugePagesSpec, check: bool, progress: Progress, around: Arou
     memlock.require(host, spec.memlock)
     at_boot = boot.boot(host, wanted) if spec.persist else boot.Boot({}, "", ())
     decision = _decide(spec, kernel, old, pools, targets, shm_group, at_boot.files)
-    _require(spec, kernel, pools, targets, decision, check, around)
+    _require(spec, kernel, pools, targets, decision, check, around, released_bytes)
     warnings = [
         *decision.warnings,
         *memlock.warnings(host, spec.memlock, {each.path for each in decision.files}),
@@ -312,6 +336,7 @@ def _require(
     decision: _Decision,
     check: bool,
     around: Around,
+    released_bytes: int,
 ) -> None:
     """Raise what stands in the way."""
     changes = decision.pools
@@ -327,7 +352,13 @@ def _require(
         )
     preflight.require(
         preflight.Case(
-            kernel.host, pools, changes, spec.share_of_ram_max, spec.live, lambda size: _holders(around, size)
+            kernel.host,
+            pools,
+            changes,
+            spec.share_of_ram_max,
+            spec.live,
+            lambda size: _holders(around, size),
+            released_bytes,
         )
     )
     if check and os.geteuid() != 0:

@@ -32,6 +32,8 @@ class Case:
     live: bool
     holders: Callable[[int], str]
     """Who has pages of a size, as a clause."""
+    released_bytes: int = 0
+    """What is in use now, and is given back before the pools are changed."""
 
     @property
     def memory_bytes(self) -> int:
@@ -50,7 +52,8 @@ class Case:
 def _used(case: Case) -> Iterator[MshareError]:
     for change in case.changes if case.live else ():
         pool = case.pools[(change.page_bytes, change.node)]
-        if change.wanted < change.before and change.wanted < min(pool.used, change.before):
+        staying = pool.used - case.released_bytes // change.page_bytes
+        if change.wanted < change.before and change.wanted < min(staying, change.before):
             yield Conflict(
                 f"the {change.text} cannot have {counted(change.wanted, 'page')}: {pool.used:,} of its"
                 f" {pool.total or 0:,} are in use or reserved, {case.holders(change.page_bytes)}; ask for at"

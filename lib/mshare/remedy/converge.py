@@ -56,6 +56,8 @@ class _Run:
     """What was done, and how it is undone; the last first."""
     instances: list[InstanceResult] = field(default_factory=list)
     pool: PoolResult | None = None
+    released_bytes: int = 0
+    """In a check run, what servers would give back of the pool before it is restored."""
 
     @property
     def changed(self) -> bool:
@@ -172,7 +174,7 @@ def _require_done(outcome: PoolOutcome) -> None:
 
 
 def _give_pool_back(run: _Run) -> None:
-    outcome = huge_pages.absent(check=run.check)
+    outcome = huge_pages.absent(check=run.check, released_bytes=run.released_bytes)
     if outcome.failure is not None:
         raise MshareError(outcome.failure)
     if outcome.changed:
@@ -197,8 +199,18 @@ def _cluster(run: _Run, choice: Choice, planned_pages: int) -> PostgresqlFacts |
     run.add(outcome)
     facts = outcome.facts
     assert facts is not None
+    if not choice.needs_pool:
+        run.released_bytes += _pool_bytes(run, facts)
     run.instances.append(_instance_result(choice, outcome.changed, facts))
     return facts
+
+
+def _pool_bytes(run: _Run, facts: PostgresqlFacts) -> int:
+    """What a check run finds in a server and its restart would give back; in a real run it has been."""
+    segment = facts.segment
+    if not run.check or not run.spec.restart or segment is None or segment.kind != "hugetlb":
+        return 0
+    return segment.size_bytes
 
 
 def _back(cluster: Cluster, earlier: ClusterSpec | None, spec: RemedySpec) -> None:
@@ -421,6 +433,7 @@ def _take_back(run: _Run, entry: Entry) -> bool:
     run.add(outcome)
     facts = outcome.facts
     assert facts is not None
+    run.released_bytes += _pool_bytes(run, facts)
     choice = Choice(entry.text, cluster, "undone", before, "it was recorded")
     run.instances.append(_instance_result(choice, outcome.changed, facts))
     return facts.restart_required and not (run.check and run.spec.restart)

@@ -88,7 +88,7 @@ def test_a_plan_begins_with_the_verdict_and_fits(survey: str, columns: int) -> N
     assert bare[0].startswith("db1: will run out of memory at its maximum: ")
     assert "\x1b[31m" in lines[0]
     first_screen = "\n".join(bare[:24])
-    for word in ("postgresql 15/main: will run out", "Remedy ", "Saves ", "Costs ", "Needs ", "Command "):
+    for word in ("postgresql 15/main: will run out", "Remedy ", "Saves ", "Costs ", "Needs ", "Command"):
         assert word in first_screen
     text = bare[: next(number for number, line in enumerate(bare) if line.endswith("to paste:"))]
     assert too_wide(text, columns) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 
@@ -98,6 +99,20 @@ def test_it_starts_all_and_ends_all(here: World) -> None:
         assert ended() == "ready 3\n"
         assert status(here) is None
         assert not any(os.path.exists(f"/proc/{client}") for client in current.pids)
+
+
+def test_it_is_ready_even_if_all_reported_before_it_waits(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = launcher._Launcher._start
+
+    def slowly(self: launcher._Launcher, number: int) -> None:
+        start(self, number)
+        select.select([self._reports], [], [])
+
+    monkeypatch.setattr(launcher._Launcher, "_start", slowly)
+    with here.owned(), launched(lambda: spec(here, 2)):
+        eventually(lambda: attached(here) == 2)
 
 
 @pytest.mark.parametrize("supervised", [True, False])
