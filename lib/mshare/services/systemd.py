@@ -68,8 +68,7 @@ WantedBy=mshare-mounts.target
     # does that also stops or restarts them when an owner was killed. Their launcher has to report which died.
     # Hence after `systemctl restart` they are started here, if they are to be there at all.
     #
-    # An owner that the OOM killer of its slice ends is as dead as one of kill -9. With systemd's own
-    # OOMPolicy=stop, ExecStop= would end its clients, and nobody be told that they died.
+    # OOMPolicy= stays systemd's own: with `continue` nobody could tell the OOM killer from any other kill -9.
     "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
@@ -86,7 +85,6 @@ exec systemctl --no-block start mshare-clients@%i.service'
 ExecStop=-systemctl --job-mode=fail stop mshare-clients@%i.service
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900
-OOMPolicy=continue
 Restart=on-failure
 RestartSec=1
 RestartPreventExitStatus=2 4 5

@@ -80,13 +80,3 @@ def test_readiness_is_one_datagram(tmp_path, monkeypatch, abstract):
 def test_nobody_asked_to_be_told(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not notify(READY="1")
-
-
-def test_an_owner_ends_the_same_way_for_kill_and_for_the_oom_killer():
-    """With systemd's own OOMPolicy=stop, ExecStop= would end the clients and nobody be told who died."""
-    texts = systemd.templates("/usr/bin/mshare")
-    (unit,) = (text for path, text in texts.items() if path.endswith("mshare-region@.service"))
-    settings = dict(line.split("=", 1) for line in unit.split("\n") if "=" in line and line[0] != "#")
-    assert settings["OOMPolicy"] == "continue"
-    assert settings["Restart"] == "on-failure"
-    assert settings["ExecStop"].startswith("-systemctl --job-mode=fail stop mshare-clients@")
