@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mshare.services.choose import systemd_runs
 from rig import apart
 from rig.other_user import shared_directory
 from rig.world import World, new_world
+
+# A busy machine is no fault of a test.
+settings.register_profile("mshare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mshare")
 
 
 def pytest_configure() -> None:

@@ -43,7 +43,7 @@ _END_SECONDS = 10.0
 _STATUS_SECONDS = 0.25
 _SETTLE_POLL_SECONDS = 0.05
 _UNWRITTEN_SECONDS = 1.0
-# The simulator's clients follow the end of an owner with a thread. It is given time, and more on a busy machine.
+# The simulator's clients follow the end of an owner with a thread, which needs time on a busy machine.
 _OWNER_END_SECONDS, _OWNER_END_TOUCHES = 0.5, 20
 
 
