@@ -147,8 +147,8 @@ def page(record: Record) -> str:
         "- Whatever goes wrong is one sentence with an exit code from the command's help, never a traceback,"
         " and a request that failed has been undone.",
         "",
-        "Each figure is a count of the runs that are named above its table. Where several are named, the later"
-        " replaced rows: of operations that an interrupted run had not reached, or after a fault was mended.",
+        "Each figure is a count of the runs that are named above its table. Where several are named,"
+        " later ones replaced rows: of operations that an interrupted run had not reached, or after a fault was mended.",
         "",
     ]
     for suite, title in SUITES.items():
