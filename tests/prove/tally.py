@@ -148,8 +148,8 @@ def page(record: Record) -> str:
         " and a request that failed has been undone.",
         "",
         "Each figure is a count of the runs that are named above its table. Where several are named,"
-        " later ones replaced rows: of operations that an interrupted run had not reached, or after a fault was"
-        " mended.",
+        " later ones replaced rows: of operations that an interrupted run had not reached, or after a fault"
+        " was mended.",
         "",
     ]
     for suite, title in SUITES.items():
