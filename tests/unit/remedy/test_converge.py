@@ -49,6 +49,9 @@ class Host:
         self.broken: set[str] = set()
         self.refused: str | None = None
         self.pages = 0
+        self.segment: Any = None
+        self.released_bytes: list[int] = []
+        """What check runs of the pool were told."""
         self.recorded: list[Recorded] = []
 
     def facts(self, name: str, waits: bool = False) -> Any:
@@ -57,7 +60,7 @@ class Host:
             restarted=False,
             restart_required=waits,
             restart_reason="it is elsewhere" if waits else None,
-            segment=None,
+            segment=self.segment,
             align_only=False,
         )
 
@@ -103,8 +106,10 @@ class Host:
             warnings=(),
         )
 
-    def no_pool(self, *, check: bool = False) -> Any:
+    def no_pool(self, *, check: bool = False, released_bytes: int = 0) -> Any:
         changed = self.pages > 0
+        if check:
+            self.released_bytes.append(released_bytes)
         if not check:
             self.asked.append("pool back")
             self.pages = 0
@@ -230,6 +235,16 @@ def test_undone_is_what_was_written_down(host: Host, run: Callable[..., Any]) ->
     assert host.asked == ["a back", "b back", "pool back"]
     assert (result.changed, result.recorded, written_down.load()) == (True, False, Recorded())
     assert not converge.absent(SPEC).changed
+
+
+def test_a_check_run_knows_what_the_servers_give_back(host: Host, run: Callable[..., Any]) -> None:
+    run(choice("a"), choice("b"))
+    host.segment = SimpleNamespace(kind="hugetlb", size_bytes=144 << 20, text="in the pool", huge_bytes=0)
+    assert converge.absent(SPEC, check=True).changed
+    assert host.released_bytes == [288 << 20]
+    host.segment = SimpleNamespace(kind="sysv", size_bytes=144 << 20, text="elsewhere", huge_bytes=0)
+    assert converge.absent(SPEC, check=True).changed
+    assert host.released_bytes[1:] == [0]
 
 
 def test_without_a_restart_the_rest_waits(host: Host, run: Callable[..., Any]) -> None:
