@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .. import files, paths, record
-from ..errors import Unavailable
+from .. import paths, record
+from ..converge import kept
 
 SCHEMA_VERSION = 1
 _NEXT_STEP = "move it away to have what is there now taken for what was there before"
@@ -82,24 +82,11 @@ def load() -> Before:
     Malformed, naming the field, for a damaged file; Conflict for one of another release; Unavailable for
     who may not read it.
     """
-    path = file_path()
-    try:
-        data = files.read_bytes(path)
-    except PermissionError:
-        raise Unavailable(
-            f"{path} has what was there before, and may be read by root only; run as root (become: true)"
-        ) from None
-    if data is None:
-        return Before()
     otherwise = f"use the release that wrote it, or {_NEXT_STEP}"
-    return record.parse_version(Before, data, record.Place(path, _NEXT_STEP), SCHEMA_VERSION, otherwise)
+    place = record.Place(file_path(), _NEXT_STEP)
+    return kept.load(Before, place, SCHEMA_VERSION, otherwise) or Before()
 
 
 def save(before: Before) -> None:
     """Write it down, or remove the file when nothing is left to put back."""
-    path = file_path()
-    if before:
-        files.write_text(path, record.to_json(before) + "\n", 0o600)
-        return
-    files.remove(path)
-    files.remove_empty(paths.config_dir())
+    kept.save(before, file_path())

@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .. import files, paths, record
+from .. import paths, record
+from ..converge import kept
 from ..postgresql.spec import ClusterSpec
 
 SCHEMA_VERSION = 1
@@ -88,20 +89,12 @@ def file_path() -> str:
 
 def load() -> Recorded:
     """What is written down; nothing where nothing was done. Malformed, naming the field, for a damaged file;
-    Conflict for one of another release."""
-    path = file_path()
-    data = files.read_bytes(path)
-    if data is None:
-        return Recorded()
+    Conflict for one of another release; Unavailable for a user that may not read it."""
+    place = record.Place(file_path(), _NEXT_STEP)
     otherwise = "undo it with the release that wrote it"
-    return record.parse_version(Recorded, data, record.Place(path, _NEXT_STEP), SCHEMA_VERSION, otherwise)
+    return kept.load(Recorded, place, SCHEMA_VERSION, otherwise) or Recorded()
 
 
 def save(recorded: Recorded) -> None:
     """Write it down, or remove the file when nothing is left to undo."""
-    path = file_path()
-    if recorded:
-        files.write_text(path, record.to_json(recorded) + "\n", 0o600)
-        return
-    files.remove(path)
-    files.remove_empty(paths.config_dir())
+    kept.save(recorded, file_path())

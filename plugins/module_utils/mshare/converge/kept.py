@@ -1,0 +1,1 @@
+../../../../lib/mshare/converge/kept.py
