@@ -14,12 +14,14 @@ import ast
 import functools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Literal, NoReturn, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
 
-from .errors import Conflict, InvalidRequest, MshareError
+from . import files
+from .errors import Conflict, InvalidRequest, MshareError, Unavailable
 
 R = TypeVar("R")
 _SHOWN_CHARACTERS = 40
@@ -106,6 +108,30 @@ def parse_version(cls: type[R], text: str | bytes, place: Place, version: int, o
             f" this one reads {version}; {otherwise}"
         )
     return build(cls, given, place)
+
+
+def load_kept(cls: type[R], place: Place, version: int, otherwise: str) -> R | None:
+    """What root keeps of a host as it was, in a file that root alone may read; None where there is no file.
+
+    Raises as `parse_version`, and Unavailable for a user that may not read it.
+    """
+    try:
+        data = files.read_bytes(place.source)
+    except PermissionError:
+        raise Unavailable(
+            f"{place.source} has what was there before, and may be read by root only; run as root"
+            " (become: true)"
+        ) from None
+    return None if data is None else parse_version(cls, data, place, version, otherwise)
+
+
+def save_kept(kept: object, path: str) -> None:
+    """Write down what is kept, or remove its file when nothing is left to put back (the record is false)."""
+    if kept:
+        files.write_text(path, to_json(kept) + "\n", 0o600)
+        return
+    files.remove(path)
+    files.remove_empty(os.path.dirname(path))
 
 
 def build(cls: type[R], value: object, place: Place) -> R:

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 from .. import paths, record
-from ..converge import kept
 
 SCHEMA_VERSION = 1
 _NEXT_STEP = "move it away to have what is there now taken for what was there before"
@@ -84,9 +83,9 @@ def load() -> Before:
     """
     otherwise = f"use the release that wrote it, or {_NEXT_STEP}"
     place = record.Place(file_path(), _NEXT_STEP)
-    return kept.load(Before, place, SCHEMA_VERSION, otherwise) or Before()
+    return record.load_kept(Before, place, SCHEMA_VERSION, otherwise) or Before()
 
 
 def save(before: Before) -> None:
     """Write it down, or remove the file when nothing is left to put back."""
-    kept.save(before, file_path())
+    record.save_kept(before, file_path())

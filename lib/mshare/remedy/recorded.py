@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .. import paths, record
-from ..converge import kept
 from ..postgresql.spec import ClusterSpec
 
 SCHEMA_VERSION = 1
@@ -92,9 +91,9 @@ def load() -> Recorded:
     Conflict for one of another release; Unavailable for a user that may not read it."""
     place = record.Place(file_path(), _NEXT_STEP)
     otherwise = "undo it with the release that wrote it"
-    return kept.load(Recorded, place, SCHEMA_VERSION, otherwise) or Recorded()
+    return record.load_kept(Recorded, place, SCHEMA_VERSION, otherwise) or Recorded()
 
 
 def save(recorded: Recorded) -> None:
     """Write it down, or remove the file when nothing is left to undo."""
-    kept.save(recorded, file_path())
+    record.save_kept(recorded, file_path())

@@ -457,7 +457,7 @@ def test_who_may_not_read_what_was_there_before_is_told(
     def denied(path: str) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(before.kept.files, "read_bytes", denied)
+    monkeypatch.setattr(before.record.files, "read_bytes", denied)
     with pytest.raises(
         Unavailable, match=r"huge-pages.json has what was there before, and may be read by root"
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mshare.converge import kept
+from mshare import record
 from mshare.errors import Unavailable
 from mshare.record import Malformed, Place
 from mshare.remedy import recorded
@@ -21,7 +21,7 @@ from rig.world import World
 
 
 def load(path: Path) -> Recorded | None:
-    return kept.load(
+    return record.load_kept(
         Recorded, Place(str(path), "remove it"), recorded.SCHEMA_VERSION, "use the other release"
     )
 
@@ -51,5 +51,5 @@ def test_another_user_is_told_who_may_read_it() -> None:
 
     with shared_directory() as directory:
         path = directory / "remedy.json"
-        kept.save(Recorded(pool=True), str(path))
+        record.save_kept(Recorded(pool=True), str(path))
         as_other(refused)

@@ -1,1 +1,0 @@
-../../../../lib/mshare/converge/kept.py
