@@ -193,7 +193,9 @@ def test_oracles_of_every_edition(name, title, sid, tmp_path):
             found, one = surveyed(process.pid)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-    assert (one["kind"], one["sid"], one["name"]) == ("oracle", sid, f"oracle {sid}")
+    assert (one["kind"], one["sid"]) == ("oracle", sid)
+    # Another test's stand-in of the same SID may run beside this one; then both carry their process.
+    assert one["name"] in (f"oracle {sid}", f"oracle {sid} (process {process.pid})")
     # Root may read everything: what is missing is the file, and nobody's permission.
     gaps = [gap["reason"] for gap in found["missing"] if gap["pid"] in one["pids"]]
     assert len(gaps) == 1
