@@ -79,7 +79,7 @@ def _directory(variable: str, of_root: str, of_user: str) -> str | None:
     return os.path.join(above, "mshare") if above else None
 
 
-_SPECS = ("regions", "clients", "mounts")
+_SPECS = ("regions", "clients", "mounts", "collapse")
 
 
 def spec_directories() -> list[str]:
@@ -88,7 +88,7 @@ def spec_directories() -> list[str]:
 
 
 def spec_file(what: str, name: str) -> str:
-    """The specification of a region, of clients or of a mount ("regions", "clients", "mounts")."""
+    """A specification: of a region, clients, a mount, or what keeps a server collapsed."""
     return os.path.join(config_dir(), what, f"{name}.json")
 
 

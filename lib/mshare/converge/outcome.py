@@ -85,7 +85,9 @@ def one_at_a_time(check: bool) -> Iterator[None]:
             try:
                 yield
             finally:
-                # Where nothing is deployed, or any more, nothing of ours stays: not even this.
+                # Where nothing is deployed, or any more, nothing of ours stays: neither the directories that
+                # a process left that was killed while it removed a spec file, nor this.
+                files.remove_empty(*paths.spec_directories(), paths.config_dir())
                 files.remove(_lock())
     finally:
         files.remove_empty(paths.state_dir())

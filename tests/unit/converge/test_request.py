@@ -52,6 +52,25 @@ def test_all_are_judged_before_the_first_is_acted_upon():
     assert caught.value.done == {}
 
 
+@pytest.mark.parametrize("kind", ["regions", "clients", "mounts", "collapse"])
+def test_an_empty_directory_that_a_killed_process_left_goes(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSHARE_CONFIG_DIR", str(tmp_path / "config"))
+    (tmp_path / "config" / kind).mkdir(parents=True)
+    apply_all([Asked("a")], check=True)
+    assert (tmp_path / "config" / kind).exists()
+    apply_all([Asked("a")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_specification_that_is_left_keeps_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSHARE_CONFIG_DIR", str(tmp_path / "config"))
+    spec = tmp_path / "config" / "regions" / "b.json"
+    spec.parent.mkdir(parents=True)
+    spec.touch()
+    apply_all([Asked("a")])
+    assert spec.exists()
+
+
 def test_what_was_done_before_a_failure_is_told():
     asked = [Asked("a"), Asked("b", refuses=(False,))]
     with pytest.raises(Halted, match="done before that: make a") as caught:
