@@ -526,9 +526,18 @@ def remove(*files: str) -> None:
             unlink(path)
 
 
+def remove_directory(path: str) -> None:
+    """Remove mshare's empty directory, if it is there; OSError as rmdir(2) does, and NotTrusted."""
+    directory, name = os.path.split(os.path.abspath(path))
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _place(directory) as above:
+        try:
+            os.rmdir(name, dir_fd=above)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
 def remove_empty(*directories: str) -> None:
     """Remove mshare's directories if they are empty; others stay."""
     for path in directories:
-        directory, name = os.path.split(os.path.abspath(path))
-        with contextlib.suppress(OSError, NotTrusted), _place(directory) as above:
-            os.rmdir(name, dir_fd=above)
+        with contextlib.suppress(OSError, NotTrusted):
+            remove_directory(path)

@@ -34,17 +34,30 @@ class Host:
     """The files of this host, or of a tree that looks like one."""
 
     root: str = "/"
+    keeps: bool = False
+    """Reads each file once: for somebody who asks much about one moment."""
 
     def path(self, path: str) -> str:
         return os.path.join(self.root, path.lstrip("/"))
 
     def read(self, path: str) -> str | None:
         """A file's text, or None if it is missing or unreadable."""
+        if not self.keeps:
+            return self._read(path)
+        if path not in self._kept:
+            self._kept[path] = self._read(path)
+        return self._kept[path]
+
+    def _read(self, path: str) -> str | None:
         try:
             with open(self.path(path), encoding="utf-8", errors="replace") as file:
                 return file.read()
         except OSError:
             return None
+
+    @cached_property
+    def _kept(self) -> dict[str, str | None]:
+        return {}
 
     def number(self, path: str) -> int:
         """The number in a file; 0 if it is missing."""

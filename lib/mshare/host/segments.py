@@ -49,6 +49,14 @@ class Mapping(NamedTuple):
 Mappings = tuple[Mapping, ...]
 
 
+class _Sibling(NamedTuple):
+    """A process that others are compared with."""
+
+    telling: tuple[procmap.Fields, ...]
+    """Those of its shared mappings that the others are asked for: the large ones, or all where none is."""
+    mappings: Mappings
+
+
 class Reader:
     """Reads the shared mappings of processes: by asking for them where the kernel can, else from maps.
 
@@ -61,7 +69,7 @@ class Reader:
         self._querying = querying
         self._known: dict[object, Mapping | None] = {}
         self._sets: dict[tuple[object, ...], Mappings] = {}
-        self._siblings: dict[tuple[int, str, int], tuple[procmap.Fields, ...]] = {}
+        self._siblings: dict[tuple[int, str, int], _Sibling] = {}
 
     def shared(self, process: processes.Process) -> Mappings:
         """The shared mappings in order of address, without segments that are too small."""
@@ -78,16 +86,16 @@ class Reader:
         family = (process.parent, process.name, process.other_kib())
         fd = processes.opened(f"/proc/{process.pid}/maps")
         try:
-            keys = self._siblings.get(family)
-            if keys is None or not procmap.has(fd, keys):
-                keys = self._siblings[family] = tuple(procmap.shared(fd))
-            mappings = self._sets.get(keys)
-            if mappings is None:
+            sibling = self._siblings.get(family)
+            if sibling is None or not procmap.has(fd, sibling.telling):
+                keys = tuple(procmap.shared(fd))
                 for fields in keys:
                     if fields not in self._known:
                         self._known[fields] = _queried(fd, fields)
                 mappings = self._set(keys)
-            return mappings
+                large = tuple(fields for fields in keys if self._known[fields] in mappings)
+                sibling = self._siblings[family] = _Sibling(large or keys, mappings)
+            return sibling.mappings
         finally:
             os.close(fd)
 

@@ -10,6 +10,7 @@ before it is mounted and removed after it is unmounted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import stat
@@ -39,6 +40,7 @@ _TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
 _BUSY_LOOKS = 40
 _BUSY_SECONDS = 0.05
 _SHOWN = 10
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -324,9 +326,23 @@ def umount(root: str) -> bool:
     had_record = files.left_at(record)
     # One that was killed after unmounting left the directory, and the record that says whose it is.
     if root != paths.KERNEL_ROOT and (had_record or (is_ours(seen) and seen.kind != "mount")):
-        files.remove_empty(root)
+        _remove_root(root)
     forget(root)
     return is_ours(seen) or had_record
+
+
+def _remove_root(root: str) -> None:
+    """Remove the directory of a root; one that is not empty or not this user's to remove stays.
+
+    OSError where removing it fails: then its record stays too, and `umount` can be repeated.
+    """
+    try:
+        files.remove_directory(root)
+    except files.NotTrusted:
+        return
+    except OSError as error:
+        if error.errno not in _STAYS:
+            raise
 
 
 def forget(root: str) -> None:

@@ -149,7 +149,7 @@ class _Looking:
         self._exact = exact
         self._facts = facts
         self._outside_bytes = outside_bytes
-        self._limits = limits.Host()
+        self._limits = limits.Host(keeps=True)
         self._limits_known: dict[tuple[tuple[str, str], ...], tuple[Limit, ...]] = {}
         self.missing: list[Missing] = []
         self.vanished = 0

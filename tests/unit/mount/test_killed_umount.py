@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -15,7 +16,7 @@ from mshare.backends import root as roots
 from mshare.mount import msharefs
 from rig.apart import die_with
 
-STEPS = ("take_down", "remove_empty", "_remove_group", "remove")
+STEPS = ("take_down", "remove_directory", "_remove_group", "remove")
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -32,6 +33,20 @@ def test_the_next_one_ends_it(here, step, after):
     here.ok("umount")
     left = [path for path in (here.root, here.config, here.state) if path.exists()]
     assert left == []
+
+
+def test_a_directory_that_cannot_be_removed_is_told_and_the_next_one_ends_it(here, monkeypatch):
+    here.ok("mount", "--backend", "simulated")
+
+    def fails(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "remove_directory", fails)
+        with pytest.raises(OSError, match=f"Input/output error: '{here.root}'"):
+            msharefs.umount(str(here.root))
+    here.ok("umount")
+    assert [path for path in (here.root, here.config, here.state) if path.exists()] == []
 
 
 def kill_at(step, after):
