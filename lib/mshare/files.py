@@ -395,6 +395,14 @@ def _sweep(above: int, name: str) -> None:
             _remove_unlocked(above, entry)
 
 
+def sweep(*files: str) -> None:
+    """Remove what killed writers of files left beside them."""
+    for path in files:
+        directory, name = os.path.split(os.path.abspath(path))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _place(directory) as above:
+            _sweep(above, name)
+
+
 def is_left_over(entry: str, name: str) -> bool:
     """Whether a name is that of a file's successor, which a killed writer leaves."""
     return re.fullmatch(rf"\.{re.escape(name)}\.(?:[0-9a-f]{{16}}\.)?new", entry) is not None

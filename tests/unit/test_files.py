@@ -271,6 +271,13 @@ def test_a_writer_that_lives_is_not_swept_away(theirs):
     assert len(set((theirs / "x").read_text())) == 1
 
 
+def test_what_dead_writers_left_is_swept_away_and_nothing_else(theirs):
+    for name in (".x.0123456789abcdef.new", ".y.0123456789abcdef.new", "x", ".x.new.conf"):
+        (theirs / name).touch()
+    files.sweep(str(theirs / "x"), str(theirs / "none" / "x"))
+    assert sorted(os.listdir(theirs)) == [".x.new.conf", ".y.0123456789abcdef.new", "x"]
+
+
 def test_removing_stays_in_the_directory_that_was_meant(theirs, shared, victim):
     as_other(lambda: (theirs / "conf.d").symlink_to(shared))
     with pytest.raises(files.NotTrusted):

@@ -88,7 +88,9 @@ def one_at_a_time(check: bool) -> Iterator[None]:
                 # Where nothing is deployed, or any more, nothing of ours stays: neither the directories that
                 # a process left that was killed while it removed a spec file, nor this.
                 files.remove_empty(*paths.spec_directories(), paths.config_dir())
-                files.remove(_lock())
+                # What has been done is done, whatever becomes of an empty file that the next one removes.
+                with contextlib.suppress(OSError):
+                    files.remove(_lock())
     finally:
         files.remove_empty(paths.state_dir())
 

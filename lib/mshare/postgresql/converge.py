@@ -193,7 +193,10 @@ def postgresql_present(
             native.require_pool(cluster, move.segment, wanted.page_bytes, planned_pages)
         if move.why_restart is not None and wanted.pages == "thp" and not wanted.align_only:
             move.warnings += _fragmented(move)
-        return _go(move, restart, probes, check)
+        outcome = _go(move, restart, probes, check)
+        if not check:
+            files.sweep(change_all, cluster)
+        return outcome
 
 
 def postgresql_absent(
@@ -209,10 +212,13 @@ def postgresql_absent(
     _require_root(cluster)
     cluster = cluster.managed()
     with one_at_a_time(check):
-        changes = files.different(files.absent(cluster))
-        move = _Move(cluster, None, changes, leave=files.recorded_group(cluster))
+        change_all = files.absent(cluster)
+        move = _Move(cluster, None, files.different(change_all), leave=files.recorded_group(cluster))
         _inspect(move)
-        return _go(move, restart, probes, check)
+        outcome = _go(move, restart, probes, check)
+        if not check:
+            files.sweep(change_all, cluster)
+        return outcome
 
 
 def postgresql_status(*, version: str | None = None, name: str | None = None) -> PostgresqlFacts:

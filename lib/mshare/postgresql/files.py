@@ -197,10 +197,20 @@ def write(changes: Changes, cluster: Cluster) -> None:
             files.remove(path)
         else:
             _replace(path, text, cluster)
-    folders = {os.path.dirname(path) for path in (drop_in_file(cluster), record_file(cluster))}
-    files.remove_empty(*sorted(folders), paths.config_dir())
+    _remove_folders(cluster)
     if drop_in_file(cluster) in changes and systemd_runs():
         systemd.systemctl("daemon-reload")
+
+
+def sweep(wanted: Changes, cluster: Cluster) -> None:
+    """Remove what a run that was killed has left of writing these files."""
+    files.sweep(*wanted)
+    _remove_folders(cluster)
+
+
+def _remove_folders(cluster: Cluster) -> None:
+    folders = {os.path.dirname(path) for path in (drop_in_file(cluster), record_file(cluster))}
+    files.remove_empty(*sorted(folders), paths.config_dir())
 
 
 def _replace(path: str, text: str, cluster: Cluster) -> None:

@@ -646,6 +646,17 @@ def test_an_ordinary_user_is_told(etc, monkeypatch):
             action()
 
 
+def test_what_a_killed_run_left_of_writing_is_removed(etc):
+    cluster = made(etc)
+    left = os.path.join(cluster.configuration, "conf.d", ".zz-dbmem-mshare.conf.0123456789abcdef.new")
+    with open(left, "x", encoding="utf-8"):
+        pass
+    assert not converge.postgresql_absent(check=True).changed
+    assert os.path.exists(left)
+    assert not converge.postgresql_absent().changed
+    assert os.listdir(os.path.dirname(left)) == []
+
+
 def test_a_kernel_without_pools(etc, monkeypatch):
     monkeypatch.setattr(huge_pages, "sizes_bytes", list)
     move = converge._Move(made(etc), ClusterSpec("hugetlb"), {}, segment=SEGMENT)
