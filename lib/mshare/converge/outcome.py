@@ -20,6 +20,7 @@ from ..services.status_file import AnyRole
 from ..services.supervisor import Supervisor
 from .spec import Spec, load
 
+_TURN = "changing this host's regions"
 # How long a second deploy on the same host waits for the first.
 _LOCK_SECONDS = 120.0
 
@@ -76,7 +77,7 @@ def one_at_a_time(check: bool) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(_lock(), "changing this host's regions", _LOCK_SECONDS))
+                held.enter_context(locked(_lock(), _TURN, _LOCK_SECONDS))
             except PermissionError as error:
                 raise Unavailable(
                     f"uid {os.geteuid()} may not write in {paths.state_dir()} ({error.strerror}), where what"
@@ -97,6 +98,14 @@ def one_at_a_time(check: bool) -> Iterator[None]:
 
 def _lock() -> str:
     return os.path.join(paths.state_dir(), "converge.lock")
+
+
+def remove_left_lock() -> None:
+    """Remove the lock that a killed process left, unless somebody holds it: for who needs no turn."""
+    if lock_left():
+        with contextlib.suppress(MshareError, OSError), locked(_lock(), _TURN, 0):
+            files.remove(_lock())
+    files.remove_empty(paths.state_dir())
 
 
 def lock_left() -> bool:

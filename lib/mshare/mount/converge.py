@@ -12,7 +12,16 @@ from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import Choice, choose
 from ..clients.status import CLIENTS
-from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time, present, remove_spec, specs_left
+from ..converge.outcome import (
+    ABSENT,
+    Outcome,
+    chosen,
+    one_at_a_time,
+    present,
+    remove_left_lock,
+    remove_spec,
+    specs_left,
+)
 from ..errors import Conflict, MshareError, Unavailable
 from ..info import attached, inventory
 from ..info.facts import MountFacts
@@ -35,6 +44,8 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
         with one_at_a_time(check):
             mount = _Mount(spec, boot)
             mount.converge()
+    elif not check:
+        remove_left_lock()
     return mount.outcome()
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 
@@ -33,6 +34,21 @@ def test_the_next_one_ends_it(here, step, after):
     here.ok("umount")
     left = [path for path in (here.root, here.config, here.state) if path.exists()]
     assert left == []
+
+
+def test_a_mount_that_needs_no_change_removes_the_lock_of_a_killed_process(here):
+    here.ok("mount", "--backend", "simulated")
+    lock = here.state / "converge.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    here.ok("mount", "--backend", "simulated", "--check")
+    assert lock.exists()
+    with open(lock, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        here.ok("mount", "--backend", "simulated")
+        assert lock.exists()
+    here.ok("mount", "--backend", "simulated")
+    assert not lock.parent.exists()
 
 
 def test_a_directory_that_cannot_be_removed_is_told_and_the_next_one_ends_it(here, monkeypatch):
