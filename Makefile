@@ -65,9 +65,11 @@ prove: venv ## attack the product for an hour and count; write docs/proof.md (PR
 links: venv ## regenerate plugins/module_utils, which links to lib/mshare
 	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
 
-docs: venv ## regenerate the variable tables in the roles' READMEs and docs/reference
+docs: venv ## regenerate the roles' tables of variables, docs/reference, the shipped rules and dashboard
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
 	@PYTHONPATH=tests .venv/bin/python -m checks.tested --write
+	@PYTHONPATH=tests .venv/bin/python -m checks.alerts --write
+	@PYTHONPATH=tests .venv/bin/python -m checks.dashboard --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
 	@PYTHONPATH=tests .venv/bin/python -m prove.tally
