@@ -97,6 +97,14 @@ survey:
       description: The processes that belong to no instance, and their page tables.
       type: dict
       sample: {"processes": 80, "page_tables_bytes": 41943040}
+    figures:
+      description:
+        - What alerts need, under the names of the Prometheus metrics. C(figures.instances[].page_tables_bytes) is the metric
+          C(mshare_instance_page_tables_bytes).
+        - Figures of the C(host), of its C(pools) of huge pages, of its C(instances) and C(regions), and of the C(survey) itself.
+          Instances that cannot be told apart after a restart are one entry.
+      type: dict
+      sample: {"host": {"page_tables_bytes": 943718400, "page_tables_maximum_bytes": 4831838208, "will_run_out": false}}
 error_kind:
   description: The kind of the error, for conditions.
   returned: failure
@@ -109,6 +117,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.monitoring.figures import answer
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.survey.survey import survey
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
@@ -117,7 +126,7 @@ def ask(params: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"exact": params["exact"]}
     if params["threshold"] is not None:
         options["threshold_bytes"] = parse_size(params["threshold"], "threshold")
-    return survey(**options).to_dict()
+    return answer(survey(**options)).to_dict()
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from checks.layout import ROOT
+from mshare.monitoring.figures import Answer
 from mshare.plan.plan import Plan
-from mshare.survey.record import Survey
 
-PUBLISHED = {"survey": Survey, "plan": Plan}
+PUBLISHED = {"survey": Answer, "plan": Plan}
 _SCALARS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 
 
@@ -55,9 +55,10 @@ def _reference(record: type, definitions: dict[str, Any]) -> dict[str, Any]:
     name = record.__name__
     if name not in definitions:
         definitions[name] = {}
-        names = vars(sys.modules[record.__module__])
         properties = {
-            each.name: _schema(ast.parse(str(each.type), mode="eval").body, names, definitions)
+            each.name: _schema(
+                ast.parse(str(each.type), mode="eval").body, _names(record, each.name), definitions
+            )
             for each in fields(record)
         }
         for field, schema in properties.items():
@@ -71,6 +72,12 @@ def _reference(record: type, definitions: dict[str, Any]) -> dict[str, Any]:
             "additionalProperties": False,
         }
     return {"$ref": f"#/$defs/{name}"}
+
+
+def _names(record: type, field: str) -> dict[str, Any]:
+    """What the annotation of a field may name: that of the class which has it, perhaps an inherited one."""
+    owner = next(each for each in record.__mro__ if field in vars(each).get("__annotations__", {}))
+    return vars(sys.modules[owner.__module__])
 
 
 def _schema(node: ast.expr, names: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 
 import click
 
 from ..errors import InvalidRequest
+from ..monitoring import exporter
+from ..monitoring.figures import answer
 from ..plan import text
 from ..plan.facts import from_survey
 from ..plan.plan import plan
-from ..survey import prometheus
 from ..survey.record import InstanceRecord, SegmentRecord, Survey
 from ..survey.survey import THRESHOLD_BYTES, Series, changes
 from ..units import KIB, counted, format_size, parse_size
@@ -29,6 +31,17 @@ _MISSING_SHOWN = 5
 @click.option("--watch", type=float, metavar="SECONDS", help="Repeat every SECONDS, and show what changed.")
 @click.option("--prometheus", "as_metrics", is_flag=True, help="Text for node exporter's textfile collector.")
 @click.option(
+    "--output",
+    metavar="FILE",
+    help="With --prometheus: replace FILE in one step instead of printing, for all users to read.",
+)
+@click.option(
+    "--interval",
+    type=float,
+    metavar="SECONDS",
+    help="With --prometheus: how often a timer repeats it, as a metric for alerts.",
+)
+@click.option(
     "--threshold",
     metavar="SIZE",
     default=f"{THRESHOLD_BYTES // KIB}KiB",
@@ -37,7 +50,13 @@ _MISSING_SHOWN = 5
 )
 @click.pass_obj
 def survey_command(
-    screen: Screen, exact: bool, watch: float | None, as_metrics: bool, threshold: str
+    screen: Screen,
+    exact: bool,
+    watch: float | None,
+    as_metrics: bool,
+    output: str | None,
+    interval: float | None,
+    threshold: str,
 ) -> None:
     """Show what page tables cost here today.
 
@@ -48,21 +67,32 @@ def survey_command(
         raise InvalidRequest(f"--watch {watch:g} is not an interval; write seconds, like 5")
     if as_metrics and screen.as_json:
         raise InvalidRequest("--prometheus and --json cannot be combined; use only one of them")
+    if not as_metrics:
+        for name, value in (("output", output), ("interval", interval)):
+            if value is not None:
+                raise InvalidRequest(f"--{name} {value} was given without --prometheus; add it")
     threshold_bytes = parse_size(threshold, "threshold")
+    if as_metrics:
+        write = _print if output is None else partial(exporter.replace, output)
+        with Series(exact, threshold_bytes) as series:
+            exporter.run(series, write, watch, interval)
+        return
     before = None
     with Series(exact, threshold_bytes) as series:
         while True:
             result = series.survey()
-            if as_metrics:
-                click.echo(prometheus.text(result), nl=False)
-            else:
-                screen.answer(result.to_dict())
-                _show(screen, result, before)
+            if screen.as_json:
+                screen.answer(answer(result).to_dict())
+            _show(screen, result, before)
             if watch is None:
                 return
             before = result
             time.sleep(watch)
             screen.clear()
+
+
+def _print(text: str) -> None:
+    click.echo(text, nl=False)
 
 
 def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:

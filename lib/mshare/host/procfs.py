@@ -18,6 +18,8 @@ from ..printable import printable
 # The kernel writes kB, and means 1024 bytes.
 _KB_BYTES = 1024
 _CHUNK_BYTES = 1 << 14
+# CAP_SYS_PTRACE, by its bit.
+_SYS_PTRACE = 19
 
 
 def read(path: str) -> str | None:
@@ -161,3 +163,10 @@ def read_line(path: str) -> str | None:
         return _content(path).strip()
     except OSError:
         return None
+
+
+def may_trace() -> bool:
+    """Whether this process may look into those of other users, also where /proc hides them (hidepid)."""
+    status = read("/proc/self/status") or ""
+    line = next((line for line in status.split("\n") if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(line.split()[1], 16) >> _SYS_PTRACE & 1)

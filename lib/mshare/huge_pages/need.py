@@ -177,6 +177,25 @@ def need_of(instance: InstanceRecord, page_bytes: int, ask: Ask = sizing.huge_pa
     return Need(instance.name, pages, held, source, kind)
 
 
+def wanted_pages(survey: Survey, pool: Pool) -> int:
+    """How many pages a pool needs for those that take huge pages by themselves, and for who holds some.
+
+    For a glance, as often as somebody likes: no server is asked, so what a PostgreSQL needs is modelled or
+    measured, and nothing is refused.
+    """
+    needs = [
+        need_of(instance, pool.page_bytes, _unasked)
+        for instance in survey.instances
+        if instance.kind in _NEEDS and _not_counted(instance, pool.page_bytes, survey) is None
+    ]
+    others = max(0, pool.used - sum(need.held for need in needs))
+    return others + sum(max(need.pages, need.held) for need in needs)
+
+
+def _unasked(server: sizing.Server, page_bytes: int) -> int:
+    raise sizing.Unanswered("it was not asked")
+
+
 _Figure = tuple[int, str, TermKind]
 
 

@@ -72,7 +72,7 @@ POOL = Family(
 )
 INSTANCE = Family(
     "mshare_instance",
-    ("kind", "program", "data_directory", "unit", "container", "port"),
+    ("kind", "program", "data_directory", "sid", "unit", "container", "port"),
     (
         Metric("processes", "Processes of an instance."),
         Metric("processes_maximum", "Client processes that an instance is configured for (max_connections)."),

@@ -168,6 +168,10 @@ class InstanceRecord:
     preload: str | None
     thp_disabled: bool
     limits: tuple[Limit, ...]
+    preload_mapped: bool | None = None
+    """Where the preloaded library is asked for: whether its leader has it; None where that is not known."""
+    hostname: str | None = None
+    """The host name that its container was given; None outside containers."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from ..host import huge_pages, limits, processes, segments
-from ..host.processes import Missing, Process, container, missing, unit
+from ..host import huge_pages, limits, processes, procfs, segments
+from ..host.processes import Missing, Process, Vanished, container, missing, unit
 from ..host.segments import Kind, Mapping
 from ..pagetable import LEAF_SPAN_BYTES
 from ..preload import settings as preload_settings
@@ -118,7 +118,7 @@ class Series:
 
 def _hidden(facts: HostFacts) -> list[Missing]:
     """A /proc that hides the processes of others does not say how many there are."""
-    if facts.hidepid is None or os.geteuid() == 0:
+    if facts.hidepid is None or os.geteuid() == 0 or procfs.may_trace():
         return []
     return [missing(None, "processes of other users", f"/proc is mounted with hidepid={facts.hidepid}")]
 
@@ -170,6 +170,7 @@ class _Looking:
         # Nothing is known of what may not be read, which is another thing than nothing.
         part = None if group.unreadable else min(sum_bytes, attributed.bytes)
         inside = container(cgroup)
+        environment = first.environment()
         host_bytes = self._facts.page_tables_bytes
         record = InstanceRecord(
             name=database.name,
@@ -202,9 +203,11 @@ class _Looking:
             share_of_host_percent=round(100 * sum_bytes / host_bytes, 2) if host_bytes else 0.0,
             huge_pages_requested=database.huge_pages_requested,
             settings=database.settings,
-            preload=preload_settings.requested_pages(first.environment()),
+            preload=preload_settings.requested_pages(environment),
             thp_disabled=first.thp_enabled is False,
             limits=self._limits_of(first),
+            preload_mapped=_preload_mapped(first, environment),
+            hostname=environment.get("HOSTNAME") if inside else None,
         )
         return names.Named(record, first)
 
@@ -254,6 +257,17 @@ class _Looking:
 
     def _only_region(self, identity: Identity) -> bool:
         return self._grouping.shared_tables == {identity}
+
+
+def _preload_mapped(process: Process, environment: dict[str, str]) -> bool | None:
+    """Whether a process that was started with the preloaded library has it mapped."""
+    if not preload_settings.has_ours(environment):
+        return None
+    try:
+        maps = processes.read(process.path("maps"))
+    except (Vanished, PermissionError):
+        return None
+    return f"/{preload_settings.FILE_NAME}".encode() in maps
 
 
 def _limited() -> list[tuple[str, str, str, str]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -79,8 +81,26 @@ def test_json(exact, processes):
 
 def test_metrics():
     lines = said("--prometheus").output.splitlines()
-    assert lines[0].startswith("# HELP mshare_survey_host_page_tables_bytes")
+    assert lines[0].startswith("# HELP mshare_host_memory_bytes")
     assert all(line.startswith("# ") or float(line.rsplit(" ", 1)[1]) >= 0 for line in lines)
+
+
+def test_metrics_for_the_node_exporter_are_written_for_all_to_read(tmp_path):
+    file = tmp_path / "mshare.prom"
+    before = os.umask(0o077)
+    try:
+        assert said("--prometheus", "--output", str(file), "--interval", "60").output == ""
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert "\nmshare_exporter_interval_seconds 60.0\n" in file.read_text()
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_what_is_asked_of_a_survey_and_of_its_metrics_is_the_same():
+    found = json.loads(said("--json").output)
+    assert found["figures"]["host"]["memory_bytes"] == found["host"]["memory_total_bytes"]
+    assert found["figures"]["survey"]["instances"] == len(found["instances"])
 
 
 def test_watching_says_what_changed_until_it_is_interrupted():
@@ -116,6 +136,8 @@ def test_watching_says_what_changed_until_it_is_interrupted():
         (["--watch", "0"], "--watch 0 is not an interval"),
         (["--threshold", "much"], "threshold 'much' is not a size"),
         (["--prometheus", "--json"], "cannot be combined"),
+        (["--output", "/nowhere"], "--output /nowhere was given without --prometheus"),
+        (["--interval", "60"], "--interval 60.0 was given without --prometheus"),
     ],
 )
 def test_wrong_requests(words, reason):

@@ -88,7 +88,7 @@ def test_metrics(named):
     """The format has its own escapes for a line end, a quote and a backslash."""
     text = said("survey", "--prometheus", "--threshold", "4KiB")
     label = '\\\\x1b]0;owned\\\\x07\\\\x1b[2Jx\\nforged \\"row\\"\\\\xff\\\\u202e'
-    assert f'instance_name="{label}' in text
+    assert f'program="{label}' in text
     assert all(line.startswith("# ") or float(line.rsplit(" ", 1)[1]) >= 0 for line in text.splitlines())
 
 

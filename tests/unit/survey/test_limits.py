@@ -17,7 +17,6 @@ from dataclasses import replace
 import pytest
 
 from mshare.host import processes
-from mshare.survey import prometheus
 from mshare.survey.record import SCHEMA_VERSION, from_fields
 from mshare.survey.survey import changes
 from mshare.units import KIB, MIB
@@ -315,17 +314,3 @@ def test_a_server_that_was_restarted_is_the_same():
     before, after = instance("postgresql 5432", 11, 12), instance("postgresql 5432", 21, tables_bytes=300)
     (change,) = changes(of_instances(before), of_instances(after))
     assert (change.gone, change.processes, change.page_tables_bytes) == (False, -1, 300)
-
-
-def test_prometheus_text(segment):
-    with running(attached(segment, 1.0), 2) as pids:
-        found, one = surveyed(pids[0])
-    one["name"] = 'odd "name" \\ of\na line'
-    text = prometheus.text(from_fields(found))
-    label = 'instance_name="odd \\"name\\" \\\\ of\\na line",kind="python"'
-    assert f"mshare_survey_instance_processes{{{label}}} 2\n" in text
-    assert f"\nmshare_survey_host_page_tables_bytes {found['host']['page_tables_bytes']}\n" in text
-    # Of each metric one head, before its figures; a maximum that nobody knows is left out.
-    heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
-    assert len(heads) == len(set(heads))
-    assert f"processes_maximum{{{label}" not in text

@@ -1,0 +1,1 @@
+../../../../lib/mshare/monitoring/asked.py

@@ -1,1 +1,0 @@
-../../../../lib/mshare/survey/prometheus.py
