@@ -104,6 +104,7 @@ options:
   shm_group:
     description:
       - The group that may use huge pages for SysV shared memory without further rights (C(vm.hugetlb_shm_group)), by name or number.
+      - Refused if somebody else has given it to another group, because the kernel has only one.
     type: str
   memlock:
     description:
@@ -122,7 +123,8 @@ options:
         type: str
       limit:
         description:
-          - A size, or V(unlimited).
+          - A size with its unit, or V(unlimited). A bare number is refused, because it would be KiB in C(limits.conf) and bytes
+            in systemd.
         type: str
         default: unlimited
   transparent:
@@ -301,7 +303,11 @@ oracle:
       elements: str
       sample: ["oracle soft memlock unlimited", "oracle hard memlock unlimited"]
     done:
-      description: Whether its SGA is in huge pages, measured.
+      description: Whether its SGA is in huge pages, measured. A few small pages beside it, less than one huge page, do not count.
+      type: bool
+      sample: false
+    left_alone:
+      description: Whether it is an instance of Grid Infrastructure, like +ASM, for which nothing is to be set.
       type: bool
       sample: false
     reason:

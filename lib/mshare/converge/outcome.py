@@ -20,7 +20,7 @@ from ..services.status_file import AnyRole
 from ..services.supervisor import Supervisor
 from .spec import Spec, load
 
-_TURN = "changing this host's regions"
+_TURN = "changing this host"
 # How long a second deploy on the same host waits for the first.
 _LOCK_SECONDS = 120.0
 
@@ -68,30 +68,40 @@ def present(spec: Spec) -> dict[str, object]:
     return {"state": "present", **spec.to_dict()}
 
 
+# The locks that this process holds.
+_HELD: set[str] = set()
+
+
 @contextlib.contextmanager
 def one_at_a_time(check: bool) -> Iterator[None]:
-    """One converging process per host; a check run changes nothing and needs no turn."""
-    if check:
+    """One converging process per host; a check run changes nothing and needs no turn.
+
+    What has several steps takes its turn for all of them: within it, each step has it.
+    """
+    path = _lock()
+    if check or path in _HELD:
         yield
         return
     try:
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(_lock(), _TURN, _LOCK_SECONDS))
+                held.enter_context(locked(path, _TURN, _LOCK_SECONDS))
             except PermissionError as error:
                 raise Unavailable(
                     f"uid {os.geteuid()} may not write in {paths.state_dir()} ({error.strerror}), where what"
                     " runs is written down; run as root or as its user, or set MSHARE_STATE_DIR"
                 ) from error
+            _HELD.add(path)
             try:
                 yield
             finally:
+                _HELD.remove(path)
                 # Where nothing is deployed, or any more, nothing of ours stays: neither the directories that
                 # a process left that was killed while it removed a spec file, nor this.
                 files.remove_empty(*paths.spec_directories(), paths.config_dir())
                 # What has been done is done, whatever becomes of an empty file that the next one removes.
                 with contextlib.suppress(OSError):
-                    files.remove(_lock())
+                    files.remove(path)
     finally:
         files.remove_empty(paths.state_dir())
 

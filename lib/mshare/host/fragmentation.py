@@ -14,8 +14,8 @@ from . import procfs
 def free_huge_bytes(text: str | None = None) -> int | None:
     """Free memory in blocks of at least a huge page, in bytes; None where the kernel does not show it.
 
-    `text` is of /proc/buddyinfo: per zone the number of free blocks of 1, 2, 4, ... pages. Memory in the
-    page cache is not counted, though compaction may free larger blocks of it.
+    `text` is of /proc/buddyinfo, "" where it cannot be read: per zone the number of free blocks of 1, 2, 4,
+    ... pages. Memory in the page cache is not counted, though compaction may free larger blocks of it.
     """
     content = procfs.read("/proc/buddyinfo") if text is None else text
     if not content:

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from .. import files
 from ..converge.outcome import one_at_a_time
 from ..errors import Conflict, Unavailable
+from ..host import fragmentation
 from ..host.huge_pages import Pool, nr_file
 from ..host.limits import Host
+from ..kernel.abi import HUGE_PAGE_BYTES
 from ..postgresql import sizing
 from ..services import systemd
 from ..survey.record import Survey
@@ -142,6 +144,8 @@ def _converge(
         *decision.warnings,
         *memlock.warnings(host, spec.memlock, {each.path for each in decision.files}),
     ]
+    if check:
+        warnings += _fragmented(host, decision.pools)
     if surveyed is not None and not surveyed.complete and any(r.wanted is None for r in spec.pools):
         gap = surveyed.missing[0]
         whose = "" if gap.pid is None else f" of process {gap.pid}"
@@ -150,6 +154,7 @@ def _converge(
     if not check and not decision.is_empty:
         short = _apply(kernel, decision, spec.keep_partial, progress)
     failed = short is not None and not spec.keep_partial
+    planned = decision.pools if check else ()
     return Result(
         check=check,
         actions=() if failed else tuple(_actions(decision)),
@@ -158,7 +163,9 @@ def _converge(
         pools=_pool_facts(kernel, pools, targets),
         live=_live(spec, kernel, targets, short),
         boot=_boot_facts(spec, host, at_boot),
-        oracle=() if surveyed is None else oracle.facts(surveyed),
+        oracle=()
+        if surveyed is None
+        else oracle.facts(surveyed, available_pages(kernel, default_bytes, planned)),
         warnings=tuple(warnings),
         failure=None if short is None else _failure(kernel, short, spec.keep_partial),
         changed=not decision.is_empty and not failed,
@@ -173,6 +180,26 @@ def _floors(old: Before, pools: dict[_Key, Pool]) -> dict[_Key, int]:
         if key in floors:
             floors[key] = known.before + max(0, floors[key] - known.wanted)
     return floors
+
+
+def available_pages(kernel: Kernel, page_bytes: int | None, planned: tuple[Change, ...] = ()) -> int:
+    """Pages of a size that a new mapping can have, once the changes that are planned are made."""
+    pool = kernel.pools().get((page_bytes or 0, None))
+    more = sum(change.wanted - change.before for change in planned if change.page_bytes == page_bytes)
+    return max(0, (0 if pool is None else pool.available) + more)
+
+
+def _fragmented(host: Host, changes: tuple[Change, ...]) -> Iterator[str]:
+    """That the kernel has to make room first, of which a check run cannot know whether it succeeds."""
+    growing = [change for change in changes if change.page_bytes == HUGE_PAGE_BYTES]
+    growth_bytes = sum(max(0, change.growth_bytes) for change in growing)
+    free_bytes = fragmentation.free_huge_bytes(host.read("/proc/buddyinfo") or "")
+    if free_bytes is not None and growth_bytes > free_bytes:
+        yield (
+            f"{format_size(growth_bytes)} more are to be reserved, and {format_size(free_bytes)} of the free"
+            " memory are in blocks of 2 MiB or more (/proc/buddyinfo, measured); the kernel has to compact"
+            " memory for the rest, and if it grants less, the pool is restored"
+        )
 
 
 def _group(name: str) -> int:
@@ -271,6 +298,8 @@ def _decide_settings(
         if current is None:
             raise Unavailable(f"{path} is missing: this kernel has no setting for {_SETTING_NAMES[path]}")
         known = old.setting(path)
+        if path == SHM_GROUP:
+            _require_free_group(current, value, known)
         if current != value:
             changes.append(SettingBefore(path, current, value))
         if known is not None or current != value:
@@ -287,6 +316,25 @@ def _decide_settings(
                 f" {known.before} before"
             )
     return changes, records
+
+
+def _require_free_group(current: str, wanted: str, known: SettingBefore | None) -> None:
+    """Conflict where others gave huge pages to another group: there is one group for the whole host."""
+    ours = () if known is None else (known.before, known.wanted)
+    if current in ("0", wanted, *ours):
+        return
+    raise Conflict(
+        f"{_SETTING_NAMES[SHM_GROUP]} is {current} ({_group_name(current)}), which somebody else has set, and"
+        f" {wanted} ({_group_name(wanted)}) is asked for; the kernel has one such group, so the programs of"
+        " the other one would lose their huge pages; add the users to that group, or set it to 0 there first"
+    )
+
+
+def _group_name(number: str) -> str:
+    try:
+        return f"group {grp.getgrgid(int(number)).gr_name}"
+    except (KeyError, ValueError, OverflowError):
+        return "a group without a name"
 
 
 def _decide_files(

@@ -15,7 +15,7 @@ from typing import Callable
 
 from ..host.huge_pages import nr_file
 from ..host.limits import Host
-from ..units import parse_size
+from ..units import GIB, KIB, MIB, parse_size
 from .kernel import TRANSPARENT
 
 _COMMAND_LINE = "/proc/cmdline"
@@ -31,10 +31,30 @@ _SYSCTL_CONF = "/etc/sysctl.conf"
 _TUNED_FOLDERS = ("/etc/tuned", "/etc/tuned/profiles", "/usr/lib/tuned", "/usr/lib/tuned/profiles")
 _TUNED_DEPTH = 5
 # Of units, those of an administrator: such as write a pool at boot have no other way.
-_SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/systemd/system/*.service")
+_SCRIPTS = (
+    "/etc/rc.local",
+    "/etc/rc.d/rc.local",
+    "/etc/crontab",
+    "/etc/cron.d/*",
+    "/var/spool/cron/root",
+    "/var/spool/cron/crontabs/root",
+    "/etc/systemd/system/*.service",
+    "/etc/systemd/system/*.service.d/*.conf",
+)
+# Debian's sysfsutils writes these at boot, by paths below /sys; its dpdk writes pools of two sizes.
+_SYSFS = ("/etc/sysfs.conf", "/etc/sysfs.d/*.conf")
+_SYSFS_LINE = re.compile(r"^\s*/?(?:sys/)?([\w./-]+)\s*=\s*(\S+)\s*$")
+_DPDK = "/etc/dpdk/dpdk.conf"
+_DPDK_LINE = re.compile(r"^\s*NR_(2M|1G)_PAGES=[\"']?([0-9]+)")
+# libhugetlbfs: hugeadm --pool-pages-min 2MB:512, --thp-never.
+_HUGEADM_POOL = re.compile(r"\bhugeadm\b.*?--pool-pages-min[\s=]+(\w+):([+-]?\w+)")
+_HUGEADM_THP = re.compile(r"\bhugeadm\b.*?--thp-(always|madvise|never)\b")
+_HUGEADM_SIZE = re.compile(r"([0-9]+)([KMG])B?\Z", re.IGNORECASE)
 _SYSCTL_LINE = re.compile(r"^\s*-?\s*([A-Za-z0-9_./-]+)\s*=\s*(.*?)\s*$")
 _SCRIPT_PLACE = re.compile(r"(/(?:proc/)?sys/[\w./-]+|vm\.nr_hugepages)")
 _SCRIPT_VALUE = re.compile(r"(?:^|[\s='\"])([0-9]+|always|madvise|never)(?=$|[\s'\">;])")
+
+_BINARY = {"K": KIB, "M": MIB, "G": GIB}
 
 DEFAULT_POOL = "vm.nr_hugepages"
 SHM_GROUP = "vm.hugetlb_shm_group"
@@ -62,6 +82,8 @@ def settings(host: Host, default_bytes: int | None, ours: Iterable[str] = ()) ->
         _command_line,
         _sysctl,
         _tmpfiles,
+        _sysfs,
+        _dpdk,
         _scripts,
         _tuned,
     )
@@ -157,10 +179,41 @@ def _scripts(host: Host, default_bytes: int | None) -> Iterator[Setting]:
     for path in (path for pattern in _SCRIPTS for path in host.files(pattern)):
         for line in (host.read(path) or "").split("\n"):
             place, value = _SCRIPT_PLACE.search(line), _SCRIPT_VALUE.search(line)
-            if line.lstrip().startswith("#") or place is None or value is None:
+            if line.lstrip().startswith("#"):
+                continue
+            yield from _hugeadm(path, line, default_bytes)
+            if place is None or value is None:
                 continue
             if _of_huge_pages(place[1]) or place[1] == DEFAULT_POOL:
                 yield Setting(path, place[1], value[1])
+
+
+def _hugeadm(path: str, line: str, default_bytes: int | None) -> Iterator[Setting]:
+    for size, count in _HUGEADM_POOL.findall(line):
+        match = _HUGEADM_SIZE.match(size)
+        # Its units are binary: 2MB is 2 MiB.
+        size_bytes = int(match[1]) * _BINARY[match[2].upper()] if match else default_bytes
+        if size_bytes is not None:
+            yield Setting(path, nr_file(size_bytes), count)
+    for mode in _HUGEADM_THP.findall(line):
+        yield Setting(path, TRANSPARENT, mode)
+
+
+def _sysfs(host: Host, default_bytes: int | None) -> Iterator[Setting]:
+    for path in (path for pattern in _SYSFS for path in host.files(pattern)):
+        for line in (host.read(path) or "").split("\n"):
+            match = _SYSFS_LINE.match(line)
+            if match is not None and _of_huge_pages(f"/sys/{match[1]}"):
+                yield Setting(path, f"/sys/{match[1]}", match[2])
+
+
+def _dpdk(host: Host, default_bytes: int | None) -> Iterator[Setting]:
+    for line in (host.read(_DPDK) or "").split("\n"):
+        match = _DPDK_LINE.match(line)
+        # 0 is what it ships with, and does nothing.
+        if match is not None and int(match[2]):
+            size_bytes = 2 * _BINARY["M"] if match[1] == "2M" else _BINARY["G"]
+            yield Setting(_DPDK, nr_file(size_bytes), match[2])
 
 
 def _tuned(host: Host, default_bytes: int | None) -> Iterator[Setting]:
@@ -188,5 +241,7 @@ def _tuned_profile(host: Host, name: str, depth: int) -> Iterator[Setting]:
                 yield from _tuned_profile(host, included, depth - 1)
         elif section == "vm" and key in ("transparent_hugepages", "transparent_hugepage"):
             yield Setting(path, TRANSPARENT, value)
+        elif section == "sysfs" and _of_huge_pages(key):
+            yield Setting(path, key, value)
         else:
             yield from _sysctl_lines(path, f"{key} = {value}") if section == "sysctl" else ()

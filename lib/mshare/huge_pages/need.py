@@ -131,10 +131,12 @@ def _not_counted(instance: InstanceRecord, page_bytes: int, survey: Survey) -> s
     if instance.kind == "postgresql":
         if setting == "off":
             return "huge_pages is off; name it in instances to count it all the same"
-        own_bytes = _postgresql_bytes(instance.settings.get("huge_page_size", "0"), KIB)
+        own_bytes = postgresql_bytes(instance.settings.get("huge_page_size", "0"), KIB)
         if (own_bytes or survey.host.huge_page_default_bytes) != page_bytes:
             return f"it takes pages of {format_size(own_bytes or survey.host.huge_page_default_bytes or 0)}"
     if instance.kind == "oracle":
+        if is_grid(instance):
+            return "it is an instance of Grid Infrastructure; name it in instances to count it all the same"
         if setting == "false":
             return "use_large_pages is false; name it in instances to count it all the same"
         if memory_target(instance) is not None:
@@ -148,11 +150,17 @@ def _not_counted(instance: InstanceRecord, page_bytes: int, survey: Survey) -> s
     return None
 
 
+def is_grid(instance: InstanceRecord) -> bool:
+    """Whether an Oracle is one of Grid Infrastructure (+ASM, +APX, -MGMTDB): their names say so."""
+    return (instance.sid or "")[:1] in ("+", "-")
+
+
 def memory_target(instance: InstanceRecord) -> str | None:
     """The setting of an Oracle that keeps its SGA out of huge pages; None if it is not set."""
     for name in ("memory_target", "memory_max_target"):
-        value = instance.settings.get(name)
-        if value is not None and value != "0":
+        value = instance.settings.get(name, "0")
+        # 0M is 0 as well; what is no size is none of ours to judge.
+        if oracle_bytes(value) or not value.strip("kKmMgGtT").isdigit():
             return name
     return None
 
@@ -225,7 +233,7 @@ def _postgresql(instance: InstanceRecord, page_bytes: int, ask: Ask) -> _Figure:
     except sizing.Unanswered as error:
         why = str(error)
     measured, source, __ = _by_segments(instance, page_bytes, ask)
-    buffers_bytes = _postgresql_bytes(instance.settings.get("shared_buffers", "0"), 8 * KIB)
+    buffers_bytes = postgresql_bytes(instance.settings.get("shared_buffers", "0"), 8 * KIB)
     modelled = 0
     if buffers_bytes:
         rest_bytes = buffers_bytes // _BESIDE_BUFFERS_SHARE + _BESIDE_BUFFERS_BYTES
@@ -251,7 +259,7 @@ def _asked(instance: InstanceRecord, page_bytes: int, ask: Ask) -> int:
     return ask(sizing.Server(min(instance.pids), program, instance.data_directory), page_bytes)
 
 
-def _postgresql_bytes(value: str, unit_bytes: int) -> int:
+def postgresql_bytes(value: str, unit_bytes: int) -> int:
     """A setting's size; a bare number counts in the setting's own unit. 0 for what is no size."""
     number = value.rstrip("BkMGTb ")
     unit = value[len(number) :].strip()

@@ -112,6 +112,7 @@ def term_lines(formula: Iterable[Term]) -> Iterable[str]:
 def oracle_lines(oracle: Iterable[OracleFacts]) -> Iterable[str]:
     """Of each Oracle instance whether it is done, and else what its administrator has to set."""
     for facts in oracle:
-        yield f"{facts.name}: {'done' if facts.done else 'not done'}, {facts.reason}."
+        state = "left alone" if facts.left_alone else "done" if facts.done else "not done"
+        yield f"{facts.name}: {state}, {facts.reason}."
         if not facts.done:
             yield from (f"  {line}" for line in (*facts.sql, *facts.limits))

@@ -13,7 +13,7 @@ from ..errors import MshareError, sentence
 from ..host.huge_pages import Pool
 from ..units import counted, format_size
 from . import before, elsewhere, need, oracle
-from .converge import Around
+from .converge import Around, available_pages
 from .elsewhere import Setting
 from .need import Term
 from .oracle import OracleFacts
@@ -70,7 +70,8 @@ class Shown:
 def show(around: Around | None = None) -> Shown:
     """The state of this host."""
     around = around or Around()
-    pools = around.get_kernel().pools()
+    kernel = around.get_kernel()
+    pools = kernel.pools()
     default_bytes = around.host.memory_bytes("Hugepagesize") or None
     surveyed = around.survey()
     needed: tuple[Term, ...] = ()
@@ -90,6 +91,6 @@ def show(around: Around | None = None) -> Shown:
         needed_error=needed_error,
         at_boot=tuple(elsewhere.settings(around.host, default_bytes)),
         changed_here=os.path.exists(before.file_path()),
-        oracle=oracle.facts(surveyed),
+        oracle=oracle.facts(surveyed, available_pages(kernel, default_bytes)),
         complete=surveyed.complete,
     )

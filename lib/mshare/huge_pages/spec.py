@@ -218,6 +218,11 @@ def _memlock(entry: Mapping[str, object]) -> MemlockRequest:
         raise InvalidRequest(f"memlock: {unit!r} is not a service; write it like postgresql@15-main.service")
     if user is not None and not _USER.match(str(user)):
         raise InvalidRequest(f"memlock: {user!r} is not the name of a user; write it like oracle")
+    if str(limit).strip().isdigit():
+        raise InvalidRequest(
+            f"memlock's limit {limit!r} has no unit: limits.conf counts in KiB, and systemd in bytes; write"
+            " it like 128GiB, or unlimited"
+        )
     unlimited = str(limit).lower() in ("unlimited", "infinity")
     limit_bytes = None if unlimited else parse_size(str(limit), "memlock's limit")
     return MemlockRequest(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
 
@@ -199,6 +199,13 @@ def at(data_directory: str) -> Cluster:
         f"no PostgreSQL cluster with the data directory {data_directory} was found on this host; start the"
         " one that is meant"
     )
+
+
+def every() -> Iterator[Cluster]:
+    """The clusters of Debian and of units that start PostgreSQL, whether they run or not."""
+    known = {configured_data_directory(*each): each for each in _debian()}
+    yield from (_cluster(*each) for data, each in known.items() if os.path.isdir(data))
+    yield from (cluster for other in _others(set(known)) for cluster in [_elsewhere(other)] if cluster)
 
 
 def _debian() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from .files import Changes
 from .placement import Segment
 
 _HUGE_PAGES = (9, 4)
-_HUGE_PAGE_SIZE = (14,)
+HUGE_PAGE_SIZE = (14,)
 _UNSET = ("", "0")
 _UNITS = {"B": 1, "kB": KIB, "MB": MIB, "GB": GIB, "TB": TIB}
 _SIZE = re.compile(r"([0-9]+)\s*(B|kB|MB|GB|TB)?\Z")
@@ -60,7 +60,7 @@ def page_bytes(cluster: Cluster, asked_bytes: int | None, planned: Changes) -> i
     2 MiB where the kernel has those, and its default size elsewhere.
     """
     default_bytes = procfs.meminfo_bytes().get("Hugepagesize")
-    if version_of(cluster) < _HUGE_PAGE_SIZE:
+    if version_of(cluster) < HUGE_PAGE_SIZE:
         if asked_bytes not in (None, default_bytes):
             raise Conflict(
                 f"PostgreSQL {cluster.version} has no setting huge_page_size (14 has), so cluster"
@@ -125,8 +125,11 @@ def require_pool(
         # Its own pages come free when it stops.
         free += -(-segment.size_bytes // size)
     if free < needed:
+        where = "module mshare_huge_pages, playbook dbmem.mshare.remedy"
+        if size >= GIB:
+            where = f"hugepagesz={size // GIB}G hugepages=COUNT on the kernel's command line"
         raise Unavailable(
             f"PostgreSQL cluster {cluster.id} needs {counted(needed, 'huge page')} of {format_size(size)},"
-            f" but this host has {free} free, so nothing was changed; reserve {needed - free} more (module"
-            " mshare_huge_pages, playbook dbmem.mshare.remedy), or set pages to thp, which needs no pool"
+            f" but this host has {free} free, so nothing was changed; reserve {needed - free} more ({where}),"
+            " or set pages to thp, which needs no pool"
         )

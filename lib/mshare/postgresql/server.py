@@ -29,6 +29,8 @@ _POLL_SECONDS = 0.1
 _LOG_LINES = 12
 # Lines of postmaster.pid.
 _PORT, _SOCKETS, _STATE = 3, 4, 7
+# A standby with hot_standby = off is up and takes no connections.
+_UP = ("ready", "standby")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def running(cluster: Cluster) -> Server | None:
     if started_ticks is None or not _is_of(cluster, pid):
         return None
     fields = [*lines, *[""] * _STATE]
-    ready = fields[_STATE].strip() == "ready"
+    ready = fields[_STATE].strip() in _UP
     return Server(pid, started_ticks, fields[_PORT].strip(), fields[_SOCKETS].strip(), ready)
 
 

@@ -11,13 +11,13 @@ what this run did is undone in the opposite order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..collapse import converge as collapsing
 from ..collapse.collapse import Result as Collapsed
 from ..collapse.spec import FollowSpec, followed
-from ..converge.outcome import Outcome
+from ..converge.outcome import Outcome, one_at_a_time
 from ..errors import MshareError, Unavailable, sentence
 from ..host import procfs
 from ..huge_pages import before as pool_before
@@ -26,7 +26,7 @@ from ..huge_pages import spec as huge_pages_spec
 from ..huge_pages.converge import Around
 from ..huge_pages.result import Result as PoolOutcome
 from ..plan import text as plan_text
-from ..postgresql import clusters, files
+from ..postgresql import clusters, files, server
 from ..postgresql.clusters import Cluster
 from ..postgresql.converge import postgresql_absent, postgresql_present
 from ..postgresql.facts import PostgresqlFacts
@@ -34,7 +34,7 @@ from ..postgresql.spec import ClusterSpec
 from ..survey.record import Survey
 from ..survey.survey import survey as survey_host
 from . import recorded as written_down
-from .decide import Choice, Decision, counted, decide
+from .decide import POOL_PAGE_BYTES, TAKES_PAGES, Choice, Decision, counted, decide
 from .recorded import Entry, Recorded
 from .result import InstanceResult, Measured, PoolResult, Result
 from .spec import MINIMUM_PERCENT, RemedySpec
@@ -77,8 +77,14 @@ class _Run:
 def present(spec: RemedySpec, *, check: bool = False, survey: Callable[[], Survey] = survey_host) -> Result:
     """Apply remedies. Afterwards each is verified, or what this run did is undone and MshareError says why.
 
-    Raises what stands in the way before anything is changed.
+    Raises what stands in the way before anything is changed. Another run on this host is waited for first:
+    what it does is surveyed.
     """
+    with one_at_a_time(check):
+        return _present(spec, check, survey)
+
+
+def _present(spec: RemedySpec, check: bool, survey: Callable[[], Survey]) -> Result:
     surveyed = survey()
     recorded = written_down.load()
     decision = decide(spec, surveyed, recorded)
@@ -117,14 +123,15 @@ def _planned(decision: Decision, recorded: Recorded) -> Recorded:
 
 
 def _is_pooled(decision: Decision) -> bool:
-    return any(choice.needs_pool for choice in decision.choices)
+    return any(choice.page_bytes == POOL_PAGE_BYTES for choice in decision.choices)
 
 
 def _apply(run: _Run, decision: Decision, surveyed: Survey, recorded: Recorded) -> _Run:
     """Every step, or in a check run what each would do."""
     planned_pages = _pool(run, decision, surveyed, recorded)
     for choice in decision.choices:
-        facts = None if choice.spec is None else _cluster(run, choice, planned_pages)
+        more = planned_pages if choice.page_bytes == POOL_PAGE_BYTES else 0
+        facts = None if choice.spec is None else _cluster(run, choice, more)
         _follow(run, choice, facts)
     if recorded.pool and not _is_pooled(decision):
         _give_pool_back(run)
@@ -141,7 +148,7 @@ def _pool(run: _Run, decision: Decision, surveyed: Survey, recorded: Recorded) -
         )
         return 0
     wanted = huge_pages_spec.make(
-        [{"size": "2MiB", "wanted": "auto"}],
+        [{"size": f"{POOL_PAGE_BYTES}B", "wanted": "auto"}],
         spare=run.spec.spare,
         share_of_ram_max=run.spec.share_of_ram_max,
         instances=counted(surveyed, decision.choices),
@@ -162,10 +169,23 @@ def _pool(run: _Run, decision: Decision, surveyed: Survey, recorded: Recorded) -
         run.note(list(outcome.actions), outcome.before, outcome.after)
         if not recorded.pool:
             run.undo.append(("the pool", lambda: _require_done(huge_pages.absent())))
-    run.warnings += outcome.warnings
+    run.warnings += [*outcome.warnings, *_stopped()]
     pages = pool.wanted if run.check else pool.granted
     run.pool = PoolResult(pool.page_bytes, pool.before, pages)
     return max(0, pool.wanted - pool.before)
+
+
+def _stopped() -> Iterator[str]:
+    """Clusters that would take pages at their start, for which nobody can ask how many."""
+    for cluster in clusters.every():
+        if server.running(cluster) is not None:
+            continue
+        setting, source = clusters.settings(cluster).get("huge_pages", ("try", "PostgreSQL's default"))
+        if setting.lower() in TAKES_PAGES:
+            yield (
+                f"PostgreSQL cluster {cluster.id} does not run, and has huge_pages = {setting} ({source});"
+                " the pool has no pages for it, so run this again after its next start"
+            )
 
 
 def _require_done(outcome: PoolOutcome) -> None:
@@ -199,7 +219,7 @@ def _cluster(run: _Run, choice: Choice, planned_pages: int) -> PostgresqlFacts |
     run.add(outcome)
     facts = outcome.facts
     assert facts is not None
-    if not choice.needs_pool:
+    if choice.page_bytes is None:
         run.released_bytes += _pool_bytes(run, facts)
     run.instances.append(_instance_result(choice, outcome.changed, facts))
     return facts
@@ -365,6 +385,11 @@ def _result(run: _Run, decision: Decision, tables_bytes: int, recorded: Recorded
 
 def absent(spec: RemedySpec, *, check: bool = False) -> Result:
     """Undo everything that is written down. What cannot be undone yet stays written down, and is told."""
+    with one_at_a_time(check):
+        return _absent(spec, check)
+
+
+def _absent(spec: RemedySpec, check: bool) -> Result:
     recorded = written_down.load()
     run = _Run(spec, check)
     tables_bytes = procfs.meminfo_bytes()["PageTables"]
@@ -434,6 +459,6 @@ def _take_back(run: _Run, entry: Entry) -> bool:
     facts = outcome.facts
     assert facts is not None
     run.released_bytes += _pool_bytes(run, facts)
-    choice = Choice(entry.text, cluster, "undone", before, "it was recorded")
+    choice = Choice(entry.text, cluster, "undone", before, None, "it was recorded")
     run.instances.append(_instance_result(choice, outcome.changed, facts))
     return facts.restart_required and not (run.check and run.spec.restart)

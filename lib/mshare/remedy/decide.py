@@ -13,21 +13,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import Conflict, InvalidRequest
+from ..huge_pages.need import postgresql_bytes
 from ..plan import facts
 from ..plan.plan import InstancePlan, Plan, plan
-from ..postgresql import clusters
+from ..postgresql import clusters, native
 from ..postgresql.clusters import Cluster
 from ..postgresql.managers import choose, evidence
 from ..postgresql.managers.patroni import PATRONI
 from ..postgresql.spec import NATIVE, ClusterSpec
 from ..survey.record import InstanceRecord, Survey
-from ..units import format_size
+from ..units import KIB, MIB, format_size
 from .recorded import Entry, Recorded
 from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
 
 _ROWS = {NATIVE: "hugetlb_2m", HUGETLB: "preload_hugetlb", THP: "preload_thp", COLLAPSE: "collapse"}
 """The plan's rows, by the remedies that can be applied."""
 _REMEDIES = {row: remedy for remedy, row in _ROWS.items()}
+POOL_PAGE_BYTES = 2 * MIB
+"""The size of the pages that a remedy reserves; others have to be there."""
+TAKES_PAGES = ("on", "true", "yes", "1", "try")
+"""huge_pages of PostgreSQL with which it takes pages of the pool at its start."""
+_ORACLE_TAKES_PAGES = ("true", "only", "auto", "auto_only")
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,9 @@ class Choice:
     remedy: str
     spec: ClusterSpec | None
     """What its server is to be started with; None for one that is collapsed where it is."""
+    page_bytes: int | None
+    """The pool that it takes pages of; None for one that needs no pool."""
     why: str
-
-    @property
-    def needs_pool(self) -> bool:
-        return self.spec is not None and self.spec.pages in POOLED
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def decide(spec: RemedySpec, survey: Survey, recorded: Recorded) -> Decision:
     for instance in survey.instances:
         if spec.instances and instance.name not in spec.instances:
             continue
-        outcome = _of_instance(spec, instance, plans.get(instance.name), recorded)
+        outcome = _of_instance(spec, instance, plans.get(instance.name), recorded, survey)
         if isinstance(outcome, Choice):
             choices.append(outcome)
         else:
@@ -94,7 +98,11 @@ def _require_known(spec: RemedySpec, survey: Survey) -> None:
 
 
 def _of_instance(
-    spec: RemedySpec, instance: InstanceRecord, planned: InstancePlan | None, recorded: Recorded
+    spec: RemedySpec,
+    instance: InstanceRecord,
+    planned: InstancePlan | None,
+    recorded: Recorded,
+    survey: Survey,
 ) -> Choice | Passed:
     if instance.kind != "postgresql":
         return Passed(instance.name, f"it is no PostgreSQL; `mshare plan` has what {instance.kind} needs")
@@ -103,7 +111,10 @@ def _of_instance(
     entry = None if instance.container else recorded.of(instance.data_directory)
     if entry is not None and spec.remedy in (AUTO, entry.remedy):
         cluster = _cluster(instance)
-        return Choice(instance.name, cluster, entry.remedy, _spec_of(entry, spec), "an earlier run chose it")
+        cluster_spec = _spec_of(entry, spec)
+        page_bytes = _page_bytes(instance, cluster_spec, survey)
+        why = "an earlier run chose it"
+        return Choice(instance.name, cluster, entry.remedy, cluster_spec, page_bytes, why)
     if planned is None:
         return Passed(instance.name, "it has no shared memory of 2 MiB or more")
     if entry is None and planned.outlook.done and (spec.remedy == AUTO or _is_done(instance, planned)):
@@ -125,7 +136,24 @@ def _of_instance(
     _require_supported(instance)
     cluster_spec = _spec(remedy, instance, planned, spec, entry)
     why = "the plan recommends it" if spec.remedy == AUTO else "it was asked for"
-    return Choice(instance.name, _cluster(instance), remedy, cluster_spec, why)
+    page_bytes = _page_bytes(instance, cluster_spec, survey)
+    return Choice(instance.name, _cluster(instance), remedy, cluster_spec, page_bytes, why)
+
+
+def _page_bytes(instance: InstanceRecord, wanted: ClusterSpec | None, survey: Survey) -> int | None:
+    """The size of the pages that a server takes from the pool with a spec; None if it takes none."""
+    if wanted is None or wanted.pages not in POOLED:
+        return None
+    return _own_page_bytes(instance, survey) if wanted.pages == NATIVE else POOL_PAGE_BYTES
+
+
+def _own_page_bytes(instance: InstanceRecord, survey: Survey) -> int:
+    """The size that PostgreSQL asks for by itself. What is set stays; old versions have no setting."""
+    set_bytes = postgresql_bytes(instance.settings.get("huge_page_size", "0"), KIB)
+    major = (instance.version or "").partition(".")[0]
+    has_setting = not major.isdigit() or int(major) >= native.HUGE_PAGE_SIZE[0]
+    default_bytes = survey.host.huge_page_default_bytes or POOL_PAGE_BYTES
+    return set_bytes or (POOL_PAGE_BYTES if has_setting else default_bytes)
 
 
 def _is_done(instance: InstanceRecord, planned: InstancePlan) -> bool:
@@ -185,13 +213,16 @@ def _spec_of(entry: Entry, spec: RemedySpec) -> ClusterSpec | None:
 
 def counted(survey: Survey, choices: tuple[Choice, ...]) -> tuple[str, ...]:
     """The instances whose needs make up the pool: those that get it, and those that take from it anyway."""
-    pooled = {choice.instance for choice in choices if choice.needs_pool}
+    pooled = {choice.instance for choice in choices if choice.page_bytes == POOL_PAGE_BYTES}
     return tuple(sorted({*pooled, *_takers(survey, {choice.instance for choice in choices})}))
 
 
 def _takers(survey: Survey, chosen: set[str]) -> Iterator[str]:
-    takes: Mapping[str, tuple[str, ...]] = {"postgresql": ("on", "try"), "oracle": ("true", "only", "auto")}
+    takes: Mapping[str, tuple[str, ...]] = {"postgresql": TAKES_PAGES, "oracle": _ORACLE_TAKES_PAGES}
     for instance in survey.instances:
         requested = (instance.huge_pages_requested or "").lower()
-        if instance.name not in chosen and requested in takes.get(instance.kind, ()):
-            yield instance.name
+        if instance.name in chosen or requested not in takes.get(instance.kind, ()):
+            continue
+        if instance.kind == "postgresql" and _own_page_bytes(instance, survey) != POOL_PAGE_BYTES:
+            continue
+        yield instance.name

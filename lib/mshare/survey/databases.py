@@ -27,7 +27,14 @@ _DEFAULT_CONNECTIONS = 100
 # ora_pmon_ORCL, asm_pmon_+ASM, db_pmon_FREE, xe_pmon_XE: a background process of an instance.
 _ORACLE_PROCESS = re.compile(r"^(?:ora|asm|mdb|apx|ios|db|xe)_[a-z][a-z0-9]{2,4}_(\+?[A-Za-z0-9_$#-]+)")
 _ORACLE_SERVER = re.compile(r"^oracle(\+?[A-Za-z0-9_$#]+)")
-_ORACLE_SETTINGS = ("memory_target", "memory_max_target", "sga_target", "sga_max_size", "use_large_pages")
+_ORACLE_SETTINGS = (
+    "memory_target",
+    "memory_max_target",
+    "sga_target",
+    "sga_max_size",
+    "pga_aggregate_target",
+    "use_large_pages",
+)
 _POSTGRESQL_SETTINGS = (
     "huge_pages",
     "huge_page_size",
@@ -285,28 +292,55 @@ def _oracle_parameters(first: Process, database: Database, executable: str) -> N
     """`processes` from the parameter file; an spfile is binary, but its lines are text."""
     folder = os.path.join(os.path.dirname(os.path.dirname(executable)), "dbs")
     files = _Files(first, database)
-    for name in (f"spfile{database.sid}.ora", f"init{database.sid}.ora"):
+    # In the order in which Oracle looks for them.
+    for name in (f"spfile{database.sid}.ora", "spfile.ora", f"init{database.sid}.ora"):
         content = files.content(files.place(f"{folder}/{name}"))
         if content is None:
             continue
-        setting = _parameter(content)
+        spfile = f"{folder}/{name}" if name.startswith("spfile") else _spfile_named(content)
+        if spfile is not None and not name.startswith("spfile"):
+            content, name = _elsewhere(files, spfile), os.path.basename(spfile)
+            if content is None:
+                database.settings = {"spfile": spfile}
+                reason = f"init{database.sid}.ora names {spfile}, which cannot be read here"
+                database.missing.append(missing(first.pid, "parameter file", reason))
+                return
+        setting = _parameter(content, database.sid)
         processes = setting("processes")
         if processes and processes.isdigit():
             database.processes_maximum = Maximum(int(processes), f"processes, {name}")
         database.huge_pages_requested = setting("use_large_pages")
         database.settings = dict(_known((each, setting(each)) for each in _ORACLE_SETTINGS))
+        if spfile is not None:
+            database.settings["spfile"] = spfile
         return
     if not database.missing:
         database.missing.append(missing(first.pid, "parameter file", f"none of {database.sid} in {folder}"))
+
+
+def _spfile_named(content: str) -> str | None:
+    """The spfile that a parameter file names in its place, perhaps in ASM (+DATA/...)."""
+    match = re.search(r"(?im)^\s*(?:\*\.)?spfile\s*=\s*['\"]?([^\s'\"]+)", content)
+    return match.group(1) if match else None
+
+
+def _elsewhere(files: _Files, spfile: str) -> str | None:
+    return files.content(files.place(spfile)) if spfile.startswith("/") else None
 
 
 def _known(pairs: Iterable[tuple[str, str | None]]) -> Iterable[tuple[str, str]]:
     return ((name, value) for name, value in pairs if value is not None)
 
 
-def _parameter(content: str) -> Callable[[str], str | None]:
+def _parameter(content: str, sid: str | None = None) -> Callable[[str], str | None]:
+    """Reads parameters of an instance; SID.name=value counts for it before *.name=value and name=value."""
+
     def setting(name: str) -> str | None:
-        match = re.search(rf"(?im)^[^#\n]*?\b{name}\s*=\s*['\"]?(\w+)", content)
-        return match.group(1) if match else None
+        values: dict[str, str] = {}
+        # What Oracle tunes by itself is called SID.__name there. A file may be binary around its lines.
+        pattern = rf"(?im)^[^#\n=]*?(?:([\w$#+-]+|\*)\.)?\b{name}\s*=\s*['\"]?(\w+)"
+        for whose, value in re.findall(pattern, content):
+            values.setdefault(whose.upper() if whose != "*" else "", value)
+        return values.get((sid or "").upper(), values.get(""))
 
     return setting

@@ -162,6 +162,13 @@ class Fleet:
         words = ["nsenter", namespace, "sh", "-c", script, "show", str(folder), inside]
         subprocess.run(words, check=True)
 
+    def open_pools(self, number: int) -> None:
+        """Let a host change the machine's pools of huge pages, which hosts can only look at otherwise."""
+        pools = "/sys/kernel/mm/hugepages"
+        inside = f"{self.scratch}/host{number + 1}/root{pools}"
+        namespace = f"--mount=/proc/{self._hosts()[number]}/ns/mnt"
+        subprocess.run(["nsenter", namespace, "mount", "--bind", pools, inside], check=True)
+
     def _hosts(self) -> list[int]:
         """The processes that hold the hosts, in their order."""
         __, first = self._processes()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,6 +15,7 @@ from mshare.converge.outcome import ABSENT, Outcome, chosen, differing_keys
 from mshare.converge.request import Halted, Request, apply, apply_all
 from mshare.converge.spec import Spec
 from mshare.errors import Conflict, InvalidRequest, MshareError
+from mshare.services import lock
 
 
 @dataclass
@@ -133,3 +135,13 @@ def test_a_spec_file_is_put_back_where_the_rest_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), outcome.spec_written(str(path), Named("new")):
         1 / ("as it was" in path.read_text())
     assert path.read_text() == "as it was"
+
+
+def test_what_has_several_steps_has_one_turn():
+    """Each step would take its own otherwise, and wait for itself."""
+    with outcome.one_at_a_time(False):
+        with outcome.one_at_a_time(False):
+            pass
+        # Others still wait: the turn ends with the outer one.
+        assert lock.holder(outcome._lock()) == os.getpid()
+    assert not os.path.exists(outcome._lock())

@@ -282,6 +282,28 @@ OTHERS: list[tuple[str, str, str]] = [
         "[sysctl]\nvm.nr_hugepages = 64\n",
         "/usr/lib/tuned/oracle/tuned.conf",
     ),
+    (
+        "etc/tuned/oracle/tuned.conf",
+        "[sysfs]\n/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages=64\n",
+        "(ours), then /etc/tuned/oracle/tuned.conf (vm.nr_hugepages = 64)",
+    ),
+    ("etc/cron.d/huge", "@reboot root hugeadm --pool-pages-min 2MB:64\n", "(ours), then /etc/cron.d/huge"),
+    (
+        "etc/systemd/system/hugeadm.service",
+        "ExecStart=/usr/bin/hugeadm --pool-pages-min=DEFAULT:64 --thp-never\n",
+        "(ours), then /etc/systemd/system/hugeadm.service (vm.nr_hugepages = 64)",
+    ),
+    (
+        "etc/systemd/system/qemu.service.d/pages.conf",
+        "[Service]\nExecStartPre=+/sbin/sysctl vm.nr_hugepages=64\n",
+        "(ours), then /etc/systemd/system/qemu.service.d/pages.conf",
+    ),
+    (
+        "etc/sysfs.d/pages.conf",
+        "kernel/mm/hugepages/hugepages-2048kB/nr_hugepages = 64\n",
+        "(ours), then /etc/sysfs.d/pages.conf (vm.nr_hugepages = 64)",
+    ),
+    ("etc/dpdk/dpdk.conf", "NR_2M_PAGES=64\n", "(ours), then /etc/dpdk/dpdk.conf (vm.nr_hugepages = 64)"),
 ]
 
 
@@ -313,6 +335,10 @@ def test_others_that_set_it_at_boot_are_a_conflict(
         ("etc/sysctl.d/50-admin.txt", "vm.nr_hugepages = 64\n"),
         ("usr/lib/tuned/other/tuned.conf", "[sysctl]\nvm.nr_hugepages = 64\n"),
         ("proc/cmdline", "hugepagesz=1G hugepages=2\n"),
+        ("etc/rc.local", "hugeadm --pool-pages-min 1GB:2 --create-mounts\n"),
+        ("etc/rc.local", "#hugeadm --pool-pages-min 2MB:64\nhugeadm --pool-list\n"),
+        ("etc/dpdk/dpdk.conf", "NR_2M_PAGES=0\nNR_1G_PAGES=4\n"),
+        ("etc/sysfs.conf", "kernel/mm/transparent_hugepage/enabled = never\nmode power/state = 0660\n"),
     ],
 )
 def test_what_sets_the_same_or_something_else_is_no_conflict(machine: Machine, path: str, text: str) -> None:
@@ -352,6 +378,87 @@ def test_group_and_transparent_pages_only_when_asked_for_and_back(machine: Machi
     assert machine.pools.read(TMPFILES) is None
     machine.absent()
     assert machine.pools.snapshot().keys() == untouched.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("etc/sysfs.conf", "kernel/mm/transparent_hugepage/enabled = always\n"),
+        ("etc/rc.local", "hugeadm --thp-always\n"),
+        ("etc/tuned/db/tuned.conf", "[sysfs]\n/sys/kernel/mm/transparent_hugepage/enabled=always\n"),
+        ("etc/tuned/db/tuned.conf", "[vm]\ntransparent_hugepages=always\n"),
+        (
+            "etc/systemd/system/thp.service",
+            "ExecStart=/bin/sh -c 'echo always > /sys/kernel/mm/transparent_hugepage/enabled'\n",
+        ),
+        ("proc/cmdline", "transparent_hugepage=always\n"),
+    ],
+)
+def test_another_mode_of_transparent_pages_at_boot_is_a_conflict(
+    machine: Machine, path: str, text: str
+) -> None:
+    machine.pools.write("etc/tuned/active_profile", "db\n")
+    machine.pools.write(path, text)
+    untouched = machine.pools.snapshot()
+    with pytest.raises(Conflict, match=rf"enabled = never is wanted at boot.*/{path} ") as refused:
+        machine.present(transparent="never")
+    assert "enabled = always)" in str(refused.value)
+    assert machine.pools.snapshot() == untouched
+
+
+def test_the_group_of_somebody_else_keeps_its_huge_pages(machine: Machine) -> None:
+    """The kernel has one group: an Oracle would not start any more after another took its place."""
+    machine.pools.write("proc/sys/vm/hugetlb_shm_group", "54322\n")
+    untouched = machine.pools.snapshot()
+    with pytest.raises(Conflict) as refused:
+        machine.present({"wanted": 8}, shm_group="0054")
+    assert str(refused.value).startswith(
+        "vm.hugetlb_shm_group is 54322 (a group without a name), which somebody else has set, and 54 ("
+    )
+    assert machine.pools.snapshot() == untouched
+    assert machine.present({"wanted": 8}, shm_group="54322").changed
+    machine.pools.write("proc/sys/vm/hugetlb_shm_group", "0\n")
+    assert machine.present({"wanted": 8}, shm_group="1001").changed
+    assert machine.present({"wanted": 8}, shm_group="1002").changed
+    machine.absent()
+    assert machine.pools.read("proc/sys/vm/hugetlb_shm_group") == "0"
+
+
+BUDDIES = "Node 0, zone   Normal   900 800 700 600 500 400 300 200 100 %d 0\n"
+
+
+@pytest.mark.parametrize(("blocks", "told"), [(511, True), (512, False)])
+def test_fragmented_memory_is_told_before_anything_changes(machine: Machine, blocks: int, told: bool) -> None:
+    machine.pools.write("proc/buddyinfo", BUDDIES % blocks)
+    untouched = machine.pools.snapshot()
+    warnings = machine.present({"wanted": 512}, check=True).warnings
+    assert machine.pools.snapshot() == untouched
+    assert [text.partition(";")[0] for text in warnings] == told * [
+        "1 GiB more are to be reserved, and 1022 MiB of the free memory are in blocks of 2 MiB or more"
+        " (/proc/buddyinfo, measured)"
+    ]
+    # Once it is done, it is of no interest any more.
+    assert machine.present({"wanted": 512}).warnings == ()
+
+
+def test_pages_of_1_gib_are_divided_among_nodes_and_told_for_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(tmp_path, monkeypatch, nodes=2)
+    wanted = [{"size": "1GiB", "node": node, "wanted": node + 1} for node in (0, 1)]
+    small = [{"node": node, "wanted": 16} for node in (0, 1)]
+    machine.pools.write("proc/cmdline", "ro hugepagesz=1G hugepages=0:1\n")
+    command_line = machine.pools.read("proc/cmdline")
+    done = machine.present(*small, *wanted)
+    assert [machine.pools.count("nr", GIB, node) for node in (0, 1)] == [1, 2]
+    assert [machine.pools.count("nr", 2 * MIB, node) for node in (0, 1)] == [16, 16]
+    assert done.boot.kernel_command_line == "hugepagesz=1G hugepages=0:1,1:2"
+    assert machine.pools.read("proc/cmdline") == command_line
+    # Pages of 2 MiB have a file, one line for each node.
+    lines = (machine.pools.read(TMPFILES) or "").splitlines()
+    assert [line.split()[1].split("/")[5] for line in lines if line.startswith("w ")] == ["node0", "node1"]
+    machine.absent()
+    assert [machine.pools.count("nr", GIB, node) for node in (0, 1)] == [0, 0]
 
 
 def test_a_setting_that_somebody_changed_since_stays(machine: Machine) -> None:

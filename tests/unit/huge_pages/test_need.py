@@ -63,7 +63,7 @@ def test_one_that_was_given_more_buffers_since_its_start_is_modelled() -> None:
     [("131072", GIB), ("1GB", GIB), ("65536kB", 64 * MIB), ("512 MB", 512 * MIB), ("no", 0), ("1XB", 0)],
 )
 def test_shared_buffers_in_postgresqls_units(value: str, expected: int) -> None:
-    assert need._postgresql_bytes(value, 8 * KIB) == expected
+    assert need.postgresql_bytes(value, 8 * KIB) == expected
 
 
 def test_an_old_postgresql_is_not_asked() -> None:

@@ -57,6 +57,7 @@ def test_a_pool_is_a_number_a_size_or_auto(entry: dict[str, Any], expected: Pool
         ({"shm_group": "a b"}, "shm_group 'a b' is neither the name nor the number of a group"),
         ({"pages": [{"wanted": 1}], "live": False, "persist": False}, "live and persist are both false"),
         ({"memlock": [{}]}, "names a unit or a user"),
+        ({"memlock": [{"user": "oracle", "limit": 134217728}]}, "has no unit: limits.conf counts in KiB"),
         ({"memlock": [{"unit": "a.service", "user": "a"}]}, "names a unit or a user"),
         ({"memlock": [{"unit": "../x"}]}, "'../x' is not a service"),
         ({"memlock": [{"user": "*"}]}, "'*' is not the name of a user"),

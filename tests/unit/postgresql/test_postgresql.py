@@ -106,6 +106,16 @@ def test_its_log(etc):
     assert cluster.log == "/somewhere/else.log"
 
 
+def test_every_cluster_of_the_host(etc, monkeypatch):
+    monkeypatch.setattr(clusters, "_others", lambda known: [])
+    for name in ("main", "second"):
+        made(etc, name=name)
+    # Its data directory is not there.
+    (etc / "15/gone").mkdir()
+    (etc / "15/gone/postgresql.conf").write_text(f"data_directory = '{etc}/nowhere'\n")
+    assert [cluster.id for cluster in clusters.every()] == ["15-main", "15-second"]
+
+
 # -- the server
 
 
@@ -116,9 +126,14 @@ def test_a_file_of_a_server_that_is_gone(content, etc):
     assert server.running(cluster) is None
 
 
-def test_a_server_that_runs(etc):
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    # A standby that takes no connections is up for good in state "standby".
+    [("ready   ", True), ("standby ", True), ("starting", False), ("stopping", False)],
+)
+def test_a_server_that_runs(state, ready, etc):
     cluster = made(etc)
-    lines = (os.getpid(), cluster.data_directory, 1700000000, 5433, "/run/postgresql", "*", "1 2", "ready   ")
+    lines = (os.getpid(), cluster.data_directory, 1700000000, 5433, "/run/postgresql", "*", "1 2", state)
     (etc.parent / "data/15/main/postmaster.pid").write_text("\n".join(map(str, lines)) + "\n")
     before = os.getcwd()
     os.chdir(cluster.data_directory)
@@ -131,7 +146,7 @@ def test_a_server_that_runs(etc):
         os.getpid(),
         "5433",
         "/run/postgresql",
-        True,
+        ready,
     )
 
 

@@ -6,7 +6,8 @@ the parts are replaced, and note what they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from mshare.remedy import recorded as written_down
 from mshare.remedy.decide import Choice, Decision
 from mshare.remedy.recorded import Entry, Recorded
 from mshare.remedy.spec import RemedySpec
+from mshare.units import GIB, MIB
 from rig.world import World
 
 SPEC = RemedySpec(NATIVE, restart=True)
@@ -33,7 +35,10 @@ def cluster(name: str) -> Cluster:
 
 def choice(name: str, pages: str | None = NATIVE) -> Choice:
     spec = None if pages is None else ClusterSpec(pages)
-    return Choice(f"postgresql {name}", cluster(name), pages or "collapse", spec, "it was asked for")
+    page_bytes = 2 * MIB if pages in (NATIVE, "hugetlb") else None
+    return Choice(
+        f"postgresql {name}", cluster(name), pages or "collapse", spec, page_bytes, "it was asked for"
+    )
 
 
 def entry(name: str, pages: str | None = NATIVE) -> Entry:
@@ -48,6 +53,10 @@ class Host:
         self.native: set[str] = set()
         self.broken: set[str] = set()
         self.refused: str | None = None
+        self.clusters: list[Cluster] = []
+        """What every cluster of the host is; none of them runs."""
+        self.planned: list[int] = []
+        """Pages that each cluster was told the pool would have by then."""
         self.pages = 0
         self.segment: Any = None
         self.released_bytes: list[int] = []
@@ -65,8 +74,10 @@ class Host:
         )
 
     def present(
-        self, wanted: ClusterSpec, *, name: str, check: bool, restart: bool, **how: Any
+        self, wanted: ClusterSpec, *, name: str, check: bool, restart: bool, planned_pages: int, **how: Any
     ) -> Outcome[Any]:
+        if check:
+            self.planned.append(planned_pages)
         if name == self.refused:
             raise Conflict(f"{name} is refused")
         changed = name not in self.native
@@ -127,6 +138,8 @@ def host(monkeypatch: pytest.MonkeyPatch, here: World) -> Host:
     monkeypatch.setattr(converge.huge_pages, "absent", found.no_pool)
     monkeypatch.setattr(converge.files, "stored", lambda cluster: None)
     monkeypatch.setattr(converge.clusters, "find", lambda version, name: cluster(name))
+    monkeypatch.setattr(converge.clusters, "every", lambda: found.clusters)
+    monkeypatch.setattr(converge.server, "running", lambda cluster: None)
     monkeypatch.setattr(converge.plan_text, "lines", lambda plan, details: ["the plan"])
     monkeypatch.setattr(converge, "counted", lambda survey, choices: ())
     gone = Outcome(False, [], {}, {})
@@ -254,3 +267,49 @@ def test_without_a_restart_the_rest_waits(host: Host, run: Callable[..., Any]) -
     assert "the pool stays as it is until the servers" in result.warnings[0]
     assert not converge.absent(SPEC).recorded
     assert host.pages == 0
+
+
+def test_pages_of_another_size_are_not_what_the_pool_gets(host: Host, run: Callable[..., Any]) -> None:
+    """A server with huge_page_size = 1GB finds its pages or is refused; those of 2 MiB do not serve it."""
+    large = replace(choice("large"), page_bytes=GIB)
+    done = run(large)
+    assert done.pool is None
+    assert host.planned == [0]
+    assert host.asked == ["large native"]
+    run(choice("usual"), large, check=True)
+    assert host.planned[1:] == [80, 0]
+
+
+def test_a_cluster_that_is_stopped_is_told(
+    host: Host, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.clusters = [cluster("on"), cluster("off")]
+    monkeypatch.setattr(
+        converge.clusters, "settings", lambda each: {"huge_pages": (each.name, "postgresql.conf")}
+    )
+    (warning,) = run(choice("main")).warnings
+    assert warning == (
+        "PostgreSQL cluster 15-on does not run, and has huge_pages = on (postgresql.conf); the pool has no"
+        " pages for it, so run this again after its next start"
+    )
+
+
+def test_another_run_is_waited_for_and_what_it_did_is_surveyed(
+    host: Host, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second controller: the host is examined when it has its turn, which it keeps to the end."""
+    turns: list[str] = []
+
+    @contextmanager
+    def turn(check: bool) -> Iterator[None]:
+        turns.append("check" if check else "turn")
+        host.native.add("main")
+        yield
+        turns.append("end")
+
+    monkeypatch.setattr(converge, "one_at_a_time", turn)
+    host.pages = 80
+    assert not run(choice("main")).changed
+    assert host.asked == []
+    converge.absent(SPEC)
+    assert turns == ["turn", "end", "turn", "end"]

@@ -66,7 +66,7 @@ def test_auto_is_what_the_plan_recommends(host: list[str]) -> None:
     assert decision.plan.instances[0].outlook.remedy_id == "hugetlb_2m"
     assert (choice.remedy, choice.why) == (NATIVE, "the plan recommends it")
     assert choice.spec is not None
-    assert (choice.spec.pages, choice.needs_pool) == (NATIVE, True)
+    assert (choice.spec.pages, choice.page_bytes) == (NATIVE, 2 * MIB)
     assert DATA in host
 
 
@@ -94,7 +94,11 @@ def test_what_a_remedy_is(
 ) -> None:
     lies = segment(address=address, congruent_2mib=address % (2 * MIB) == 0)
     (choice,) = decided(postgresql(segments=[lies]), remedy=remedy).choices
-    assert (choice.remedy, choice.why, choice.needs_pool) == (remedy, "it was asked for", pooled)
+    assert (choice.remedy, choice.why, choice.page_bytes is not None) == (
+        remedy,
+        "it was asked for",
+        pooled,
+    )
     assert (None if choice.spec is None else choice.spec.pages) == pages
     if choice.spec is not None:
         assert choice.spec.prefault == prefault
@@ -173,6 +177,33 @@ def test_who_is_counted_for_the_pool() -> None:
     (choice,) = decide(RemedySpec("native", ("postgresql 5432",)), survey, Recorded()).choices
     assert isinstance(choice, Choice)
     assert counted(survey, (choice,)) == ("postgresql 5432", "tries")
+
+
+@pytest.mark.parametrize(
+    ("version", "default_bytes", "set_to", "page_bytes"),
+    [
+        ("15", 2 * MIB, None, 2 * MIB),
+        ("15", 2 * MIB, "1GB", GIB),
+        ("15", 2 * MIB, "0", 2 * MIB),
+        ("15", 2 * MIB, "2048", 2 * MIB),
+        # With default_hugepagesz=1G as well; an older one cannot ask for them.
+        ("15", GIB, None, 2 * MIB),
+        ("13", GIB, None, GIB),
+        ("9.6", GIB, None, GIB),
+    ],
+)
+def test_which_pool_it_takes_pages_of(
+    version: str, default_bytes: int, set_to: str | None, page_bytes: int
+) -> None:
+    settings = {} if set_to is None else {"huge_page_size": set_to}
+    made = surveys.survey("db", [postgresql(version=version, settings=settings, huge_pages_requested="try")])
+    made["host"]["huge_page_default_bytes"] = default_bytes
+    survey = from_fields(made)
+    (choice,) = decide(RemedySpec("native"), survey, Recorded()).choices
+    assert choice.page_bytes == page_bytes
+    # Nobody makes a pool of 2 MiB pages for one that takes others, whether it is chosen or not.
+    expected = ("postgresql 5432",) if page_bytes == 2 * MIB else ()
+    assert counted(survey, (choice,)) == counted(survey, ()) == expected
 
 
 @pytest.mark.parametrize(

@@ -209,10 +209,38 @@ def test_oracle_says_its_maximum_beside_its_program(name, content, tmp_path):
     assert not any(gap["pid"] == pid for gap in found["missing"])
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_oracle_s_parameters_where_the_one_file_names_the_other(readable, tmp_path):
+    """As with RAC: init.ora has one line, and what counts is elsewhere, perhaps in ASM."""
+    home = tmp_path / "dbhome_1"
+    (home / "bin").mkdir(parents=True)
+    (home / "dbs").mkdir()
+    spfile = str(tmp_path / "spfileshared.ora") if readable else "+DATA/ORCL/spfileorcl.ora"
+    (home / "dbs" / "initORCL.ora").write_text(f"SPFILE='{spfile}'\n")
+    if readable:
+        Path(spfile).write_text("ORCL2.sga_target=9G\n*.sga_target=2G\n*.processes=640\nORCL.sga_target=3G\n")
+    program = home / "bin" / "oracle"
+    shutil.copy(Path(sys.executable).resolve(), program)
+    with StandIn("ora_pmon_ORCL", tmp_path, title="ora_pmon_ORCL", program=program) as pid:
+        found, one = surveyed(pid)
+    gaps = [gap["reason"] for gap in found["missing"] if gap["pid"] == pid]
+    if readable:
+        assert one["settings"] == {"sga_target": "3G", "spfile": spfile}
+        assert one["processes_maximum"] == {"value": 640, "source": "processes, spfileshared.ora"}
+        assert gaps == []
+    else:
+        assert one["settings"] == {"spfile": spfile}
+        assert gaps == [f"initORCL.ora names {spfile}, which cannot be read here"]
+
+
 @pytest.mark.parametrize(
     ("content", "name", "value"),
     [
         ("*.processes=640\n", "processes", "640"),
+        # Of another instance that shares the file, and what Oracle keeps for itself, do not count.
+        ("ORCL2.sga_target=5G\n*.sga_target=3G\nORCL.__sga_target=9\n", "sga_target", "3G"),
+        ("*.sga_target=3G\norcl.sga_target=4G\n", "sga_target", "4G"),
+        ("ORCL2.sga_target=5G\n", "sga_target", None),
         ("x\0\n*.use_large_pages='ONLY'\n", "use_large_pages", "ONLY"),
         ("*.job_queue_processes=20\n*.processes=30\n", "processes", "30"),
         ("# processes=5\n", "processes", None),
@@ -220,7 +248,7 @@ def test_oracle_says_its_maximum_beside_its_program(name, content, tmp_path):
     ],
 )
 def test_oracle_parameters(content, name, value):
-    assert databases._parameter(content)(name) == value
+    assert databases._parameter(content, "ORCL")(name) == value
 
 
 def test_other_programs_are_named_by_their_executable(tmp_path):
