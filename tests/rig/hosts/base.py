@@ -104,6 +104,28 @@ PATRONI = Kind(
     has_systemd=True,
 )
 
+# A host with a systemd and a PostgreSQL. What docs/monitoring.md has a reader install is in apt's cache.
+_MONITORED = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
+MONITORING = Kind(
+    "monitoring",
+    (
+        *("openssh-server", "procps", "python3", "python3-apt", "systemd", "systemd-sysv", *_LIBRARY),
+        *("curl", "postgresql-15"),
+    ),
+    _CUSTOMIZE_SYSTEMD
+    + 'systemctl --root="$1" disable --quiet postgresql\n'
+    + 'chroot "$1" apt-get -qq -y --no-install-recommends --download-only install '
+    + " ".join(_MONITORED)
+    + "\n"
+    + _CUSTOMIZE,
+    (
+        "--skip=cleanup/apt",
+        "--essential-hook=mkdir -p $1/etc/postgresql-common"
+        " && echo create_main_cluster=false >$1/etc/postgresql-common/createcluster.conf",
+    ),
+    has_systemd=True,
+)
+
 
 def cache_dir() -> Path:
     return debian.cache_dir("hosts")
