@@ -30,7 +30,8 @@ PAGE = ROOT / "docs" / "alerts.md"
 PAGE_URL = "https://github.com/dbmem/mshare/blob/main/docs/alerts.md"
 HOST = 'job="node",instance="db1:9100"'
 SERVER = (
-    f'{HOST},kind="postgresql",program="postgres",data_directory="/data",unit="",container="",port="5432"'
+    f'{HOST},kind="postgresql",program="postgres",data_directory="/data",sid="",unit="",container="",'
+    'port="5432"'
 )
 OTHER = SERVER.replace("5432", "5433").replace("/data", "/other")
 GIB = 1 << 30

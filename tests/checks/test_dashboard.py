@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The dashboard: Grafana's own schema knows all of it, and Prometheus every query.
 
-tests/fleet/test_monitoring.py asks a real Prometheus each query.
+tests/fleet/test_prometheus.py asks a real Prometheus each query.
 """
 
 from __future__ import annotations

@@ -106,6 +106,11 @@ PATRONI = Kind(
 
 # A host with a systemd and a PostgreSQL. What docs/monitoring.md has a reader install is in apt's cache.
 _MONITORED = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
+# The root of a host is a chroot, in which the kernel refuses user namespaces.
+_WITHOUT_USER_NAMESPACE = """
+mkdir -p "$1/etc/systemd/system/prometheus.service.d"
+printf '[Service]\\nPrivateUsers=no\\n' >"$1/etc/systemd/system/prometheus.service.d/chroot.conf"
+"""
 MONITORING = Kind(
     "monitoring",
     (
@@ -113,6 +118,7 @@ MONITORING = Kind(
         *("curl", "postgresql-15"),
     ),
     _CUSTOMIZE_SYSTEMD
+    + _WITHOUT_USER_NAMESPACE
     + 'systemctl --root="$1" disable --quiet postgresql\n'
     + 'chroot "$1" apt-get -qq -y --no-install-recommends --download-only install '
     + " ".join(_MONITORED)
