@@ -214,7 +214,9 @@ recorded:
   type: bool
   sample: true
 plan:
-  description: The plan that it was decided by, line by line. Empty with O(state=absent).
+  description:
+    - What the plan that it was decided by says of the host and of each instance, line by line. Empty with O(state=absent).
+    - M(dbmem.mshare.mshare_plan) returns all of it.
   returned: success
   type: list
   elements: str

@@ -19,7 +19,7 @@ from ..errors import Conflict, InvalidRequest, Unavailable
 from ..host import huge_pages
 from ..host.huge_pages import Pool
 from ..postgresql import sizing
-from ..survey.record import InstanceRecord, SegmentRecord, Survey
+from ..survey.record import InstanceRecord, SegmentRecord, Survey, full_names
 from ..units import GIB, KIB, MIB, counted, format_size, parse_size
 from .spec import HugePagesSpec, PoolRequest
 
@@ -88,7 +88,8 @@ def terms(
     needs = []
     result = []
     for instance in _chosen(survey, spec):
-        reason = None if instance.name in spec.instances else _not_counted(instance, page_bytes, survey)
+        # Who is named is counted.
+        reason = None if spec.instances else _not_counted(instance, page_bytes, survey)
         if reason is not None:
             result.append(Term(instance.name, 0, reason, "configured"))
             continue
@@ -113,15 +114,9 @@ def terms(
 
 def _chosen(survey: Survey, spec: HugePagesSpec) -> list[InstanceRecord]:
     """The instances that are looked at, in the survey's order."""
-    known = {instance.name for instance in survey.instances}
-    unknown = [name for name in spec.instances if name not in known]
-    if unknown:
-        raise InvalidRequest(
-            f"instance {unknown[0]!r} is not on this host; its instances are"
-            f" {', '.join(sorted(known)) or 'none'}"
-        )
     if spec.instances:
-        return [instance for instance in survey.instances if instance.name in spec.instances]
+        names = full_names(survey, spec.instances)
+        return [instance for instance in survey.instances if instance.name in names]
     return [instance for instance in survey.instances if instance.kind in _NEEDS]
 
 

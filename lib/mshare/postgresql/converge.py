@@ -311,7 +311,12 @@ def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
         _require_no_demand(cluster)
         return
     planned = {path: text for path, text in wanted.items() if text is not None}
-    value, source = clusters.settings(cluster, planned).get("huge_pages", ("try", "nothing else"))
+    value, source = clusters.settings(cluster, planned).get("huge_pages", ("", ""))
+    if not value:
+        raise Conflict(
+            f"PostgreSQL cluster {cluster.id} does not read {files.configuration_file(cluster)}, so nothing"
+            f" was changed; add include_dir = 'conf.d' at the end of {cluster.main}"
+        )
     if value.lower() not in _setting(pages):
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"

@@ -26,6 +26,7 @@ from ..huge_pages import spec as huge_pages_spec
 from ..huge_pages.converge import Around
 from ..huge_pages.result import Result as PoolOutcome
 from ..plan import text as plan_text
+from ..plan.plan import Plan
 from ..postgresql import clusters, files, server
 from ..postgresql.clusters import Cluster
 from ..postgresql.converge import postgresql_absent, postgresql_present
@@ -378,9 +379,16 @@ def _result(run: _Run, decision: Decision, tables_bytes: int, recorded: Recorded
         needs_program=any(each.service for each in run.instances),
         restart_required=any(each.restart_required for each in run.instances) and not run.spec.restart,
         recorded=bool(recorded),
-        plan=tuple(plan_text.lines(decision.plan, details=False)),
+        plan=tuple(_verdicts(decision.plan)),
         warnings=tuple(dict.fromkeys(run.warnings)),
     )
+
+
+def _verdicts(plan: Plan) -> Iterator[str]:
+    """What the plan says of the host and of each instance."""
+    yield from plan_text.verdict(plan.host.name or "the host", plan.outlook)
+    for instance in plan.instances:
+        yield from plan_text.verdict(instance.name, instance.outlook)
 
 
 def absent(spec: RemedySpec, *, check: bool = False) -> Result:

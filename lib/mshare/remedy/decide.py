@@ -10,9 +10,9 @@ not open to a server.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..errors import Conflict, InvalidRequest
+from ..errors import Conflict
 from ..huge_pages.need import postgresql_bytes
 from ..plan import facts
 from ..plan.plan import InstancePlan, Plan, plan
@@ -21,7 +21,7 @@ from ..postgresql.clusters import Cluster
 from ..postgresql.managers import choose, evidence
 from ..postgresql.managers.patroni import PATRONI
 from ..postgresql.spec import NATIVE, ClusterSpec
-from ..survey.record import InstanceRecord, Survey
+from ..survey.record import InstanceRecord, Survey, full_names
 from ..units import KIB, MIB, format_size
 from .recorded import Entry, Recorded
 from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
@@ -72,7 +72,7 @@ def decide(spec: RemedySpec, survey: Survey, recorded: Recorded) -> Decision:
     """Choose for each instance. Raises what is refused: InvalidRequest for an instance that is not there,
     Conflict for a remedy that is not open or a server that something else manages."""
     made = plan(facts.from_survey(survey))
-    _require_known(spec, survey)
+    spec = replace(spec, instances=full_names(survey, spec.instances))
     choices: list[Choice] = []
     passed: list[Passed] = []
     plans = {each.name: each for each in made.instances}
@@ -85,16 +85,6 @@ def decide(spec: RemedySpec, survey: Survey, recorded: Recorded) -> Decision:
         else:
             passed.append(outcome)
     return Decision(tuple(choices), tuple(passed), made)
-
-
-def _require_known(spec: RemedySpec, survey: Survey) -> None:
-    names = {instance.name for instance in survey.instances}
-    unknown = [name for name in spec.instances if name not in names]
-    if unknown:
-        raise InvalidRequest(
-            f"instance {unknown[0]!r} is not on this host; its instances are"
-            f" {', '.join(sorted(names)) or 'none'}"
-        )
 
 
 def _of_instance(
@@ -124,7 +114,10 @@ def _of_instance(
         chosen = _REMEDIES.get(planned.outlook.remedy_id or "")
         if chosen is None:
             best = planned.outlook.remedy or planned.outlook.done or "nothing"
-            return Passed(instance.name, f"the plan recommends {best}, which is not applied here")
+            return Passed(
+                instance.name,
+                f"the plan recommends {best}, which is not applied here; mshare_remedy names another remedy",
+            )
         if planned.outlook.optional:
             best = (
                 f"{chosen} would save {format_size(planned.outlook.saving_bytes)}, less than 1 % of the RAM"

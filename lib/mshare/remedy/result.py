@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .. import record
+from ..texttable import WIDTH, wrapped
 from ..units import counted, format_size
 
 
@@ -46,7 +47,9 @@ class InstanceResult:
 
     def lines(self) -> Iterator[str]:
         """The verdict first."""
-        name = self.name if self.cluster is None else f"{self.name} ({self.cluster})"
+        # With systemd the name has the unit, and with it the cluster.
+        is_named = self.cluster is None or self.cluster in self.name
+        name = self.name if is_named else f"{self.name} ({self.cluster})"
         if self.remedy is None:
             yield f"{name}: {self.reason}."
             return
@@ -54,7 +57,8 @@ class InstanceResult:
         if self.restart_required:
             state = f"to be restarted, because {self.restart_reason}"
         yield f"{name}: {self.remedy}, {state}."
-        if self.memory is not None:
+        # The reason for a restart says where it is.
+        if self.memory is not None and not self.restart_required:
             yield f"  {self.memory}"
         for each in self.measured:
             after = "" if each.after_bytes is None else f", {format_size(each.after_bytes)} after"
@@ -111,10 +115,15 @@ class Result:
         return {**record.to_fields(self), "summary": self.lines()}
 
     def lines(self) -> list[str]:
-        """For people."""
-        lines = [f"Would {action}." for action in self.actions] if self.check else []
+        """For people, the verdict first, in lines of a terminal's width."""
+        lines = []
         if not self.changed:
             lines.append("Nothing to do.")
+        elif self.check:
+            lines.append(
+                f"{counted(len(self.actions), 'step')} to do. This was a check: nothing is changed yet."
+            )
+            lines += [f"Would {action}." for action in self.actions]
         for instance in self.instances:
             lines += instance.lines()
         if self.pool is not None:
@@ -128,4 +137,8 @@ class Result:
             )
         if self.restart_required:
             lines.append("Servers are restarted only with restart_ok (-e mshare_remedy_restart_ok=true).")
-        return lines
+        if self.check and self.changed:
+            lines.append(
+                "Next: the same command without --check. The playbook dbmem.mshare.plan has the plan."
+            )
+        return [part for line in lines for part in wrapped(line, WIDTH, "  ")]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,6 +201,24 @@ class Survey:
     def to_dict(self) -> dict[str, object]:
         """As JSON has it."""
         return record.to_fields(self)
+
+
+def full_names(survey: Survey, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of instances, each given in full or, if only one is meant, without the place in brackets:
+    "postgresql 5432" for "postgresql 5432 (postgresql@17-main)". InvalidRequest for another one."""
+    known = [instance.name for instance in survey.instances]
+    found = []
+    for name in names:
+        meant = [each for each in known if each == name] or [
+            each for each in known if each.startswith(f"{name} (")
+        ]
+        if len(meant) != 1:
+            raise InvalidRequest(
+                f"instance {name!r} is {'more than one' if meant else 'not'} on this host; its instances are"
+                f" {', '.join(sorted(known)) or 'none'}"
+            )
+        found += meant
+    return tuple(found)
 
 
 def from_fields(value: object, source: str = "the survey") -> Survey:

@@ -324,7 +324,7 @@ def test_huge_pages_are_the_library_s(settings, auto, source, etc):
 def test_a_folder_that_is_not_read(etc):
     cluster = made(etc)
     (etc / "15/main/postgresql.conf").write_text("")
-    with pytest.raises(Conflict, match="huge_pages of PostgreSQL cluster 15-main would be try"):
+    with pytest.raises(Conflict, match=r"15-main does not read .*; add include_dir = 'conf.d' at the end"):
         converge._require_effect(cluster, files.present(cluster, THP, None, False), THP.pages)
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from mshare.converge.outcome import Outcome
 from mshare.errors import Conflict, MshareError, Unavailable
+from mshare.plan import facts as plan_facts
+from mshare.plan.plan import plan as make_plan
 from mshare.postgresql.clusters import Cluster
 from mshare.postgresql.spec import NATIVE, ClusterSpec
 from mshare.remedy import converge
@@ -23,7 +25,9 @@ from mshare.remedy import recorded as written_down
 from mshare.remedy.decide import Choice, Decision
 from mshare.remedy.recorded import Entry, Recorded
 from mshare.remedy.spec import RemedySpec
+from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
+from rig import surveys
 from rig.world import World
 
 SPEC = RemedySpec(NATIVE, restart=True)
@@ -140,7 +144,7 @@ def host(monkeypatch: pytest.MonkeyPatch, here: World) -> Host:
     monkeypatch.setattr(converge.clusters, "find", lambda version, name: cluster(name))
     monkeypatch.setattr(converge.clusters, "every", lambda: found.clusters)
     monkeypatch.setattr(converge.server, "running", lambda cluster: None)
-    monkeypatch.setattr(converge.plan_text, "lines", lambda plan, details: ["the plan"])
+    monkeypatch.setattr(converge, "_verdicts", lambda plan: ["the plan"])
     monkeypatch.setattr(converge, "counted", lambda survey, choices: ())
     gone = Outcome(False, [], {}, {})
     monkeypatch.setattr(converge.collapsing, "let_go", lambda target, check=False: gone)
@@ -313,3 +317,13 @@ def test_another_run_is_waited_for_and_what_it_did_is_surveyed(
     assert host.asked == []
     converge.absent(SPEC)
     assert turns == ["turn", "end", "turn", "end"]
+
+
+def test_what_the_plan_says_is_its_verdicts() -> None:
+    facts = plan_facts.from_survey(
+        from_fields(surveys.survey("db", [surveys.instance("pg", 64 * GIB, 50, 100)]))
+    )
+    host, *__ = lines = list(converge._verdicts(make_plan(facts)))
+    assert host.startswith("db: ")
+    assert any(line.startswith("pg: ") for line in lines)
+    assert all(len(line) <= 80 for line in lines)

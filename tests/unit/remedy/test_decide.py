@@ -151,6 +151,18 @@ def test_an_instance_that_is_not_there() -> None:
         decided(postgresql(), instances=("pg 1",))
 
 
+def test_a_name_without_its_unit_is_enough_where_it_means_one() -> None:
+    named = postgresql("postgresql 5432 (postgresql@15-main)")
+    assert [each.instance for each in decided(named, instances=("postgresql 5432",)).choices] == [
+        "postgresql 5432 (postgresql@15-main)"
+    ]
+    other = postgresql("postgresql 5432 (box)", data_directory="/var/lib/postgresql/15/other")
+    with pytest.raises(InvalidRequest, match=r"'postgresql 5432' is more than one on this host"):
+        decided(named, other, instances=("postgresql 5432",))
+    with pytest.raises(InvalidRequest, match=r"'postgresql 543' is not on this host"):
+        decided(named, instances=("postgresql 543",))
+
+
 def test_only_what_is_named() -> None:
     other = postgresql("postgresql 5433", data_directory="/var/lib/postgresql/15/other")
     decision = decided(postgresql(), other, instances=("postgresql 5433",))

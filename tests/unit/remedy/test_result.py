@@ -55,10 +55,30 @@ def test_what_would_be_done() -> None:
     lines = replace(
         RESULT, check=True, instances=(waits,), page_tables_after_bytes=None, restart_required=True
     ).lines()
-    assert lines[0] == "Would write a file."
+    assert lines[:2] == [
+        "1 step to do. This was a check: nothing is changed yet.",
+        "Would write a file.",
+    ]
     assert "postgresql 5432 (15-main): native, to be restarted, because it is not there." in lines
     assert "The pool of huge pages of 2 MiB would have 80 pages (160 MiB), 0 before." in lines
-    assert lines[-1].endswith("only with restart_ok (-e mshare_remedy_restart_ok=true).")
+    assert lines[-3:] == [
+        "Servers are restarted only with restart_ok (-e mshare_remedy_restart_ok=true).",
+        "Next: the same command without --check. The playbook dbmem.mshare.plan has the",
+        "  plan.",
+    ]
+    assert not any("segment" in line for line in lines)
+
+
+def test_lines_fit_a_terminal_and_no_name_is_told_twice() -> None:
+    long = replace(
+        INSTANCE,
+        name="postgresql 5432 (postgresql@15-main)",
+        restart_required=True,
+        restart_reason="segment inode 321085 (anonymous, 75 MiB at 0x7f7efdbb4000) is not in the pool",
+    )
+    lines = replace(RESULT, check=True, instances=(long,), restart_required=True).lines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "postgresql 5432 (postgresql@15-main): native, to be restarted, because segment" in lines
 
 
 def test_nothing_to_do() -> None:
