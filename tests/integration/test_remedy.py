@@ -149,6 +149,26 @@ def test_what_fails_goes_back(clusters: list[Cluster]) -> None:
     assert not PLACED["native"](mapped(main.host, main.pid))
 
 
+def test_a_standby_that_takes_no_connections(clusters: list[Cluster]) -> None:
+    """Nothing can be measured in it; where its memory is, its processes show."""
+    main, second = clusters
+    signal = main.host.inside(f"{second.data}/standby.signal")
+    second.set("standby.conf", hot_standby="off")
+    signal.touch()
+    second.control("restart")
+    names = ["postgresql 5433"]
+    run = playbook(main, remedy="native", restart_ok=True, instances=names).succeeded()
+    (result,) = by_cluster(run).values()
+    assert (result["cluster"], result["restarted"], result["measured"]) == ("15-second", True, [])
+    assert PLACED["native"](mapped(main.host, second.pid))
+    playbook(main, state="absent", restart_ok=True).succeeded()
+    assert not PLACED["native"](mapped(main.host, second.pid))
+    signal.unlink()
+    second.unset("standby.conf")
+    second.control("restart")
+    assert second.sql("SELECT pg_is_in_recovery()") == "f"
+
+
 REFUSED = {
     "of RAM": {"remedy": "native", "share_of_ram_max": 0.001},
     "'postgresql 1' is not on this host; its instances are postgresql 5432": {"instances": ["postgresql 1"]},

@@ -563,7 +563,7 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
 def _probed(move: _Move, probes: int) -> Iterator[list[server.Connection]]:
     with ExitStack() as opened:
         connections = []
-        if probes and move.server is not None:
+        if probes and move.server is not None and move.server.connects:
             connections = opened.enter_context(server.connections(move.cluster, move.server, probes))
         yield connections
 

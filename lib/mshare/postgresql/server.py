@@ -30,7 +30,7 @@ _LOG_LINES = 12
 # Lines of postmaster.pid.
 _PORT, _SOCKETS, _STATE = 3, 4, 7
 # A standby with hot_standby = off is up and takes no connections.
-_UP = ("ready", "standby")
+_READY, _STANDBY = "ready", "standby"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Server:
     port: str
     sockets: str
     ready: bool
+    connects: bool = True
+    """Whether it takes connections once it is ready."""
 
     def environment(self) -> dict[str, str]:
         """What it was started with. A postmaster, unlike its children, writes no title over it."""
@@ -65,8 +67,9 @@ def running(cluster: Cluster) -> Server | None:
     if started_ticks is None or not _is_of(cluster, pid):
         return None
     fields = [*lines, *[""] * _STATE]
-    ready = fields[_STATE].strip() in _UP
-    return Server(pid, started_ticks, fields[_PORT].strip(), fields[_SOCKETS].strip(), ready)
+    state = fields[_STATE].strip()
+    where = (fields[_PORT].strip(), fields[_SOCKETS].strip())
+    return Server(pid, started_ticks, *where, ready=state in (_READY, _STANDBY), connects=state != _STANDBY)
 
 
 def _is_of(cluster: Cluster, pid: int) -> bool:

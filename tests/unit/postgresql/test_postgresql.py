@@ -142,6 +142,7 @@ def test_a_server_that_runs(state, ready, etc):
     finally:
         os.chdir(before)
     assert found is not None
+    assert found.connects == (state != "standby ")
     assert (found.pid, found.port, found.sockets, found.ready) == (
         os.getpid(),
         "5433",
