@@ -373,6 +373,50 @@ def _put(above: int, name: str, data: bytes, access: Access, durable: bool) -> N
 
 
 @contextlib.contextmanager
+def beneath(root: str, directory: str) -> Iterator[int]:
+    """A directory below a root, open with O_PATH; "" for the root itself. No part below the root may be a
+    link (ENOTDIR), whoever made it."""
+    above = _find(root)
+    try:
+        for part in directory.split("/") if directory else ():
+            try:
+                below = os.open(part, _PLACE | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=above)
+            except OSError as error:
+                raise _at(error, os.path.join(root, directory)) from None
+            os.close(above)
+            above = below
+        yield above
+    finally:
+        os.close(above)
+
+
+def walk(root: str, depth: int, skipped: str) -> Iterator[tuple[str, bool]]:
+    """What is below a root, by name relative to it, and whether it is a directory: in no order.
+
+    Directories are entered down to a depth, but not `skipped` ones, and no link is followed. One that this
+    user may not read, or that is gone meanwhile, is as if it were empty. OSError for the root itself.
+    """
+    with beneath(root, "") as place:
+        yield from _walk(place, "", depth, skipped)
+
+
+def _walk(place: int, above: str, depth: int, skipped: str) -> Iterator[tuple[str, bool]]:
+    with _listing(place) as listing, os.scandir(listing) as entries:
+        inside = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in inside:
+        if name == skipped:
+            continue
+        yield above + name, is_directory
+        if is_directory and depth > 0:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                below = os.open(name, _PLACE | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=place)
+                try:
+                    yield from _walk(below, f"{above}{name}/", depth - 1, skipped)
+                finally:
+                    os.close(below)
+
+
+@contextlib.contextmanager
 def _listing(above: int) -> Iterator[int]:
     """A directory that is open as a place, open for its names."""
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
@@ -466,6 +510,48 @@ def make_directory(path: str, mode: int = 0o755) -> None:
             _require_ours(status, path)
 
 
+def make_shared_directory(path: str, access: Access) -> None:
+    """Make a directory that others may write to, with its access; OSError as mkdir(2) does. Nobody can put
+    something else there meanwhile: NotTrusted then."""
+    above, name = os.path.split(os.path.abspath(path))
+    with _place(above) as parent:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except OSError as error:
+            raise _at(error, path) from None
+        try:
+            set_directory_access(path, access)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=parent)
+            raise
+
+
+def remove_directory(path: str) -> None:
+    """Remove an empty directory; OSError as rmdir(2) does."""
+    above, name = os.path.split(os.path.abspath(path))
+    with _place(above) as parent:
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
+def open_directory(path: str) -> int:
+    """Open a directory, the last name no link, for its names or its lock; OSError as open(2) does."""
+    with _place(path, follow=False) as place:
+        try:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
+def status(path: str) -> os.stat_result:
+    """The status of what is there, not of what a link at the end leads to; OSError as stat(2) does."""
+    with _place(path, follow=False) as place:
+        return os.fstat(place)
+
+
 def require_own_directory(path: str) -> None:
     """NotOurs for a directory of another user's, or a link that he made; OSError for none. Who else may
     write to it is this user's own decision."""
@@ -506,14 +592,27 @@ def set_access(path: str, access: Access, inode: int | None = None) -> None:
             require_regular(place, path)
         if inode not in (None, status.st_ino):
             raise NotTrusted(path, "not the file that was created there")
-        # Of the open file, not of the name: a place has no fchown(2) of its own.
-        itself = f"/proc/self/fd/{place}"
-        try:
-            if (access.uid, access.gid) != (-1, -1):
-                os.chown(itself, access.uid, access.gid)
-            os.chmod(itself, access.mode)
-        except OSError as error:
-            raise _at(error, path) from None
+        _set_access(place, access, path)
+
+
+def set_directory_access(path: str, access: Access) -> None:
+    """As `set_access`, for a directory of root's or this user's: NotOurs for anything else. Who owns a
+    directory may read what others put there, and a file in its place could be a program that runs as its
+    new group."""
+    with _place(path, follow=False) as place:
+        _require_ours(os.fstat(place), path, shared=True)
+        _set_access(place, access, path)
+
+
+def _set_access(place: int, access: Access, path: str) -> None:
+    # Of the open file, not of the name: a place has no fchown(2) of its own.
+    itself = f"/proc/self/fd/{place}"
+    try:
+        if (access.uid, access.gid) != (-1, -1):
+            os.chown(itself, access.uid, access.gid)
+        os.chmod(itself, access.mode)
+    except OSError as error:
+        raise _at(error, path) from None
 
 
 def unlink(path: str) -> None:

@@ -87,9 +87,27 @@ def spec_directories() -> list[str]:
     return [os.path.join(config_dir(), what) for what in _SPECS]
 
 
+DIRECTORIES_MAXIMUM = 3
+"""How many directories a region may be below its root."""
+
+
+def file_name(region: str) -> str:
+    """A region's name as one file name, which is also an instance of a systemd unit: sales/sga -> sales:sga.
+
+    No part of a region's name has a colon, so no two regions get the same file. A dash would not do: in the
+    name of a slice it stands for the slice above.
+    """
+    return region.replace("/", ":")
+
+
+def region_name(file_name: str) -> str:
+    """Undoes `file_name`."""
+    return file_name.replace(":", "/")
+
+
 def spec_file(what: str, name: str) -> str:
     """A specification: of a region, clients, a mount, or what keeps a server collapsed."""
-    return os.path.join(config_dir(), what, f"{name}.json")
+    return os.path.join(config_dir(), what, f"{file_name(name)}.json")
 
 
 def escape(path: str) -> str:

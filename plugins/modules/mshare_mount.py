@@ -49,6 +49,33 @@ options:
       - Create O(group) if it does not exist. A group created by this module is removed together with the mount.
     type: bool
     default: false
+  directories:
+    description:
+      - Directories for regions, such as one for each tenant. Region C(sales/sga) lies in directory C(sales).
+      - Who may use the regions in a directory is decided by its group and mode. The directories are made again after a reboot.
+      - A directory that is not listed stays as it is.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - The name. Directories in directories, like V(sales/emea), are possible, three levels at most.
+        type: str
+        required: true
+      group:
+        description:
+          - The group, which must exist. By default a new directory gets the group of what it is in, or that of its maker.
+        type: str
+      mode:
+        description:
+          - The mode, as an octal number in quotes. The default, V(3770), is for its group only, gives regions that group, and
+            lets only the owner of a region remove it.
+        type: raw
+      state:
+        description:
+          - V(absent) removes the directory if it is empty, and is refused otherwise.
+        type: str
+        choices: [present, absent]
   boot:
     description:
       - Whether msharefs is mounted again after a reboot. By default it is on a host with systemd, and not elsewhere.
@@ -78,6 +105,13 @@ EXAMPLES = r"""
     backend: simulated
     generation: 2025-04
     size: 8GiB
+
+- name: Give two tenants a directory each, which the other cannot look into
+  dbmem.mshare.mshare_mount:
+    mode: '1751'
+    directories:
+      - {name: sales, group: sales}
+      - {name: payroll, group: payroll, mode: '3770'}
 
 - name: Unmount it
   dbmem.mshare.mshare_mount:
@@ -115,7 +149,13 @@ mount:
   description: What is mounted now. Empty if nothing is.
   returned: success
   type: dict
-  sample: {"root": "/run/msharefs", "backend": "simulated", "generation": "2025-08", "alignment_bytes": 549755813888, "mode": "1770"}
+  sample:
+    root: /run/msharefs
+    backend: simulated
+    generation: 2025-08
+    alignment_bytes: 549755813888
+    mode: "1751"
+    directories: [{"name": "sales", "mode": "3770", "uid": 0, "gid": 1004}]
 boot:
   description: What comes back after a reboot, as opposed to what exists now.
   returned: success
@@ -143,7 +183,13 @@ from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.converge import result as mount_result
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.mount.spec import MountSpec
 
-SPEC_KEYS = ("generation", "size", "mode", "group", "create_group")
+SPEC_KEYS = ("generation", "size", "mode", "group", "create_group", "directories")
+DIRECTORY_OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "group": {"type": "str"},
+    "mode": {"type": "raw"},
+    "state": {"type": "str", "choices": ["present", "absent"]},
+}
 
 
 def converge(module: AnsibleModule) -> tuple[choose.Choice, Outcome[Any]]:
@@ -172,6 +218,7 @@ def main() -> None:
             "mode": {"type": "raw", "default": "1770"},
             "group": {"type": "str"},
             "create_group": {"type": "bool", "default": False},
+            "directories": {"type": "list", "elements": "dict", "options": DIRECTORY_OPTIONS},
             "boot": {"type": "bool"},
             "force": {"type": "bool", "default": False},
         },

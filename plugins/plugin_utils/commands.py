@@ -107,6 +107,7 @@ MOUNT = Commands(
             **dict.fromkeys(("backend", "root", "generation", "mode", "group"), TEXT),
             "size": NUMBER,
             "create_group": TRUTH,
+            "directories": SEQUENCE,
         },
         switches=("boot",),
     ),

@@ -48,8 +48,6 @@ REFUSED = {
 }
 PATH_METHODS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "chmod", "lchmod"}
 ALLOWED = {
-    ("backends/kernel.py", "os.open"): "msharefs itself has no links, FIFOs or devices (EPERM)",
-    ("backends/kernel.py", "os.unlink"): "of a name on msharefs, which has no links",
     ("backends/simulated/layout.py", "os.mkdir"): "in a root that was checked or mounted just now, mode 0700",
     ("backends/simulated/layout.py", "os.rmdir"): "takes an empty directory only, and follows no link",
     ("kernel/build_libc.py", "open"): "a developer's tool that writes into the source tree",
@@ -116,7 +114,7 @@ def test_no_file_is_made_or_changed_by_path_outside_of_files() -> None:
 
 
 def test_every_exception_is_still_needed() -> None:
-    assert not ALLOWED.keys() - in_library() - {("backends/kernel.py", "os.open")}
+    assert not ALLOWED.keys() - in_library()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Callable, NoReturn
 
+from mshare.backends import root
 from mshare.backends.base import Backend, RegionFile, Window
 from mshare.backends.kernel import KernelBackend
 from mshare.backends.simulated.backend import SimulatedBackend
@@ -76,6 +77,12 @@ class Worker:
 
     def names(self) -> list[str]:
         return self.backend.names()
+
+    def make_directory(self, name: str, mode: int = 0o700, gid: int = -1) -> None:
+        root.make_directory(self.backend.root, name, mode, gid)
+
+    def remove_directory(self, name: str) -> None:
+        root.remove_directory(self.backend.root, name)
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
         self.file.set_access(mode, uid, gid)

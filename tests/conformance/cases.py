@@ -209,6 +209,73 @@ def __(scene: Scene) -> None:
     assert scene.actor().names() == []
 
 
+# --- directories
+
+
+@case("directory", "two regions of one name in two directories have nothing in common")
+def __(scene: Scene) -> None:
+    owners = {}
+    for name in ("r", "a.r", "a/r", "a/b/r", "b/r"):
+        owner = owners[name] = scene.actor()
+        directory = os.path.dirname(name)
+        if directory:
+            owner.make_directory(directory)
+        owner.open(name, NEW)
+        owner.set_size()
+        if scene.features.explicit_mappings:
+            owner.map(size=MIB)
+        owner.attach()
+        owner.write(0, name.encode())
+    assert scene.actor().names() == sorted(owners)
+    for name in owners:
+        client = scene.actor()
+        client.open(name)
+        client.attach()
+        assert client.read(0, len(name)) == name.encode()
+    owners["a/r"].unlink("a/r")
+    assert scene.actor().names() == sorted({*owners} - {"a/r"})
+
+
+@case("directory", "one that is missing: ENOENT; a region in its place: ENOTDIR")
+def __(scene: Scene) -> None:
+    with refused(errno.ENOENT):
+        scene.actor().open("a/r", NEW)
+    scene.sized()
+    with refused(errno.ENOTDIR):
+        scene.actor().open("r/r", NEW)
+
+
+@case("directory", "is no region: EISDIR, and its name is taken: EEXIST")
+def __(scene: Scene) -> None:
+    maker = scene.actor()
+    maker.make_directory("r")
+    with refused(errno.EISDIR):
+        scene.actor().open("r")
+    with refused(errno.EEXIST):
+        scene.actor().open("r", NEW)
+    with refused(errno.EISDIR):
+        scene.actor().unlink("r")
+    with refused(errno.EEXIST):
+        maker.make_directory("r")
+    assert scene.actor().names() == []
+
+
+@case("directory", "with something in it stays: ENOTEMPTY; an empty one can be removed")
+def __(scene: Scene) -> None:
+    owner = scene.actor()
+    owner.make_directory("a")
+    owner.make_directory("a/b")
+    owner.open("a/b/r", NEW)
+    for name in ("a", "a/b"):
+        with refused(errno.ENOTEMPTY):
+            owner.remove_directory(name)
+    owner.unlink("a/b/r")
+    owner.remove_directory("a/b")
+    owner.remove_directory("a")
+    with refused(errno.ENOENT):
+        owner.remove_directory("a")
+
+
 @case("file", "O_TRUNC on a fresh file uses up the one time the size can be set", FTRUNCATE)
 def __(scene: Scene) -> None:
     owner = scene.actor()

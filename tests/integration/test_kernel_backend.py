@@ -19,6 +19,7 @@ import pytest
 
 from conformance.actors import ADDRESS, ANONYMOUS, READ_WRITE, Stage, stage
 from conformance.cases import CASES, GIB, MIB, WINDOW, Case, Scene, refused
+from mshare.backends import root
 from mshare.kernel import abi
 from mshare.kernel.generations import GENERATIONS
 from rig.mount import NEEDS, Mount, can_mount_fuse
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(not can_mount_fuse(), reason=NEEDS)
 
 NO_FD = 0xFFFFFFFF
 NOT_SHARED = "FUSE has no say in what mmap and page faults answer"
-PLAYED_TOPICS = ("file", "size", "mapping", "file inside", "unlink", "death")
+PLAYED_TOPICS = ("file", "directory", "size", "mapping", "file inside", "unlink", "death")
 NOT_PLAYED = {
     "a new region has no size and the mode that was asked for": "st_size is always large",
     "O_TRUNC on a fresh file uses up the one time the size can be set": NOT_SHARED,
@@ -200,8 +201,10 @@ def test_cases_of_the_conformance_suite(
     try:
         case.play(scene)
     finally:
-        for name in set(os.listdir(scene.root)) - {abi.INFO_FILE}:
+        for name in {*root.names(scene.root)} - {abi.INFO_FILE}:
             os.unlink(os.path.join(scene.root, name))
+        for name in reversed(root.directories(scene.root)):
+            os.rmdir(os.path.join(scene.root, name))
 
 
 def test_every_case_that_is_not_played_exists() -> None:

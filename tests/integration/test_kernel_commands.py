@@ -54,6 +54,37 @@ def test_what_is_mapped_and_unmapped_later_is_known(world: KernelWorld) -> None:
     assert "nothing to do" in world.ok("create", "sga", "--size", "64MiB")
 
 
+def test_regions_in_directories(world: KernelWorld) -> None:
+    mount = ["mount", "--backend", "kernel", "--mode", "0755", "--directory"]
+    assert world.json(*mount, "name=sales")["actions"][:2] == [
+        f"set mode and group of {world.mount.root}",
+        "make directory sales",
+    ]
+    assert not world.json(*mount, "name=sales,mode=3770")["changed"]
+    world.ok("create", "sales/sga", "--size", "64MiB")
+    world.ok("create", "sales.sga", "--size", "64MiB")
+    regions = world.json("list")["regions"]
+    assert [(each["name"], each["health"]) for each in regions] == [
+        ("sales.sga", "healthy"),
+        ("sales/sga", "healthy"),
+    ]
+    program = "import mmap; m = mmap.mmap(-1, 32 << 20); m[0] = 1; print(open('/proc/self/maps').read())"
+    world.ok("create", "sales/run", "--size", "64MiB")
+    assert "/sales/run\n" in world.ok("run", "--region", "sales/run", "--", sys.executable, "-c", program)
+    world.ok("rm", "sales/run")
+    assert world.json("clients", "start", "sales/sga", "--count", "2")["clients"]["attached"] == 2
+    in_use = world.run("rm", "sales/sga")
+    assert in_use.returncode == 5
+    assert "would kill 2 attached clients" in " ".join(in_use.stderr.split())
+    full = world.run(*mount, "name=sales,state=absent")
+    assert full.returncode == 5
+    assert "is not empty: it has sales/sga" in " ".join(full.stderr.split())
+    for name in ("sales/sga", "sales.sga"):
+        world.ok("rm", name, "--force")
+    assert "remove directory sales" in world.json(*mount, "name=sales,state=absent")["actions"]
+    assert world.json("list")["directories"] == []
+
+
 def test_a_touch_of_what_another_program_unmapped_is_said(world: KernelWorld) -> None:
     world.ok("create", "sga", "--size", "64MiB")
     unmapped_by_another_program(world, 6 * MIB, 2 * MIB)

@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mshare.backends.root import make_directory
 from mshare.preload.settings import FILE_NAME, Settings
 from rig import shapes, sharing
 from rig.shapes import MIB, Shape
@@ -91,6 +93,24 @@ class TestNamesMadeBeforehand:
         (line,) = alike(Settings("4k", "simulated", str(world.root), region="sga"), library)
         assert "sga cannot be opened (Too many levels of symbolic links); left to the kernel" in line
         assert target.read_text() == "precious"
+
+    def test_an_existing_region_in_a_directory(self, library, world):
+        make_directory(str(world.root), "sales", 0o3770, -1)
+        settings = Settings("4k", "simulated", str(world.root), region="sales/sga", verbose=True)
+        with world.owned("sales/sga", "--size", "128MiB"):
+            (line,) = alike(settings, library)
+            assert "took over" in line
+            assert "in region sales/sga" in line
+            # Whoever may write to the directory above can put a link in its place.
+            (world.root / "sales").rename(world.root / "moved")
+            os.symlink("moved", world.root / "sales")
+            (line,) = alike(settings, library)
+            assert "sales/sga cannot be opened (Not a directory); left to the kernel" in line
+            (world.root / "sales").unlink()
+            (world.root / "moved").rename(world.root / "sales")
+        for name in ("sales/../sga", "./sga", "sales//sga"):
+            (line,) = alike(replace(settings, region=name), library)
+            assert f"{name} cannot be opened (Invalid argument); left to the kernel" in line
 
     def test_an_existing_region_with_a_second_name(self, library, world):
         """What would be cleared has the other name as well."""

@@ -18,6 +18,7 @@ from mshare.region.spec import RegionSpec
 from mshare.services import systemd
 
 REGION = RegionSpec("sga", (), memory_max_bytes=310 << 30, before=("postgresql.service",))
+IN_DIRECTORY = RegionSpec("sales/sga", (), memory_max_bytes=1 << 30)
 MOUNTS = {
     "kernel": MountSpec("kernel", "/sys/fs/mshare"),
     "simulated": MountSpec("simulated", "/run/msharefs", size_bytes=8 << 30),
@@ -29,6 +30,9 @@ INSTANCES = (
     "mshare-collapse@var-lib-postgresql-15-main.service",
     "mshare-mounts.target",
     "mshare-sga.slice",
+    "mshare-region@sales:sga.service",
+    "mshare-clients@sales:sga.service",
+    "mshare-sales:sga.slice",
 )
 
 
@@ -38,6 +42,7 @@ def units(tmp_path: Path) -> Path:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     files = {**systemd.templates("/bin/true"), **region_units.region_files(REGION)}
+    files.update(region_units.region_files(IN_DIRECTORY))
     for spec in MOUNTS.values():
         files.update(mount_units.mount_file(spec))
     for path, text in files.items():

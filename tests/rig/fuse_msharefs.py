@@ -225,7 +225,8 @@ class Msharefs(mfusepy.Operations):  # type: ignore[misc]
 
     def rmdir(self, path: str) -> int:
         with self._names_lock:
-            if self._children(path):
+            # What was unlinked and is still open is none of a directory's content.
+            if not all(map(is_hidden, self._children(path))):
                 refuse(errno.ENOTEMPTY)
             del self.names[path]
         return 0

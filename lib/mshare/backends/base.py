@@ -88,7 +88,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
-        """open(2) of a region file."""
+        """open(2) of a region file; the name has the directories that it is in (sales/sga)."""
 
     @abstractmethod
     def unlink(self, name: str) -> None:
@@ -96,7 +96,7 @@ class Backend(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """The regions that have a name, sorted."""
+        """The regions that have a name, sorted, as far as this user may read the directories."""
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from .. import files, paths
 from ..kernel import abi, probe, syscalls
 from ..kernel.calls import CALLS
 from ..kernel.calls.base import Geometry
@@ -73,15 +74,19 @@ class KernelBackend(Backend):
         self.generation = probe.generation(root)
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
-        fd = os.open(self.path(name), flags | os.O_CLOEXEC, mode)
+        directory, base = os.path.split(name)
+        with files.beneath(self.root, directory) as above:
+            fd = os.open(base, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=above)
         return KernelRegionFile(name, fd, self.generation)
 
     def unlink(self, name: str) -> None:
-        os.unlink(self.path(name))
+        directory, base = os.path.split(name)
+        with files.beneath(self.root, directory) as above:
+            os.unlink(base, dir_fd=above)
 
     def names(self) -> list[str]:
         return sorted(
-            entry.name
-            for entry in os.scandir(self.root)
-            if entry.name != abi.INFO_FILE and entry.is_file(follow_symlinks=False)
+            name
+            for name, is_directory in files.walk(self.root, paths.DIRECTORIES_MAXIMUM, "")
+            if not is_directory and name != abi.INFO_FILE
         )

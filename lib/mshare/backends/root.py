@@ -12,10 +12,12 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 from typing import Literal
 
 from .. import files, paths
+from ..errors import Conflict, Unavailable
 from ..host import mounts
 from ..kernel import abi, probe
 from ..kernel.generations import GENERATIONS, NEWEST, Generation
@@ -80,6 +82,67 @@ def names(root: str) -> list[str]:
         return []
 
 
+def directories(root: str) -> list[str]:
+    """The directories of regions, sorted, as far as this user may read; none if there is no such root."""
+    try:
+        return Files(root).directories()
+    except OSError:
+        return []
+
+
+def status(root: str, name: str) -> os.stat_result:
+    """The status of a region's file, or of a directory. Raises OSError as stat(2) does, and NotTrusted where
+    a link was put in the place of a directory; a link in the place of the file is not followed."""
+    return files.status(os.path.join(root, name))
+
+
+def require_place(root: str, name: str) -> None:
+    """Raise for a region that cannot be made at a root: Unavailable without its directory, Conflict for a
+    name that is a directory's."""
+    directory = os.path.dirname(name)
+    if directory and not _is_directory(root, directory):
+        raise Unavailable(
+            f"region {name} lies in directory {directory}, which is not at {root}; make it with `mshare mount"
+            f" --root {root} --directory name={directory}`, or with `directories` of the role"
+            " dbmem.mshare.msharefs"
+        )
+    if _is_directory(root, name):
+        raise Conflict(f"{os.path.join(root, name)} is a directory of regions; choose another name")
+
+
+def _is_directory(root: str, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(status(root, name).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def make_directory(root: str, name: str, mode: int, gid: int) -> None:
+    """Make a directory for regions (gid -1: the group it gets by itself); OSError as mkdir(2) does."""
+    access = files.Access(mode, gid=gid)
+    if simulated(root):
+        Files(root).make_directory(name, access)
+    else:
+        files.make_shared_directory(os.path.join(root, name), access)
+
+
+def set_directory_access(root: str, name: str, mode: int, gid: int) -> None:
+    """Give a directory another mode and group (-1: as it is). NotOurs for one of another user's."""
+    access = files.Access(mode, gid=gid)
+    if simulated(root):
+        Files(root).set_directory_access(name, access)
+    else:
+        files.set_directory_access(os.path.join(root, name), access)
+
+
+def remove_directory(root: str, name: str) -> None:
+    """Remove a directory without regions; OSError (ENOTEMPTY) for any other."""
+    if simulated(root):
+        Files(root).remove_directory(name)
+    else:
+        files.remove_directory(os.path.join(root, name))
+
+
 @dataclass(frozen=True)
 class RegionSeen:
     """A region as its root knows it."""
@@ -122,8 +185,8 @@ def attachable(root: str, name: str) -> bool | None:
     if backend_at(root) != "kernel":
         return None
     try:
-        fd = os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = files.open_file(os.path.join(root, name), os.O_RDONLY)
+    except (OSError, files.NotTrusted):
         return None
     try:
         window_bytes = os.fstat(fd).st_size
@@ -142,8 +205,8 @@ def window_bytes(root: str, name: str) -> int | None:
     """The window of a kernel's region by its file's size; None where that is not known."""
     if backend_at(root) != "kernel":
         return None
-    with contextlib.suppress(OSError):
-        return os.stat(os.path.join(root, name)).st_size or None
+    with contextlib.suppress(OSError, files.NotTrusted):
+        return status(root, name).st_size or None
     return None
 
 

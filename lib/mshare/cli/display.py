@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ..backends.mapping import MappingEntry
 from ..converge.outcome import Outcome
 from ..host import accounts
-from ..info.facts import ClientsFacts, MountFacts, RegionFacts
+from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, RegionFacts
 from ..units import format_size
 from .screen import Screen
 
@@ -20,7 +20,7 @@ def size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else format_size(size_bytes)
 
 
-def access(facts: MountFacts | RegionFacts) -> str:
+def access(facts: MountFacts | DirectoryFacts | RegionFacts) -> str:
     """Mode, user and group of a file, as ls shows them."""
     if facts.mode is None or facts.uid is None or facts.gid is None:
         return "-"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
@@ -15,7 +15,7 @@ from ..backends import root as root_files
 from ..backends.choose import locate
 from ..errors import MshareError
 from ..info import inventory
-from ..info.facts import ClientsFacts, MountFacts, OwnerFacts, RegionFacts, Support
+from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
 from ..region.rules import region_name
 from . import display
 from .options import region_argument, where_options
@@ -81,6 +81,19 @@ def _mounts(screen: Screen, mounts: Sequence[MountFacts]) -> None:
     for mount in mounts:
         if mount.reason is not None:
             screen.sentence(f"  {mount.reason}")
+    _directories(screen, {mount.root: mount.directories for mount in mounts})
+
+
+def _directories(screen: Screen, directories: Mapping[str, Sequence[DirectoryFacts]]) -> None:
+    """By root."""
+    rows = [
+        (directory.name, display.access(directory), os.path.join(root, directory.name))
+        for root, each in directories.items()
+        for directory in each
+    ]
+    if rows:
+        screen.sentence("")
+        screen.table(("Directory", "Access", "Path"), rows)
 
 
 def _regions(screen: Screen, regions: Sequence[RegionFacts]) -> None:
@@ -136,9 +149,20 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     """List the regions."""
     roots = root_files.roots() if root is None else [locate(backend or "auto", root).root]
     regions = [inventory.region_facts(each, name) for each in roots for name in inventory.region_names(each)]
-    screen.answer({"regions": [record.to_fields(region) for region in regions]})
+    directories = {each: list(inventory.directory_facts(each)) for each in roots}
+    screen.answer(
+        {
+            "regions": [record.to_fields(region) for region in regions],
+            "directories": [
+                {"root": root, **record.to_fields(directory)}
+                for root, inside in directories.items()
+                for directory in inside
+            ],
+        }
+    )
     if regions:
         _regions(screen, regions)
+    _directories(screen, directories)
     closed = [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]
     if closed:
         screen.sentence(

@@ -145,6 +145,14 @@ mount_options = _together(
     click.option("--size", metavar="SIZE", help="The most memory it may use (simulated only)."),
     click.option("--mode", metavar="MODE", help="Permissions of the root (default 1770)."),
     click.option("--group", metavar="GROUP", help="Group of the root."),
+    click.option(
+        "--directory",
+        "directories",
+        metavar="KEY=VALUE,...",
+        multiple=True,
+        help="A directory of regions; repeat it for more. Keys: name, mode (default 3770), group, state"
+        " (present, absent). Like --directory name=sales,group=sales",
+    ),
 )
 
 
@@ -153,7 +161,8 @@ def region_spec(spec_path: str | None, options: Options) -> RegionSpec:
     given = _given(spec_path, options)
     mappings = given.get("mappings")
     if spec_path is None and isinstance(mappings, tuple):
-        given["mappings"] = [_parse_mapping(text) for text in mappings]
+        example = "kind=file,path=/data/a,size=10GiB"
+        given["mappings"] = [_key_values("--map", text, example) for text in mappings]
     return RegionSpec.from_dict(given, spec_path or "region")
 
 
@@ -168,7 +177,13 @@ def clients_spec(spec_path: str | None, options: Options) -> ClientsSpec:
 
 def mount_spec(spec_path: str | None, options: Options, fill: Callable[[Options], Options]) -> MountSpec:
     """The spec that `mount_options` describe; `fill` adds defaults."""
-    return MountSpec.from_dict(fill(_given(spec_path, options)), spec_path or "mount")
+    given = _given(spec_path, options)
+    directories = given.get("directories")
+    if spec_path is None and isinstance(directories, tuple):
+        given["directories"] = [
+            _key_values("--directory", text, "name=sales,group=sales") for text in directories
+        ]
+    return MountSpec.from_dict(fill(given), spec_path or "mount")
 
 
 def _given(spec_path: str | None, options: Options) -> Options:
@@ -190,11 +205,8 @@ def _given(spec_path: str | None, options: Options) -> Options:
     return given
 
 
-def _parse_mapping(text: str) -> dict[str, str]:
+def _key_values(option: str, text: str, example: str) -> dict[str, str]:
     parts = [part.partition("=") for part in _BETWEEN_KEYS.split(text)]
     if not all(equals for __, equals, __ in parts):
-        raise InvalidRequest(
-            f"--map {text!r} is not a list of KEY=VALUE pairs; write it like"
-            f" kind=file,path=/data/a,size=10GiB"
-        )
+        raise InvalidRequest(f"{option} {text!r} is not a list of KEY=VALUE pairs; write it like {example}")
     return {key: value for key, __, value in parts}

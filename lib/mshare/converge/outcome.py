@@ -182,7 +182,8 @@ def specs_left(kind: str, root: str) -> set[str]:
     """
     names = set()
     for entry in files.final_names(os.path.dirname(paths.spec_file(kind, "x"))):
-        name, suffix = os.path.splitext(entry)
+        file_name, suffix = os.path.splitext(entry)
+        name = paths.region_name(file_name)
         path = paths.spec_file(kind, name)
         if suffix == ".json" and (not os.path.lexists(path) or _root_of(path) == os.path.normpath(root)):
             names.add(name)

@@ -145,8 +145,14 @@ def _plain(key: str, value: Any) -> Any:
     if key == "mode":
         return f"{value:04o}"
     if isinstance(value, tuple):
-        return [MappingEntry.of(item).to_fields() if isinstance(item, Mapping) else item for item in value]
+        return [_plain_item(item) for item in value]
     return value
+
+
+def _plain_item(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return MappingEntry.of(item).to_fields()
+    return item.to_dict() if isinstance(item, Spec) else item
 
 
 def load(path: str) -> dict[str, object]:

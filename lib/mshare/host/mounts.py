@@ -22,6 +22,8 @@ class Mount(NamedTuple):
     super_options: str
     device: str = ""
     """MAJOR:MINOR, decimal."""
+    inside: str = "/"
+    """What of the file system is mounted: the whole of it, or a directory."""
 
 
 def _unescape(field: str) -> str:
@@ -42,7 +44,17 @@ def parse_mounts(mountinfo: str | None) -> list[Mount]:
     for line in lines(mountinfo):
         left, __, right = line.partition(" - ")
         fields, rest = left.split(" "), right.split(" ")
-        parsed.append(Mount(_unescape(fields[4]), rest[0], _unescape(rest[1]), fields[5], rest[2], fields[2]))
+        parsed.append(
+            Mount(
+                _unescape(fields[4]),
+                rest[0],
+                _unescape(rest[1]),
+                fields[5],
+                rest[2],
+                fields[2],
+                _unescape(fields[3]),
+            )
+        )
     return parsed
 
 

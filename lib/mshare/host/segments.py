@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .. import paths
@@ -161,6 +162,8 @@ class Filesystem:
     source: str = ""
     page_bytes: int = BASE_PAGE_BYTES
     internal: bool = False
+    places: tuple[tuple[str, str], ...] = ()
+    """Where it is mounted, and which directory of it."""
 
 
 class Devices:
@@ -196,7 +199,9 @@ class Devices:
                 name = f"{int(major):02x}:{int(minor):02x}".encode()
                 huge = mount.filesystem == "hugetlbfs"
                 page_bytes = _page_bytes(mount.super_options) if huge else BASE_PAGE_BYTES
-                self._known.setdefault(name, Filesystem(mount.filesystem, mount.source, page_bytes))
+                known = self._known.get(name) or Filesystem(mount.filesystem, mount.source, page_bytes)
+                place = (mount.path, mount.inside)
+                self._known[name] = replace(known, places=(*known.places, place))
 
     def of(self, mapping: Mapping, pid: int) -> Filesystem:
         """The file system of a mapping in a process, which may live in a container."""
@@ -226,6 +231,8 @@ class Kind(NamedTuple):
     page_bytes: int
     shares_tables: bool = False
     """Whether its page tables are a region's, which no process's VmPTE has."""
+    region: str | None = None
+    """Of an msharefs: the region, with the directories that it is in."""
 
 
 def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
@@ -235,17 +242,28 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
     sysv = path.startswith(b"/SYSV") and len(path) == 13
     key = int(path[5:], 16) if sysv else None
     if filesystem.type == abi.FILESYSTEM:
-        return Kind("msharefs", name, None, filesystem.page_bytes, shares_tables=True)
+        region = _region(name, filesystem)
+        return Kind("msharefs", name, None, filesystem.page_bytes, shares_tables=True, region=region)
     if filesystem.source == paths.SIMULATED_SOURCE:
-        return Kind("msharefs", name, None, filesystem.page_bytes)
-    if name.startswith("/dev/shm/msharefs-"):
-        return Kind("msharefs", name, None, filesystem.page_bytes)
+        return Kind("msharefs", name, None, filesystem.page_bytes, region=_region(name, filesystem))
+    own = re.match(r"/dev/shm/msharefs-\d+/", name)
+    if own:
+        return Kind("msharefs", name, None, filesystem.page_bytes, region=name[own.end() :])
     word = _word(path, sysv, filesystem)
     if sysv:
         name = f"key 0x{key:08x}, id {mapping.inode}"
     elif filesystem.internal:
         name = name[7:] if path.startswith(b"/memfd:") else f"inode {mapping.inode}"
     return Kind(word, name, key, filesystem.page_bytes)
+
+
+def _region(path: str, filesystem: Filesystem) -> str:
+    """The name of a region by its path in a process's mount namespace, which may have only a directory of the
+    msharefs; just the last part where the path is below none of the mounts that are known."""
+    for mounted, inside in sorted(filesystem.places, key=lambda place: -len(place[0])):
+        if path.startswith(mounted.rstrip("/") + "/"):
+            return os.path.normpath(f"{inside}/{path[len(mounted) :]}").lstrip("/")
+    return os.path.basename(path)
 
 
 def _word(path: bytes, sysv: bool, filesystem: Filesystem) -> str:

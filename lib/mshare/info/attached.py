@@ -14,7 +14,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ..backends import root as roots
 from ..clients.status import CLIENTS, LauncherStatus
+from ..errors import MshareError
 from ..host import accounts, procfs
 from ..region.status import OWNER
 from ..services import lock, status_file
@@ -45,7 +47,7 @@ def processes(root: str, name: str) -> list[Process]:
     launcher, owner = status_file.peek(root, name, CLIENTS), status_file.peek(root, name, OWNER)
     started = launcher.pids if isinstance(launcher, LauncherStatus) and launcher.alive else ()
     ours = {status.pid for status in (launcher, owner) if status is not None}
-    pids = {*started, *_mapping(os.path.join(root, name))} - ours
+    pids = {*started, *_mapping(root, name)} - ours
     return [process for process in map(_process, sorted(pids)) if process is not None]
 
 
@@ -79,10 +81,10 @@ def summary(attached: Iterable[Process]) -> str:
     return ", ".join(map(str, listed[:_SHOWN])) + more
 
 
-def _mapping(path: str) -> list[int]:
+def _mapping(root: str, name: str) -> list[int]:
     try:
-        file = os.stat(path)
-    except OSError:
+        file = roots.status(root, name)
+    except (MshareError, OSError):
         return []
     identity = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} "
     return [pid for pid in procfs.pids() if identity in procfs.maps(pid)]

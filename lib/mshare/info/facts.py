@@ -15,6 +15,17 @@ from ..errors import Failure
 
 
 @dataclass(frozen=True)
+class DirectoryFacts:
+    """A directory of regions."""
+
+    name: str
+    mode: str | None = None
+    """Four octal digits."""
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True)
 class MountFacts:
     """One msharefs."""
 
@@ -28,6 +39,8 @@ class MountFacts:
     uid: int | None = None
     gid: int | None = None
     alignment_bytes: int | None = None
+    directories: tuple[DirectoryFacts, ...] = ()
+    """As far as this user may read them."""
     reason: str | None = None
     """Why something is not known."""
 

@@ -10,8 +10,10 @@ mapped inside is known from its owner's status file only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..backends import root as roots
@@ -24,7 +26,16 @@ from ..record import Malformed
 from ..region.status import OWNER, OwnerStatus
 from ..services import status_file
 from ..services.status_file import Unread
-from .facts import ClientsFacts, HostFacts, MemoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
+from .facts import (
+    ClientsFacts,
+    DirectoryFacts,
+    HostFacts,
+    MemoryFacts,
+    MountFacts,
+    OwnerFacts,
+    RegionFacts,
+    Support,
+)
 
 _UNREADABLE = "unreadable"
 
@@ -42,9 +53,20 @@ def mount_facts(root: str, probing: bool = True) -> MountFacts:
         if generation is not None:
             features = {**generation.features.__dict__}
             facts = replace(facts, generation=generation.id, features=features)
+        facts = replace(facts, directories=tuple(directory_facts(root)))
         return replace(facts, alignment_bytes=roots.alignment_bytes(root))
     except (MshareError, OSError) as error:
         return replace(facts, reason=sentence(error))
+
+
+def directory_facts(root: str) -> Iterator[DirectoryFacts]:
+    """The directories of regions at a root."""
+    for name in roots.directories(root):
+        facts = DirectoryFacts(name)
+        with contextlib.suppress(OSError, MshareError):
+            file = roots.status(root, name)
+            facts = replace(facts, mode=f"{stat.S_IMODE(file.st_mode):04o}", uid=file.st_uid, gid=file.st_gid)
+        yield facts
 
 
 def support(backend: str = "auto", root: str | None = None) -> Support:
@@ -135,12 +157,14 @@ def region_facts(root: str, name: str) -> RegionFacts:
 
 def _with_file(facts: RegionFacts) -> RegionFacts:
     try:
-        file = os.stat(facts.path)
-    except FileNotFoundError:
+        file = roots.status(facts.root, facts.name)
+    except (FileNotFoundError, NotADirectoryError):
         return replace(facts, exists=False)
-    except OSError as error:
+    except (MshareError, OSError) as error:
         # That it may not be looked at does not make it absent, nor its owner dead.
         return replace(facts, exists=True, reason=sentence(error))
+    if stat.S_ISDIR(file.st_mode):
+        return replace(facts, exists=False)
     mode = f"{stat.S_IMODE(file.st_mode):04o}"
     return replace(facts, mode=mode, uid=file.st_uid, gid=file.st_gid, exists=True)
 

@@ -30,7 +30,7 @@ from ..region.units import remove_region_files
 from ..services import status_file
 from ..services.choose import current
 from ..units import format_size
-from . import msharefs, units
+from . import directories, msharefs, units
 from .spec import MountSpec
 
 
@@ -63,8 +63,9 @@ class _Mount:
             )
         self.boot = self.managed if boot_wanted is None else boot_wanted
         self.enabled = self.managed and units.mount_enabled(spec.root)
-        self.seen = msharefs.observe(spec.root)
+        self.seen = msharefs.observe(spec.root, [directory.name for directory in spec.directories])
         self.steps = msharefs.differences(spec, self.seen)
+        self.inside = msharefs.directory_steps(spec, self.seen)
         msharefs.require_access(spec, self.seen)
         self.unit = self.boot and units.mount_unit_differs(spec)
         record = paths.spec_file("mounts", paths.escape(spec.root))
@@ -78,7 +79,8 @@ class _Mount:
                 ),
                 ("layout" in self.steps, f"lay out the simulated msharefs at {spec.root}"),
                 ("access" in self.steps, f"set mode and group of {spec.root}"),
-                (files.read_text(record) != spec.to_json(), f"write {record}"),
+                *((True, str(step)) for step in self.inside),
+                (files.read_text(record) != msharefs.record_text(spec), f"write {record}"),
                 (self.unit, f"write the mount unit of {spec.root}"),
                 (
                     self.enabled != self.boot,
@@ -93,7 +95,9 @@ class _Mount:
             units.enable_mount(self.spec)
         elif self.enabled and not self.boot:
             units.disable_mount(self.spec.root)
-        left = msharefs.differences(self.spec, msharefs.observe(self.spec.root))
+        seen = msharefs.observe(self.spec.root, [directory.name for directory in self.spec.directories])
+        left = msharefs.differences(self.spec, seen)
+        left += map(str, msharefs.directory_steps(self.spec, seen))
         if left:
             raise MshareError(
                 f"{self.spec.root} was changed as requested, but still differs in {', '.join(left)};"
@@ -105,11 +109,16 @@ class _Mount:
         before = _seen(self.seen)
         if self.spec.size_bytes is not None and self.seen.size_bytes is not None:
             before = {**before, "size": self.seen.size_bytes}
+        after = _wanted(self.spec) if self.actions else before
+        if self.inside:
+            requested, seen = self.spec.directories, self.seen.directories
+            before = {**before, "directories": directories.described(requested, seen, after=False)}
+            after = {**after, "directories": directories.described(requested, seen, after=True)}
         return Outcome(
             bool(self.actions),
             self.actions,
             before,
-            _wanted(self.spec) if self.actions else before,
+            after,
             inventory.mount_facts(root) if os.path.isdir(root) else None,
             {"managed": self.managed, "enabled": self.boot, "reason": self.why_no_reboot},
         )

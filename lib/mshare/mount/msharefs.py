@@ -15,11 +15,13 @@ import grp
 import os
 import stat
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import choose, require_entry
+from ..converge.spec import load
 from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
 from ..host import commands, mounts, procfs
 from ..host import users as mount_users
@@ -30,8 +32,9 @@ from ..pagetable import BASE_PAGE_BYTES
 from ..record import Malformed
 from ..services import status_file
 from ..units import format_size, round_up
-from . import preflight
-from .spec import MountSpec
+from . import directories, preflight
+from .directories import DirectorySeen
+from .spec import DirectorySpec, MountSpec
 
 # As in `MountSeen.source`.
 _TMPFS = f"tmpfs:{paths.SIMULATED_SOURCE}"
@@ -67,6 +70,8 @@ class MountSeen:
     """Why a simulated root cannot be read."""
     unfinished: bool = False
     """Whether a process was killed while it laid out a simulated msharefs here."""
+    directories: Mapping[str, DirectorySeen] = field(default_factory=dict)
+    """Of those that are asked about, the ones that are there."""
 
 
 def needs_mount(spec: MountSpec) -> bool:
@@ -74,8 +79,8 @@ def needs_mount(spec: MountSpec) -> bool:
     return spec.backend == "kernel" or paths.is_root()
 
 
-def observe(root: str) -> MountSeen:
-    """Examine a root, changing nothing; Unavailable if this user may not."""
+def observe(root: str, names: Sequence[str] = ()) -> MountSeen:
+    """Examine a root and directories in it, changing nothing; Unavailable if this user may not."""
     try:
         status = os.lstat(root)
     except (FileNotFoundError, NotADirectoryError):
@@ -112,6 +117,7 @@ def observe(root: str) -> MountSeen:
         used_bytes,
         reason,
         kind == "directory" and roots.unfinished(root),
+        directories.observe(root, names) if backend is not None else {},
     )
 
 
@@ -166,11 +172,29 @@ def complete(spec: MountSpec) -> MountSpec:
         choose("kernel")
     root = os.path.normpath(spec.root)
     generation = (spec.generation or NEWEST) if spec.backend == "simulated" else None
-    return replace(spec, root=root, generation=generation)
+    named = {directory.name for directory in spec.directories}
+    kept = [directory for directory in _recorded(root) if directory.name not in named]
+    every = tuple(sorted((*spec.directories, *kept), key=lambda directory: directory.name))
+    return replace(spec, root=root, generation=generation, directories=every)
+
+
+def _recorded(root: str) -> tuple[DirectorySpec, ...]:
+    """The directories that were requested before: each stays until it is requested to be absent."""
+    try:
+        return MountSpec.from_dict(load(_record(root))).directories
+    except (MshareError, OSError):
+        # There is none, or it is damaged, and is written anew.
+        return ()
 
 
 def _record(root: str) -> str:
     return paths.spec_file("mounts", paths.escape(root))
+
+
+def record_text(spec: MountSpec) -> str:
+    """What is written down of a complete specification, for the next boot and the next request."""
+    kept = tuple(directory for directory in spec.directories if directory.present)
+    return replace(spec, directories=kept).to_json()
 
 
 def is_ours(seen: MountSeen) -> bool:
@@ -181,6 +205,12 @@ def is_ours(seen: MountSeen) -> bool:
 
 def _bare(seen: MountSeen) -> bool:
     return seen.source == _TMPFS and seen.empty
+
+
+def directory_steps(spec: MountSpec, seen: MountSeen) -> list[directories.Step]:
+    """What has to be done to directories; raises as `directories.plan`."""
+    new_group = spec.group if group_missing(spec) else None
+    return directories.plan(spec.root, spec.directories, seen.directories, new_group)
 
 
 def differences(spec: MountSpec, seen: MountSeen) -> list[str]:
@@ -248,10 +278,11 @@ def mount(spec: MountSpec) -> list[str]:
 
     A failure is undone: there is no mount without its record, and no record without its mount.
     """
-    seen = observe(spec.root)
+    seen = observe(spec.root, [directory.name for directory in spec.directories])
     if seen.kind == "directory" and not needs_mount(spec):
         files.require_own_directory(spec.root)
     steps = differences(spec, seen)
+    inside = directory_steps(spec, seen)
     record = _record(spec.root)
     require_access(spec, seen)
     with contextlib.ExitStack() as undo:
@@ -262,14 +293,17 @@ def mount(spec: MountSpec) -> list[str]:
             # What a mount that was killed began stays known: only then can it be ended as a whole.
             if not files.left_at(record):
                 undo.callback(forget, spec.root)
-            files.write_text(record, spec.to_json())
+            files.write_text(record, record_text(spec))
             _make(spec, seen, undo)
-        elif files.read_text(record) != spec.to_json():
-            files.write_text(record, spec.to_json())
         if "size" in steps:
             _run("mount", "-o", f"remount,size={spec.size_bytes}", spec.root)
         if "access" in steps:
             _set_access(spec, gid)
+        for step in inside:
+            step.take(spec.root)
+            undo.callback(step.undo, spec.root)
+        if files.read_text(record) != record_text(spec):
+            files.write_text(record, record_text(spec))
         undo.pop_all()
     return steps
 

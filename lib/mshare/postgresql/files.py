@@ -179,7 +179,7 @@ def _drop_in_sections(spec: ClusterSpec) -> tuple[str, str] | None:
     # stopped, and started again with one that systemd starts again because its owner was killed. A server
     # that died of that is started again as well: not by Restart=, for Debian's ExecStop= fails after every
     # end, one that somebody asked for too. With BindsTo= it would be stopped, and nothing would start it.
-    region = f"mshare-region@{spec.region}.service"
+    region = f"mshare-region@{paths.file_name(spec.region)}.service"
     needs = "Requires" if spec.require else "Wants"
     unit = f"[Unit]\nWants={mounts}\n{needs}={region}\nPartOf={region}\nAfter={mounts} {region}\n"
     return unit, "[Service]\nRestartForceExitStatus=SIGSEGV SIGBUS\n"

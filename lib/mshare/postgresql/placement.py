@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,11 +45,8 @@ class Segment:
     """False for a region of which nobody has written down its memory: size_bytes is its window then."""
     shares_tables: bool = False
     """Whether it is a window of a kernel with mshare."""
-
-    @property
-    def region(self) -> str | None:
-        """The name of the region it is."""
-        return os.path.basename(self.name) if self.kind == "msharefs" else None
+    region: str | None = None
+    """The name of the region it is."""
 
     @property
     def text(self) -> str:
@@ -65,7 +61,7 @@ class Segment:
 
     def to_fields(self) -> dict[str, object]:
         """As JSON has it."""
-        return {**vars(self), "region": self.region}
+        return dict(vars(self))
 
 
 def of(pid: int) -> Segment | None:
@@ -86,7 +82,7 @@ def of(pid: int) -> Segment | None:
     largest, kind = max(shared, key=lambda pair: (pair[0].end - pair[0].start, pair[1].kind == "msharefs"))
     range_bytes = largest.end - largest.start
     is_region = kind.kind == "msharefs"
-    mapped_bytes = _mapped_bytes(kind.name) if is_region else range_bytes
+    mapped_bytes = _mapped_bytes(kind.name, kind.region) if kind.region else range_bytes
     return Segment(
         pid,
         kind.kind,
@@ -100,13 +96,14 @@ def of(pid: int) -> Segment | None:
         range_bytes if is_region else None,
         bool(mapped_bytes),
         kind.shares_tables,
+        kind.region,
     )
 
 
-def _mapped_bytes(path: str) -> int | None:
+def _mapped_bytes(path: str, region: str) -> int | None:
     """The memory of a region; None where nobody has written down how much it is."""
-    root, name = os.path.split(path)
-    mapped_bytes: int | None = inventory.region_facts(root, name).mapped_bytes
+    root = path[: -len(region)].rstrip("/")
+    mapped_bytes: int | None = inventory.region_facts(root, region).mapped_bytes
     return mapped_bytes
 
 

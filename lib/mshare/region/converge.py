@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import files, paths
+from ..backends import choose
 from ..backends import root as roots
 from ..clients.status import CLIENTS
 from ..converge import memory
@@ -71,9 +72,14 @@ class RegionPresent(Request[RegionFacts]):
     def region(self) -> str:
         return self.spec.name
 
+    def require(self) -> None:
+        roots.require_place(choose.locate(self.spec.backend, self.spec.root).root, self.spec.name)
+
     def converge(self, check: bool) -> Outcome[RegionFacts]:
         spec = self.spec
         root = locate(spec.backend, spec.root, check)
+        if root is not None and not check:
+            self.require()
         if root is None:
             memory.check(spec.memory_bytes, overcommit=spec.overcommit, prefault=spec.prefault)
             fills_bytes = spec.memory_bytes if spec.prefault else 0

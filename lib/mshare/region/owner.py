@@ -136,6 +136,7 @@ def _own(
     if spec.prefault:
         memory.check_room(spec.name, spec.memory_bytes, backend.root)
     uid, gid = spec.ids()
+    roots.require_place(backend.root, spec.name)
     _clear_stale(spec.name, backend, replace_stale)
     before_bytes = procfs.meminfo_bytes().get("PageTables")
     status.write(

@@ -13,28 +13,47 @@ from ..errors import InvalidRequest
 from ..kernel import abi
 from ..kernel.generations import Generation
 from ..pagetable import page_tables
+from ..paths import DIRECTORIES_MAXIMUM
 from ..units import MIB, counted, format_size, round_up
 
 NAME_LENGTH = 128
 # systemd instance names, file names and environment variables need no escaping for these.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*\Z")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*\Z")
+# Files of msharefs itself, and of the simulator.
+_TAKEN = (abi.INFO_FILE, "layout")
 OWNER_BYTES = 32 * MIB
 """What an owner itself needs besides its region; measured 15 MiB."""
 
 
 def region_name(name: str) -> str:
-    """Return a region's name, or raise InvalidRequest."""
+    """Return a region's name, alone (sga) or with the directories above it (sales/sga), or raise
+    InvalidRequest."""
+    return _name(name, "region", "sga or sales/sga", DIRECTORIES_MAXIMUM)
+
+
+def directory_name(name: str) -> str:
+    """Return the name of a directory of regions, or raise InvalidRequest."""
+    return _name(name, "directory", "sales", DIRECTORIES_MAXIMUM - 1)
+
+
+def _name(name: str, what: str, example: str, above_maximum: int) -> str:
     if not isinstance(name, str) or not name:
-        raise InvalidRequest("a region needs a name, like sga, but the name is empty")
+        raise InvalidRequest(f"a {what} needs a name, like {example}, but the name is empty")
     if len(name) > NAME_LENGTH:
         raise InvalidRequest(
-            f"region name {name[:20]!r}... has {counted(len(name), 'character')}; at most {NAME_LENGTH}"
+            f"{what} name {name[:20]!r}... has {counted(len(name), 'character')}; at most {NAME_LENGTH}"
             " are allowed"
         )
-    if not _NAME.match(name) or name == abi.INFO_FILE:
+    parts = name.split("/")
+    if not all(_PART.match(part) and part not in _TAKEN for part in parts):
         raise InvalidRequest(
-            f"region name {name!r} cannot be used; write letters, digits, '_' and '.', beginning with a"
-            f" letter or digit, and not {abi.INFO_FILE}, like sga"
+            f"{what} name {name!r} cannot be used; write letters, digits, '_' and '.', each part beginning"
+            f" with a letter or digit, and not {' or '.join(_TAKEN)}, like {example}"
+        )
+    if len(parts) - 1 > above_maximum:
+        raise InvalidRequest(
+            f"{what} name {name!r} has {counted(len(parts) - 1, 'directory', 'directories')} above it; at"
+            f" most {above_maximum} are allowed"
         )
     return name
 

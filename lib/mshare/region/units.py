@@ -9,9 +9,15 @@ import contextlib
 from collections.abc import Iterator
 from glob import glob
 
+from .. import paths
 from ..files import read_text
-from ..services.systemd import HEAD, ask, files_differ, remove_files, unit_path, write_files
+from ..services.systemd import HEAD, ask, files_differ, remove_files, unit_of, unit_path, write_files
 from .spec import RegionSpec
+from .status import OWNER
+
+
+def _slice(name: str) -> str:
+    return f"mshare-{paths.file_name(name)}.slice"
 
 
 def region_files(spec: RegionSpec) -> dict[str, str]:
@@ -19,10 +25,10 @@ def region_files(spec: RegionSpec) -> dict[str, str]:
     limit = "" if spec.memory_max_bytes is None else f"MemoryMax={spec.memory_max_bytes}\n"
     before = "".join(f"Before={unit}\n" for unit in spec.before)
     return {
-        unit_path(f"mshare-{spec.name}.slice"): (
+        unit_path(_slice(spec.name)): (
             f"{HEAD}[Unit]\nDescription=Memory of mshare region {spec.name}\n\n[Slice]\n{limit}"
         ),
-        unit_path(f"mshare-region@{spec.name}.service.d/dbmem.conf"): f"{HEAD}[Unit]\n{before}",
+        unit_path(f"{unit_of(OWNER, spec.name)}.d/dbmem.conf"): f"{HEAD}[Unit]\n{before}",
     }
 
 
@@ -50,14 +56,14 @@ def remove_region_files(name: str) -> None:
     """Remove the files of a region that has ended, and its slice, which would stay active; with the last
     region also the parent slice. The names of the files do not depend on the specification."""
     remove_files(region_files(RegionSpec(name, ())))
-    ask("stop", f"mshare-{name}.slice")
+    ask("stop", _slice(name))
     if not glob(unit_path("mshare-*.slice")):
         ask("stop", "mshare.slice")
 
 
 def address_space_limit(name: str) -> tuple[int, str] | None:
     """The LimitAS of a region's owner in bytes, and who sets it; None without a limit."""
-    unit = f"mshare-region@{name}.service"
+    unit = unit_of(OWNER, name)
     limit = ask("show", "--value", "--property=LimitAS", unit)
     where = f"LimitAS of {unit}, or DefaultLimitAS in /etc/systemd/system.conf"
     return (int(limit), where) if limit.isdigit() else None

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import Unavailable
+from ..backends import root as roots
+from ..errors import MshareError, Unavailable
 from ..host import pagemap, processes, segments
 from ..host.processes import Process, Vanished
 from ..host.segments import Mapping as HostMapping
@@ -39,7 +40,7 @@ def attached_programs(root: str, region: str, backend: str) -> Programs | None:
     tables are shared and belong to no process, so they are left out.
     """
     facts = inventory.region_facts(root, region)
-    clients = [(process, own) for process, own in _attached(facts.path) if process.pid != facts.owner.pid]
+    clients = [(process, own) for process, own in _attached(root, region) if process.pid != facts.owner.pid]
     if not clients:
         return None
     seen = ClientsSeen(
@@ -63,11 +64,11 @@ def attached_programs(root: str, region: str, backend: str) -> Programs | None:
     return Programs(seen, Counter(process.name for process, __ in clients))
 
 
-def _attached(path: str) -> Iterator[tuple[Process, list[HostMapping]]]:
+def _attached(root: str, region: str) -> Iterator[tuple[Process, list[HostMapping]]]:
     """Processes that have a file mapped, with the mappings."""
     try:
-        file = os.stat(path)
-    except OSError:
+        file = roots.status(root, region)
+    except (MshareError, OSError):
         return
     device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}".encode()
     reader = segments.Reader()

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
-from .. import files
+from .. import files, paths
 from ..errors import Conflict, MshareError, Unavailable
 from ..host import procfs
 from ..host.limits import Host
@@ -66,7 +66,7 @@ def _make_cgroup(role: AnyRole, name: str, root: str) -> str | None:
     # What a launcher that was killed has left is not to be forgotten for the new one.
     _end_cgroup(role, name, root)
     record = status_file.file(root, name, role, "cgroup")
-    path = cgroup.make(f"{role.name}-{name}") if role.starts_programs else None
+    path = cgroup.make(f"{role.name}-{paths.file_name(name)}") if role.starts_programs else None
     if path is not None:
         files.write_text(record, f"{path}\n", durable=False)
     return path

@@ -159,7 +159,7 @@ def file(root: str, name: str, role: AnyRole, suffix: str = "json") -> str:
 
 
 def _name(name: str, role: AnyRole, suffix: str = "json") -> str:
-    return f"{name}.{role.name}.{suffix}"
+    return f"{paths.file_name(name)}.{role.name}.{suffix}"
 
 
 def read(root: str, name: str, role: Role[S]) -> S | None:
@@ -248,7 +248,7 @@ def names_left(root: str, *roles: AnyRole) -> set[str]:
     """The regions of which any file is left here: status, lock or log, or what was to become one."""
     suffixes = tuple(f".{role.name}.{suffix}" for role in roles for suffix in SUFFIXES)
     return {
-        entry[: -len(suffix)]
+        paths.region_name(entry[: -len(suffix)])
         for entry in files.final_names(directory(root))
         for suffix in suffixes
         if entry.endswith(suffix)
@@ -262,4 +262,4 @@ def names(root: str, role: AnyRole) -> list[str]:
         entries = os.listdir(directory(root))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(entry[: -len(suffix)] for entry in entries if entry.endswith(suffix))
+    return sorted(paths.region_name(entry[: -len(suffix)]) for entry in entries if entry.endswith(suffix))

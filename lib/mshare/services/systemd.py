@@ -13,6 +13,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Sequence
 
+from .. import paths
 from ..errors import Unavailable
 from ..files import read_text, remove, remove_empty, write_text
 from ..host import commands
@@ -68,7 +69,9 @@ WantedBy=mshare-mounts.target
     # does that also stops or restarts them when an owner was killed. Their launcher has to report which died.
     # Hence after `systemctl restart` they are started here, if they are to be there at all.
     #
-    # OOMPolicy= stays systemd's own: with `continue` nobody could tell the OOM killer from any other kill -9.
+    # An owner that the OOM killer ends is treated like one that anybody else kills: with OOMPolicy=kill no
+    # ExecStop= runs, which would stop the clients, and its Result still says oom-kill. With `stop`, systemd's
+    # own, the clients would be stopped and started again; with `continue` nobody could tell who killed it.
     "mshare-region@.service": """\
 [Unit]
 Description=Owner of mshare region %i
@@ -85,6 +88,7 @@ exec systemctl --no-block start mshare-clients@%i.service'
 ExecStop=-systemctl --job-mode=fail stop mshare-clients@%i.service
 Slice=mshare-%i.slice
 OOMScoreAdjust=-900
+OOMPolicy=kill
 Restart=on-failure
 RestartSec=1
 RestartPreventExitStatus=2 4 5
@@ -137,6 +141,11 @@ WantedBy=multi-user.target
 
 def unit_path(name: str) -> str:
     return os.path.join(UNIT_DIRECTORY, name)
+
+
+def unit_of(role: AnyRole, name: str) -> str:
+    """The unit of a region's owner or clients."""
+    return UNITS[role.name].format(name=paths.file_name(name))
 
 
 def templates(program: str) -> dict[str, str]:
@@ -206,8 +215,8 @@ class Systemd(Supervisor):
     ) -> S:
         # A process that stops it asks systemd, which knows what it is starting: `first` is not needed.
         # The unit's ExecStart runs the same program with the spec file of the same name.
-        unit = UNITS[role.name].format(name=name)
-        template = unit_path(UNITS[role.name].format(name=""))
+        unit = unit_of(role, name)
+        template = unit_path(unit_of(role, ""))
         if not os.path.exists(template):
             raise Unavailable(
                 f"{template} is missing, so systemd cannot keep the {role} of {name}; install it with the"
@@ -240,7 +249,7 @@ class Systemd(Supervisor):
         return status
 
     def stop(self, role: Role[S], name: str, root: str) -> bool:
-        unit = UNITS[role.name].format(name=name)
+        unit = unit_of(role, name)
         status = status_file.peek(root, name, role)
         ran = status is not None and status.alive
         ask("stop", unit)
@@ -249,10 +258,10 @@ class Systemd(Supervisor):
         return ran
 
     def enabled(self, role: AnyRole, name: str) -> bool:
-        return ask("is-enabled", UNITS[role.name].format(name=name)) == "enabled"
+        return ask("is-enabled", unit_of(role, name)) == "enabled"
 
     def set_enabled(self, role: AnyRole, name: str, enabled: bool) -> None:
-        systemctl("enable" if enabled else "disable", UNITS[role.name].format(name=name))
+        systemctl("enable" if enabled else "disable", unit_of(role, name))
 
     def reload(self, role: Role[S], name: str, root: str) -> None:
-        systemctl("reload", UNITS[role.name].format(name=name))
+        systemctl("reload", unit_of(role, name))

@@ -314,7 +314,7 @@ class _Row:
         return SegmentRecord(
             kind=kind.kind,
             name=kind.name,
-            region=os.path.basename(kind.name) if kind.kind == "msharefs" else None,
+            region=kind.region,
             key=kind.key,
             size_bytes=self.size_bytes,
             page_bytes=kind.page_bytes,

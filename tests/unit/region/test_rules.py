@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mshare import paths
 from mshare.backends import mapping as backends_mapping
 from mshare.backends.mapping import Mapping
 from mshare.clients import spec
@@ -29,25 +30,59 @@ def sentence(call, *arguments) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["sga", "a", "0", "SGA_1.prod", "x" * 128, "a..b"])
+@pytest.mark.parametrize(
+    "name", ["sga", "a", "0", "SGA_1.prod", "x" * 128, "a..b", "sales/sga", "a/b/c/d", "a./b."]
+)
 def test_names(name):
     assert rules.region_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name",
-    ["/", "a/b", "/etc/passwd", "..", ".", "../x", ".hidden", "-rf", "a b", "a\n", "a\0", "é", "mshare_info"],
+    [
+        *(
+            "/",
+            "/etc/passwd",
+            "..",
+            ".",
+            "../x",
+            ".hidden",
+            "-rf",
+            "a b",
+            "a\n",
+            "a\0",
+            "é",
+            "mshare_info",
+            "layout",
+        ),
+        *(
+            "a/",
+            "/a",
+            "a//b",
+            "a/../b",
+            "a/.",
+            "a/.simulated",
+            "a/mshare_info",
+            "a/layout",
+            "layout/a",
+            "a:b",
+            "a\\b",
+        ),
+    ],
 )
 def test_names_that_cannot_be_used(name):
     assert sentence(rules.region_name, name) == (
-        f"region name {name!r} cannot be used; write letters, digits, '_' and '.', beginning with a"
-        " letter or digit, and not mshare_info, like sga"
+        f"region name {name!r} cannot be used; write letters, digits, '_' and '.', each part beginning with a"
+        " letter or digit, and not mshare_info or layout, like sga or sales/sga"
     )
 
 
 @pytest.mark.parametrize("name", ["", None, 7, []])
 def test_no_name(name):
-    assert sentence(rules.region_name, name) == "a region needs a name, like sga, but the name is empty"
+    assert (
+        sentence(rules.region_name, name)
+        == "a region needs a name, like sga or sales/sga, but the name is empty"
+    )
 
 
 def test_a_name_of_300_characters():
@@ -56,15 +91,23 @@ def test_a_name_of_300_characters():
     )
 
 
+def test_a_name_below_too_many_directories():
+    assert sentence(rules.region_name, "a/b/c/d/e") == (
+        "region name 'a/b/c/d/e' has 4 directories above it; at most 3 are allowed"
+    )
+
+
 @given(st.text())
-def test_what_passes_as_a_name_is_one_plain_file_name(name):
+def test_what_passes_as_a_name_is_plain_and_one_file_name(name):
     try:
         rules.region_name(name)
     except InvalidRequest:
         return
     assert name.isascii()
-    assert not set(name) & set("/\\%@ \n\0-")
-    assert name not in ("", ".", "..", "mshare_info")
+    assert not set(name) & set("\\%@ \n\0-:")
+    assert not {*name.split("/")} & {"", ".", "..", "mshare_info", "layout"}
+    assert paths.region_name(paths.file_name(name)) == name
+    assert "/" not in paths.file_name(name)
 
 
 @pytest.mark.parametrize(("text", "prot"), [("r", abi.PROT_READ), ("rw", abi.PROT_READ | abi.PROT_WRITE)])

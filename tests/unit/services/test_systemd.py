@@ -9,7 +9,9 @@ import socket
 
 import pytest
 
+from mshare.clients.status import CLIENTS
 from mshare.errors import MshareError
+from mshare.region.status import OWNER
 from mshare.services import systemd
 from mshare.services.notify import notify
 
@@ -65,6 +67,21 @@ def test_templates_run_the_program_that_is_installed():
     services = [text for path, text in texts.items() if path.endswith(".service")]
     assert services
     assert all("/opt/x/mshare" in text for text in services)
+
+
+def test_an_owner_that_the_oom_killer_ends_is_treated_as_any_that_is_killed():
+    """No ExecStop=, which would stop the clients; and Result=oom-kill, for the sentence about it."""
+    text = systemd.templates("/opt/x/mshare")[systemd.unit_path("mshare-region@.service")]
+    lines = text.splitlines()
+    assert "OOMPolicy=kill" in lines
+    assert "Restart=on-failure" in lines
+    assert sum(line.startswith("ExecStop") for line in lines) == 1
+
+
+def test_the_units_of_a_region_in_a_directory():
+    assert systemd.unit_of(OWNER, "sales/sga") == "mshare-region@sales:sga.service"
+    assert systemd.unit_of(CLIENTS, "sales/sga") == "mshare-clients@sales:sga.service"
+    assert systemd.unit_of(OWNER, "") == "mshare-region@.service"
 
 
 @pytest.mark.parametrize("abstract", [False, True])

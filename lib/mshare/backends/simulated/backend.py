@@ -293,6 +293,11 @@ def _reserve(address: int | None, size_bytes: int, fixed: int, alignment_bytes: 
     return where
 
 
+def _taken(name: str) -> bool:
+    """Whether a name is the simulator's own: its files, and the sidecar that would have the layout's name."""
+    return name in (abi.INFO_FILE, "layout") or DIRECTORY in name.split("/")
+
+
 class SimulatedBackend(Backend):
     """A root laid out by `Layout.create`. Raises Unavailable where there is none, or no cffi."""
 
@@ -307,11 +312,11 @@ class SimulatedBackend(Backend):
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> RegionFile:
         path = self.path(name)
-        if name in (abi.INFO_FILE, DIRECTORY):
+        if _taken(name):
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.EACCES, path)
         if not flags & os.O_CREAT:
             return self._open_existing(name, flags)
-        with self._layout.names_locked():
+        with self._layout.names_locked(name):
             if os.path.lexists(path):
                 if flags & os.O_EXCL:
                     raise refusal(errno.EEXIST, path)
@@ -327,6 +332,8 @@ class SimulatedBackend(Backend):
                 raise
 
     def _open_existing(self, name: str, flags: int) -> RegionFile:
+        if stat.S_ISDIR(files.status(self.path(name)).st_mode):
+            raise refusal(errno.EISDIR, self.path(name))
         fd = files.open_file(self.path(name), flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL))
         try:
             region = SimulatedRegionFile(self, name, fd, self._layout.sidecar_of(name, fd))
@@ -343,9 +350,9 @@ class SimulatedBackend(Backend):
         return self._layout.create_sidecar(name, Record(status.st_ino, owner), stat.S_IMODE(status.st_mode))
 
     def unlink(self, name: str) -> None:
-        if name in (abi.INFO_FILE, DIRECTORY):
+        if _taken(name):
             raise refusal(errno.EPERM, self.path(name))
-        with self._layout.names_locked():
+        with self._layout.names_locked(name):
             # A damaged sidecar goes with the name.
             with contextlib.suppress(Malformed):
                 record = self._layout.record(name)
@@ -366,6 +373,10 @@ class SimulatedBackend(Backend):
 
     def holds(self, status: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
-        return status.st_dev == os.stat(self.root).st_dev and any(
-            entry.inode() == status.st_ino for entry in os.scandir(self.root)
-        )
+        if status.st_dev != os.stat(self.root).st_dev:
+            return False
+        for name in self.names():
+            with contextlib.suppress(OSError):
+                if files.status(self.path(name)).st_ino == status.st_ino:
+                    return True
+        return False

@@ -8,6 +8,10 @@
     ROOT/.simulated/layout.json   version, generation, alignment; its lock serializes names
     ROOT/.simulated/NAME.json     what a kernel would keep in memory: size, mappings, owner
     ROOT/.simulated/NAME.bell     a FIFO that wakes the attached processes after a change
+    ROOT/DIRECTORY/NAME           a region in a directory, with ROOT/DIRECTORY/.simulated/NAME.json and .bell
+
+A directory has its own `.simulated`, with its group and mode: who may make regions in the one may make their
+sidecars in the other, and nobody else. Its lock serializes the directory's names.
 
 A sidecar instead of extended attributes, because tmpfs has those only since Linux 6.6. Whoever may create
 regions may write to both directories: their files are opened as `files` does it, no link is followed, and
@@ -26,7 +30,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ... import files, record
+from ... import files, paths, record
 from ...errors import InvalidRequest, Unavailable
 from ...host import procfs
 from ...kernel import abi
@@ -96,9 +100,8 @@ class Record:
         return json.dumps(self, default=lambda value: value.__dict__)
 
     @classmethod
-    def from_json(cls, text: bytes | str, path: str = "a sidecar") -> Record:
+    def from_json(cls, text: bytes | str, path: str = "a sidecar", name: str = "NAME") -> Record:
         """Malformed, naming the file and the field, for anything that the simulator does not write."""
-        name = os.path.basename(path).rpartition(".")[0]
         return record.parse(cls, text, path, f"`mshare rm {name} --force` ends what is left of the region")
 
 
@@ -108,14 +111,16 @@ class Sidecar:
     A FIFO, because the wake-ups of a file (inotify) are limited to 128 processes a user.
     """
 
-    def __init__(self, fd: int, bell_fd: int, name: str) -> None:
+    def __init__(self, fd: int, bell_fd: int, name: str, region: str) -> None:
         self.fd = fd
         self.bell_fd = bell_fd
         self.name = name
         """The path it had when it was opened."""
+        self.region = region
+        """Whose it is."""
 
     def dup(self) -> Sidecar:
-        return Sidecar(os.dup(self.fd), os.dup(self.bell_fd), self.name)
+        return Sidecar(os.dup(self.fd), os.dup(self.bell_fd), self.name, self.region)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -148,7 +153,7 @@ class Sidecar:
 
     def _parse(self, content: bytes) -> Record:
         # One line: what a writer killed half-way may leave behind it is never read.
-        return Record.from_json(content.split(b"\n", 1)[0], self.name)
+        return Record.from_json(content.split(b"\n", 1)[0], self.name, self.region)
 
     def read(self) -> Record:
         """Its content. No process can keep a reader waiting: if another process holds the lock, it is read
@@ -238,11 +243,17 @@ class Files:
     def _file(root: str) -> str:
         return os.path.join(root, DIRECTORY, "layout.json")
 
+    def _beside(self, directory: str) -> str:
+        """Where the sidecars of a directory's regions are; of the root's for ""."""
+        return os.path.join(self.root, directory, DIRECTORY)
+
     def sidecar_path(self, name: str) -> str:
-        return os.path.join(self.root, DIRECTORY, f"{name}.json")
+        directory, base = os.path.split(name)
+        return os.path.join(self._beside(directory), f"{base}.json")
 
     def bell_path(self, name: str) -> str:
-        return os.path.join(self.root, DIRECTORY, f"{name}.bell")
+        directory, base = os.path.split(name)
+        return os.path.join(self._beside(directory), f"{base}.bell")
 
     def sidecar(self, name: str) -> Sidecar:
         """Open a region's sidecar as far as this user may: who may only read cannot change anything."""
@@ -255,7 +266,7 @@ class Files:
         path = self.sidecar_path(name)
         fd = files.open_file(path, flags)
         try:
-            return Sidecar(fd, files.open_file(self.bell_path(name), flags, stat.S_IFIFO), path)
+            return Sidecar(fd, files.open_file(self.bell_path(name), flags, stat.S_IFIFO), path, name)
         except BaseException:
             os.close(fd)
             raise
@@ -290,7 +301,7 @@ class Files:
         try:
             path = self.sidecar_path(name)
             files.write_bytes(path, _line(first), files.Access(sidecar_mode(mode)), durable=False)
-            return Sidecar(files.open_file(path, os.O_RDWR), bell_fd, path)
+            return Sidecar(files.open_file(path, os.O_RDWR), bell_fd, path, name)
         except BaseException:
             os.close(bell_fd)
             raise
@@ -342,6 +353,8 @@ class Files:
         """Take the layout's own files away from a root without regions (ENOTEMPTY otherwise)."""
         if self.names():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), self.root)
+        for directory in reversed(self.directories()):
+            self.remove_directory(directory)
         for path in (self._file(self.root), os.path.join(self.root, abi.INFO_FILE)):
             files.remove(path)
         with contextlib.suppress(FileNotFoundError):
@@ -351,19 +364,71 @@ class Files:
         """The regions, sorted: all but the layout's own files and what a killed process left of those."""
         return sorted(
             name
-            for name in os.listdir(self.root)
-            if name not in (abi.INFO_FILE, DIRECTORY) and not files.is_left_over(name, abi.INFO_FILE)
+            for name, is_directory in self._walk()
+            if not is_directory and name != abi.INFO_FILE and not files.is_left_over(name, abi.INFO_FILE)
         )
 
+    def directories(self) -> list[str]:
+        """The directories of regions, sorted: each after the one it is in."""
+        return sorted(name for name, is_directory in self._walk() if is_directory)
+
+    def _walk(self) -> Iterator[tuple[str, bool]]:
+        return files.walk(self.root, paths.DIRECTORIES_MAXIMUM, DIRECTORY)
+
     @contextlib.contextmanager
-    def names_locked(self) -> Iterator[None]:
-        """Names come and go one at a time. Conflict, with a name, where another process keeps the lock."""
-        fd = files.open_file(self._file(self.root), os.O_RDONLY)
+    def names_locked(self, name: str) -> Iterator[None]:
+        """Names of one directory come and go one at a time. Conflict, with a name, where another process
+        keeps the lock."""
+        directory = os.path.dirname(name)
+        fd = (
+            self._open_beside(directory) if directory else files.open_file(self._file(self.root), os.O_RDONLY)
+        )
         try:
-            with lock.held(fd, f"the msharefs at {self.root}"):
+            with lock.held(fd, f"the msharefs at {os.path.join(self.root, directory)}"):
                 yield
         finally:
             os.close(fd)
+
+    def _open_beside(self, directory: str) -> int:
+        """Open where a directory's sidecars are. A directory that was made by other means, as anybody may on
+        a kernel's msharefs, gets that place now."""
+        path = self._beside(directory)
+        try:
+            return files.open_directory(path)
+        except FileNotFoundError:
+            above = files.status(os.path.dirname(path))
+            with contextlib.suppress(FileExistsError):
+                files.make_shared_directory(path, files.Access(stat.S_IMODE(above.st_mode), gid=above.st_gid))
+            return files.open_directory(path)
+
+    def make_directory(self, name: str, access: files.Access) -> None:
+        """Make a directory for regions; OSError as mkdir(2) does."""
+        path = os.path.join(self.root, name)
+        files.make_shared_directory(path, access)
+        try:
+            files.make_shared_directory(self._beside(name), access)
+        except BaseException:
+            files.remove_directory(path)
+            raise
+
+    def set_directory_access(self, name: str, access: files.Access) -> None:
+        """Give a directory, and the one of its sidecars, another mode and group."""
+        files.set_directory_access(os.path.join(self.root, name), access)
+        os.close(self._open_beside(name))
+        files.set_directory_access(self._beside(name), access)
+
+    def remove_directory(self, name: str) -> None:
+        """Remove a directory without regions (OSError with ENOTEMPTY otherwise), and the sidecars that killed
+        processes left there."""
+        path, beside = os.path.join(self.root, name), self._beside(name)
+        if any(not is_directory or inner != DIRECTORY for inner, is_directory in files.walk(path, 0, "")):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        with contextlib.suppress(FileNotFoundError):
+            for entry in sorted(files.final_names(beside)):
+                if entry.endswith((".json", ".bell")):
+                    files.remove(os.path.join(beside, entry))
+            files.remove_directory(beside)
+        files.remove_directory(path)
 
     def record(self, name: str) -> Record | None:
         """What is known of a region, without changing anything; None if it is gone or this user may not read

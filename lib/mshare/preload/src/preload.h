@@ -285,6 +285,8 @@ int store_prepare(struct store *store, struct outcome *outcome);
 int store_open(struct region *region, struct outcome *outcome);
 /* A file that the preload opens, never on stdin, stdout or stderr; -1 with errno. */
 int open_file(const char *path, int flags);
+/* The same for a region's file or its sidecar, by its name below the root; no part of it may be a link. */
+int open_below_root(const char *name, int flags);
 /* Exclusively, but without waiting for ever; false after fail(), which names the holder. */
 bool lock_or_fail(int fd, const char *path, struct outcome *outcome);
 /* A lock is let go before the file is closed: a child that was forked meanwhile has it as well. */

@@ -27,10 +27,9 @@ struct path root_path(const char *name)
     return path;
 }
 
-int open_file(const char *path, int flags)
+/* At a number that no program expects to be its own. */
+static int moved_up(int fd)
 {
-    /* A FIFO or a link in place of the file is somebody's trap. */
-    int fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
     int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH_NUMBER);
@@ -38,6 +37,35 @@ int open_file(const char *path, int flags)
         high = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     close(fd);
     return high;
+}
+
+/* A FIFO or a link in place of the file is somebody's trap. */
+enum { SAFELY = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC };
+
+int open_file(const char *path, int flags) { return moved_up(open(path, flags | SAFELY, 0600)); }
+
+int open_below_root(const char *name, int flags)
+{
+    /* Part by part: in a directory that others may write to, a link can come to stand for any of them. */
+    int above = open(settings()->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    const char *end;
+    while (above >= 0 && (end = strchr(name, '/'))) {
+        struct path part;
+        snprintf(part.text, sizeof part.text, "%.*s", (int)(end - name), name);
+        bool dots = !strcmp(part.text, "..") || !strcmp(part.text, ".") || !*part.text;
+        int below = dots ? -1 : openat(above, part.text, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int code = dots ? EINVAL : errno;
+        close(above);
+        errno = code;
+        above = below;
+        name = end + 1;
+    }
+    if (above < 0)
+        return -1;
+    int fd = openat(above, name, flags | SAFELY), code = errno;
+    close(above);
+    errno = code;
+    return moved_up(fd);
 }
 
 /* flock, but not for ever: somebody may hold it who means no good. */
@@ -129,7 +157,7 @@ int store_open(struct region *region, struct outcome *outcome)
 {
     struct path path = root_path(region->name);
     struct stat file;
-    int fd = open_file(path.text, O_RDWR);
+    int fd = open_below_root(region->name, O_RDWR);
     if (fd >= 0 && fstat(fd, &file) == 0 && file.st_nlink > 1) {
         /* What is written to it would be written to somebody else's file as well. */
         fail(outcome, EPERM, "region %s is a file with %lu names (hard links); remove the others", path.text,

@@ -19,11 +19,19 @@
 
 #include "preload.h"
 
-static struct path sidecar_path(const char *name, const char *suffix)
+/* Beside the region: sales/sga has sales/.simulated/sga.json. */
+static struct path sidecar_name(const char *name, const char *suffix)
 {
     struct path path;
-    snprintf(path.text, sizeof path.text, "%s/.simulated/%s%s", settings()->root, name, suffix);
+    const char *slash = strrchr(name, '/');
+    int above = slash ? (int)(slash - name) + 1 : 0;
+    snprintf(path.text, sizeof path.text, "%.*s.simulated/%s%s", above, name, name + above, suffix);
     return path;
+}
+
+static struct path sidecar_path(const char *name, const char *suffix)
+{
+    return root_path(sidecar_name(name, suffix).text);
 }
 
 /* While names come and go, a region file and its sidecar are seen together or not at all. */
@@ -46,13 +54,17 @@ static void unlock_names(int fd)
         unlock_and_close(fd);
 }
 
-static void read_text(const char *path, char *text, size_t size)
+static void read_and_close(int fd, char *text, size_t size)
 {
-    int fd = open_file(path, O_RDONLY);
     ssize_t length = fd < 0 ? 0 : read(fd, text, size - 1);
     text[length > 0 ? length : 0] = 0;
     if (fd >= 0)
         close(fd);
+}
+
+static void read_text(const char *path, char *text, size_t size)
+{
+    read_and_close(open_file(path, O_RDONLY), text, size);
 }
 
 static int prepare(struct store *store, struct outcome *outcome)
@@ -185,7 +197,7 @@ static size_t first_mapping_bytes(const char *name)
 {
     static const char start[] = "\"placed\": [{\"mapping\": {\"offset\": 0, \"size_bytes\": ";
     char text[4096];
-    read_text(sidecar_path(name, ".json").text, text, sizeof text);
+    read_and_close(open_below_root(sidecar_name(name, ".json").text, O_RDONLY), text, sizeof text);
     char *at = strstr(text, start), *end;
     if (!at)
         return 0;

@@ -1,0 +1,1 @@
+../../../../lib/mshare/mount/directories.py
