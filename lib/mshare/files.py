@@ -527,16 +527,6 @@ def make_shared_directory(path: str, access: Access) -> None:
             raise
 
 
-def remove_directory(path: str) -> None:
-    """Remove an empty directory; OSError as rmdir(2) does."""
-    above, name = os.path.split(os.path.abspath(path))
-    with _place(above) as parent:
-        try:
-            os.rmdir(name, dir_fd=parent)
-        except OSError as error:
-            raise _at(error, path) from None
-
-
 def open_directory(path: str) -> int:
     """Open a directory, the last name no link, for its names or its lock; OSError as open(2) does."""
     with _place(path, follow=False) as place:
@@ -633,14 +623,20 @@ def remove(*files: str) -> None:
             unlink(path)
 
 
-def remove_directory(path: str) -> None:
-    """Remove mshare's empty directory, if it is there; OSError as rmdir(2) does, and NotTrusted."""
+def rmdir(path: str) -> None:
+    """Remove an empty directory; OSError as rmdir(2) does, and NotTrusted."""
     directory, name = os.path.split(os.path.abspath(path))
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _place(directory) as above:
+    with _place(directory) as above:
         try:
             os.rmdir(name, dir_fd=above)
         except OSError as error:
             raise _at(error, path) from None
+
+
+def remove_directory(path: str) -> None:
+    """As `rmdir`; a missing one is fine."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        rmdir(path)
 
 
 def remove_empty(*directories: str) -> None:

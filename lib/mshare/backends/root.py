@@ -140,7 +140,7 @@ def remove_directory(root: str, name: str) -> None:
     if simulated(root):
         Files(root).remove_directory(name)
     else:
-        files.remove_directory(os.path.join(root, name))
+        files.rmdir(os.path.join(root, name))
 
 
 @dataclass(frozen=True)

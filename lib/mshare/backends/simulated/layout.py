@@ -408,7 +408,7 @@ class Files:
         try:
             files.make_shared_directory(self._beside(name), access)
         except BaseException:
-            files.remove_directory(path)
+            files.rmdir(path)
             raise
 
     def set_directory_access(self, name: str, access: files.Access) -> None:
@@ -427,8 +427,8 @@ class Files:
             for entry in sorted(files.final_names(beside)):
                 if entry.endswith((".json", ".bell")):
                     files.remove(os.path.join(beside, entry))
-            files.remove_directory(beside)
-        files.remove_directory(path)
+            files.rmdir(beside)
+        files.rmdir(path)
 
     def record(self, name: str) -> Record | None:
         """What is known of a region, without changing anything; None if it is gone or this user may not read
