@@ -72,6 +72,7 @@ docs: venv ## regenerate the roles' tables of variables, docs/reference, the shi
 	@PYTHONPATH=tests .venv/bin/python -m checks.dashboard --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
+	@PYTHONPATH=tests:lib .venv/bin/python -m checks.manuals --write
 	@PYTHONPATH=tests .venv/bin/python -m prove.tally
 
 format: venv ## format the Python code

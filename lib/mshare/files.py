@@ -280,6 +280,16 @@ def create_file(path: str, flags: int, mode: int) -> int:
             raise _at(error, path) from None
 
 
+def make_link(target: str, path: str) -> None:
+    """Make a symbolic link that is not there yet; OSError as symlink(2) does."""
+    directory, name = os.path.split(os.path.abspath(path))
+    with _place(directory) as above:
+        try:
+            os.symlink(target, name, dir_fd=above)
+        except OSError as error:
+            raise _at(error, path) from None
+
+
 def make_fifo(path: str, mode: int) -> int:
     """Make a FIFO in the place of whatever has its name, and open it for both ends without waiting."""
     directory, name = os.path.split(os.path.abspath(path))

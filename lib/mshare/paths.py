@@ -110,6 +110,11 @@ def spec_file(what: str, name: str) -> str:
     return os.path.join(config_dir(), what, f"{file_name(name)}.json")
 
 
+def monitoring_file() -> str:
+    """What is written down of the monitoring that was set up on this host."""
+    return os.path.join(config_dir(), "monitoring.json")
+
+
 def escape(path: str) -> str:
     """A path as one file name, the way systemd names mount units: /sys/fs/mshare -> sys-fs-mshare."""
     relative = os.path.normpath(path).strip("/")

@@ -20,7 +20,7 @@ LEFT = (
     "/var/lib/apt",
 )
 LEFT += ("/run/mount",)
-LEFT += tuple("/etc/" + name for name in ("group-", "gshadow-", ".pwd.lock"))
+LEFT += tuple("/etc/" + name for name in ("group-", "gshadow-", "passwd-", "shadow-", ".pwd.lock"))
 NOT_FILES = ("/proc", "/sys", "/dev/pts")
 
 
@@ -44,7 +44,7 @@ def processes():
             command = text(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
         except OSError:
             continue
-        if command and int(pid) not in mine and not command.startswith("sshd:"):
+        if command and int(pid) not in mine and not command.startswith(("sshd:", "sshd-session:")):
             yield f"process {command}"
 
 

@@ -5,9 +5,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 from ..errors import MshareError
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where an administrator's programs are, also for a root whose PATH is that of other users."""
+
+
+def find(program: str) -> str | None:
+    """Where a program of the host is; None without one."""
+    return shutil.which(program, path=_PATH)
 
 
 def run(*command: str, next_step: str) -> None:

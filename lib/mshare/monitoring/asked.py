@@ -38,7 +38,11 @@ class Asked:
     def on_this_host(cls) -> Asked:
         """By the records that the module mshare_postgresql keeps: of servers that had the library once."""
         directories, units, unread = set(), set(), []
-        for name in _names():
+        try:
+            names = _names()
+        except OSError as error:
+            names, unread = [], [sentence(error)]
+        for name in names:
             try:
                 if _had_library(name):
                     units.add(_unit(name))

@@ -217,12 +217,14 @@ def _compile(place: Place) -> None:
 
 def _remove(files: list[str]) -> None:
     """Remove files, their byte code, and directories that become empty."""
-    directories = set()
+    directories, manual = set(), set()
     for path in files:
         remove(path)
         if path.endswith((".c", ".h")):
             # The C lies in a folder of its own in that of the preload.
             directories |= {os.path.dirname(path), os.path.dirname(os.path.dirname(path))}
+        elif path.endswith(".1"):
+            manual.add(os.path.dirname(path))
         elif path.endswith(".py"):
             caches = os.path.join(os.path.dirname(path), "__pycache__")
             stem = PurePosixPath(path).stem
@@ -235,7 +237,15 @@ def _remove(files: list[str]) -> None:
                     )
                 )
             directories |= {caches, os.path.dirname(path)}
-    remove_empty(*sorted(directories, key=len, reverse=True))
+    remove_empty(*sorted(directories, key=len, reverse=True), *filter(_is_only_section, manual))
+
+
+def _is_only_section(folder: str) -> bool:
+    """Whether no other section of the manual is beside one. Debian has none in /usr/local, EL all of them."""
+    try:
+        return os.listdir(os.path.dirname(folder)) == [os.path.basename(folder)]
+    except OSError:
+        return False
 
 
 def _require_unused(libraries: list[str]) -> None:
@@ -287,6 +297,11 @@ def _absent(place: Place, check: bool) -> Outcome[object]:
             f"the library in {place.directory} keeps {', '.join(servers)} in huge pages; stop that first"
             " (module mshare_collapse with state: absent, or playbook dbmem.mshare.remedy with"
             " mshare_remedy_state=absent)"
+        )
+    if os.path.lexists(paths.monitoring_file()):
+        raise Conflict(
+            f"the library in {place.directory} surveys this host for Prometheus; stop that first (role"
+            " dbmem.mshare.monitoring with mshare_monitoring_state=absent)"
         )
     _require_unused([path for path in files if path.endswith(".so")])
     actions = [f"remove the library from {place.directory}"]

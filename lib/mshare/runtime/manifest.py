@@ -27,6 +27,9 @@ IMPORTS = {
     "rich": "python3-rich",
     "yaml": "python3-yaml (python3-pyyaml)",
 }
+MANUAL = "man/"
+"""The folder of the manual pages, below the package."""
+_MANUAL_OF = {"/usr/local/bin": "/usr/local/share/man/man1", "/usr/bin": "/usr/share/man/man1"}
 PRELOAD = "preload/src/"
 """The folder of the preload's C sources, below the package."""
 
@@ -42,6 +45,11 @@ class Place:
     @property
     def manifest(self) -> str:
         return os.path.join(self.directory, "manifest.json")
+
+    @property
+    def manual(self) -> str | None:
+        """The folder of its manual pages; None for a program outside the folders that man(1) knows."""
+        return _MANUAL_OF.get(os.path.dirname(self.executable))
 
     @property
     def preload(self) -> str:
@@ -67,11 +75,28 @@ def missing_imports_code() -> str:
 
 
 def wanted_files(place: Place, sources: dict[str, str], units: bool) -> dict[str, str]:
-    files = {os.path.join(place.directory, "mshare", path): text for path, text in sources.items()}
+    files = {
+        os.path.join(place.directory, "mshare", path): text
+        for path, text in sources.items()
+        if not path.startswith(MANUAL)
+    }
+    files.update(_manual(place, sources))
     files[place.executable] = place.program()
     if units:
         files.update(systemd.templates(place.executable))
     return files
+
+
+def _manual(place: Place, sources: dict[str, str]) -> dict[str, str]:
+    """The manual pages, where man(1) looks for those of programs in this place; elsewhere none."""
+    folder = place.manual
+    if folder is None:
+        return {}
+    return {
+        os.path.join(folder, path[len(MANUAL) :]): text
+        for path, text in sources.items()
+        if path.startswith(MANUAL)
+    }
 
 
 def preload_sources(sources: dict[str, str]) -> dict[str, str]:
@@ -113,7 +138,9 @@ def check_command(place: Place, sources: dict[str, str], preload: bool = False) 
     lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(missing_imports_code())}"
     built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
     folders = {
-        os.path.dirname(path) for path in wanted_files(place, sources, False) if path != place.executable
+        os.path.dirname(path)
+        for path in wanted_files(place, sources, False)
+        if path.startswith(place.directory + "/")
     }
     programs = [place.directory, *sorted(folders), place.executable, *([place.preload] if preload else [])]
     modes = f"stat -c %a {' '.join(map(shlex.quote, programs))} 2>/dev/null | sort -u"

@@ -13,8 +13,8 @@ import zlib
 
 from ..errors import InvalidRequest
 
-SUFFIXES = (".py", ".c", ".h", ".j2")
-"""What a host needs of the package: its code, the preload's, and templates."""
+SUFFIXES = (".py", ".c", ".h", ".j2", ".1")
+"""What a host needs of the package: its code, the preload's, templates, and manual pages."""
 
 
 def read(package: str) -> dict[str, str]:

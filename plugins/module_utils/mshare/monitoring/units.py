@@ -1,0 +1,1 @@
+../../../../lib/mshare/monitoring/units.py

@@ -1,0 +1,122 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is refused before anything is changed; tests/fleet sets the surveys up and removes them again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+import pytest
+
+from mshare import files, paths
+from mshare.errors import Conflict, MshareError, Unavailable
+from mshare.monitoring import account, converge, units
+from mshare.monitoring.spec import MonitoringSpec
+from mshare.runtime import install
+from mshare.runtime.manifest import Place
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what root sets up")
+SPEC = MonitoringSpec(directory="/nowhere")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Nothing of the machine's is read or changed but its users."""
+    monkeypatch.setenv("MSHARE_CONFIG_DIR", str(tmp_path / "etc"))
+    monkeypatch.setenv("MSHARE_STATE_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(converge, "systemd_runs", lambda: True)
+    monkeypatch.setattr(converge, "_paths", lambda: [str(tmp_path / "unit")])
+    monkeypatch.setattr(account, "current", lambda: None)
+    monkeypatch.setattr(account, "require_programs", lambda: None)
+    (tmp_path / "textfiles").mkdir()
+    return tmp_path
+
+
+def refused(kind, **fields):
+    with pytest.raises(kind) as caught:
+        converge.present(MonitoringSpec(**fields))
+    assert not os.path.exists(paths.monitoring_file())
+    return str(caught.value)
+
+
+def test_without_a_directory():
+    assert "/nowhere is no directory of this host; make it" in refused(Unavailable, directory="/nowhere")
+
+
+def test_a_file_of_somebody_else_s(own_folders):
+    (own_folders / "textfiles" / "mshare.prom").write_text("")
+    text = refused(Conflict, directory=str(own_folders / "textfiles"))
+    assert "mshare.prom is there and was not made by this role; move it away" in text
+
+
+def test_an_ordinary_user(monkeypatch):
+    monkeypatch.setattr(paths, "is_root", lambda: False)
+    for act in (lambda: converge.present(SPEC), converge.absent):
+        with pytest.raises(Unavailable) as caught:
+            act()
+        assert "run as root (become: true)" in str(caught.value)
+
+
+@pytest.mark.parametrize(("uid", "ok"), [(0, False), (999, True), (1000, False)])
+def test_the_user_is_a_system_user(uid, ok, monkeypatch):
+    monkeypatch.undo()
+    entry = pwd.struct_passwd(("mshare-monitoring", "x", uid, 7, "", "/", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: entry)
+    if ok:
+        assert account.current() == account.Account(uid, 7)
+        return
+    with pytest.raises(Conflict) as caught:
+        account.current()
+    assert f"(uid {uid}) is no system user" in str(caught.value)
+
+
+def test_a_check_run_says_what_would_be_done_and_does_nothing(own_folders):
+    where = str(own_folders / "textfiles")
+    outcome = converge.present(MonitoringSpec(directory=where), check=True)
+    assert outcome.changed
+    assert outcome.actions[0] == "make user mshare-monitoring"
+    assert f"link {where}/mshare.prom to {units.OUTPUT}" in outcome.actions
+    assert outcome.after["state"] == "present"
+    assert os.listdir(own_folders) == ["textfiles"]
+    assert os.listdir(where) == []
+
+
+def test_where_nothing_is_set_up_there_is_nothing_to_remove():
+    assert not converge.absent().changed
+
+
+def test_what_fails_is_undone(own_folders, monkeypatch):
+    """The user cannot be made: nothing is left, the record included."""
+    where = str(own_folders / "textfiles")
+
+    def fail():
+        raise MshareError("no user")
+
+    monkeypatch.setattr(account, "make", fail)
+    monkeypatch.setattr(converge.systemd, "systemctl", lambda *words: None)
+    with pytest.raises(MshareError, match="no user"):
+        converge.present(MonitoringSpec(directory=where))
+    assert not os.path.exists(paths.monitoring_file())
+    assert os.listdir(where) == []
+
+
+def test_the_directory_that_was_set_up_stays_while_no_exporter_runs(own_folders, monkeypatch):
+    def none():
+        raise Unavailable("none runs")
+
+    monkeypatch.setattr(converge.directory, "find", none)
+    assert refused(Unavailable) == "none runs"
+    where = str(own_folders / "textfiles")
+    converge.record.save_kept(converge.Recorded(1, where, True), paths.monitoring_file())
+    assert converge.present(MonitoringSpec(), check=True).facts.directory == where
+
+
+def test_the_library_is_not_removed_from_under_it(own_folders):
+    place = Place(str(own_folders / "lib"), str(own_folders / "bin" / "mshare"), "/usr/bin/python3")
+    files.write_text(place.manifest, install.manifest_text([place.executable]))
+    files.write_text(paths.monitoring_file(), "{}")
+    with pytest.raises(Conflict) as caught:
+        install.absent(place, check=True)
+    assert "surveys this host for Prometheus; stop that first" in str(caught.value)
