@@ -87,12 +87,16 @@ class ActionModule(LibraryAction):
 
 
 def _built() -> dict[str, Any]:
-    """The preload, built here, as an argument of the module."""
+    """The preload and the program of lean clients, built here, as an argument of the module."""
+    own = manifest.preload_sources(sources())
     try:
-        path = preload_library.built(manifest.preload_sources(sources()))
+        paths = {
+            product.file_name: preload_library.built(own, product) for product in preload_library.PRODUCTS
+        }
     except MshareError as error:
         raise AnsibleActionFail(f"on the controller: {error}") from error
-    return {"preload_built": preload_shipped.pack(Path(path).read_bytes())}
+    contents = {name: Path(path).read_bytes() for name, path in paths.items()}
+    return {"preload_built": preload_shipped.pack(contents)}
 
 
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

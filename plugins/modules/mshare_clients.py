@@ -93,6 +93,16 @@ clients:
       type: list
       elements: str
       sample: []
+    client_kind:
+      description:
+        - What the clients are. V(lean) is the library's small program in C, V(python) the library's client in Python, which takes
+          more memory, V(program) the program of O(command).
+      type: str
+      sample: lean
+    client_kind_reason:
+      description: Why the library's clients are not lean ones, for instance because there is no C compiler; otherwise null.
+      type: str
+      sample: null
     span_bytes:
       description: How much of the region each client touches.
       type: int

@@ -49,7 +49,8 @@ options:
   preload:
     description:
       - Build the library that C(mshare run) preloads into programs, with the host's C compiler, as
-        C(libmshare-preload.so) in O(directory). It is built again if its sources change.
+        C(libmshare-preload.so) in O(directory), and the program of lean clients, C(mshare-client). They are built again if their
+        sources change.
       - With V(false), an existing preload stays until O(state=absent), because a database may be started with it.
     type: bool
     default: false
@@ -63,7 +64,7 @@ options:
     default: host
   preload_built:
     description:
-      - The preload built on the controller, packed. Set by the collection itself; a task cannot change it.
+      - The preload and the program of lean clients, built on the controller, packed. Set by the collection itself; a task cannot change it.
     type: str
     default: ""
   sources:

@@ -95,7 +95,8 @@ def sanitized(request: pytest.FixtureRequest, sources: Path, tmp_path_factory: p
     needs_gcc()
     path = tmp_path_factory.mktemp(request.param) / FILE_NAME
     flags = (*SANITIZERS[request.param], "-g", "-fno-omit-frame-pointer")
-    objects = compile_all(sources, *flags)
+    units = preload_library.PRELOAD.units_of(preload_library.own_sources())
+    objects = [path for path in compile_all(sources, *flags) if f"{path.stem}.c" in units]
     linked = [preload_library.compiler(), *flags, "-shared", "-pthread", "-o", path, *objects]
     subprocess.run(linked, cwd=sources, check=True)
     # Of its own runtime the address sanitizer says that it must be the first.

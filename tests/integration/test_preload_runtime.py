@@ -14,6 +14,7 @@ from mshare.preload.settings import FILE_NAME
 
 DIRECTORY = "/usr/local/lib/mshare"
 LIBRARY = f"{DIRECTORY}/{FILE_NAME}"
+BUILT = f"{LIBRARY} and {DIRECTORY}/mshare-client"
 ROLE = {"ansible.builtin.include_role": {"name": "dbmem.mshare.runtime"}}
 
 
@@ -91,7 +92,7 @@ def run(host: Host) -> Run:
 
 
 def test_check_mode_says_the_same(run: Run) -> None:
-    assert run["announce"]["actions"] == run["build"]["actions"] == [f"build {LIBRARY}"]
+    assert run["announce"]["actions"] == run["build"]["actions"] == [f"build {BUILT}"]
 
 
 def test_it_is_built_once(run: Run) -> None:
@@ -121,7 +122,7 @@ def test_no_compiler(run: Run) -> None:
 def test_a_host_without_a_compiler_gets_it_from_the_controller(run: Run) -> None:
     """Exactly that announces the check run; the second time nothing is to be done."""
     told, done = run["announce it from the controller"], run["from the controller"]
-    assert told["actions"] == done["actions"] == [f"install, built elsewhere, {LIBRARY}"]
+    assert told["actions"] == done["actions"] == [f"install, built elsewhere, {BUILT}"]
     assert not done["missing_compiler"]
     assert not run["again from the controller"]["changed"]
     assert run["built elsewhere"]["stat"]["mode"] == "0755"
@@ -133,10 +134,10 @@ def test_a_host_without_a_compiler_gets_it_from_the_controller_where_packages_ar
 ) -> None:
     """The role: what a check run announces, it does. With a compiler, it is built on the host."""
     told = run["announce it from anywhere"]["actions"]
-    assert f"install, built elsewhere, {LIBRARY}" in told
+    assert f"install, built elsewhere, {BUILT}" in told
     assert run["by the role without a compiler"]["stat"]["exists"]
     assert not run["again from anywhere"]["changed"]
-    assert run["from anywhere, with a compiler"]["actions"] == [f"build {LIBRARY}"]
+    assert run["from anywhere, with a compiler"]["actions"] == [f"build {BUILT}"]
 
 
 def test_mshare_run_takes_it(run: Run) -> None:
@@ -144,7 +145,7 @@ def test_mshare_run_takes_it(run: Run) -> None:
 
 
 def test_a_lost_library_is_built_again(run: Run) -> None:
-    assert run["build it again"]["actions"] == [f"build {LIBRARY}"]
+    assert run["build it again"]["actions"] == [f"build {BUILT}"]
 
 
 def test_it_stays_for_whoever_is_started_with_it(run: Run) -> None:

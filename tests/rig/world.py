@@ -20,6 +20,7 @@ from typing import Any
 
 from mshare.backends.simulated.layout import Layout
 from rig import patience
+from rig.debian import cache_dir
 
 PATIENCE_SECONDS = 20
 # Longer than a command's own patience (120 s for a lock): what it says in the end is to be seen.
@@ -64,6 +65,8 @@ class World:
             "PYTHONPATH": str(LIBRARY),
             "MSHARE_CONFIG_DIR": str(self.config),
             "MSHARE_STATE_DIR": str(self.state),
+            # Built once for all tests. This machine's own shows through in test hosts that are laid over it.
+            "MSHARE_CACHE_DIR": str(cache_dir("built")),
             "MSHARE_ROOT": str(self.root),
             "TERM": "dumb",
             # SIGABRT makes each of them say where it is: `_explained` asks with it.

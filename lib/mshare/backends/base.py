@@ -17,6 +17,7 @@ from ..kernel.calls.base import Geometry
 from ..kernel.generations import Generation
 from ..kernel.syscalls import NewMapping
 from .mapping import Mapping
+from .pieces import Pieces
 
 
 class Window(ABC):
@@ -64,6 +65,10 @@ class RegionFile(ABC):
 
     def mappings(self) -> list[Mapping] | None:
         """What is mapped inside, or None where the backend cannot tell (a kernel does not list it)."""
+        return None
+
+    def pieces(self) -> Pieces | None:
+        """What a window consists of, for the caller to close; None where mmap of the file maps all of it."""
         return None
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:

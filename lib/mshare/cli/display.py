@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..backends.mapping import MappingEntry
+from ..clients.status import KINDS
 from ..converge.outcome import Outcome
 from ..host import accounts
 from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, RegionFacts
@@ -96,16 +97,24 @@ def clients(screen: Screen, facts: ClientsFacts) -> None:
     screen.fields(
         [
             ("attached", f"{facts.attached} of {facts.requested}"),
+            ("kind", KINDS[facts.client_kind] if facts.client_kind else None),
             ("touched", touched),
             ("attaching", _attaching(facts)),
             ("page tables", _page_tables(facts)),
             ("launcher", f"process {facts.launcher_pid}{alive}"),
         ]
     )
+    if facts.client_kind_reason:
+        screen.sentence(f"  {not_lean(facts)}")
     for dead in facts.dead:
         screen.sentence(f"  client {dead.number} (process {dead.pid}) {dead.reason}")
     for error in facts.errors:
         screen.sentence(f"  error: {error}")
+
+
+def not_lean(facts: ClientsFacts) -> str:
+    """That the clients are Python processes, of 3 MiB each, and why."""
+    return f"the clients of region {facts.region} are not lean ones in C: {facts.client_kind_reason}"
 
 
 def _attaching(facts: ClientsFacts) -> str | None:

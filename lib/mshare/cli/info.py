@@ -162,6 +162,7 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
     )
     if regions:
         _regions(screen, regions)
+    _not_lean(screen, regions)
     _directories(screen, directories)
     closed = [each for each in roots if not os.access(each, os.R_OK | os.X_OK)]
     if closed:
@@ -170,6 +171,12 @@ def list_command(screen: Screen, backend: str | None, root: str | None) -> None:
         )
     elif not regions:
         screen.sentence("There are no regions; create one with `mshare create NAME --size SIZE`.")
+
+
+def _not_lean(screen: Screen, regions: Sequence[RegionFacts]) -> None:
+    for clients in (region.clients for region in regions):
+        if clients is not None and clients.client_kind_reason:
+            screen.sentence(display.not_lean(clients))
 
 
 _SOURCES = {

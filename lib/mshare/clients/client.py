@@ -52,6 +52,7 @@ class Report:
     """What a client tells its launcher, as a line of JSON that is short enough (PIPE_BUF, 4096 bytes) to be
     written to a shared pipe as a whole: what it did, or why it could not."""
 
+    pid: int
     number: int
     touched: Touched | None = None
     error: str | None = None
@@ -160,7 +161,7 @@ def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_
     except (MshareError, OSError) as error:
         _send(report_fd, _failed(number, errors.sentence(error)))
         os._exit(1)
-    _send(report_fd, Report(number, touched=done))
+    _send(report_fd, Report(os.getpid(), number, touched=done))
     while True:
         signals.wait(inbox)
         for mapping in target.mappings[:1]:
@@ -186,7 +187,7 @@ def _leave_the_launcher() -> None:
 
 def _failed(number: int, sentence: str) -> Report:
     # JSON writes a character as up to six bytes.
-    return Report(number, error=sentence[:_ERROR_CHARACTERS])
+    return Report(os.getpid(), number, error=sentence[:_ERROR_CHARACTERS])
 
 
 def _send(fd: int, report: Report) -> None:

@@ -3,13 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The launcher: one process that starts a number of clients, counts them and ends them.
 
-Clients are forks of this warm process (docs/figures.md has what an interpreter for each would cost), or
-run the user's program. A client that dies is reported, and restarted only on request (SIGHUP).
+Clients are lean programs in C, forks of this warm process where those cannot be had (docs/figures.md has
+what each costs), or run the user's program. A client that dies is reported, and restarted only on request
+(SIGHUP).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import selectors
@@ -18,9 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from .. import errors, files, record
+from .. import errors, files
 from ..backends.connect import connect
 from ..errors import Failure, InvalidRequest, MshareError
 from ..host import procfs
@@ -30,7 +32,7 @@ from ..services import signals, status_file, tree
 from ..services.lock import locked
 from ..services.notify import notify
 from ..units import counted, format_size
-from . import client, fault
+from . import client, fault, starter
 from .roll import Member, Roll
 from .span import next_span
 from .spec import ClientsSpec
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     import psutil
 
 _END_SECONDS = 10.0
+_F_SETPIPE_SZ = 1031  # Python has its name since 3.10.
+# A multiple of what a client writes, and of what the pipe is to hold.
+_PIPE_BYTES = 1 << 20
 _STATUS_SECONDS = 0.25
 _SETTLE_POLL_SECONDS = 0.05
 _UNWRITTEN_SECONDS = 1.0
@@ -107,10 +112,15 @@ class _Launcher:
         self._span_bytes = 0
         self._page_tables_before_bytes = procfs.meminfo_bytes().get("PageTables")
         self._reports, self._report_fd = os.pipe()
+        self._starter: starter.Starter | None = None
+        self._changes: int | None = None
         self._signals = self._catch_signals()
         self._owner_pidfd = os.pidfd_open(owner.pid)
         self._selector = selectors.DefaultSelector()
         os.set_blocking(self._reports, False)
+        with contextlib.suppress(OSError):
+            # So that clients seldom wait for it to be read.
+            fcntl.fcntl(self._reports, _F_SETPIPE_SZ, _PIPE_BYTES)
         for fd in (self._reports, self._signals, self._owner_pidfd):
             self._selector.register(fd, selectors.EVENT_READ)
 
@@ -134,6 +144,7 @@ class _Launcher:
             gc.collect()
             gc.freeze()
             self.write("starting")
+            self._starter = starter.choose(self._spec, self._target, self._report_fd)
             self._fit()
             self._converge()
             # The reports may have come while they were started, and then there is nothing to wait for.
@@ -146,8 +157,20 @@ class _Launcher:
     def _fit(self) -> None:
         """Find the span for the number of clients that is wanted: one for all, or figures of theirs
         could not be added up. Clients that touched more than fits are ended and started again."""
-        if not self._spec.touch or self._spec.command:
-            return
+        if self._spec.touch and not self._spec.command:
+            self._fit_span()
+        if self._changes is not None:
+            self._selector.unregister(self._changes)
+        self._starting().prepare(self._target, self._span_bytes, self._spec.stride_bytes)
+        self._changes = self._starting().changes
+        if self._changes is not None:
+            self._selector.register(self._changes, selectors.EVENT_READ)
+
+    def _starting(self) -> starter.Starter:
+        assert self._starter is not None, "it runs"
+        return self._starter
+
+    def _fit_span(self) -> None:
         used_bytes = sum(procfs.vm_pte_bytes(pid) or 0 for pid in self._clients.alive)
         mapped_bytes = self._target.mapped_bytes
         if not mapped_bytes:
@@ -162,7 +185,13 @@ class _Launcher:
             )
         alive = len(self._clients.alive)
         span_bytes = next_span(
-            self._target, self._spec.span_bytes, self._spec.count, alive, self._span_bytes, used_bytes
+            self._target,
+            self._spec.span_bytes,
+            self._spec.count,
+            alive,
+            self._span_bytes,
+            used_bytes,
+            self._starting().client_bytes,
         )
         if alive and span_bytes < self._span_bytes:
             self._end(list(self._clients.alive.values()))
@@ -180,6 +209,8 @@ class _Launcher:
                 self._read_reports()
             elif key.fd == self._owner_pidfd:
                 self._on_owner_end()
+            elif key.fd == self._changes:
+                self._starting().tell(self._clients.alive)
             elif not self._on_signals(os.read(self._signals, 4096)):
                 return False
         self._tell()
@@ -252,36 +283,18 @@ class _Launcher:
                 self._write_progress()
 
     def _start(self, number: int) -> None:
-        # What reached the child while it still had the launcher's handlers would be taken for the launcher's.
-        with signals.held(client.CAUGHT):
-            pid = os.fork()
-            if pid == 0:
-                self._be_client(number)
-            self._clients.alive[pid] = Member(number, pid, time.monotonic())
-
-    def _be_client(self, number: int) -> NoReturn:
-        try:
-            if self._spec.command:
-                client.execute(self._target, number, self._spec.command, self._report_fd)
-            client.run(self._target, number, self._span_bytes, self._spec.stride_bytes, self._report_fd)
-        finally:
-            # Whatever happens in a client, it must never come back into the launcher's code.
-            os._exit(70)
+        pid = self._starting().start(number)
+        self._clients.alive[pid] = Member(number, pid, time.monotonic())
 
     def _read_reports(self) -> None:
-        """Take in the reports there are. Each was written as a whole, so lines are complete."""
-        while True:
-            try:
-                text = os.read(self._reports, 1 << 16)
-            except BlockingIOError:
-                return
-            while not text.endswith(b"\n"):
-                text += os.read(self._reports, 4096)
-            for line in text.splitlines():
-                self._take_in(record.parse(client.Report, line, "a client's report", "start it again"))
+        """Take in the reports there are. Each was written as a whole, so they are complete."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                for report in self._starting().reports(os.read(self._reports, _PIPE_BYTES)):
+                    self._take_in(report)
 
     def _take_in(self, report: client.Report) -> None:
-        member = self._clients.with_number(report.number)
+        member = self._clients.alive.get(report.pid)
         if member is not None:
             member.report = report
         if report.error is not None:
@@ -341,6 +354,7 @@ class _Launcher:
         self._selector.unregister(self._owner_pidfd)
         self._owner_alive = False
         self._errors.append("the region's owner has ended")
+        self._starting().tell(self._clients.alive)
         if not self._spec.command:
             self._touches_left = _OWNER_END_TOUCHES
 
@@ -421,6 +435,8 @@ class _Launcher:
             vm_pte_after_bytes_sum=clients.vm_pte_after_bytes(),
             host_page_tables_before_bytes=self._page_tables_before_bytes,
             host_page_tables_after_bytes=procfs.meminfo_bytes().get("PageTables"),
+            client_kind=self._starter.kind if self._starter is not None else None,
+            client_kind_reason=self._starter.why if self._starter is not None else None,
         )
         self._file.store(status, required=self._first_start)
         return status

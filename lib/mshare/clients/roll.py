@@ -55,9 +55,6 @@ class Roll:
     def numbers(self) -> set[int]:
         return {member.number for member in self.alive.values()}
 
-    def with_number(self, number: int) -> Member | None:
-        return next((member for member in self.alive.values() if member.number == number), None)
-
     def bury(self, pid: int, reason: str) -> Member | None:
         """Remove an ended client from the living; None for a process that was not a client."""
         member = self.alive.pop(pid, None)

@@ -12,8 +12,6 @@ from ..pagetable import page_tables, span_for_budget
 from ..units import MIB, counted, format_size
 from . import client
 
-# What one of our clients costs besides the region, rounded up; docs/figures.md has the measurement.
-_CLIENT_BYTES = 4 * MIB
 # The clients may take this part of the free memory with their page tables.
 _MEMORY_SHARE = 4
 
@@ -25,8 +23,10 @@ def next_span(
     alive: int,
     current_bytes: int,
     used_bytes: int,
+    client_bytes: int,
 ) -> int:
-    """What each of `count` clients touches when `alive` of them have touched `current_bytes`.
+    """What each of `count` clients touches when `alive` of them have touched `current_bytes`. A client costs
+    `client_bytes` besides its page tables.
 
     Less than that means that those have to start anew. On a kernel the tables of the span exist already,
     once for all, so more clients cost no more of them: the span stays, and nobody is ended. MshareError where
@@ -34,13 +34,13 @@ def next_span(
     """
     if target.backend.name == "kernel" and alive:
         if count > alive:
-            fit_span(target, count - alive)
+            fit_span(target, count - alive, client_bytes)
         return current_bytes
-    fitting_bytes = requested_bytes or fit_span(target, count, used_bytes)
+    fitting_bytes = requested_bytes or fit_span(target, count, client_bytes, used_bytes)
     return min(fitting_bytes, current_bytes) if alive else fitting_bytes
 
 
-def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
+def fit_span(target: client.Target, count: int, client_bytes: int, used_bytes: int = 0) -> int:
     """How many bytes each of `count` clients can touch without exhausting the host's memory.
 
     On a kernel the tables are there once; the simulator's clients really pay for their own. What
@@ -48,14 +48,14 @@ def fit_span(target: client.Target, count: int, used_bytes: int = 0) -> int:
     the processes fit.
     """
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0) + used_bytes
-    budget_bytes = available_bytes // _MEMORY_SHARE - count * _CLIENT_BYTES
+    budget_bytes = available_bytes // _MEMORY_SHARE - count * client_bytes
     if budget_bytes < 0:
-        budget_bytes = available_bytes // 2 - count * _CLIENT_BYTES
+        budget_bytes = available_bytes // 2 - count * client_bytes
     payers = 2 if target.backend.name == "kernel" else count + 1
     # The pages are there once: one page of 4 KiB for each leaf table of 4 KiB.
     span_bytes = min(target.mapped_bytes, span_for_budget(budget_bytes // payers))
     if span_bytes <= 0:
-        needed_bytes = count * (_CLIENT_BYTES + page_tables(1).total_bytes)
+        needed_bytes = count * (client_bytes + page_tables(1).total_bytes)
         raise MshareError(
             f"{counted(count, 'client needs', 'clients need')} at least {format_size(needed_bytes)}, but only"
             f" half of this host's available {format_size(available_bytes)} may be used; start fewer"

@@ -10,10 +10,19 @@ import errno
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import sentence
 from ..services import status_file
 from ..services.status_file import Role, Status, beginning
+
+Kind = Literal["lean", "python", "program"]
+"""Of a launcher's clients."""
+KINDS: dict[Kind, str] = {
+    "lean": "the library's, in C",
+    "python": "the library's, in Python",
+    "program": "the program that was given",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,10 @@ class LauncherStatus(Status):
     host_page_tables_before_bytes: int | None
     """PageTables of /proc/meminfo before the first client was started."""
     host_page_tables_after_bytes: int | None
+    client_kind: Kind | None = None
+    """None: it is not known yet, or a launcher wrote this that knew only the latter two."""
+    client_kind_reason: str | None = None
+    """Why the clients are not lean ones, where they could be."""
 
 
 CLIENTS = Role("clients", LauncherStatus, starts_programs=True)

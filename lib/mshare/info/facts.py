@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .. import record
 from ..backends.mapping import MappingEntry
-from ..clients.status import DeadClient
+from ..clients.status import DeadClient, Kind
 from ..errors import Failure
 
 
@@ -77,6 +77,8 @@ class ClientsFacts:
     vm_pte_after_bytes_sum: int | None = None
     host_page_tables_before_bytes: int | None = None
     host_page_tables_after_bytes: int | None = None
+    client_kind: Kind | None = None
+    client_kind_reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,8 @@ def clients_facts(root: str, name: str) -> ClientsFacts | None:
         vm_pte_after_bytes_sum=status.vm_pte_after_bytes_sum,
         host_page_tables_before_bytes=status.host_page_tables_before_bytes,
         host_page_tables_after_bytes=status.host_page_tables_after_bytes,
+        client_kind=status.client_kind,
+        client_kind_reason=status.client_kind_reason,
     )
 
 

@@ -1,9 +1,10 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preload: a C library that puts an unmodified program's shared memory into a region or huge pages.
+"""What is built of the C in preload/src: the preload, and the program that lean clients are.
 
-Its sources are in preload/src. This file finds and builds it.
+The preload is a library that puts an unmodified program's shared memory into a region or huge pages. This
+file finds and builds both.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from .. import files, paths
 from ..errors import Unavailable
@@ -25,7 +27,33 @@ from .settings import FILE_NAME
 
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-c")
-LINK = ("-shared", "-pthread", "-o", FILE_NAME)
+_DIGITS = 16
+"""Of the digest, in a name in the cache."""
+_CLIENT_UNITS = ("client.c", "calls.c", "memory.c", "text.c")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A file that is built of the C sources."""
+
+    file_name: str
+    links: tuple[tuple[str, ...], ...]
+    """Options for the linker; the next ones are tried where the first are not possible."""
+    units: tuple[str, ...] = ()
+    """The .c files; empty: all that are of no other product alone."""
+
+    def units_of(self, sources: Mapping[str, str]) -> list[str]:
+        return sorted(
+            name
+            for name in sources
+            if name.endswith(".c") and (name in self.units if self.units else name != _CLIENT_UNITS[0])
+        )
+
+
+PRELOAD = Product(FILE_NAME, (("-shared", "-pthread"),))
+# Static where that is possible: it starts sooner, and writes to fewer pages of its own.
+CLIENT = Product("mshare-client", (("-static", "-s"), ("-s",)), _CLIENT_UNITS)
+PRODUCTS = (PRELOAD, CLIENT)
 
 
 @functools.cache
@@ -45,8 +73,8 @@ def sources_in(directory: str) -> dict[str, str]:
 
 
 def digest(sources: Mapping[str, str]) -> str:
-    """A checksum that identifies a version of the built library: its sources and how they are built."""
-    recipe = repr((sorted(sources.items()), COMPILE, LINK))
+    """A checksum that identifies a version of what is built: the sources and how they are built."""
+    recipe = repr((sorted(sources.items()), COMPILE, PRODUCTS))
     return hashlib.sha256(recipe.encode()).hexdigest()
 
 
@@ -56,41 +84,51 @@ def compilers() -> list[str]:
     return [path for path in paths_or_none if path is not None]
 
 
-def compiler() -> str:
+def compiler(product: Product = PRELOAD) -> str:
     """The host's C compiler; Unavailable, with the packages to install, if there is none."""
     available = compilers()
     if available:
         return available[0]
     raise Unavailable(
-        f"building {FILE_NAME} needs a C compiler, but this host has none ({', '.join(COMPILERS)}); install"
-        " gcc and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
+        f"building {product.file_name} needs a C compiler, but this host has none ({', '.join(COMPILERS)});"
+        " install gcc and libc6-dev (Debian) or gcc and glibc-devel (Fedora)"
     )
 
 
-def build(path: str, sources: Mapping[str, str]) -> None:
-    """Build the library from its sources and put it at a path in one step. Raises Unavailable."""
-    program = compiler()
+def build(path: str, sources: Mapping[str, str], product: Product = PRELOAD) -> None:
+    """Build a product from the sources and put it at a path in one step. Raises Unavailable."""
+    program = compiler(product)
     with tempfile.TemporaryDirectory(prefix="mshare-preload.") as directory:
         for name, text in sources.items():
             files.write_text(os.path.join(directory, name), text)
-        units = sorted(name for name in sources if name.endswith(".c"))
+        units = product.units_of(sources)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda unit: _compile(directory, [program, *COMPILE, unit]), units))
+            refusals = pool.map(lambda unit: _refusal(directory, [program, *COMPILE, unit]), units)
+        _require_built(program, product, next(filter(None, refusals), None))
         objects = [f"{os.path.splitext(unit)[0]}.o" for unit in units]
-        _compile(directory, [program, *LINK, *objects])
-        _put(os.path.join(directory, FILE_NAME), path)
+        links = ([program, *link, "-o", product.file_name, *objects] for link in product.links)
+        refused = [_refusal(directory, next(links))]
+        while refused[-1] is not None and len(refused) < len(product.links):
+            refused.append(_refusal(directory, next(links)))
+        _require_built(program, product, refused[-1])
+        with open(os.path.join(directory, product.file_name), "rb") as file:
+            put(file.read(), path)
 
 
-def _compile(directory: str, command: Sequence[str]) -> None:
+def _refusal(directory: str, command: Sequence[str]) -> str | None:
+    """Run a compiler or linker; None where it succeeded, else its first error."""
     done = subprocess.run(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    if done.returncode != 0:
-        lines = done.stdout.strip().splitlines()
-        reason = next((line for line in lines if "error" in line), "without a message")
+    lines = done.stdout.strip().splitlines()
+    return next((line for line in lines if "error" in line), "without a message") if done.returncode else None
+
+
+def _require_built(program: str, product: Product, refusal: str | None) -> None:
+    if refusal is not None:
         raise Unavailable(
-            f"{command[0]} cannot build {FILE_NAME} ({reason}); install gcc and libc6-dev (Debian) or gcc and"
-            " glibc-devel (Fedora), or build it on a similar host with `mshare preload`"
+            f"{program} cannot build {product.file_name} ({refusal}); install gcc and libc6-dev (Debian) or"
+            " gcc and glibc-devel (Fedora), or build it on a similar host with `mshare preload`"
         )
 
 
@@ -99,24 +137,24 @@ def put(content: bytes, path: str) -> None:
     files.write_bytes(path, content, files.Access(0o755), durable=False)
 
 
-def _put(built: str, path: str) -> None:
-    """Replace the library in one step: a program that has the old one loaded keeps it."""
-    with open(built, "rb") as file:
-        put(file.read(), path)
-
-
-def installed() -> str | None:
-    """The library that the module mshare_runtime built next to this package, if it has this version."""
+def installed(product: Product = PRELOAD) -> str | None:
+    """What the module mshare_runtime put next to this package, if it has this version."""
     directory = os.path.dirname(paths.PACKAGE)
-    path = os.path.join(directory, FILE_NAME)
+    path = os.path.join(directory, product.file_name)
     text = files.read_text(os.path.join(directory, "manifest.json"))
     return path if text is not None and digest(own_sources()) in text and os.path.exists(path) else None
 
 
+def _cache_name(product: Product, version: str) -> str:
+    stem, dot, suffix = product.file_name.partition(".")
+    return f"{stem}-{version}{dot}{suffix}"
+
+
 def cached() -> list[str]:
-    """The libraries in the cache, of all versions."""
-    stem = FILE_NAME.partition(".")[0]
-    return glob.glob(os.path.join(glob.escape(paths.cache_dir()), f"{stem}-*.so"))
+    """What has been built into the cache, of all versions."""
+    directory = glob.escape(paths.cache_dir())
+    patterns = (os.path.join(directory, _cache_name(product, "?" * _DIGITS)) for product in PRODUCTS)
+    return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
 def users(paths: Sequence[str]) -> list[int]:
@@ -151,12 +189,11 @@ def check_loads(path: str) -> None:
         ) from None
 
 
-def built(sources: Mapping[str, str]) -> str:
-    """The library of these sources in the cache, built there when it is missing."""
-    stem, __, suffix = FILE_NAME.partition(".")
-    path = os.path.join(paths.cache_dir(), f"{stem}-{digest(sources)[:16]}.{suffix}")
+def built(sources: Mapping[str, str], product: Product = PRELOAD) -> str:
+    """The product of these sources in the cache, built there when it is missing."""
+    path = os.path.join(paths.cache_dir(), _cache_name(product, digest(sources)[:_DIGITS]))
     if not os.path.exists(path):
-        compiler()
+        compiler(product)
         files.make_directory(paths.cache_dir())
-        build(path, sources)
+        build(path, sources, product)
     return path

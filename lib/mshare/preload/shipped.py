@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preload on its way from the host that built it to a host without a compiler."""
+"""What is built of the C sources, on its way from the host that built it to a host without a compiler."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Mapping
 
 from ..errors import InvalidRequest, Unavailable
+from .library import PRODUCTS
 from .settings import FILE_NAME
 
 # ELF: magic, class, data, ..., type, machine.
@@ -21,28 +23,42 @@ _IDENT_BYTES = 20
 _SYMBOL_VERSION = re.compile(rb"GLIBC_([0-9]+)\.([0-9]+)(?:\.[0-9]+)?\0")
 
 
-def pack(content: bytes) -> str:
-    """A built library as one argument of a module, with the digest that it must have on arrival."""
+def pack(contents: Mapping[str, bytes]) -> str:
+    """Built files, by name, as one argument of a module; the digest of each is checked on arrival."""
+    return " ".join(f"{name}:{_packed(content)}" for name, content in contents.items())
+
+
+def _packed(content: bytes) -> str:
     packed = base64.b64encode(zlib.compress(content, 9)).decode()
     return f"{hashlib.sha256(content).hexdigest()}:{packed}"
 
 
-def unpack(text: str) -> bytes:
-    """What `pack` packed. Raises InvalidRequest for anything else, and for content of another digest."""
-    digest, __, packed = text.partition(":")
+def unpack(text: str) -> dict[str, bytes]:
+    """What `pack` packed. InvalidRequest for anything else, for content of another digest, and for fewer
+    files than there are products."""
+    contents = dict(_unpacked(part) for part in text.split(" "))
+    missing = sorted({product.file_name for product in PRODUCTS} - contents.keys())
+    if missing:
+        raise InvalidRequest(f"{', '.join(missing)} did not arrive; run this again")
+    return contents
+
+
+def _unpacked(part: str) -> tuple[str, bytes]:
+    name, __, rest = part.partition(":")
+    digest, __, packed = rest.partition(":")
     try:
         content = zlib.decompress(base64.b64decode(packed, validate=True))
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InvalidRequest(
-            f"{FILE_NAME} arrived damaged ({error}); leave the option preload_built to the collection, which"
-            " sets it itself, and run this again"
+            f"{name or FILE_NAME} arrived damaged ({error}); leave the option preload_built to the"
+            " collection, which sets it itself, and run this again"
         ) from None
     actual = hashlib.sha256(content).hexdigest()
     if actual != digest:
         raise InvalidRequest(
-            f"{FILE_NAME} arrived with digest {actual}, and {digest or 'none'} was sent; run this again"
+            f"{name} arrived with digest {actual}, and {digest or 'none'} was sent; run this again"
         )
-    return content
+    return name, content
 
 
 def glibc_needed(content: bytes) -> tuple[int, int]:
@@ -59,19 +75,25 @@ def glibc_here() -> tuple[int, int]:
     return (int(parts[0]), int(parts[1])) if name == "glibc" and len(parts) > 1 else (0, 0)
 
 
-def require_fits(content: bytes, here: tuple[int, int] | None = None) -> None:
-    """Unavailable for a library of another architecture, or of a newer glibc than this host's."""
+def require_fits(content: bytes, name: str = FILE_NAME, here: tuple[int, int] | None = None) -> None:
+    """Unavailable for a library or program of another architecture, or of a newer glibc than this host's."""
     with open(sys.executable, "rb") as file:
         own = file.read(_IDENT_BYTES)
     if (content[:6], content[18:20]) != (own[:6], own[18:20]):
         raise Unavailable(
-            f"{FILE_NAME} was built for another architecture than this host's ({os.uname().machine}); build"
+            f"{name} was built for another architecture than this host's ({os.uname().machine}); build"
             " it here instead (mshare_runtime_compiler_managed: true installs a compiler)"
         )
     needed, available = glibc_needed(content), here or glibc_here()
     if needed > available:
         raise Unavailable(
-            f"{FILE_NAME} was built where glibc is newer: it needs {needed[0]}.{needed[1]}, and this host has"
+            f"{name} was built where glibc is newer: it needs {needed[0]}.{needed[1]}, and this host has"
             f" {available[0]}.{available[1]}; run Ansible where glibc is not newer than here, or build it"
             " here (mshare_runtime_compiler_managed: true installs a compiler)"
         )
+
+
+def require_all_fit(contents: Mapping[str, bytes]) -> None:
+    """Unavailable, as `require_fits`, for the first file that does not run on this host."""
+    for name, content in contents.items():
+        require_fits(content, name)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from .. import __version__, paths
@@ -79,7 +79,7 @@ def lacks_compiler(place: Place, sources: dict[str, str]) -> bool:
 def _preload_outdated(place: Place, sources: dict[str, str]) -> bool:
     known = read_manifest(place)
     wanted = library.digest(preload_sources(sources))
-    return known is None or known.preload_sha256 != wanted or not os.path.exists(place.preload)
+    return known is None or known.preload_sha256 != wanted or not all(map(os.path.exists, place.built))
 
 
 def present(
@@ -87,37 +87,41 @@ def present(
     sources: dict[str, str],
     *,
     preload: bool = False,
-    built: bytes | None = None,
+    built: Mapping[str, bytes] | None = None,
     check: bool = False,
     runs: bool = True,
 ) -> Outcome[object]:
     """Ensure that the library, given as path -> text, is installed. Running processes are not touched.
 
     It must run afterwards, unless the modules that it imports are yet to be installed (`runs`).
-    `preload` also builds the library of `mshare run`; Unavailable without a compiler. `built` is that
-    library built elsewhere; Unavailable if it does not fit this host.
+    `preload` also builds the library of `mshare run` and the program of lean clients; Unavailable without a
+    compiler. `built` are these, built elsewhere, by name; Unavailable if they do not fit this host.
     """
     files = wanted_files(place, sources, current().survives_reboot)
-    manifest = manifest_of(files, sources, place.preload if preload else None)
+    binaries = [*place.built] if preload else []
+    manifest = manifest_of(files, sources, binaries)
     build = preload and _preload_outdated(place, sources)
     if build and built is not None:
-        shipped.require_fits(built)
+        shipped.require_all_fit(built)
     outdated = sorted(path for path, text in files.items() if read_text(path) != text)
-    left_over = sorted(set(listed_files(place)) - set(files) - ({place.preload} if preload else set()))
+    left_over = sorted(set(listed_files(place)) - set(files) - set(binaries))
     differs = read_text(place.manifest) != manifest
-    modes = wrong_modes(place, [*files, place.manifest, *([place.preload] if preload else [])])
+    modes = wrong_modes(place, [*files, place.manifest, *binaries])
     actions = chosen(
         (
             (
                 bool(outdated) or (differs and not build and not left_over),
                 f"install version {__version__} of the library into {place.directory}",
             ),
-            (build, f"{'build' if built is None else 'install, built elsewhere,'} {place.preload}"),
+            (
+                build,
+                f"{'build' if built is None else 'install, built elsewhere,'} {' and '.join(place.built)}",
+            ),
             (bool(left_over), f"remove files that are no longer wanted: {len(left_over)}"),
             (bool(modes), f"let all users read {', '.join(sorted(modes)[:_NAMED])}"),
         )
     )
-    stale = [place.preload] if build and os.path.exists(place.preload) else []
+    stale = [path for path in place.built if os.path.exists(path)] if build else []
     before = summary(read_text(place.manifest), sorted({*outdated, *left_over, *stale, *modes}))
     if actions and not check:
         _require_access(place)
@@ -125,24 +129,30 @@ def present(
             library.compiler()
         with one_at_a_time(False), _readable_by_all():
             # The manifest first, so that after an interruption it lists everything that may exist.
-            begun = manifest_text({*files, *left_over, *([place.preload] if preload else [])})
+            begun = manifest_text({*files, *left_over, *binaries})
             write_text(place.manifest, begun)
             for path in outdated:
                 write_text(path, files[path], 0o755 if path == place.executable else 0o644)
             _remove(left_over)
-            if build and built is not None:
-                library.put(built, place.preload)
-            elif build:
-                library.build(place.preload, preload_sources(sources))
+            if build:
+                _build(place, sources, built)
             _compile(place)
             if any(path.startswith(systemd.UNIT_DIRECTORY) for path in outdated):
                 systemd.systemctl("daemon-reload")
             write_text(place.manifest, manifest)
-            for path, mode in wrong_modes(place, [*files, place.manifest, place.preload]).items():
+            for path, mode in wrong_modes(place, [*files, place.manifest, *place.built]).items():
                 set_access(path, Access(mode))
             if runs:
                 _require_runs(place)
     return Outcome(bool(actions), actions, before, summary(manifest))
+
+
+def _build(place: Place, sources: dict[str, str], built: Mapping[str, bytes] | None) -> None:
+    for path, product in place.built.items():
+        if built is None:
+            library.build(path, preload_sources(sources), product)
+        else:
+            library.put(built[product.file_name], path)
 
 
 @contextlib.contextmanager
@@ -158,7 +168,7 @@ def _readable_by_all() -> Iterator[None]:
 def wrong_modes(place: Place, paths: Iterable[str]) -> dict[str, int]:
     """Which of the files, and of our folders above them, have another mode than they should: path -> mode."""
     wrong = {}
-    programs = (place.executable, place.preload)
+    programs = (place.executable, *place.built)
     folders = {
         folder
         for path in paths

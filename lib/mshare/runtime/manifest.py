@@ -16,7 +16,6 @@ from .. import __version__, record
 from ..converge.outcome import ABSENT
 from ..files import read_text
 from ..preload import library
-from ..preload.settings import FILE_NAME
 from ..services import systemd
 
 # Imported module -> name of the package in Debian (and in Fedora).
@@ -53,7 +52,12 @@ class Place:
 
     @property
     def preload(self) -> str:
-        return os.path.join(self.directory, FILE_NAME)
+        return os.path.join(self.directory, library.PRELOAD.file_name)
+
+    @property
+    def built(self) -> dict[str, library.Product]:
+        """What is built of the C sources, by path: the preload, and the program of lean clients."""
+        return {os.path.join(self.directory, product.file_name): product for product in library.PRODUCTS}
 
     def program(self) -> str:
         """The text of the command line. Isolated (-I), because the environment must not change an owner."""
@@ -109,10 +113,11 @@ def digest(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def manifest_of(files: dict[str, str], sources: dict[str, str], preload: str | None) -> str:
-    """The manifest of an installation; `preload` is the path of the preload, which is built on the host."""
+def manifest_of(files: dict[str, str], sources: dict[str, str], built: Iterable[str]) -> str:
+    """The manifest of an installation; `built` are the paths of what is built on the host or shipped."""
+    preload = [*built]
     return manifest_text(
-        [*files, preload] if preload else files,
+        [*files, *preload],
         library=digest(sources),
         sha256=digest(files),
         # A checksum of its sources, which decide whether it is built again.
@@ -128,7 +133,7 @@ def manifest_text(files: Iterable[str], **digests: str | None) -> str:
 
 def manifest(place: Place, sources: dict[str, str], *, units: bool = False, preload: bool = False) -> str:
     """The manifest of an installation, with or without systemd's units and the preload."""
-    return manifest_of(wanted_files(place, sources, units), sources, place.preload if preload else None)
+    return manifest_of(wanted_files(place, sources, units), sources, place.built if preload else ())
 
 
 def check_command(place: Place, sources: dict[str, str], preload: bool = False) -> str:
@@ -136,13 +141,14 @@ def check_command(place: Place, sources: dict[str, str], preload: bool = False) 
     sums = {units: _sums(place, sources, units, preload) for units in (False, True)}
     # Python prints what is missing; its exit code does not tell.
     lacks = f"{shlex.quote(place.python)} -I -c {shlex.quote(missing_imports_code())}"
-    built = f" [ -e {shlex.quote(place.preload)} ] &&" if preload else ""
+    binaries = [*place.built] if preload else []
+    built = "".join(f" [ -e {shlex.quote(path)} ] &&" for path in binaries)
     folders = {
         os.path.dirname(path)
         for path in wanted_files(place, sources, False)
         if path.startswith(place.directory + "/")
     }
-    programs = [place.directory, *sorted(folders), place.executable, *([place.preload] if preload else [])]
+    programs = [place.directory, *sorted(folders), place.executable, *binaries]
     modes = f"stat -c %a {' '.join(map(shlex.quote, programs))} 2>/dev/null | sort -u"
     return (
         f'[ "$({modes})" = 755 ] || exit 1; '

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from .. import errors
 from ..backends.choose import Choice, locate
+from ..clients.status import KINDS
 from ..errors import MshareError
 from ..host import procfs
 from ..info.facts import ClientsFacts
@@ -143,11 +144,13 @@ def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
 
 
 def _notes(choice: Choice, launched: ClientsFacts | None, programs: Programs | None) -> tuple[str, ...]:
-    """Why this backend is used, and why the clients touch this span."""
+    """Why this backend is used, what the clients are, and why they touch this span."""
     notes = [f"Backend {choice.backend}: {choice.reason}."]
     if programs is not None:
         who = ", ".join(f"{count} of {name}" for name, count in sorted(programs.counts.items()))
         notes.append(f"The clients are programs, other than the owner, that have the region mapped: {who}.")
+    if launched is not None and launched.client_kind_reason:
+        notes.append(f"The clients are {KINDS['python']}, not lean ones: {launched.client_kind_reason}.")
     if launched is not None and launched.span_fitted:
         why = (
             "fitted to this host's free memory, because simulated clients really pay for their own page"

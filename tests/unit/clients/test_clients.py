@@ -66,11 +66,11 @@ def test_a_client_learns_of_its_region(target):
 def test_what_a_client_touches_fits_the_host(target, monkeypatch, available_bytes, spans):
     monkeypatch.setattr(span.procfs, "meminfo_bytes", lambda: {"MemAvailable": available_bytes})
     if spans:
-        fitted = span.fit_span(replace(target, memory_max_bytes=None), 2)
+        fitted = span.fit_span(replace(target, memory_max_bytes=None), 2, MIB)
         assert 0 < fitted <= target.mapped_bytes
     else:
         with pytest.raises(MshareError, match="start fewer clients, or free some memory"):
-            span.fit_span(target, 100)
+            span.fit_span(target, 100, MIB)
 
 
 def test_more_and_fewer_without_starting_the_others_anew(here):
@@ -119,7 +119,7 @@ def test_more_clients_of_a_kernel_s_region_touch_what_those_that_run_did(
     """There the tables exist already; the simulator's clients each pay for their own."""
     monkeypatch.setattr(span, "fit_span", lambda *given: 150 * GIB)
     wanted = replace(target, backend=backend) if backend else target
-    assert span.next_span(wanted, None, count, alive, 300 * GIB, 0) == next_bytes
+    assert span.next_span(wanted, None, count, alive, 300 * GIB, 0, MIB) == next_bytes
 
 
 def test_more_clients_than_the_host_has_room_for_are_refused_on_a_kernel_too(target, monkeypatch):
@@ -128,6 +128,6 @@ def test_more_clients_than_the_host_has_room_for_are_refused_on_a_kernel_too(tar
     kernel = Kernel()
     kernel.root = "/sys/fs/mshare"
     wanted = replace(target, backend=kernel, memory_max_bytes=None)
-    assert span.next_span(wanted, None, 130, 100, GIB, 0) == GIB, "room for 30 more"
+    assert span.next_span(wanted, None, 130, 100, GIB, 0, 4 * MIB) == GIB, "room for 30 more"
     with pytest.raises(MshareError, match="1,000 clients need at least"):
-        span.next_span(wanted, None, 1100, 100, GIB, 0)
+        span.next_span(wanted, None, 1100, 100, GIB, 0, 4 * MIB)

@@ -11,13 +11,17 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from mshare.clients import launcher
+from mshare.backends.connect import connect
+from mshare.clients import launcher, starter
 from mshare.clients.spec import ClientsSpec
 from mshare.clients.status import CLIENTS, LauncherStatus
-from mshare.errors import MshareError
+from mshare.errors import MshareError, Unavailable
+from mshare.host import procfs
+from mshare.region.region import Region
 from mshare.services import status_file
 from rig.apart import die_with
 from rig.patience import eventually
@@ -82,19 +86,38 @@ def attached(here: World) -> int:
     return current.attached if current is not None and current.state == "ready" else -1
 
 
+def _no_program() -> str:
+    raise Unavailable("mshare-client cannot be had here")
+
+
+@pytest.fixture(params=["lean", "python"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the clients, which report, follow and die the same."""
+    if request.param == "python":
+        monkeypatch.setattr(starter, "program", _no_program)
+    return str(request.param)
+
+
 def test_a_region_without_an_owner_is_refused(here: World) -> None:
     with pytest.raises(MshareError, match=r"region sga at .* has no running owner, so there is nothing"):
         launcher.run(lambda: spec(here, 1))
     assert status(here) is None
 
 
-def test_it_starts_all_and_ends_all(here: World) -> None:
+def test_it_starts_all_and_ends_all(here: World, kind: str) -> None:
     with here.owned(), launched(lambda: spec(here, 3)) as (pid, ended):
         eventually(lambda: attached(here) == 3)
         current = status(here)
         assert current is not None
         assert (current.pid, current.requested, len(current.pids)) == (pid, 3, 3)
         assert current.attach_ms_median is not None
+        assert (current.client_kind, current.span_bytes) == (kind, 64 << 20)
+        assert (current.client_kind_reason is None) is (kind == "lean")
+        # 64 MiB of the simulator's tables are a leaf table each 2 MiB.
+        before_bytes, after_bytes = current.vm_pte_before_bytes_sum, current.vm_pte_after_bytes_sum
+        assert before_bytes
+        assert after_bytes
+        assert after_bytes - before_bytes >= 3 * 32 * 4096
         os.kill(pid, signal.SIGTERM)
         assert ended() == "ready 3\n"
         assert status(here) is None
@@ -155,7 +178,7 @@ def test_a_new_spec_is_read_and_a_bad_one_leaves_all_as_it_was(here: World) -> N
         assert any("request 1 to 32768" in error for error in current.errors)
 
 
-def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: World) -> None:
+def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: World, kind: str) -> None:
     with here.owned(), launched(lambda: spec(here, 2)) as (pid, __):
         eventually(lambda: attached(here) == 2)
         first = status(here)
@@ -171,7 +194,7 @@ def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: W
         eventually(lambda: attached(here) == 2)
 
 
-def test_the_end_of_the_owner_is_reported(here: World) -> None:
+def test_the_end_of_the_owner_is_reported(here: World, kind: str) -> None:
     with here.owned() as owner, launched(lambda: spec(here, 1)):
         eventually(lambda: attached(here) == 1)
         owner.kill()
@@ -179,3 +202,65 @@ def test_the_end_of_the_owner_is_reported(here: World) -> None:
         current = status(here)
         assert current is not None
         assert (current.attached, "the region's owner has ended" in current.errors) == (0, True)
+        eventually(lambda: len((status(here) or current).dead) == 1)
+        killed = "was killed by SIGSEGV, after the region's owner had ended"
+        assert [dead.reason for dead in (status(here) or current).dead] == [killed]
+        # The last to leave frees what the region held.
+        assert os.stat(here.root / "sga").st_size == 0
+
+
+def maps(pid: int) -> str:
+    return "\n".join(procfs.lines(procfs.maps(pid)))
+
+
+def test_a_client_follows_what_is_mapped_and_unmapped(here: World, kind: str) -> None:
+    path = here.directory / "object"
+    path.write_bytes(b"o" * 8192)
+    with here.owned("sga", "--size", "64MiB", "--window", "512GiB"), launched(lambda: spec(here, 1)):
+        eventually(lambda: attached(here) == 1)
+        current = status(here)
+        assert current is not None
+        pid = current.pids[0]
+        with Region.open("sga", backend=connect("simulated", str(here.root))) as region:
+            mapping = region.map_file(str(path), 1 << 30)
+            eventually(lambda: str(path) in maps(pid))
+            region.unmap(mapping.offset, mapping.size_bytes)
+            eventually(lambda: str(path) not in maps(pid))
+        assert attached(here) == 1
+
+
+def test_a_client_that_does_not_find_the_pattern_fails_the_first_start(here: World, kind: str) -> None:
+    with here.owned():
+        with open(here.root / "sga", "r+b") as memory:
+            memory.seek(2 << 20)
+            byte = memory.read(1)
+            memory.seek(2 << 20)
+            memory.write(bytes([byte[0] ^ 0xFF]))
+        with launched(lambda: spec(here, 1)) as (__, ended):
+            wanted = "client 0 did not find the owner's pattern in 1 of 32 pages"
+            assert wanted in ended()
+
+
+def test_a_lean_client_takes_little_memory(here: World) -> None:
+    with here.owned(), launched(lambda: spec(here, 2)):
+        eventually(lambda: attached(here) == 2)
+        current = status(here)
+        assert current is not None
+        for pid in current.pids:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            private = [int(line.split()[1]) for line in lines if line.startswith("Private_")]
+            assert sum(private) <= 256, "KiB; the region's pages are shared with the owner and each other"
+
+
+def test_no_client_outlives_a_launcher_that_is_killed(here: World, kind: str) -> None:
+    for count in (1, 8):
+        with here.owned(f"r{count}"), launched(lambda c=count: spec(here, 30, region=f"r{c}")) as (pid, __):
+            eventually(lambda c=count: started(here, f"r{c}") >= c)
+            os.kill(pid, signal.SIGKILL)
+            left = [number for number in procfs.pids() if procfs.parent(number) == pid]
+            eventually(lambda gone=left: not any(os.path.exists(f"/proc/{each}") for each in gone))
+
+
+def started(here: World, region: str) -> int:
+    current = status_file.read(str(here.root), region, CLIENTS)
+    return len(current.pids) if current is not None else 0

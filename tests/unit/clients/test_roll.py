@@ -32,9 +32,9 @@ def roll(*members: Member) -> Roll:
 
 
 WAITING = member(0, 10)
-OURS = member(1, 11, Report(1, touched(1000)))
-LATER = member(2, 12, Report(2, touched(3000, 8192, 16384)))
-FAILED = member(3, 13, Report(3, error="no memory"))
+OURS = member(1, 11, Report(11, 1, touched(1000)))
+LATER = member(2, 12, Report(12, 2, touched(3000, 8192, 16384)))
+FAILED = member(3, 13, Report(13, 3, error="no memory"))
 PROGRAM = member(4, 14, settled_bytes=20480)
 
 
@@ -43,12 +43,6 @@ def test_a_client_is_attached_once_it_has_touched_or_lived_for_long_enough() -> 
     assert [each.number for each in some.attached()] == [1, 4]
     assert [each.number for each in some.waiting()] == [0, 3]
     assert some.numbers() == {0, 1, 3, 4}
-
-
-def test_a_client_is_known_by_its_number() -> None:
-    some = roll(WAITING, OURS)
-    assert some.with_number(1) is OURS
-    assert some.with_number(7) is None
 
 
 def test_who_ends_is_written_down_with_the_reason() -> None:

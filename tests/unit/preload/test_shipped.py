@@ -17,8 +17,13 @@ OWN = Path(sys.executable).read_bytes()
 
 
 def test_what_is_packed_arrives_as_it_was():
-    content = OWN[:5000]
-    assert shipped.unpack(shipped.pack(content)) == content
+    contents = {product.file_name: OWN[: 5000 + at] for at, product in enumerate(library.PRODUCTS)}
+    assert shipped.unpack(shipped.pack(contents)) == contents
+
+
+def test_what_did_not_arrive_is_named():
+    with pytest.raises(InvalidRequest, match=r"^mshare-client did not arrive; run this again"):
+        shipped.unpack(shipped.pack({"libmshare-preload.so": OWN[:5000]}))
 
 
 @pytest.mark.parametrize(
@@ -27,9 +32,12 @@ def test_what_is_packed_arrives_as_it_was():
         ("", "arrived with digest|arrived damaged"),
         ("nonsense", "arrived damaged"),
         ("00:!!!", "arrived damaged"),
+        ("lib.so:00:!!!", "lib.so arrived damaged"),
         (
-            shipped.pack(b"one").partition(":")[0] + ":" + shipped.pack(b"two").partition(":")[2],
-            "arrived with digest",
+            shipped.pack({"lib.so": b"one"}).rpartition(":")[0]
+            + ":"
+            + shipped.pack({"lib.so": b"two"}).rpartition(":")[2],
+            "lib.so arrived with digest",
         ),
     ],
 )
@@ -55,8 +63,8 @@ def test_a_newer_glibc_is_refused():
     with pytest.raises(
         Unavailable, match=r"it needs 2.38, and this host has 2.34; run Ansible where glibc is not newer"
     ):
-        shipped.require_fits(content, (2, 34))
-    shipped.require_fits(content, (2, 38))
+        shipped.require_fits(content, here=(2, 34))
+    shipped.require_fits(content, here=(2, 38))
 
 
 def test_another_architecture_is_refused():
@@ -75,3 +83,11 @@ def test_a_library_that_is_built_here_fits_here(tmp_path):
     assert (0, 0) < shipped.glibc_needed(content) <= shipped.glibc_here()
     library.put(content, str(tmp_path / "put" / "libmshare-preload.so"))
     assert (tmp_path / "put" / "libmshare-preload.so").read_bytes() == content
+
+
+def test_the_program_of_lean_clients_fits_every_host_of_its_architecture(tmp_path):
+    if not library.compilers():
+        pytest.skip("no C compiler")
+    path = tmp_path / "mshare-client"
+    library.build(str(path), library.own_sources(), library.CLIENT)
+    shipped.require_fits(path.read_bytes(), "mshare-client", here=(2, 17))

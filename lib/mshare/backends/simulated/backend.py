@@ -29,7 +29,9 @@ from ...record import Malformed
 from ...units import round_up
 from ..base import Backend, RegionFile, Window
 from ..mapping import Kind, Mapping
+from ..pieces import Pieces
 from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, Task, without
+from .pieces import SimulatedPieces
 from .watch import WATCHER
 from .window import HELD, UNMAPPED, SimulatedWindow, access_mode, bury, refusal, reopened
 
@@ -204,6 +206,9 @@ class SimulatedRegionFile(RegionFile):
 
     def mappings(self) -> list[Mapping] | None:
         return sorted((e.mapping for e in self._sidecar.read().placed), key=lambda m: m.offset)
+
+    def pieces(self) -> Pieces:
+        return SimulatedPieces(self.fd, self._sidecar)
 
     # -- the window
 

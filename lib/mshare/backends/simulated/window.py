@@ -149,13 +149,13 @@ class SimulatedWindow(Window):
         if mapping.kind == "anonymous":
             fd, offset, own = self._region_fd, mapping.offset, False
         else:
-            fd = _open_object(entry, region_inode, self._region_fd, self._sidecar.fd)
+            fd = open_object(entry, region_inode, self._region_fd, self._sidecar.fd)
             offset, own = mapping.object_offset, True
         try:
             syscalls.mmap(
                 self.address + mapping.offset,
                 mapping.size_bytes,
-                mapping.prot & _allowed(fd),
+                mapping.prot & allowed(fd),
                 abi.MAP_SHARED | abi.MAP_FIXED,
                 fd,
                 offset,
@@ -165,7 +165,7 @@ class SimulatedWindow(Window):
                 os.close(fd)
 
 
-def _allowed(fd: int) -> int:
+def allowed(fd: int) -> int:
     """The protection bits that a file descriptor can carry."""
     return abi.PROT_ALL if access_mode(fd) == os.O_RDWR else abi.PROT_READ | abi.PROT_EXEC
 
@@ -174,7 +174,7 @@ def access_mode(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
 
 
-def _open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: int) -> int:
+def open_object(entry: Placed, region_inode: int, region_fd: int, sidecar_fd: int) -> int:
     """Open what a mapping shows: by this process's own descriptor, its path, or its holder's."""
     held = HELD.get((region_inode, entry.serial))
     if held is not None:

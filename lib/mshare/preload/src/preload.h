@@ -11,6 +11,8 @@
  *   own.c existing.c region.c   their own, or one that exists, by one of two stores:
  *   kernel.c simulated.c root.c
  *   segments.c memory.c room.c guard.c text.c outcome.c calls.c settings.c report.c
+ *
+ * client.c is a program of its own, which has memory.c, calls.c and text.c in common with the library.
  */
 #ifndef MSHARE_PRELOAD_H
 #define MSHARE_PRELOAD_H

@@ -1,0 +1,1 @@
+../../../../lib/mshare/clients/lean.py
