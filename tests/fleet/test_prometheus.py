@@ -1,0 +1,181 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/monitoring.md as it is typed: Debian's Prometheus, Alertmanager and node exporter, and a PostgreSQL
+under pgbench that would not fit at its maximum of connections.
+
+One story, told in the order of this file.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checks import dashboard
+from fleet.world import World, world
+from integration.hosts import Run
+from rig import documents
+from rig.hosts.base import MONITORING
+from rig.hosts.fleet import missing_systemd
+
+INTERVAL_SECONDS = 5
+"""The shortest that the role monitoring takes."""
+_PER_CONNECTION_KIB = 500
+"""Less than a backend's page tables after it has read all of the table."""
+_CONNECTIONS_MAXIMUM = 200_000
+ALERT = "MshareInstanceWillNotFit"
+IN_ALERTMANAGER = (
+    f"amtool --alertmanager.url=http://localhost:9093 --output=json alert query alertname={ALERT}"
+)
+# Its backends read the whole table, again and again. Other tests may use the machine's pool of huge pages.
+_POSTGRESQL = r"""
+set -e
+cd /
+pg_createcluster 15 main
+cat >>/etc/postgresql/15/main/postgresql.conf <<END
+huge_pages = off
+shared_buffers = 512MB
+max_connections = @CONNECTIONS@
+max_locks_per_transaction = 10
+max_pred_locks_per_transaction = 10
+track_activity_query_size = 100
+max_parallel_workers_per_gather = 0
+fsync = off
+END
+systemctl start postgresql@15-main
+runuser -u postgres -- pgbench -i -q -F 10 -s 2 postgres
+"""
+_LOAD = r"""
+cd /
+runuser -u postgres -- psql -qc 'CREATE EXTENSION IF NOT EXISTS pg_prewarm' \
+  -c "SELECT pg_prewarm('pgbench_accounts')" >/dev/null
+echo 'SELECT sum(abalance) FROM pgbench_accounts' >/tmp/all.sql
+setsid runuser -u postgres -- pgbench -n -f /tmp/all.sql -c 8 -R 4 -T 100000 postgres \
+  >/tmp/load 2>&1 </dev/null &
+"""
+# So that what is shown of regions has something to show. A new mount does not come to a service that
+# runs in a namespace of its own: test hosts do not share their mounts, as a systemd does that boots.
+_REGION = """
+mshare mount && mshare create sga --size 64MiB && mshare clients start sga --count 2
+systemctl restart mshare-monitoring
+"""
+
+pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_systemd() or "")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("monitoring"), 1, MONITORING) as made:
+        made.do(0, _POSTGRESQL.replace("@CONNECTIONS@", str(connections())))
+        made.do(0, _LOAD)
+        yield made
+
+
+def memory_kib() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
+
+
+def connections() -> int:
+    """With this maximum the page tables would not fit into the RAM, unless the machine is very large."""
+    return min(memory_kib() // _PER_CONNECTION_KIB, _CONNECTIONS_MAXIMUM)
+
+
+def ask(host: World, path: str, *parameters: dict[str, str]) -> list[Any]:
+    """What Prometheus answers to requests with these parameters, made in one go."""
+    urls = [f"http://localhost:9090/api/v1/{path}?{urllib.parse.urlencode(each)}" for each in parameters]
+    lines = host.do(0, "\n".join(f"curl -sS {shlex.quote(url)} && echo" for url in urls)).splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer for answer in answers if answer["status"] != "success"] == []
+    return [answer["data"] for answer in answers]
+
+
+def values(host: World, query: str) -> list[float]:
+    (data,) = ask(host, "query", {"query": query})
+    return [float(row["value"][1]) for row in data["result"]]
+
+
+def without_data(host: World, queries: list[str]) -> list[str]:
+    answers = ask(host, "query", *({"query": query} for query in queries))
+    return [query for query, data in zip(queries, answers) if not data["result"]]
+
+
+def series(host: World) -> set[str]:
+    """The series that there ever were about PostgreSQL, by their labels."""
+    (found,) = ask(host, "series", {"match[]": '{__name__=~"mshare_instance_.*",kind="postgresql"}'})
+    return {json.dumps(labels, sort_keys=True) for labels in found}
+
+
+def play(host: World, blocks: list[documents.Block]) -> Run:
+    """Plays of the documentation, with short intervals, on the one host that is both kinds of host."""
+    plays = documents.plays(blocks)
+    for each in plays:
+        each |= {"hosts": "all", "gather_facts": False}
+    path = host.scratch / "monitoring.json"
+    path.write_text(json.dumps(plays))
+    ratio = min(1.0, connections() * _PER_CONNECTION_KIB / memory_kib())
+    given = {
+        "mshare_monitoring_interval": INTERVAL_SECONDS,
+        "mshare_alerts_room_for": "0s",
+        "mshare_alerts_room_ratio": ratio,
+    }
+    return host.playbook(str(path), **given).succeeded()
+
+
+def test_the_alert_is_in_alertmanager(host: World) -> None:
+    host.do(0, documents.script("docs/monitoring.md: On the hosts with databases"))
+    host.do(0, documents.script("docs/monitoring.md: On the host with Prometheus"))
+    host.do(0, "sed -i 's/^\\( *[a-z]*_interval: *\\)15s/\\11s/' /etc/prometheus/prometheus.yml")
+    play(host, documents.yaml_blocks("docs/monitoring.md: Both roles"))
+    host.do(0, _REGION)
+    shown = documents.script("docs/monitoring.md: See the alerts")
+    # Until Prometheus and Alertmanager answer, commands fail.
+    host.eventually(lambda: ALERT in host.do(0, f"{{\n{shown}}} || :"), "the alert")
+    host.eventually(lambda: ALERT in host.do(0, f"{IN_ALERTMANAGER} || :"), "the alert in Alertmanager")
+    assert ALERT in host.do(0, f"set -e\n{shown}")
+    (alert,) = json.loads(host.do(0, IN_ALERTMANAGER))
+    assert alert["labels"]["severity"] == "critical"
+    # A service in a namespace of its own sees more of the path than others: a test host's root is a chroot.
+    summary = alert["annotations"]["summary"]
+    assert summary.startswith("postgresql 5432 (/"), summary
+    assert "/var/lib/postgresql/15/main) on localhost:9100 runs out of memory" in summary
+    assert alert["annotations"]["runbook_url"].endswith(f"#{ALERT.lower()}")
+
+
+def test_every_query_of_the_dashboard_has_data(host: World) -> None:
+    queries = dashboard.queries()
+    assert len(queries) > 30
+    host.eventually(lambda: not without_data(host, queries), "data for every query")
+
+
+def test_prometheus_found_nothing_wrong_with_the_rules(host: World) -> None:
+    (answer,) = ask(host, "rules", {})
+    (group,) = answer["groups"]
+    assert [rule["lastError"] for rule in group["rules"] if rule["health"] != "ok"] == []
+
+
+def test_restarts_keep_the_series(host: World) -> None:
+    before = series(host)
+    assert before
+    for __ in range(2):
+        host.do(0, "systemctl restart postgresql@15-main")
+        host.do(0, _LOAD)
+        (last,) = values(host, "mshare_survey_timestamp_seconds")
+        later = f"mshare_survey_timestamp_seconds > {last + INTERVAL_SECONDS}"
+        host.eventually(lambda query=later: values(host, query), "two surveys after the restart")
+    assert series(host) == before
+
+
+def test_a_second_run_changes_nothing(host: World) -> None:
+    blocks = documents.yaml_blocks(
+        "roles/monitoring/README.md: Role dbmem.mshare.monitoring",
+        "roles/alerts/README.md: Role dbmem.mshare.alerts",
+    )
+    assert play(host, blocks).on("host1").recap["changed"] == 0
