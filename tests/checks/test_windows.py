@@ -36,6 +36,12 @@ ALLOWED = {
     ("lib/mshare/preload/src/memory.c", "MADV_POPULATE_WRITE"): "likewise",
     ("lib/mshare/preload/src/thp.c", "MADV_COLLAPSE"): "shared memory that was placed for huge pages",
     ("lib/mshare/preload/src/mmap.c", "MAP_LOCKED"): "what asks for it stays out of regions",
+    ("lib/mshare/preload/src/mmap.c", "MAP_POPULATE"): "likewise",
+    ("lib/mshare/preload/src/advice.c", "MADV_WILLNEED"): "the kernel's own mapping beside a window",
+    ("lib/mshare/preload/src/advice.c", "mlock"): "a program's, once its mapping is the kernel's own",
+    ("lib/mshare/preload/src/advice.c", "mlock2"): "likewise",
+    ("lib/mshare/preload/src/advice.c", "mlockall"): "likewise",
+    ("lib/mshare/preload/src/io.c", "O_DIRECT"): "likewise",
     ("lib/mshare/kernel/madvise.py", "MADV_COLLAPSE"): "collapse/preflight.py lets in tmpfs's kinds only",
     ("lib/mshare/kernel/madvise.py", "SYS_process_madvise"): "likewise",
     ("benchmarks/survey.py", "MADV_POPULATE_WRITE"): "anonymous memory of its own",
@@ -51,6 +57,7 @@ ALLOWED = {
     ): "shows that the FUSE double logs it",
     ("tests/prove/command_lines.py", "/proc/self/mem"): "a path that commands are given, and refuse",
     ("tests/rig/shapes.c", "*"): "a program of somebody else's, with memory of its own",
+    ("tests/rig/mapped.c", "*"): "likewise: a program that knows nothing of regions",
     ("tests/checks/test_windows.py", "*"): "this table",
 }
 

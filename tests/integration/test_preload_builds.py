@@ -14,7 +14,7 @@ import pytest
 
 from mshare.preload import library as preload_library
 from mshare.preload.settings import FILE_NAME, Settings
-from rig import shapes
+from rig import mapped, shapes
 from rig.world import new_world
 
 WARNINGS = (
@@ -144,3 +144,25 @@ class TestSanitizers:
             settings = Settings("4k", *where, threshold_bytes=shapes.THRESHOLD_BYTES)
             some = tuple(shape for shape in table if shape.kind == "sysv")
             assert complaints(settings, sanitized, some) == []
+
+    def test_mapped_files(self, sanitized: str) -> None:
+        # It ends in a signal on purpose, or takes a stack of its own.
+        steps = [step for step in mapped.STEPS if step not in ("killed", "threads", "locked")]
+        with new_world() as world, world.started("keep-files", "--backend", "simulated") as process:
+            assert process.stdout is not None
+            where = ("simulated", str(world.root))
+            settings = Settings(
+                "4k",
+                *where,
+                files=process.stdout.readline().strip(),
+                threshold_bytes=mapped.THRESHOLD_BYTES,
+                verbose=True,
+            )
+            environment = {**settings.environment(sanitized), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0"}
+            found = []
+            for step in steps:
+                run = mapped.run(step, world.directory, environment)
+                wrong = [line for line in run.lines if "ERROR" in line or "runtime error" in line]
+                if wrong or run.result != mapped.run(step, world.directory).result:
+                    found.append(f"{step}: {run}")
+            assert found == []

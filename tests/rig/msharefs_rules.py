@@ -320,7 +320,7 @@ class Region:
     # --- memory -------------------------------------------------------------------------------
 
     def read_memory(self, offset: int, size_bytes: int) -> bytes:
-        """Whole pages for a page fault; EIO (a SIGBUS) where nothing is mapped."""
+        """Whole pages for a page fault; EIO (a SIGBUS) where nothing is mapped, and beyond a file's end."""
         return b"".join(self._read_page(at) for at in range(offset, offset + size_bytes, PAGE_BYTES))
 
     def write_memory(self, offset: int, data: bytes) -> None:
@@ -338,12 +338,16 @@ class Region:
         if mapped.contents is None:
             return self._stored(offset)
         page = os.pread(mapped.contents.fileno(), PAGE_BYTES, mapped.in_file(offset))
+        if not page:
+            refuse(errno.EIO)
         return page.ljust(PAGE_BYTES, b"\0")
 
     def _write_page(self, offset: int, page: bytes) -> None:
         mapped = self._mapped_at(offset)
         if mapped and mapped.contents:
-            os.pwrite(mapped.contents.fileno(), page, mapped.in_file(offset))
+            # A page of the file, which does not grow by it.
+            left = os.fstat(mapped.contents.fileno()).st_size - mapped.in_file(offset)
+            os.pwrite(mapped.contents.fileno(), page[: max(0, left)], mapped.in_file(offset))
         elif mapped or self.generation.sized_by == "mmap":
             self.pages[offset // PAGE_BYTES] = page
 

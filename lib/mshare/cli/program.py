@@ -42,6 +42,7 @@ _COMMANDS = {
     "unmap": "map",
     "clients": "clients",
     "run": "run",
+    "keep-files": "keep_files",
     "postgresql": "postgresql",
     "preload": "preload",
     "validate": "validate",

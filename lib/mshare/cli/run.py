@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from ..backends.choose import kernel_has_msharefs, locate
-from ..errors import InvalidRequest, Unavailable
+from ..errors import InvalidRequest, MshareError, Unavailable
 from ..host import huge_pages
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..pagetable import BASE_PAGE_BYTES
@@ -26,6 +26,7 @@ from ..preload.loader import program
 from ..preload.settings import PAGES, Settings
 from ..region.rules import region_name
 from ..units import counted, format_size, parse_size, round_up
+from .options import program as own_program
 from .options import where_options
 from .screen import Screen
 
@@ -54,6 +55,11 @@ _KILLED = 128
 @click.option(
     "--huge-directory", metavar="DIR", help="thp: a tmpfs mounted with huge=always, for anonymous memory."
 )
+@click.option(
+    "--files",
+    is_flag=True,
+    help="Put mapped files into regions as well: one set of page tables for all processes that map them.",
+)
 @click.option("--require", is_flag=True, help="Refuse a segment that cannot be taken over.")
 @click.option("--verbose", is_flag=True, help="One line on stderr for each segment.")
 @click.pass_obj
@@ -68,6 +74,7 @@ def run_command(
     threshold: str | None,
     prefault: bool | None,
     huge_directory: str | None,
+    files: bool,
     require: bool,
     verbose: bool,
 ) -> int:
@@ -75,6 +82,11 @@ def run_command(
 
     Segments are taken over when the program requests them: mmap of anonymous shared memory, SysV and POSIX
     shared memory. What cannot be taken over stays as it is, and a line on stderr says why.
+
+    With --files, large files that are mapped MAP_SHARED are seen through regions, which `mshare keep-files`
+    makes: content, size, SIGBUS and writing back are the file's. Where a region cannot do what the program
+    does, the mapping becomes the kernel's own again, at the same address. Without mshare, files stay as
+    they are.
     """
     path = program(command[0])
     size_bytes = None if size is None else parse_size(size)
@@ -86,6 +98,8 @@ def run_command(
         require=require or None,
         verbose=verbose or None,
     ).check()
+    if files:
+        settings = _with_files(screen, settings)
     if size_bytes is None:
         # From here on this process is the program: its pid, signals and exit code.
         _become(path, command, settings)
@@ -118,6 +132,32 @@ def _in_region(settings: Settings, region: str) -> Settings:
 
     target = Target.find(region_name(region), connect(settings.backend or "auto", settings.root))
     return replace(settings, region=region, region_bytes=target.mapped_bytes or None)
+
+
+def _with_files(screen: Screen, settings: Settings) -> Settings:
+    """With the keeper of files' regions; where there is none, a line says why, and --require refuses."""
+    try:
+        return replace(settings, files=_keeper(settings))
+    except MshareError as error:
+        if settings.require:
+            raise
+        screen.warn(f"mapped files stay as they are: {error}")
+        return settings
+
+
+def _keeper(settings: Settings) -> str:
+    """The socket of the keeper, which is started if none runs. Raises MshareError."""
+    if settings.backend is None or settings.root is None:
+        raise Unavailable(
+            "only regions share the page tables of files, and this kernel has no msharefs; boot one that has,"
+            " or try it with --backend simulated"
+        )
+    from ..backends.connect import connect
+    from ..preload import keeper
+
+    keeper.require_files(connect(settings.backend, settings.root))
+    start = [*own_program(), "keep-files", "--backend", settings.backend, "--root", settings.root]
+    return keeper.ensure(settings.root, start)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -34,6 +34,8 @@ class Settings:
     huge pages can be made later, by its use or by process_madvise(MADV_COLLAPSE) from outside."""
     require: bool | None = None
     verbose: bool | None = None
+    files: str | None = None
+    """The socket of the keeper of files' regions; None leaves mapped files alone."""
 
     def check(self) -> Settings:
         """The settings themselves; InvalidRequest for a contradiction."""
@@ -43,6 +45,8 @@ class Settings:
             raise InvalidRequest(
                 "pages of 4k and regions need msharefs; name its backend, or use pages thp or hugetlb"
             )
+        if self.backend is None and self.files is not None:
+            raise InvalidRequest("files go into regions only, which need msharefs; name its backend")
         if self.backend is not None and self.pages == "thp":
             raise InvalidRequest("pages thp do not use a region; omit the region, or use pages 4k or hugetlb")
         return self
@@ -57,6 +61,7 @@ class Settings:
             "REGION": self.region,
             "REGION_BYTES": self.region_bytes,
             "HUGE_DIRECTORY": self.huge_directory,
+            "FILES": self.files,
             "THRESHOLD": self.threshold_bytes,
             "PREFAULT": None if self.prefault is None else int(self.prefault),
             "REQUIRE": None if self.require is None else int(self.require),

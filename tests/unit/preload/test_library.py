@@ -97,7 +97,12 @@ class TestSources:
             text=True,
         )
         exported = {line.split()[-1] for line in done.stdout.splitlines()}
-        assert exported == {"mmap", "mmap64", "mremap", "munmap", "shmget", "shmat", "shmdt", "shmctl"}
+        shared_memory = {"mmap", "mmap64", "mremap", "munmap", "shmget", "shmat", "shmdt", "shmctl"}
+        about_a_range = {"mprotect", "pkey_mprotect", "madvise", "posix_madvise", "msync", "mincore"}
+        about_a_range |= {"mlock", "mlock2", "mlockall", "remap_file_pages"}
+        direct = {"read", "write", "readv", "writev"}
+        direct |= {"pread", "pwrite", "preadv", "pwritev", "pread64", "pwrite64", "preadv64", "pwritev64"}
+        assert exported == shared_memory | about_a_range | direct
 
     def test_it_needs_libc_only(self, tmp_path):
         library.build(str(tmp_path / "library.so"), library.own_sources())
@@ -143,7 +148,9 @@ class TestSettings:
         assert Settings("thp").environment("/l.so") == {"LD_PRELOAD": "/l.so", "MSHARE_PRELOAD_PAGES": "thp"}
 
     def test_everything(self):
-        settings = Settings("4k", "simulated", "/r", "sga", 1 << 30, "/huge", 4096, False, True, True)
+        settings = Settings(
+            "4k", "simulated", "/r", "sga", 1 << 30, "/huge", 4096, False, True, True, "/s.sock"
+        )
         assert settings.environment("/l.so") == {
             "LD_PRELOAD": "/l.so",
             "MSHARE_PRELOAD_PAGES": "4k",
@@ -156,6 +163,7 @@ class TestSettings:
             "MSHARE_PRELOAD_PREFAULT": "0",
             "MSHARE_PRELOAD_REQUIRE": "1",
             "MSHARE_PRELOAD_VERBOSE": "1",
+            "MSHARE_PRELOAD_FILES": "/s.sock",
         }
 
     @pytest.mark.parametrize(
@@ -164,6 +172,7 @@ class TestSettings:
             (Settings("huge"), "pages 'huge' is unknown; write one of 4k, thp, hugetlb"),
             (Settings("4k"), "need msharefs; name its backend"),
             (Settings("hugetlb", region="sga"), "need msharefs; name its backend"),
+            (Settings("thp", files="/s.sock"), "files go into regions only, which need msharefs"),
             (Settings("thp", "kernel", "/r"), "omit the region, or use pages 4k or hugetlb"),
         ],
     )

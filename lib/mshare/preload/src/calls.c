@@ -24,6 +24,35 @@ void *kernel_mremap(void *address, size_t size, size_t new_size, int flags, void
     return (void *)syscall(SYS_mremap, address, size, new_size, flags, target);
 }
 
+ssize_t kernel_read(int fd, void *buffer, size_t size) { return syscall(SYS_read, fd, buffer, size); }
+
+ssize_t kernel_write(int fd, const void *buffer, size_t size)
+{
+    return syscall(SYS_write, fd, buffer, size);
+}
+
+ssize_t kernel_pwrite(int fd, const void *buffer, size_t size, off_t offset)
+{
+    return syscall(SYS_pwrite64, fd, buffer, size, offset);
+}
+
+int kernel_mprotect(void *address, size_t size, int prot)
+{
+    return syscall(SYS_mprotect, address, size, prot);
+}
+
+int kernel_madvise(void *address, size_t size, int advice)
+{
+    return syscall(SYS_madvise, address, size, advice);
+}
+
+int kernel_msync(void *address, size_t size, int flags) { return syscall(SYS_msync, address, size, flags); }
+
+int kernel_mincore(void *address, size_t size, unsigned char *pages)
+{
+    return syscall(SYS_mincore, address, size, pages);
+}
+
 int kernel_shmget(int key, size_t size, int flags) { return syscall(SYS_shmget, key, size, flags); }
 
 void *kernel_shmat(int id, const void *address, int flags)

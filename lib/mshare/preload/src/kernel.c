@@ -31,7 +31,7 @@ static int ask(struct store *store, int fd, struct outcome *outcome)
 {
     char bytes[sizeof(struct mshare_info)] = "";
     const int answers[] = {
-        answer(read(fd, bytes, sizeof bytes)),
+        answer(kernel_read(fd, bytes, sizeof bytes)),
         answer(ioctl(fd, GET_SIZE, bytes)),
         answer(ioctl(fd, UNMAP_BY_ADDRESS, bytes)),
     };
@@ -58,8 +58,8 @@ static int prepare(struct store *store, struct outcome *outcome)
     int fd = open_file(path.text, O_RDWR | O_CREAT | O_EXCL);
     if (fd < 0) {
         fail(outcome, ENOMEM,
-             "%s cannot be created (%s); let this user into msharefs (mode and group of the mount)", path.text,
-             reason(errno));
+             "%s cannot be created (%s); let this user into msharefs (mode and group of the mount)",
+             path.text, reason(errno));
         return -1;
     }
     unlink(path.text);
@@ -135,7 +135,7 @@ static int attach_window(struct region *region, int fd, int prot, struct outcome
         return -1;
     }
     /* What reads a page of it that is not there, as gcore does, makes the kernel warn. */
-    madvise(window, region->window_bytes, MADV_DONTDUMP);
+    kernel_madvise(window, region->window_bytes, MADV_DONTDUMP);
     region->address = window;
     return 0;
 }

@@ -36,7 +36,7 @@ void *reserve(size_t size, size_t alignment, size_t offset)
     if (alignment - before)
         kernel_munmap(start + whole - (alignment - before), alignment - before);
     /* What stays without memory is nothing for a core file. */
-    madvise(start + before, whole - alignment, MADV_DONTDUMP);
+    kernel_madvise(start + before, whole - alignment, MADV_DONTDUMP);
     return start + before;
 }
 
@@ -77,7 +77,7 @@ int populate(char *address, size_t size, size_t step, size_t length, bool writab
     int advice = writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
     for (size_t offset = 0; offset < size; offset += step) {
         size_t part = smaller(length, size - offset);
-        if (madvise(address + offset, round_up(part, PAGE_BYTES), advice) == 0)
+        if (kernel_madvise(address + offset, round_up(part, PAGE_BYTES), advice) == 0)
             continue;
         if (errno != EINVAL)
             return errno;
@@ -92,7 +92,7 @@ size_t absent_bytes(char *address, size_t size)
     size_t absent = 0, span = sizeof pages * PAGE_BYTES;
     for (size_t offset = 0; offset < size; offset += span) {
         size_t part = round_up(smaller(span, size - offset), PAGE_BYTES);
-        if (mincore(address + offset, part, pages) < 0)
+        if (kernel_mincore(address + offset, part, pages) < 0)
             return absent + size - offset;
         for (size_t i = 0; i < part / PAGE_BYTES; i++)
             absent += pages[i] & 1 ? 0 : PAGE_BYTES;

@@ -68,6 +68,27 @@ static bool is_for_us(const struct request *request)
     return ours;
 }
 
+/* A file that is mapped for reading, or for reading and writing, where the kernel likes. Code is never shared
+ * so: a loader maps it at addresses of its own. Pages that the program wants at once stay the kernel's, for
+ * in a window they can only be had by touching them, and beyond the end of the file that is SIGBUS. */
+static bool is_file_for_us(const struct request *request)
+{
+    enum { OTHERS = MAP_POPULATE | MAP_NONBLOCK | MAP_HUGETLB | (KEPT_AS_IT_IS & ~MAP_NORESERVE) };
+    return settings()->files[0] && request->kind == POSIX && request->fd >= 0 && !request->small &&
+           request->size <= largest_bytes && request->offset >= 0 &&
+           request->offset % (off_t)PAGE_BYTES == 0 && !request->hint &&
+           (request->flags & MAP_TYPE) == MAP_SHARED && !(request->flags & OTHERS) &&
+           (request->prot & ~PROT_WRITE) == PROT_READ;
+}
+
+/* Before other memory comes to lie at a range of addresses. */
+static int make_way(void *address, size_t size)
+{
+    if (files_overlap((uintptr_t)address, size) && files_give_back((uintptr_t)address, size, NULL) < 0)
+        return -1;
+    return region_overlaps(address, size) ? region_unmap_guarded(address, size) : 0;
+}
+
 EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset)
 {
     bool anonymous = flags & MAP_ANONYMOUS;
@@ -87,8 +108,10 @@ EXPORTED void *mmap(void *address, size_t size, int prot, int flags, int fd, off
         void *taken = take(&request);
         if (taken)
             return taken;
+    } else if (is_file_for_us(&request)) {
+        return files_map(&request);
     }
-    if (flags & MAP_FIXED && region_overlaps(address, size) && region_unmap_guarded(address, size) < 0)
+    if (flags & MAP_FIXED && make_way(address, size) < 0)
         return MAP_FAILED;
     return kernel_mmap(address, size, prot, flags, fd, offset);
 }
@@ -97,7 +120,11 @@ EXPORTED void *mmap64(void *, size_t, int, int, int, off_t) __attribute__((alias
 
 EXPORTED int munmap(void *address, size_t size)
 {
-    if (!size || (uintptr_t)address % PAGE_BYTES || !region_overlaps(address, size))
+    if (!size || (uintptr_t)address % PAGE_BYTES)
+        return kernel_munmap(address, size);
+    if (files_overlap((uintptr_t)address, size) && files_give_back((uintptr_t)address, size, NULL) < 0)
+        return -1;
+    if (!region_overlaps(address, size))
         return kernel_munmap(address, size);
     return region_unmap_guarded(address, size);
 }
@@ -113,7 +140,10 @@ EXPORTED void *mremap(void *address, size_t size, size_t new_size, int flags, ..
         errno = EINVAL;
         return MAP_FAILED;
     }
-    if (target && region_overlaps(target, new_size) && region_unmap_guarded(target, new_size) < 0)
+    if (files_overlap((uintptr_t)address, size ? size : PAGE_BYTES) &&
+        files_give_back((uintptr_t)address, size ? size : PAGE_BYTES, "mremap") < 0)
+        return MAP_FAILED;
+    if (target && make_way(target, new_size) < 0)
         return MAP_FAILED;
     return kernel_mremap(address, size, new_size, flags, target);
 }

@@ -10,6 +10,8 @@
  *   in_region.c                 regions on msharefs:
  *   own.c existing.c region.c   their own, or one that exists, by one of two stores:
  *   kernel.c simulated.c root.c
+ *   advice.c io.c               the calls that a mapped file in a region cannot answer
+ *   files.c keeper.c            mapped files, in regions that a keeper makes
  *   segments.c memory.c room.c guard.c text.c outcome.c calls.c settings.c report.c
  *
  * client.c is a program of its own, which has memory.c, calls.c and text.c in common with the library.
@@ -36,6 +38,7 @@ struct settings {
     char region[160];    /* an existing region; empty: the process creates its own */
     size_t region_bytes; /* how much of it may be used, where nobody else tells; 0: its window */
     char huge_directory[4096];
+    char files[108]; /* the socket of the keeper of files' regions; empty: mapped files are left alone */
     size_t threshold_bytes;
     bool prefault;
     bool require;
@@ -59,6 +62,13 @@ struct size_text size_text(size_t bytes);
 void *kernel_mmap(void *address, size_t size, int prot, int flags, int fd, off_t offset);
 int kernel_munmap(void *address, size_t size);
 void *kernel_mremap(void *address, size_t size, size_t new_size, int flags, void *target);
+ssize_t kernel_read(int fd, void *buffer, size_t size);
+ssize_t kernel_write(int fd, const void *buffer, size_t size);
+ssize_t kernel_pwrite(int fd, const void *buffer, size_t size, off_t offset);
+int kernel_mprotect(void *address, size_t size, int prot);
+int kernel_madvise(void *address, size_t size, int advice);
+int kernel_msync(void *address, size_t size, int flags);
+int kernel_mincore(void *address, size_t size, unsigned char *pages);
 int kernel_shmget(int key, size_t size, int flags);
 void *kernel_shmat(int id, const void *address, int flags);
 int kernel_shmdt(const void *address);
@@ -238,6 +248,35 @@ void region_take_existing(const struct request *request, const char *used, void 
 bool region_has_own(const struct request *request);
 /* Whether a SysV segment lies in an existing region; a mark in its own memory says so. */
 bool region_is_marked(const void *shadow);
+
+/* keeper.c: the process that makes the regions of files, one for each part of a file that is mapped. */
+
+struct kept {
+    int fd; /* of the region, open for this process alone; the caller's to close */
+    size_t window_bytes, alignment_bytes;
+    char name[NAME_BYTES];
+};
+
+/* The region for a part of a file, which is open for what `writable` asks; false after fail(). */
+bool keeper_ask(int fd, off_t offset, size_t size, bool writable, struct kept *kept,
+                struct outcome *outcome);
+
+/* files.c: mapped files. Each has a twin: the kernel's own mapping of the same, never touched, which takes the
+ * place of the window, at its address, as soon as the program does what a window cannot. */
+
+/* mmap of a file. MAP_FAILED with errno where the kernel refuses it. */
+void *files_map(const struct request *request);
+/* Make the kernel's own what a range reaches into, for a call that `call` names; NULL: unmapping, which
+ * nobody needs to be told. 0, or -1 with errno. */
+int files_give_back(uintptr_t address, size_t size, const char *call);
+/* Everything, and nothing is put into a region any more. */
+int files_give_back_all(const char *call);
+/* Whether a range reaches into a window. */
+bool files_overlap(uintptr_t address, size_t size);
+/* Whether there are any. */
+bool files_any(void);
+/* The place in the twin, for a range within one mapped file; NULL: it is not. */
+void *files_twin(const void *address, size_t size);
 
 /* thp.c hugetlb.c in_region.c: the ways. `place` finds a place and fills outcome->address; `fill`, outside the
  * guard, gives it pages; `check` examines the outcome. The latter two may be NULL. */

@@ -47,7 +47,7 @@ bool region_hold(struct region *region, int fd)
     region->hold = hold == MAP_FAILED ? NULL : hold;
     /* As with the window itself: a core file must not read it. */
     if (region->hold)
-        madvise(region->hold, hold_bytes(region), MADV_DONTDUMP);
+        kernel_madvise(region->hold, hold_bytes(region), MADV_DONTDUMP);
     return region->hold;
 }
 

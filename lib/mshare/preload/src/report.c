@@ -38,7 +38,7 @@ static void write_unharmed(const char *line, size_t length)
     sigaddset(&deadly, SIGXFSZ);
     pthread_sigmask(SIG_BLOCK, &deadly, &before);
     sigpending(&pending);
-    if (write(STDERR_FILENO, line, length) < 0 && !sigismember(&pending, SIGPIPE) &&
+    if (kernel_write(STDERR_FILENO, line, length) < 0 && !sigismember(&pending, SIGPIPE) &&
         !sigismember(&pending, SIGXFSZ))
         sigtimedwait(&deadly, NULL, &(struct timespec){0});
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -83,6 +83,7 @@ static void read_environment(void)
     copy("MSHARE_PRELOAD_REGION", known.region, sizeof known.region);
     known.region_bytes = bytes("MSHARE_PRELOAD_REGION_BYTES", 0);
     copy("MSHARE_PRELOAD_HUGE_DIRECTORY", known.huge_directory, sizeof known.huge_directory);
+    copy("MSHARE_PRELOAD_FILES", known.files, sizeof known.files);
     known.threshold_bytes = bytes("MSHARE_PRELOAD_THRESHOLD", DEFAULT_THRESHOLD_BYTES);
     known.prefault = flag("MSHARE_PRELOAD_PREFAULT", known.pages != PAGES_HUGETLB);
     known.require = flag("MSHARE_PRELOAD_REQUIRE", false);

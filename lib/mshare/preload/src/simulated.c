@@ -56,7 +56,7 @@ static void unlock_names(int fd)
 
 static void read_and_close(int fd, char *text, size_t size)
 {
-    ssize_t length = fd < 0 ? 0 : read(fd, text, size - 1);
+    ssize_t length = fd < 0 ? 0 : kernel_read(fd, text, size - 1);
     text[length > 0 ? length : 0] = 0;
     if (fd >= 0)
         close(fd);
@@ -116,7 +116,7 @@ static int write_sidecar(const struct region *region, ino_t inode)
     int fd = open_file(sidecar.text, O_WRONLY | O_CREAT | O_EXCL);
     if (fd < 0)
         return -1;
-    ssize_t written = write(fd, text, length);
+    ssize_t written = kernel_write(fd, text, length);
     close(fd);
     return written == length ? mkfifo(bell.text, 0600) : -1;
 }
@@ -242,7 +242,7 @@ static bool zero(int fd, off_t at, off_t end)
     static char zeros[64 << 10];
     while (at < end) {
         off_t size = end - at < (off_t)sizeof zeros ? end - at : (off_t)sizeof zeros;
-        ssize_t written = pwrite(fd, zeros, size, at);
+        ssize_t written = kernel_pwrite(fd, zeros, size, at);
         if (written <= 0)
             return false;
         at += written;

@@ -48,6 +48,9 @@ EXPORTED void *shmat(int id, const void *address, int flags)
         if (taken)
             return taken;
     }
+    if (known && flags & SHM_REMAP && files_overlap((uintptr_t)address, segment.shm_segsz) &&
+        files_give_back((uintptr_t)address, segment.shm_segsz, NULL) < 0)
+        return MAP_FAILED;
     if (known && flags & SHM_REMAP && region_overlaps(address, segment.shm_segsz) &&
         region_unmap_guarded((void *)address, segment.shm_segsz) < 0)
         return MAP_FAILED;

@@ -24,7 +24,7 @@ bool text_open(struct text *text, const char *path)
 static int next_byte(struct text *text)
 {
     if (text->at == text->end) {
-        ssize_t length = read(text->fd, text->bytes, sizeof text->bytes);
+        ssize_t length = kernel_read(text->fd, text->bytes, sizeof text->bytes);
         if (length <= 0)
             return -1;
         text->at = 0;

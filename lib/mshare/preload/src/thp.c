@@ -32,7 +32,7 @@ static void read_policy(char *policy, size_t size)
 {
     char text[128] = "";
     int fd = open(policy_file, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0 && read(fd, text, sizeof text - 1) < 0)
+    if (fd >= 0 && kernel_read(fd, text, sizeof text - 1) < 0)
         text[0] = 0;
     if (fd >= 0)
         close(fd);
@@ -147,7 +147,7 @@ static void place(const struct request *request, struct outcome *outcome)
     read_policy(policy, sizeof policy);
     snprintf(outcome->note, sizeof outcome->note, "aligned, not filled");
     /* The kernel refuses this advice for explicit huge pages: a segment made of them needs nothing. */
-    if (madvise(outcome->address, request->size, MADV_HUGEPAGE) < 0 && strcmp(policy, "absent"))
+    if (kernel_madvise(outcome->address, request->size, MADV_HUGEPAGE) < 0 && strcmp(policy, "absent"))
         snprintf(outcome->note, sizeof outcome->note, "in huge pages that the program asked for");
     else if (!settings()->prefault)
         snprintf(outcome->note, sizeof outcome->note,
@@ -171,9 +171,9 @@ static int collapse(char *at, size_t size)
     int error = 0;
     for (size_t offset = 0; offset < size; offset += CHUNK_BYTES) {
         size_t part = smaller(CHUNK_BYTES, size - offset);
-        bool done = madvise(at + offset, part, MADV_COLLAPSE) == 0;
+        bool done = kernel_madvise(at + offset, part, MADV_COLLAPSE) == 0;
         if (!done && (errno == EAGAIN || errno == EBUSY))
-            done = madvise(at + offset, part, MADV_COLLAPSE) == 0;
+            done = kernel_madvise(at + offset, part, MADV_COLLAPSE) == 0;
         if (!done)
             error = errno;
     }

@@ -1,0 +1,1 @@
+../../../../lib/mshare/cli/keep_files.py

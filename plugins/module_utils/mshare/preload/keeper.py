@@ -1,0 +1,1 @@
+../../../../lib/mshare/preload/keeper.py
