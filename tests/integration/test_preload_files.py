@@ -9,6 +9,7 @@ With MSHARE_PROVE=1 hundreds of LMDB's tools run side by side, without it some d
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shlex
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -254,6 +256,45 @@ class TestTheKeeper:
             assert kept.process.wait(HANG_SECONDS) == 0
         assert kept.regions() == []
         assert kept.world.files() == ["file"]
+
+    def test_it_leaves_the_regions_of_another_one_alone(self, kept: Kept) -> None:
+        """One of this user with another state directory."""
+        path = mapped.make_file(kept.world.directory / "file")
+        elsewhere = {"MSHARE_STATE_DIR": str(kept.world.directory / "elsewhere")}
+        with kept.reader(path, kept.environment()), kept.world.started("keep-files", env=elsewhere) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() != kept.socket
+            assert len(kept.regions()) == 1
+
+    def test_it_stays_as_long_as_programs_may_ask_it(
+        self, library: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with new_world() as world:
+            monkeypatch.setenv("MSHARE_STATE_DIR", str(world.state))
+            world.state.mkdir()
+            users = os.open(f"{keeper.socket_path(str(world.root))}.users", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            at_once = (
+                "import sys; from mshare.backends.connect import connect; from mshare.preload import keeper;"
+                "keeper.run(connect('simulated', sys.argv[1]), lambda path: print(path, flush=True), 0.1)"
+            )
+            command = [sys.executable, "-c", at_once, str(world.root)]
+            pipes = {"stdout": subprocess.PIPE, "text": True}
+            path = mapped.make_file(world.directory / "file")
+            with subprocess.Popen(command, env=world.environment, **pipes) as process:  # type: ignore[call-overload]
+                kept = Kept(world, library, "simulated", process)
+                environment = {**os.environ, **kept.environment()}
+                # It has mapped nothing yet.
+                with subprocess.Popen(["cat"], env=environment, stdin=subprocess.PIPE) as program:
+                    assert program.stdin is not None
+                    eventually(lambda: ".sock.users" in Path(f"/proc/{program.pid}/maps").read_text())
+                    os.close(users)
+                    time.sleep(1)
+                    assert process.poll() is None
+                    with kept.reader(path, kept.environment()):
+                        assert len(kept.regions()) == 1
+                assert process.wait(HANG_SECONDS) == 0
+            assert world.files() == ["file"]
 
     def test_there_is_only_one(self, kept: Kept) -> None:
         done = kept.world.run("keep-files", "--backend", "simulated")

@@ -368,15 +368,29 @@ def _listening(path: str) -> Iterator[tuple[socket.socket, int]]:
 
 
 def _clear_away(backend: Backend) -> None:
-    """Remove what a keeper that was killed has left: names of regions that no program can use any more."""
+    """Remove what a keeper that was killed has left: names of regions that no program can attach any more."""
     for name in backend.names():
         prefix, __, rest = name.partition(".")
         pid = rest.partition(".")[0]
         if prefix != "files" or not pid.isdigit():
             continue
         with contextlib.suppress(OSError):
-            if os.stat(backend.path(name)).st_uid == os.geteuid():
+            if os.stat(backend.path(name)).st_uid == os.geteuid() and _is_dead(backend, name):
                 backend.unlink(name)
+
+
+def _is_dead(backend: Backend, name: str) -> bool:
+    """Whether a region's maker has gone, or went half-way. Another keeper may live: one with another state
+    directory, or in another pid namespace."""
+    file = backend.open(name, os.O_RDWR)
+    try:
+        file.attach(file.geometry().window_bytes, abi.PROT_READ).detach()
+        return False
+    except OSError as error:
+        # The test double of a kernel's cannot refuse as a kernel does.
+        return error.errno in (errno.EINVAL, errno.ENODEV)
+    finally:
+        file.close()
 
 
 def run(backend: Backend, on_ready: Callable[[str], None], idle_seconds: float = _IDLE_SECONDS) -> None:
