@@ -296,6 +296,15 @@ class TestTheKeeper:
                 assert process.wait(HANG_SECONDS) == 0
             assert world.files() == ["file"]
 
+    def test_one_that_is_stopped_is_waited_for_once(self, kept: Kept) -> None:
+        kept.process.send_signal(signal.SIGSTOP)
+        run = mapped.run("two_parts", kept.world.directory, kept.environment())
+        kept.process.send_signal(signal.SIGCONT)
+        assert run.result == without("two_parts", kept.world.directory)
+        first, second = run.lines
+        assert "does not answer (Resource temporarily unavailable)" in first
+        assert "has not answered before; left to the kernel" in second
+
     def test_there_is_only_one(self, kept: Kept) -> None:
         done = kept.world.run("keep-files", "--backend", "simulated")
         assert done.returncode == 5

@@ -21,7 +21,9 @@
 
 #include "preload.h"
 
-enum { PATIENCE_SECONDS = 5, HIGH_NUMBER = 512 };
+enum { PATIENCE_SECONDS = 10, HIGH_NUMBER = 512 };
+
+static bool hangs; /* the keeper let this process wait in vain: it is not asked again */
 
 union control {
     char bytes[CMSG_SPACE(sizeof(int))];
@@ -126,6 +128,10 @@ bool keeper_ask(int fd, off_t offset, size_t size, bool writable, struct kept *k
     struct keeper_question question = {
         .version = KEEPER_VERSION, .writable = writable, .offset = offset, .size = size};
     struct keeper_answer answer = {.code = EPROTO};
+    if (hangs) {
+        fail(outcome, EAGAIN, "the keeper at %s has not answered before", settings()->files);
+        return false;
+    }
     int socket = connect_high(outcome);
     if (socket < 0)
         return false;
@@ -135,6 +141,7 @@ bool keeper_ask(int fd, off_t offset, size_t size, bool writable, struct kept *k
         length = receive_answer(socket, &answer, &kept->fd);
     int code = errno;
     close(socket);
+    hangs = length < 0 && code == EAGAIN;
     if (length < 0)
         fail(outcome, code, "the keeper at %s does not answer (%s)", settings()->files, reason(code));
     else if (length != (ssize_t)sizeof answer || answer.version != KEEPER_VERSION)
