@@ -183,6 +183,28 @@ def test_what_is_not_the_same_has_a_region_of_its_own(kept: Kept) -> None:
         assert len(kept.regions()) == 3
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+def test_an_overlay_is_left_alone(kept: Kept, tmp_path: Path) -> None:
+    """A file that was opened there before the first write shows other pages than one opened later."""
+    path = mapped.make_file(kept.world.directory / "file")
+    script = """
+        mount -t tmpfs none "$1" && cd "$1" && mkdir lower upper work merged && cp "$2" lower/file &&
+        mount -t overlay none -o lowerdir=lower,upperdir=upper,workdir=work merged &&
+        exec "$3" whole merged/file
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), str(path), mapped.program()],
+        env={**os.environ, **kept.environment()},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "1024 of 1024 pages are right\n")
+    (line,) = done.stderr.splitlines()
+    assert "its file system (type 0x794c7630) is not one of ext, xfs, btrfs, f2fs and tmpfs" in line
+
+
 class TestOtherUsers:
     pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 

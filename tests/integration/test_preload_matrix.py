@@ -86,6 +86,17 @@ def test_regions_of_their_own(library: str, tries: Tries, prefault: bool) -> Non
         assert differences(library, settings, tries(IN_A_REGION)) == []
 
 
+def test_with_mapped_files(library: str, tries: Tries) -> None:
+    """Shared memory that is a file as well stays what it was without --files."""
+    kinds = ("anonymous", "memory_file", "zero_device", *shapes.POSIX)
+    table = tuple(shape for shape in IN_A_REGION if shape.kind in kinds)
+    with new_world() as world, world.started("keep-files", "--backend", "simulated") as keeper:
+        assert keeper.stdout is not None
+        files = keeper.stdout.readline().strip()
+        settings = of("4k", "simulated", str(world.root), files=files)
+        assert differences(library, settings, tries(table)) == []
+
+
 def test_a_region_that_exists(library: str, tries: Tries) -> None:
     """It takes one program at a time, and no POSIX memory."""
     kinds = ("anonymous", "populated", "made_writable", *shapes.SYSV)

@@ -58,7 +58,7 @@ def commands(group: click.Command = mshare, path: tuple[str, ...] = ()) -> Itera
 COMMANDS = {
     "attach", "clients", "clients count", "clients restart", "clients run", "clients start",
     "clients status", "clients stop", "collapse",
-    "completion", "create", "huge-pages", "info", "list", "map", "model", "mount",
+    "completion", "create", "huge-pages", "info", "keep-files", "list", "map", "model", "mount",
     "own", "plan", "postgresql", "postgresql absent", "postgresql present", "postgresql status", "preload",
     "report", "rm", "run", "stat", "survey", "umount", "unmap", "validate",
 }  # fmt: skip
