@@ -62,8 +62,8 @@ molecule-vm: venv ## molecule's scenario for a real systemd, with reboot, in a V
 prove: venv ## attack the product for an hour and count; write docs/proof.md (PROVE="--tries 5 kills errors")
 	@tests/run prove
 
-links: venv ## regenerate plugins/module_utils, which links to lib/mshare
-	@PYTHONPATH=tests .venv/bin/python -m checks.links --write
+links: venv ## regenerate plugins/module_utils, which links to lib/mshare, and the manual pages
+	@PYTHONPATH=tests:lib .venv/bin/python -m checks.links --write
 
 docs: venv ## regenerate the roles' tables of variables, docs/reference, the shipped rules and dashboard
 	@PYTHONPATH=tests .venv/bin/python -m checks.role_tables --write
@@ -72,7 +72,6 @@ docs: venv ## regenerate the roles' tables of variables, docs/reference, the shi
 	@PYTHONPATH=tests .venv/bin/python -m checks.dashboard --write
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
-	@PYTHONPATH=tests:lib .venv/bin/python -m checks.manuals --write
 	@PYTHONPATH=tests .venv/bin/python -m prove.tally
 
 format: venv ## format the Python code

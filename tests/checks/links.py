@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from checks import manuals
 from checks.layout import ROOT
 
 LIBRARY = ROOT / "lib" / "mshare"
@@ -74,3 +75,5 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: make links")
     write()
+    # They are written from the command line's definitions, which are of the library as well.
+    manuals.write()

@@ -21,7 +21,7 @@ _HEAD = """\
 .\\" Copyright: dbmem.mshare contributors
 .\\" GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 .\\" SPDX-License-Identifier: GPL-3.0-or-later
-.\\" Written by `make docs` from the definitions of the command line.
+.\\" Written by `make links` from the definitions of the command line.
 """
 _CODE = re.compile(r"`([^`]+)`")
 
@@ -39,7 +39,7 @@ def differences() -> list[str]:
     wanted = pages()
     actual = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.1")}
     return [
-        f"lib/mshare/man/{name} is not what the command line says; run `make docs`"
+        f"lib/mshare/man/{name} is not what the command line says; run `make links`"
         for name in sorted({*wanted, *actual})
         if wanted.get(name) != actual.get(name)
     ]
