@@ -79,9 +79,7 @@ def sql(world: World, number: int, query: str, cluster: str = "main") -> str:
     return world.do(number, f"cd / && runuser -u postgres -- {shlex.join(words)}")
 
 
-def remedy(
-    world: World, *flags: str, on: tuple[int, ...] | None = None, serial: int = 1, **given: Any
-) -> Run:
+def remedy(world: World, *flags: str, on: tuple[int, ...] | None = None, **given: Any) -> Run:
     variables = {f"mshare_remedy_{key}": value for key, value in given.items() if key != "remedy"}
     if "remedy" in given:
         variables["mshare_remedy"] = given["remedy"]
@@ -89,7 +87,7 @@ def remedy(
         "dbmem.mshare.remedy",
         *flags,
         on=on,
-        mshare_serial=serial,
+        mshare_serial=1,
         mshare_remedy_probes=2,
         mshare_runtime_packages_managed=False,
         **{"mshare_remedy_restart_ok": True, **variables},
@@ -113,14 +111,20 @@ def changed(run: Run) -> dict[str, int]:
     return {host: recap["changed"] for host, recap in run.recaps.items()}
 
 
+def undo(world: World) -> list[bool]:
+    """Undo every host, and whether that changed it. There is one pool, so the last one comes first."""
+    runs = {number: remedy(world, on=(number,), state="absent").succeeded() for number in reversed(EVERY)}
+    return [changed(runs[number])[name(number)] > 0 for number in EVERY]
+
+
 def test_native_host_by_host_there_again_and_back(hosts: World, pool: int) -> None:
     before = [state(hosts, number) for number in EVERY]
-    checked = remedy(hosts, "--check", "--diff", remedy="native", serial=1).succeeded()
+    checked = remedy(hosts, "--check", "--diff", remedy="native").succeeded()
     assert [state(hosts, number) for number in EVERY] == before
     assert huge_pages.count() == pool
     assert all(checked.on(name(number))[PLAN]["actions"] for number in EVERY)
 
-    run = remedy(hosts, remedy="native", serial=1).succeeded()
+    run = remedy(hosts, remedy="native").succeeded()
     for number in EVERY:
         # PostgreSQL's own word.
         assert huge_status(hosts, number) == {"main": "on", "second": "on"}
@@ -133,7 +137,7 @@ def test_native_host_by_host_there_again_and_back(hosts: World, pool: int) -> No
     assert huge_pages.count() >= pool + HOSTS * 2 * BUFFERS_MIB // 2
 
     for wanted in ("native", "auto"):
-        again = remedy(hosts, remedy=wanted, serial=1).succeeded()
+        again = remedy(hosts, remedy=wanted).succeeded()
         assert changed(again) == {name(number): 0 for number in EVERY}
     planned = hosts.playbook("dbmem.mshare.plan").succeeded()
     for number in EVERY:
@@ -141,13 +145,13 @@ def test_native_host_by_host_there_again_and_back(hosts: World, pool: int) -> No
         assert len(verdicts) == 2
         assert all("Nothing to do" in verdict for verdict in verdicts)
 
-    remedy(hosts, state="absent", serial=1).succeeded()
+    undo(hosts)
     assert [differences(*pair) for pair in zip(before, (state(hosts, number) for number in EVERY))] == [
         []
     ] * HOSTS
     assert [huge_status(hosts, number) for number in EVERY] == [{"main": "off", "second": "off"}] * HOSTS
     assert huge_pages.count() == pool
-    assert set(changed(remedy(hosts, state="absent", serial=1).succeeded()).values()) == {0}
+    assert undo(hosts) == [False] * HOSTS
 
 
 def test_a_host_that_fails_goes_back_and_the_run_stops(hosts: World, pool: int) -> None:
@@ -165,8 +169,7 @@ def test_a_host_that_fails_goes_back_and_the_run_stops(hosts: World, pool: int) 
     assert [differences(before[number], state(hosts, number)) for number in (1, 2)] == [[], []]
     assert [huge_status(hosts, number)["main"] for number in (1, 2)] == ["off", "off"]
     # What was recorded is undone where there is something.
-    back = changed(remedy(hosts, state="absent", serial=1).succeeded())
-    assert [back[name(number)] > 0 for number in EVERY] == [True, False, False]
+    assert undo(hosts) == [True, False, False]
     assert differences(before[0], state(hosts, 0)) == []
     assert huge_pages.count() == pool
 
@@ -224,7 +227,7 @@ def _begin_session(world: World) -> None:
     )
 
 
-def test_the_service_that_collapses_under_systemd(hosts: World, pool: int) -> None:
+def test_the_service_that_collapses_under_systemd(hosts: World) -> None:
     before = state(hosts, 0)
     run = remedy(hosts, remedy="collapse", on=(0,), instances=["postgresql 5432"]).succeeded()
     (result,) = [each for each in run.on(name(0))[APPLY]["instances"] if each["cluster"]]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..host import accounts, procfs
 from ..host.processes import Process
+from ..printable import printable
 from ..survey.record import InstanceRecord, Survey
 from ..units import MIB, format_size
 from .need import Need, is_grid, memory_target, need_of, oracle_bytes
@@ -143,7 +144,8 @@ def _parameter_file(instance: InstanceRecord) -> Iterator[str]:
     """What is to be known about where its parameters are."""
     spfile, is_read = instance.settings.get("spfile"), _is_read(instance)
     if not is_read:
-        where = f" ({spfile})" if spfile else ""
+        # Its user writes that name, and root's terminal shows it.
+        where = f" ({printable(spfile)})" if spfile else ""
         yield f"-- Its parameter file{where} could not be read, so check them first:"
         yield "SHOW PARAMETER use_large_pages"
         yield "SHOW PARAMETER memory_"

@@ -111,6 +111,8 @@ def test_what_cannot_be_read_is_to_be_checked_first(kind: str, automatic: bool) 
         "SHOW PARAMETER memory_",
         "-- Huge pages and memory_target exclude each other. If it is not 0, set it to 0 as well.",
     )
+    (hostile,) = all_facts({**unread, "settings": {"spfile": "+DATA/\x1b[2Jx"}})
+    assert "+DATA/\\x1b[2Jx" in hostile.sql[0]
     # Where the memory is shows it all the same.
     assert ("ALTER SYSTEM SET memory_target=0 SCOPE=SPFILE;" in made.sql) == automatic
 
