@@ -89,6 +89,8 @@ def remedy(world: World, *flags: str, on: tuple[int, ...] | None = None, **given
         on=on,
         mshare_serial=1,
         mshare_remedy_probes=2,
+        # Others may start a PostgreSQL meanwhile, which takes pages if there are any: enough for two of them.
+        mshare_remedy_spare=160,
         mshare_runtime_packages_managed=False,
         **{"mshare_remedy_restart_ok": True, **variables},
     )
@@ -247,7 +249,8 @@ def test_the_service_that_collapses_under_systemd(hosts: World) -> None:
     # A crash restart, with a backend that is killed.
     log = "/var/log/postgresql/postgresql-17-main.log"
     ready = int(hosts.do(0, f"grep -c 'ready to accept' {log}"))
-    hosts.do(0, "kill -9 $(pgrep -o -f '^postgres: 17/main: checkpointer')")
+    victim = sql(hosts, 0, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    hosts.do(0, f"kill -9 {victim}")
     hosts.eventually(
         lambda: int(hosts.do(0, f"grep -c 'ready to accept' {log}")) > ready, "the crash restart"
     )

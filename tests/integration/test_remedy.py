@@ -56,7 +56,9 @@ def playbook(cluster: Cluster, *flags: str, remedy: str | None = None, **variabl
     given = {f"mshare_remedy_{name}": value for name, value in variables.items()}
     if remedy is not None:
         given["mshare_remedy"] = remedy
-    return cluster.host.playbook(PLAYBOOK, *flags, variables={"mshare_remedy_probes": 3, **given})
+    # Others may start a PostgreSQL meanwhile, which takes pages if there are any: enough for two of them.
+    usual = {"mshare_remedy_probes": 3, "mshare_remedy_spare": 160}
+    return cluster.host.playbook(PLAYBOOK, *flags, variables={**usual, **given})
 
 
 def role(cluster: Cluster) -> Run:
