@@ -41,6 +41,7 @@ huge_pages = off
 shared_buffers = {buffers}MB
 listen_addresses = ''
 END
+systemctl enable --quiet postgresql
 systemctl start postgresql@17-{cluster}
 """
 _TOUCH = """\
