@@ -204,6 +204,8 @@ class _Launcher:
             self._touches_left -= 1
             for pid in self._clients.alive:
                 os.kill(pid, signal.SIGUSR1)
+                # One that somebody stopped would be counted as attached, to a region that is gone.
+                os.kill(pid, signal.SIGCONT)
         for key, __ in events:
             if key.fd == self._reports:
                 self._read_reports()

@@ -62,3 +62,13 @@ def mount_at(path: str) -> Mount | None:
     """The visible mount at a path (the last of a stack), or None."""
     wanted = os.path.normpath(path)
     return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)
+
+
+def hidepid() -> str | None:
+    """How /proc hides the processes of others: None when it does not."""
+    mount = mount_at("/proc")
+    for option in (mount.super_options if mount else "").split(","):
+        name, __, value = option.partition("=")
+        if name == "hidepid" and value not in ("0", "off"):
+            return value
+    return None

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..backends import root as roots
 from ..clients.status import CLIENTS, LauncherStatus
 from ..errors import MshareError
-from ..host import accounts, procfs
+from ..host import accounts, mounts, procfs
+from ..host import processes as host_processes
 from ..region.status import OWNER
 from ..services import lock, status_file
 from ..services.status_file import Role, S
+from ..units import KIB, counted
 
 _SHOWN = 10
 _COMMAND_CHARACTERS = 60
@@ -72,6 +75,40 @@ def _lineage(pid: int) -> Iterator[int]:
     while above is not None and above > 0:
         yield above
         above = procfs.parent(above)
+
+
+def unread(window_bytes: int | None) -> str | None:
+    """A sentence where processes cannot be read of which one may have a region attached, so that it may be
+    missing from all that is said here; None where there is none.
+
+    Whoever has a region attached is larger than its window (None: not known, so every process may be).
+    """
+    who = "so whether one of them has the region attached is not known; run as root (become: true)"
+    hidden = mounts.hidepid()
+    if hidden is not None and not procfs.may_trace():
+        return f"/proc hides the processes of other users (hidepid={hidden}), {who}"
+    seen = host_processes.read_all()
+    large = [process.pid for process in seen.processes if _size_bytes(process.status) >= (window_bytes or 0)]
+    count = len(seen.missing) + sum(not _readable(pid) for pid in large)
+    return f"{counted(count, 'process', 'processes')} could not be read, {who}" if count else None
+
+
+def _size_bytes(status: bytes) -> int:
+    """The address space of a process, by its status: everybody may read that."""
+    size = re.search(rb"^VmSize:\s*(\d+) kB", status, re.M)
+    return int(size[1]) * KIB if size else 0
+
+
+def _readable(pid: int) -> bool:
+    """Whether a process's maps can be read: what the file's mode says is only half of it."""
+    try:
+        os.close(os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except OSError:
+        # It is gone.
+        return True
+    return True
 
 
 def summary(attached: Iterable[Process]) -> str:

@@ -178,11 +178,13 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
                 (unit, f"remove the mount unit of {root}"),
             )
         )
+        warnings = []
         if msharefs.is_ours(seen):
             if force:
                 _refuse_strangers(root, names)
             else:
                 msharefs.refuse_in_use(root)
+            warnings = _unread(root)
         if actions and not check:
             for name in (*names, *left):
                 _end(root, name, unlink=name in names)
@@ -196,7 +198,16 @@ def mount_absent(root: str, *, force: bool = False, check: bool = False) -> Outc
         elif not check:
             # One that was killed after its last step, or at its first, may have left them.
             msharefs.forget(root)
-    return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False})
+    return Outcome(bool(actions), actions, _seen(seen), ABSENT, boot={"enabled": False}, warnings=warnings)
+
+
+def _unread(root: str) -> list[str]:
+    """What is to be warned of where a root has regions and not every process can be read."""
+    windows_bytes = [
+        inventory.region_facts(root, name).window_bytes or 0 for name in inventory.region_names(root)
+    ]
+    unread = attached.unread(min(windows_bytes)) if windows_bytes else None
+    return [f"unmounting {root}: {unread}"] if unread else []
 
 
 def _left(root: str) -> set[str]:

@@ -166,7 +166,8 @@ class _Region:
         left = outdated_warnings(
             f"the owner of region {name}", None if whose else self.outdated, "replace_outdated"
         )
-        warnings = [*preflight.warnings(findings), *left]
+        unread = _unread(f"recreating region {name}", self.facts, bool(whose) and not self.request.force)
+        warnings = [*preflight.warnings(findings), *left, *unread]
         return Outcome(
             bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, fills_root, warnings
         )
@@ -294,10 +295,14 @@ def _foreign(name: str, root: str, facts: RegionFacts) -> str:
             f" (state files of uid {os.geteuid()} do not have it); run as root, or as that user"
         )
     if facts.owner.pid is None:
-        who = attached.summary(attached.processes(root, name)) or "a process that does not have it mapped"
+        users = attached.summary(attached.processes(root, name))
+        unread = attached.unread(facts.window_bytes)
+        who = users or ("" if unread else "a process that does not have it mapped")
+        parts = [f"it is mapped by {who}"] if who else []
         return (
-            f"region {name} at {root} lives, and its owner is none of mshare's; it is mapped by {who}; choose"
-            " another name, or end the program that made it first"
+            f"region {name} at {root} lives, and its owner is none of mshare's; "
+            + "; ".join([*parts, *([unread] if unread else [])])
+            + "; choose another name, or end the program that made it first"
         )
     return (
         f"region {name} at {root} belongs to process {facts.owner.pid}, which is not an mshare owner;"
@@ -324,6 +329,12 @@ def _refuse_attached(name: str, root: str, doing: str, force: bool) -> None:
             " stop them first (state: absent of mshare_clients, `mshare clients stop`, or the database they"
             " belong to), or set force: true (--force)"
         )
+
+
+def _unread(doing: str, facts: RegionFacts, ends: bool) -> list[str]:
+    """What is to be warned of where a region is ended and not every process can be read."""
+    unread = attached.unread(facts.window_bytes) if ends else None
+    return [f"{doing}: {unread}"] if unread else []
 
 
 def _end(keeper: Supervisor, name: str, root: str) -> None:
@@ -374,9 +385,11 @@ class RegionAbsent(Request[RegionFacts]):
         if facts.owner.state == "unmanaged" or (facts.owner.alive and not owner_known):
             raise Conflict(_foreign(name, root, facts))
         _refuse_attached(name, root, f"removing region {name}", self.force)
+        ends = facts.owner.alive or facts.exists
+        warnings = _unread(f"removing region {name}", facts, ends and not self.force)
         actions = chosen(
             (
-                (facts.owner.alive or facts.exists, f"end region {name}"),
+                (ends, f"end region {name}"),
                 (owner_known and not facts.owner.alive, f"forget the owner of region {name}"),
                 (files.left_at(spec_path), f"remove {spec_path}"),
                 (enabled, f"disable region {name} at boot"),
@@ -392,4 +405,4 @@ class RegionAbsent(Request[RegionFacts]):
             remove_spec(paths.spec_file("clients", name))
             remove_spec(spec_path)
         before = {"state": "present"} if actions else ABSENT
-        return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False})
+        return Outcome(bool(actions), actions, before, ABSENT, boot={"enabled": False}, warnings=warnings)

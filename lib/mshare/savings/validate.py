@@ -16,6 +16,7 @@ from ..backends.choose import Choice, locate
 from ..clients.status import KINDS
 from ..errors import MshareError
 from ..host import procfs
+from ..info import attached
 from ..info.facts import ClientsFacts
 from ..info.inventory import clients_facts, region_facts
 from ..pagetable import STRIDE_BYTES
@@ -53,6 +54,8 @@ def validate(
     if launched is not None and not launched.launcher_alive:
         launched = None
     programs = None if launched is not None else attached_programs(choice.root, region, choice.backend)
+    # A launcher counts its own clients; of other programs those that cannot be read are missing.
+    unread = None if launched is not None else attached.unread(region_facts(choice.root, region).window_bytes)
     if launched is not None:
         seen = _launched(launched, choice.root)
     elif programs is not None:
@@ -61,7 +64,7 @@ def validate(
         raise MshareError(
             f"no clients of region {region} at {choice.root} run, and no other program has it mapped,"
             " so there is nothing to validate; start some first (`mshare clients start`, or the role"
-            " dbmem.mshare.clients)"
+            " dbmem.mshare.clients)" + (f". {unread}" if unread else "")
         )
     # The user's own programs may touch anything, so the probe covers the whole region.
     span_bytes = span_bytes or seen.span_bytes or seen.mapped_bytes
@@ -74,7 +77,7 @@ def validate(
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
     measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
-    notes = _notes(choice, launched, programs)
+    notes = _notes(choice, launched, programs, unread)
     return assess(measured, seen, projection, thresholds, notes)
 
 
@@ -143,12 +146,16 @@ def failure(regions: Iterable[str], reasons: Iterable[str]) -> str:
     return f"the validation of region {', '.join(regions)} failed: {'; '.join(reasons)}"
 
 
-def _notes(choice: Choice, launched: ClientsFacts | None, programs: Programs | None) -> tuple[str, ...]:
+def _notes(
+    choice: Choice, launched: ClientsFacts | None, programs: Programs | None, unread: str | None
+) -> tuple[str, ...]:
     """Why this backend is used, what the clients are, and why they touch this span."""
     notes = [f"Backend {choice.backend}: {choice.reason}."]
     if programs is not None:
         who = ", ".join(f"{count} of {name}" for name, count in sorted(programs.counts.items()))
         notes.append(f"The clients are programs, other than the owner, that have the region mapped: {who}.")
+        if unread is not None:
+            notes.append(f"{unread}.")
     if launched is not None and launched.client_kind_reason:
         notes.append(f"The clients are {KINDS['python']}, not lean ones: {launched.client_kind_reason}.")
     if launched is not None and launched.span_fitted:

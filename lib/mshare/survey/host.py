@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from ..host import huge_pages, mounts, procfs
+from ..host import huge_pages, procfs
+from ..host.mounts import hidepid
 from ..host.pagemap import scan_available
 from ..host.procfs import read_line
 from ..info import inventory
@@ -63,13 +64,3 @@ def _chosen(line: str | None) -> str | None:
     if line is None or "[" not in line:
         return line
     return line[line.index("[") + 1 : line.index("]")]
-
-
-def hidepid() -> str | None:
-    """How /proc hides the processes of others: None when it does not."""
-    mount = mounts.mount_at("/proc")
-    for option in (mount.super_options if mount else "").split(","):
-        name, __, value = option.partition("=")
-        if name == "hidepid" and value not in ("0", "off"):
-            return value
-    return None

@@ -194,6 +194,22 @@ def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: W
         eventually(lambda: attached(here) == 2)
 
 
+def test_a_client_that_is_stopped_is_not_attached_to_a_region_that_is_gone(here: World, kind: str) -> None:
+    with here.owned() as owner, launched(lambda: spec(here, 2)):
+        eventually(lambda: attached(here) == 2)
+        first = status(here)
+        assert first is not None
+        os.kill(first.pids[0], signal.SIGSTOP)
+        owner.kill()
+        eventually(lambda: len((status(here) or first).dead) == 2)
+        current = status(here)
+        assert current is not None
+        assert (current.attached, sorted(dead.pid for dead in current.dead)) == (0, sorted(first.pids))
+        assert {dead.reason for dead in current.dead} == {
+            "was killed by SIGSEGV, after the region's owner had ended"
+        }
+
+
 def test_the_end_of_the_owner_is_reported(here: World, kind: str) -> None:
     with here.owned() as owner, launched(lambda: spec(here, 1)):
         eventually(lambda: attached(here) == 1)

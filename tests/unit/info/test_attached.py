@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -14,8 +15,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from mshare.errors import MshareError
+from mshare.host import procfs
 from mshare.info import attached
 from mshare.info.attached import Process
+from mshare.mount.converge import mount_absent
+from mshare.region.converge import RegionAbsent, RegionPresent
+from mshare.region.spec import RegionSpec
+from mshare.savings.validate import validate
+from rig.other_user import as_other, needs_root
 from rig.world import NOBODY, World, new_world
 
 # A database: one process that maps the file and forks; the last fork is somebody else's, if that may be.
@@ -32,6 +40,9 @@ for number in range(count - 1):
 os.write(1, b"%d\\n" % os.getpid())
 sys.stdin.read()
 """
+
+
+RESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
 
 
 @pytest.fixture
@@ -86,6 +97,70 @@ def test_those_of_a_version_that_writes_other_status_files(world: World) -> None
 
 def test_none_is_attached_to_what_is_not_there(world: World) -> None:
     assert attached.processes(str(world.root), "sga") == []
+
+
+@needs_root
+def test_processes_that_cannot_be_read_are_counted_and_said() -> None:
+    """One of root's with a window, as nobody sees it; those that are smaller than a window count only where
+    its size is not known."""
+    window_bytes = 77 << 40
+    program = (
+        f"import mmap; m = mmap.mmap(-1, {window_bytes}, flags={RESERVED}); print(1, flush=True); input()"
+    )
+
+    def look() -> None:
+        said = attached.unread(window_bytes)
+        assert said == (
+            "1 process could not be read, so whether one of them has the region attached is not known; run as"
+            " root (become: true)"
+        )
+        # The first process of all is root's as well.
+        several = attached.unread(None)
+        assert several is not None
+        assert 2 <= int(several.split()[0].replace(",", "")) <= len(procfs.pids())
+
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        as_other(look)
+        # Root reads it.
+        assert attached.unread(window_bytes) is None
+        process.communicate("\n")
+
+
+def test_who_ends_or_validates_a_region_is_told(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unread(window_bytes: int | None) -> str:
+        asked.append(window_bytes)
+        return "3 processes could not be read"
+
+    monkeypatch.setattr(attached, "unread", unread)
+    where = {"backend": "simulated", "root": str(here.root)}
+    with here.owned():
+        removing = RegionAbsent("sga", **where).converge(True)
+        assert removing.warnings == ["removing region sga: 3 processes could not be read"]
+        assert RegionAbsent("sga", **where, force=True).converge(True).warnings == []
+        larger = RegionSpec.from_dict({"name": "sga", "size": "128MiB", **where})
+        recreating = RegionPresent(larger, ["false"], recreate=True).converge(True)
+        assert "recreating region sga: 3 processes could not be read" in recreating.warnings
+        same = RegionSpec.from_dict({"name": "sga", "size": "64MiB", "pattern": True, **where})
+        assert RegionPresent(same, ["false"]).converge(True).warnings == []
+        with pytest.raises(MshareError, match=r"nothing to validate.*\. 3 processes could not be read"):
+            validate("sga", **where)
+        unmounting = mount_absent(str(here.root), force=True, check=True)
+        assert unmounting.warnings == [f"unmounting {here.root}: 3 processes could not be read"]
+    assert {*asked} == {512 << 30}
+
+
+def test_a_proc_that_hides_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attached.mounts, "hidepid", lambda: "invisible")
+    monkeypatch.setattr(attached.procfs, "may_trace", lambda: False)
+    assert attached.unread(1) == (
+        "/proc hides the processes of other users (hidepid=invisible), so whether one of them has the region"
+        " attached is not known; run as root (become: true)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from mshare import record
-from mshare.host import procfs
+from mshare.host import mounts, procfs
 from mshare.host.mounts import Mount
 from mshare.info.facts import MountFacts
 from mshare.info.facts import Support as Known
@@ -61,13 +61,13 @@ def test_hidden_processes_are_noticed(
     monkeypatch: pytest.MonkeyPatch, options: str, value: str | None
 ) -> None:
     mount = Mount("/proc", "proc", "proc", "rw", options)
-    monkeypatch.setattr(host.mounts, "mount_at", lambda path: mount if path == "/proc" else None)
-    assert host.hidepid() == value
+    monkeypatch.setattr(mounts, "mount_at", lambda path: mount if path == "/proc" else None)
+    assert mounts.hidepid() == value
 
 
 def test_a_host_without_a_mount_of_proc_hides_nothing_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.mounts, "mount_at", lambda path: None)
-    assert host.hidepid() is None
+    monkeypatch.setattr(mounts, "mount_at", lambda path: None)
+    assert mounts.hidepid() is None
 
 
 @pytest.mark.parametrize(("mounted", "generation"), [(True, "2025-08"), (False, None)])
