@@ -16,13 +16,13 @@ UNIT = "patroni@17-main.service"
 DATA = "/var/lib/postgresql/17/main"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/zz-dbmem-mshare.conf"
 _API = 8008
-# Patroni looks more often than by its defaults, and gives a slow machine more time. With a synchronous
-# standby no failover loses acknowledged rows.
-# Other tests of this machine may have filled its pool of huge pages, which PostgreSQL would take.
+# Patroni runs its loop more often than by its defaults, and gives a busy machine more time for everything
+# else: nobody fails over because etcd was slow. With a synchronous standby no failover loses acknowledged
+# rows. Other tests of this machine may have filled its pool of huge pages, which PostgreSQL would take.
 _SETTINGS = {
-    "ttl: 30": "ttl: 60",
+    "ttl: 30": "ttl: 120",
     "loop_wait: 10": "loop_wait: 2",
-    "retry_timeout: 10": "retry_timeout: 5",
+    "retry_timeout: 10": "retry_timeout: 50",
     "    check_timeline: true": "    check_timeline: true\\n    synchronous_mode: true",
     "      parameters:": "      parameters:\\n        huge_pages: 'off'",
 }
@@ -34,6 +34,8 @@ ETCD_LISTEN_PEER_URLS=http://{address}:2380
 ETCD_LISTEN_CLIENT_URLS=http://{address}:2379,http://127.0.0.1:2379
 ETCD_ADVERTISE_CLIENT_URLS=http://{address}:2379
 ETCD_UNSAFE_NO_FSYNC=true
+ETCD_HEARTBEAT_INTERVAL=1000
+ETCD_ELECTION_TIMEOUT=10000
 """
 _PATRONI = """\
 set -eu
@@ -142,6 +144,30 @@ class PatroniCluster:
 
         self.world.eventually(known, "there is one leader")
         return found[0]
+
+    def crash(self, number: int) -> None:
+        """Have a member's server lose its memory, and wait until it has new memory."""
+        checkpointer = f"pgrep -P {self.postmaster(number)} -f checkpointer"
+        before = self.world.do(number, checkpointer)
+        self.world.do(number, f"kill -9 {before}")
+        self.world.eventually(
+            lambda: self.world.do(number, f"{checkpointer} || true") not in ("", before),
+            "the server has allocated new memory",
+        )
+
+    def synchronous(self) -> str:
+        """The member to which a failover loses no row."""
+        names: list[str] = []
+
+        def known() -> bool:
+            names[:] = [each["name"] for each in self.members().values() if each["role"] == "sync_standby"]
+            return bool(names)
+
+        self.world.eventually(known, "there is a synchronous standby")
+        return names[0]
+
+    def is_preloaded(self, number: int) -> bool:
+        return "libmshare-preload.so" in self.world.do(number, f"cat /proc/{self.postmaster(number)}/maps")
 
     def postmaster(self, number: int) -> int:
         return int(self.world.do(number, f"head -1 {DATA}/postmaster.pid"))
