@@ -19,7 +19,7 @@ def setting(cluster: Cluster, name: str) -> str | None:
     Asked as the cluster's owner: PostgreSQL refuses root, and root does not run what others may change.
     """
     words = [
-        cluster.program("postgres"),
+        cluster.server_program,
         *("-D", cluster.data_directory),
         *("-c", f"config_file={cluster.main}"),
         *("-C", name),

@@ -14,6 +14,7 @@ from glob import glob
 
 from .. import files
 from ..errors import Conflict, Unavailable
+from ..host.limits import Host
 from . import configuration
 from .managers import choose, evidence, patroni, pg_ctlcluster, units
 from .managers.evidence import Evidence
@@ -92,6 +93,12 @@ class Cluster:
     def program(self, name: str) -> str:
         return os.path.join(self.programs, name)
 
+    @property
+    def server_program(self) -> str:
+        """Its postgres, whatever that is called."""
+        paths = [self.program(name) for name in evidence.PROGRAMS]
+        return next((path for path in paths if os.path.exists(path)), paths[0])
+
     def managed(self) -> Cluster:
         """The cluster with what its manager knows; Conflict, with what to set there, for those left alone."""
         facts = evidence.gather(self.data_directory, self.configuration, self.plain_unit)
@@ -99,13 +106,30 @@ class Cluster:
         if manager is PATRONI:
             reason = manager.recognise(facts) or ""
             return replace(self, patroni=local.member(self.id, reason, os.path.realpath(self.data_directory)))
-        if manager is SYSTEMD_UNIT and self.plain_unit is None:
+        if self.plain_unit is None:
+            self._require_pg_ctlcluster(facts)
+        return self
+
+    def _require_pg_ctlcluster(self, facts: Evidence) -> None:
+        """Conflict where its unit would not start it, or not with the environment of Debian's file."""
+        if not Host().runs_systemd():
+            return
+        starter = facts.unit if facts.unit is not None or facts.postmaster is not None else self.unit
+        unit = units.describe(starter or "")
+        if unit.starts and os.path.basename(unit.program) != os.path.basename(CONTROL):
             raise Conflict(
                 f"PostgreSQL cluster {self.id} has its configuration in {self.configuration}, but unit"
-                f" {facts.unit} starts it without pg_ctlcluster, and would not give it the environment there;"
-                f" start it as {self.unit}, and run this again"
+                f" {unit.name} starts it without pg_ctlcluster ({unit.program}), and would not give it the"
+                f" environment there, so nothing was changed; have {self.unit} start it by pg_ctlcluster, as"
+                " Debian's unit does (`systemctl cat` shows what a drop-in makes of it), and run this again"
             )
-        return self
+        if starter != self.unit:
+            raise Conflict(
+                f"postmaster {facts.postmaster} of PostgreSQL cluster {self.id} was not started by"
+                f" {self.unit} (it is in {starter or 'no unit'}), so systemd cannot restart it, and nothing"
+                f" was changed; stop it (pg_ctlcluster {self.version} {self.name} stop), start it with"
+                f" `systemctl start {self.unit}`, and run this again"
+            )
 
 
 class OnHost:

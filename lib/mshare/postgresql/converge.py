@@ -187,6 +187,7 @@ def postgresql_present(
         if not wanted.root:
             move.leave = joined
         _inspect(move)
+        _require_loader(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
             _require_pool(move, planned_pages)
         if move.why_restart is not None and wanted.pages == NATIVE:
@@ -336,6 +337,19 @@ def _require_no_demand(cluster: Cluster) -> None:
         )
 
 
+def _require_loader(move: _Move) -> None:
+    """Conflict where the loader would ignore LD_PRELOAD: it does so in the server that runs."""
+    if move.server is None or move.spec is None or not move.spec.needs_library:
+        return
+    if move.server.is_secure():
+        raise Conflict(
+            f"the kernel has the loader ignore LD_PRELOAD in postmaster {move.server.pid} of PostgreSQL"
+            f" cluster {move.id} (AT_SECURE), because SELinux or AppArmor changes its context when it starts,"
+            " or because its program has capabilities (getcap), so nothing was changed; allow noatsecure for"
+            " that transition, restart the server once and run this again, or set pages to native"
+        )
+
+
 def _setting(pages: str) -> tuple[str, ...]:
     """What PostgreSQL's huge_pages has to be: the library asks by itself."""
     return _ON if pages == NATIVE else _OFF
@@ -451,9 +465,14 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
             (move.add_to is not None, f"add {move.cluster.owner} to group {move.add_to}"),
             (move.leave is not None, f"take {move.cluster.owner} out of group {move.leave}"),
             (restarting, f"restart PostgreSQL cluster {move.id}, because {move.why_restart}"),
+            (_verified_first(move), f"note that PostgreSQL cluster {move.id} is as it should be"),
         ]
     )
     before = {path: read_text(path) for path in move.changes}
+    if restarting:
+        # Whoever is not let in could not be verified afterwards.
+        with _probed(move, min(probes, 1)):
+            pass
     if restarting and move.cluster.patroni is not None:
         patroni_restart.require_possible(move.cluster.patroni)
     if not check:
@@ -461,6 +480,8 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
             _restart(move, before, probes)
         else:
             _write(move)
+            if _verified_first(move):
+                _note(move)
     return Outcome(
         bool(actions),
         actions,
@@ -509,7 +530,20 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
         raise MshareError(f"{error}; {_undo(move, before, environment)}") from None
     move.restarted = True
     move.lost = None
-    if move.spec is not None:
+    _note(move)
+
+
+def _verified_first(move: _Move) -> bool:
+    """Whether somebody else restarted the server with what was written before, and nobody knows yet that it
+    worked: later runs tell what is lost by that."""
+    recorded = files.record(move.cluster)
+    known = recorded is None or recorded.verified is not None
+    return move.spec is not None and move.server is not None and move.why_restart is None and not known
+
+
+def _note(move: _Move) -> None:
+    """Write down in which server the memory is where it should be."""
+    if move.spec is not None and move.server is not None:
         verified = Verified(move.spec.pages, move.server.pid, move.server.started_ticks)
         files.write_verified(move.cluster, verified)
 

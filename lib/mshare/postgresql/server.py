@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from .spec import START_SECONDS
 _DATABASE = "postgres"
 _POLL_SECONDS = 0.1
 _LOG_LINES = 12
+_AT_SECURE = 23
 # Lines of postmaster.pid.
 _PORT, _SOCKETS, _STATE = 3, 4, 7
 # A standby with hot_standby = off is up and takes no connections.
@@ -48,6 +50,13 @@ class Server:
     def environment(self) -> dict[str, str]:
         """What it was started with. A postmaster, unlike its children, writes no title over it."""
         return processes.of_pid(self.pid).environment()
+
+    def is_secure(self) -> bool:
+        """Whether the kernel had the loader ignore LD_PRELOAD (AT_SECURE, getauxval(3)): after a transition
+        of a security module, or for a program that has more rights than who starts it."""
+        with open(f"/proc/{self.pid}/auxv", "rb") as file:
+            pairs: dict[int, int] = dict(struct.iter_unpack("@LL", file.read()))
+        return pairs.get(_AT_SECURE, 0) != 0
 
     def children(self) -> list[int]:
         """Its backends and helpers, which have its memory by fork."""

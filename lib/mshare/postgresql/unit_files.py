@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import glob
 
 from .. import files
 from ..errors import Conflict
@@ -90,8 +92,10 @@ def _without_block(text: str) -> str:
 
 def _service_section(cluster: Cluster, spec: ClusterSpec) -> str:
     unit = units.describe(cluster.unit)
-    _require_no_file_wins(unit)
-    others = [path for path in preloaded(unit.environment) if os.path.basename(path) != FILE_NAME]
+    _require_drop_in_wins(unit)
+    # What the unit sets replaces what systemd gives to all units.
+    environment = {**units.inherited(), **unit.environment}
+    others = [path for path in preloaded(environment) if os.path.basename(path) != FILE_NAME]
     variables = {
         "LD_PRELOAD": " ".join([spec.library, *others]),
         **spec.environment(),
@@ -114,13 +118,29 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
-def _require_no_file_wins(unit: units.Unit) -> None:
-    """Conflict for an EnvironmentFile= that sets what the drop-in would: the file wins over any drop-in."""
-    for path in unit.environment_files:
-        for line in (files.read_text(path) or "").split("\n"):
-            name = line.partition("=")[0].strip()
-            if name == "LD_PRELOAD" or name.startswith(PREFIX):
-                raise Conflict(
-                    f"{path}, the EnvironmentFile of unit {unit.name}, sets {name}, which would hide what a"
-                    " drop-in sets; move it into Environment= of a drop-in of that unit, and run this again"
-                )
+def _require_drop_in_wins(unit: units.Unit) -> None:
+    """Conflict for what counts more than any drop-in's Environment=: files, and names that are unset."""
+    for path, name in _set_by_files(unit):
+        if _is_ours(name):
+            raise Conflict(
+                f"{path}, the EnvironmentFile of unit {unit.name}, sets {name}, which would hide what a"
+                " drop-in sets; move it into Environment= of a drop-in of that unit, and run this again"
+            )
+    for name in (entry.partition("=")[0] for entry in unit.unset):
+        if _is_ours(name):
+            raise Conflict(
+                f"UnsetEnvironment= of unit {unit.name} takes {name} out again, whatever a drop-in sets;"
+                " remove it there, and run this again"
+            )
+
+
+def _set_by_files(unit: units.Unit) -> Iterator[tuple[str, str]]:
+    """Each of a unit's environment files, with each variable that it sets."""
+    for pattern in unit.environment_files:
+        for path in sorted(glob(pattern)):
+            for line in (files.read_text(path) or "").split("\n"):
+                yield path, line.partition("=")[0].strip()
+
+
+def _is_ours(name: str) -> bool:
+    return name == "LD_PRELOAD" or name.startswith(PREFIX)

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
+from mshare.postgresql.managers import keepers
 from mshare.postgresql.managers.evidence import Ancestor, Evidence
 from mshare.postgresql.managers.keepers import KEEPERS
 from mshare.postgresql.managers.systemd_unit import SYSTEMD_UNIT
 
+HAND = "hand (pg_ctl in a login or a script)"
 RUNNING = Evidence("/srv/pg", "/srv/pg", postmaster=4711)
 
 
@@ -26,10 +30,13 @@ def recognised(evidence: Evidence) -> list[str]:
         ("/usr/sbin/pacemakerd", "Pacemaker"),
         ("/usr/bin/pg_autoctl run", "pg_auto_failover"),
         ("stolon-keeper --cluster-name x", "Stolon"),
-        ("repmgrd -f /etc/repmgr.conf", "repmgrd"),
+        ("repmgrd -f /etc/repmgr.conf", "repmgr"),
         ("/controller/manager instance run", "the operator CloudNativePG"),
         ("/usr/bin/python3 /usr/bin/supervisord -n", "supervisord"),
-        ("runsv postgres", "a runit or s6 supervisor"),
+        ("/usr/bin/python3 -s -E -u /usr/bin/supervisord", "supervisord"),
+        ("/usr/bin/perl -T /usr/sbin/pacemakerd", "Pacemaker"),
+        ("runsv postgres", "a runit, s6 or daemontools supervisor"),
+        ("supervise postgres", "a runit, s6 or daemontools supervisor"),
     ],
 )
 def test_each_by_its_process(title, name):
@@ -47,8 +54,18 @@ def test_each_by_its_process(title, name):
     [
         ("pacemaker.service", ["Pacemaker"]),
         ("pgautofailover.service", ["pg_auto_failover"]),
+        ("pg_auto_failover@16.service", ["pg_auto_failover"]),
+        ("pg_autoctl.service", ["pg_auto_failover"]),
+        ("supervisor.service", ["supervisord"]),
+        ("session-3.scope", [HAND]),
+        ("run-r0123.scope", [HAND]),
+        ("user@1000.service", [HAND]),
+        ("sshd@3-10.0.0.1:22.service", [HAND]),
+        ("crond.service", [HAND]),
+        ("supervisor-exporter.service", []),
         ("repmgr15.service", []),
-        ("repmgrd.service", ["repmgrd"]),
+        ("repmgrd.service", ["repmgr"]),
+        ("repmgr-15.service", ["repmgr"]),
         ("postgresql.service", []),
     ],
 )
@@ -69,3 +86,97 @@ def test_a_unit_that_starts_postgresql_itself():
     assert SYSTEMD_UNIT.recognise(replace(own, starts="/opt/start")) is None
     assert SYSTEMD_UNIT.recognise(RUNNING) is None
     assert SYSTEMD_UNIT.advice is None, "it is supported"
+
+
+# -- what they leave, while nothing runs
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """The cluster of a data directory beside which nobody has written anything."""
+    (tmp_path / "keeper/data").mkdir(parents=True)
+    return Evidence(str(tmp_path / "keeper/data"), str(tmp_path / "keeper/data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "keeper"),
+    [
+        ("data/postgresql-auto-failover.conf", "pg_auto_failover"),
+        ("data/postgresql-auto-failover-standby.conf", "pg_auto_failover"),
+        ("keeperstate", "Stolon"),
+    ],
+)
+def test_by_what_they_leave(stopped, tmp_path, name, keeper):
+    assert recognised(stopped) == []
+    (tmp_path / "keeper" / name).write_text("")
+    assert recognised(stopped) == [keeper]
+    (manager,) = [each for each in KEEPERS if each.name == keeper]
+    assert manager.recognise(stopped) == (
+        f"{tmp_path}/keeper/{name} is its own; remove it if {keeper} no longer runs this cluster"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('<nvpair name="datadir" value="{data}"/>', True),
+        ('<nvpair name="pgdata" value="{data}/"/>', True),
+        ('<nvpair name="datadir" value="{data}2"/>', False),
+        ('<nvpair name="datadir" value="{data}/base"/>', False),
+        ('<nvpair name="datadir" value="/srv{data}"/>', False),
+        ("", False),
+    ],
+)
+def test_by_a_configuration_that_names_it(stopped, tmp_path, monkeypatch, text, named):
+    """A Pacemaker resource's data directory is in the cluster's information base."""
+    path = tmp_path / "cib.xml"
+    path.write_text(text.format(data=stopped.data_directory))
+    found = keepers._named((str(tmp_path / "*.xml"),), stopped)
+    assert found == (f"{path} names its directory {stopped.data_directory}" if named else None)
+    (pacemaker,) = [each for each in keepers._KEEPERS if each.configurations]
+    monkeypatch.setattr(keepers, "_KEEPERS", ())
+    moved = replace(pacemaker, configurations=(str(path),))
+    assert moved.recognise(stopped) == found
+
+
+def test_a_data_directory_that_is_a_link(stopped, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(stopped.data_directory)
+    path = tmp_path / "repmgr.conf"
+    for text in (str(link), stopped.data_directory):
+        path.write_text(f"data_directory='{text}'\n")
+        assert keepers._named((str(path),), replace(stopped, data_directory=str(link))) is not None
+
+
+# -- repmgrd, which starts nothing
+
+
+@pytest.fixture
+def repmgrd(stopped, tmp_path):
+    """A process whose command line is repmgrd's, with a configuration for the cluster."""
+    configuration = tmp_path / "repmgr.conf"
+    configuration.write_text(f"node_id=2\ndata_directory='{stopped.data_directory}'\n")
+    program = tmp_path / "repmgrd"
+    program.write_text("print(flush=True)\ninput()\n")
+    words = [sys.executable, str(program), "-f", str(configuration)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield f"repmgrd runs as process {running.pid}, and {configuration} names its directory"
+        running.kill()
+
+
+def test_repmgrd_that_runs(stopped, repmgrd):
+    assert keepers.REPMGRD.recognise(stopped) == f"{repmgrd} {stopped.data_directory}"
+    elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
+    assert keepers.REPMGRD.recognise(elsewhere) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "paused"), [("2:1\0", True), ("2:1", True), ("2:0\0", False), ("", False), ("2", False)]
+)
+def test_repmgrd_that_is_paused_does_nothing(stopped, repmgrd, tmp_path, state, paused):
+    """As the extension writes it (repmgr.c, repmgrd_pause), with a null byte behind."""
+    (tmp_path / "keeper/data/pg_stat").mkdir()
+    (tmp_path / "keeper/data/pg_stat/repmgrd_state.txt").write_text(state)
+    assert (keepers.REPMGRD.recognise(stopped) is None) == paused

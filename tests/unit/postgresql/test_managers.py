@@ -47,11 +47,10 @@ def parents(*titles):
 @pytest.mark.parametrize(
     ("found", "name"),
     [
-        # Debian's clusters, with systemd, without, and started in somebody's session.
+        # Debian's clusters, with systemd and without.
         (DEBIAN, "pg_ctlcluster"),
         (replace(DEBIAN, postmaster=None), "pg_ctlcluster"),
         (replace(DEBIAN, unit="postgresql@15-main.service", starts=DEBIAN_START), "pg_ctlcluster"),
-        (replace(DEBIAN, unit="session-4.scope"), "pg_ctlcluster"),
         (replace(DEBIAN, parents=parents("/lib/systemd/systemd --user")), "pg_ctlcluster"),
         # A unit may have /tmp of its own.
         (
@@ -75,7 +74,11 @@ def parents(*titles):
         (replace(EL, parents=parents("pg_autoctl: start/stop postgres")), "pg_auto_failover"),
         (replace(EL, parents=parents("/usr/bin/stolon-keeper --uid a")), "Stolon"),
         (replace(EL, parents=parents("/usr/bin/python3 /usr/bin/supervisord -n")), "supervisord"),
-        (replace(EL, parents=parents("runsv postgres")), "a runit or s6 supervisor"),
+        (replace(EL, parents=parents("runsv postgres")), "a runit, s6 or daemontools supervisor"),
+        # systemd has no way to start these again as they were.
+        (replace(DEBIAN, unit="session-4.scope"), "hand (pg_ctl"),
+        (replace(EL, unit="ssh.service", starts="{ path=/usr/sbin/sshd ; }"), "hand (pg_ctl"),
+        (replace(EL, unit="pg.service", starts=EL_START, transient=True), "systemd-run"),
         (replace(EL, parents=parents("/controller/manager instance run")), "the operator CloudNativePG"),
         # Containers, seen from the host. What is inside does not matter.
         (replace(EL, cgroups=(f"docker/{CONTAINER_ID}",)), "a container of Docker"),
@@ -129,7 +132,7 @@ def test_who_manages_it(found, name):
             r"\(its postmaster 7 has a pid namespace and a root file system of its own\)",
         ),
         (replace(EL, is_first=True), r"is the first process \(pid 1\), and the container ends with it"),
-        (replace(EL, unit="pacemaker.service"), "restart it through Pacemaker"),
+        (replace(EL, unit="pacemaker.service"), "have Pacemaker manage it again"),
         (
             replace(DEBIAN, parents=parents("/opt/keep-alive")),
             r"something that this collection does not know \(its postmaster 7 was started by process 100,"

@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 
 from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.postgresql import clusters, converge, files
@@ -46,7 +60,7 @@ WHOLE = (status("pg1", "leader", "running"), status("pg2", "sync_standby"), stat
 class Patroni:
     """A server that answers as the members of a cluster do; each member has a path of its own."""
 
-    def __init__(self):
+    def __init__(self, context=None):
         self.answers, self.asked = {}, []
         outer = self
 
@@ -64,7 +78,10 @@ class Patroni:
             def log_message(self, *args):
                 pass
 
+        self.scheme = "http" if context is None else "https"
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.address = f"127.0.0.1:{self.server.server_address[1]}"
         self.say("/config", {"ttl": 30})
         self.say("/patroni", {"state": "running", "role": "replica"})
@@ -74,21 +91,29 @@ class Patroni:
 
     def members(self, *members, **more):
         """What the store says, and each member by itself: the same."""
-        named = [{"api_url": f"http://{self.address}/of/{each['name']}", **each} for each in members]
+        named = [{"api_url": f"{self.scheme}://{self.address}/of/{each['name']}", **each} for each in members]
         for each in members:
             self.say(f"/of/{each['name']}", {"state": "running", "role": each["role"]})
         self.say("/cluster", {"members": named, "scope": "17-main", **more})
 
 
-@pytest.fixture
-def server():
-    one = Patroni()
+@contextmanager
+def serving(context=None):
+    one = Patroni(context)
     thread = threading.Thread(target=one.server.serve_forever, args=(0.01,))
     thread.start()
-    yield one
-    one.server.shutdown()
-    thread.join()
-    one.server.server_close()
+    try:
+        yield one
+    finally:
+        one.server.shutdown()
+        thread.join()
+        one.server.server_close()
+
+
+@pytest.fixture
+def server():
+    with serving() as one:
+        yield one
 
 
 def member(server, name="pg1", **how):
@@ -113,11 +138,25 @@ def test_authentication_and_certificates():
             "cafile": "/ca",
             "authentication": {"username": "u", "password": 1},
         },
-        "ctl": {"certfile": "/own", "keyfile": "/key", "insecure": True},
+        "ctl": {"certfile": "/own", "keyfile": "/key", "keyfile_password": "k", "insecure": True},
     }
     rest = local.of_configuration(fields, {}, "x.yml", UNIT).rest
-    assert rest == RestApi("pg1:8008", True, "u", "1", "/ca", "/own", "/key", verified=False)
+    assert rest == RestApi("pg1:8008", True, "u", "1", "/ca", "/own", "/key", "k", verified=False)
     assert rest.url == "https://pg1:8008"
+
+
+def test_patronictl_s_own_login_comes_first():
+    """As in Patroni's own client (patroni/request.py)."""
+    fields = {
+        **CONFIGURATION,
+        "restapi": {"connect_address": "a:1", "authentication": {"username": "u", "password": "p"}},
+        "ctl": {"authentication": {"username": "ctl", "password": "c"}},
+    }
+    rest = local.of_configuration(fields, {}, "x.yml", UNIT).rest
+    assert (rest.user, rest.password) == ("ctl", "c")
+    environment = {"PATRONI_CTL_PASSWORD": "e", "PATRONI_RESTAPI_USERNAME": "r"}
+    rest = local.of_configuration(fields, environment, "x.yml", UNIT).rest
+    assert (rest.user, rest.password) == ("ctl", "e")
 
 
 def test_the_environment_wins():
@@ -252,9 +291,9 @@ def test_a_member_that_is_not_in_order_says_so(server):
 
 def test_how_far_behind_a_replica_may_be(server):
     one = api.Api(RestApi(server.address))
-    assert one.lag_allowed_bytes() == 1 << 20
+    assert one.settings().lag_bytes == 1 << 20
     server.say("/config", {"maximum_lag_on_failover": 7})
-    assert one.lag_allowed_bytes() == 7
+    assert one.settings().lag_bytes == 7
 
 
 @pytest.mark.parametrize(
@@ -299,6 +338,145 @@ def test_a_switchover_that_fails(server):
         api.Api(RestApi(server.address)).switch_over("pg1")
 
 
+# -- its REST API with TLS
+
+
+def _key():
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _certificate(name, key, issuer, issuer_key, **also):
+    """A certificate; without an issuer it is an authority's."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    builder = (
+        x509.CertificateBuilder(subject if issuer is None else issuer.subject, subject, key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    if "address" in also:
+        names = [x509.IPAddress(ip_address(also["address"]))]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+@dataclass(frozen=True)
+class Files:
+    """PEM files of one authority, and of another that signed nothing here."""
+
+    authority: str
+    stranger: str
+    server: str
+    elsewhere: str
+    client: str
+    locked_key: str
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pem")
+    authority_key, stranger_key = _key(), _key()
+    authority = _certificate("authority", authority_key, None, authority_key)
+    stranger = _certificate("stranger", stranger_key, None, stranger_key)
+
+    def write(name, *parts):
+        (folder / name).write_bytes(b"".join(parts))
+        return str(folder / name)
+
+    def text(key, password=None):
+        locked = NoEncryption() if password is None else BestAvailableEncryption(password)
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
+
+    def issued(name, **also):
+        key = _key()
+        return _certificate(name, key, authority, authority_key, **also).public_bytes(Encoding.PEM), key
+
+    server, server_key = issued("pg1", address="127.0.0.1")
+    elsewhere, elsewhere_key = issued("pg2", address="127.0.0.2")
+    client, client_key = issued("client")
+    return Files(
+        write("authority", authority.public_bytes(Encoding.PEM)),
+        write("stranger", stranger.public_bytes(Encoding.PEM)),
+        write("server", server, text(server_key)),
+        write("elsewhere", elsewhere, text(elsewhere_key)),
+        write("client", client),
+        write("key", text(client_key, b"secret")),
+    )
+
+
+@contextmanager
+def encrypted(pem, certificate, clients=False):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    if clients:
+        # Patroni's restapi.verify_client: required
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(pem.authority)
+    with serving(context) as one:
+        yield one
+
+
+def test_an_own_authority(pem):
+    """Of this member, and of the others at the addresses that the store has."""
+    with encrypted(pem, pem.server) as server:
+        server.members(*WHOLE)
+        restart.require_possible(member(server, encrypted=True, authority=pem.authority))
+
+
+@pytest.mark.parametrize("how", [{}, {"authority": "stranger"}])
+def test_a_certificate_of_nobody_who_is_known(pem, how):
+    how = {name: getattr(pem, value) for name, value in how.items()}
+    with encrypted(pem, pem.server) as server:
+        server.members(*WHOLE)
+        with pytest.raises(
+            Unavailable, match=r"/cluster does not answer \(.*certificate verify failed.*name the authority"
+        ):
+            restart.require_possible(member(server, encrypted=True, **how))
+        assert server.asked == []
+        insecure = member(server, encrypted=True, verified=False, **how)
+        restart.require_possible(insecure)
+
+
+def test_a_certificate_for_another_host(pem):
+    sentence = "IP address mismatch.*names the host of restapi.connect_address"
+    with encrypted(pem, pem.elsewhere) as server, pytest.raises(Unavailable, match=sentence):
+        api.Api(RestApi(server.address, True, authority=pem.authority)).view()
+
+
+def test_a_member_that_wants_a_certificate(pem):
+    shown = {"certificate": pem.client, "key": pem.locked_key}
+    with encrypted(pem, pem.server, clients=True) as server:
+        server.members(*WHOLE)
+        own = RestApi(server.address, True, authority=pem.authority)
+        with pytest.raises(Unavailable, match=r"does not answer \("):
+            api.Api(own).view()
+        assert len(api.Api(replace(own, **shown, key_password="secret")).view().members) == 3
+        # It is not asked for at a terminal either.
+        for password in ("wrong", None):
+            with pytest.raises(Unavailable, match=rf"{pem.locked_key}, which Patroni's configuration names"):
+                api.Api(replace(own, **shown, key_password=password)).view()
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "sentence"),
+    [
+        ("authority", "/nowhere/ca", "cannot be read as certificates .*: No such file or directory"),
+        ("authority", __file__, r"cannot be read as certificates \(ctl.cacert or restapi.cafile\)"),
+        ("certificate", "/nowhere/own", r"cannot be read as a certificate with its key \(ctl.certfile"),
+    ],
+)
+def test_files_of_certificates_that_are_none(key, path, sentence):
+    with pytest.raises(Unavailable, match=f"{path}, which Patroni's configuration names.*{sentence}"):
+        api.Api(RestApi("127.0.0.1:1", True, **{key: path})).view()
+
+
+def test_a_member_without_tls_at_an_address_with_it(server):
+    with pytest.raises(Unavailable, match="does not answer"):
+        api.Api(RestApi(server.address, True)).view()
+
+
 # -- when a member may be restarted
 
 
@@ -318,7 +496,7 @@ def test_a_switchover_that_fails(server):
         (
             (WHOLE[0], status("pg2", lag=1 << 30), status("pg3", timeline=2)),
             {},
-            "it is the leader, and no replica is near enough to it to take over",
+            "it is the leader, and no replica is near enough to it and free to take over",
         ),
     ],
 )
@@ -328,11 +506,56 @@ def test_what_stands_in_the_way(members, more, sentence, server):
         restart.require_possible(member(server))
 
 
-def test_nothing_stands_in_the_way(server):
-    server.members(*WHOLE)
-    for name in ("pg1", "pg2"):
-        restart.require_possible(member(server, name))
-    server.members(WHOLE[0])
+STANDBY_LEADER = {**status("pg1", "standby_leader", "streaming"), "lag": 0}
+FROM_ARCHIVE = {**status("pg1", "standby_leader", "in archive recovery"), "lag": "unknown"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        WHOLE,
+        (WHOLE[0],),
+        # Before Patroni 3.1, replicas that stream say "running".
+        (WHOLE[0], status("pg2", state="running"), status("pg3", "sync_standby", "running")),
+        # A standby cluster, whose leader follows a primary elsewhere.
+        (STANDBY_LEADER, *WHOLE[1:]),
+        (STANDBY_LEADER,),
+        (FROM_ARCHIVE, *WHOLE[1:]),
+    ],
+)
+def test_nothing_stands_in_the_way(members, server):
+    server.members(*members)
+    for each in members:
+        restart.require_possible(member(server, each["name"]))
+    assert restart.leads(member(server))
+
+
+@pytest.mark.parametrize("role", ["master", "primary", "replica", "standby_leader"])
+def test_what_versions_call_a_member_itself(role, server):
+    """ "master" until Patroni 3, "primary" since 4: what counts is the store's word, which never changed."""
+    server.say("/patroni", {"state": "running", "role": role, "patroni": {"version": "2.1.4"}})
+    assert api.Api(RestApi(server.address)).health().state == "running"
+
+
+@pytest.mark.parametrize("synchronous", [True, "on", "quorum"])
+def test_a_synchronous_leader_hands_over_to_a_synchronous_replica_only(synchronous, server):
+    server.say("/config", {"synchronous_mode": synchronous})
+    for role in ("sync_standby", "quorum_standby"):
+        server.members(WHOLE[0], status("pg2", role), status("pg3"))
+        restart.require_possible(member(server))
+    server.members(WHOLE[0], status("pg2"), status("pg3"))
+    with pytest.raises(Conflict, match="no synchronous replica is near enough to it and free to take over"):
+        restart.require_possible(member(server))
+    # A replica may be restarted all the same.
+    restart.require_possible(member(server, "pg2"))
+
+
+@pytest.mark.parametrize("tags", [{"nofailover": True}, {"failover_priority": 0}])
+def test_a_replica_that_may_not_lead_takes_nothing_over(tags, server):
+    server.members(WHOLE[0], status("pg2", tags=tags))
+    with pytest.raises(Conflict, match="no replica is near enough to it and free to take over"):
+        restart.require_possible(member(server))
+    server.members(WHOLE[0], status("pg2", tags={"clonefrom": True, "failover_priority": 1}))
     restart.require_possible(member(server))
 
 

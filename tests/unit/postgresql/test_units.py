@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from mshare.errors import Conflict, Unavailable
 from mshare.postgresql import clusters, converge, files, server
 from mshare.postgresql.managers import evidence, patroni, pg_ctlcluster, units
 from mshare.postgresql.spec import ClusterSpec
+from rig.other_user import UID, needs_root
 
 THP = ClusterSpec("thp", start_seconds=610)
 UNIT = "postgresql-16.service"
@@ -27,6 +30,7 @@ class Systemctl:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True)
         self.exec_start, self.timeout, self.environment_file = {}, "1min 30s", None
+        self.inherited = ""
 
     def add(self, name, program, *environment):
         self.exec_start[name] = EXEC.format(program=program)
@@ -35,6 +39,8 @@ class Systemctl:
     def __call__(self, *words):
         if words[0] == "list-unit-files":
             return "".join(f"{name} enabled enabled\n" for name in self.exec_start)
+        if words[0] == "show-environment":
+            return self.inherited
         name = words[-1]
         if name not in self.exec_start:
             return ""
@@ -43,16 +49,19 @@ class Systemctl:
             for path in (self.folder / name, *sorted((self.folder / f"{name}.d").glob("*.conf")))
         ]
         found = {}
-        timeout = self.timeout
+        timeout, unset = self.timeout, ""
         for line in "".join(texts).split("\n"):
             key, __, value = line.partition("=")
             if key == "Environment":
                 for pair in shlex.split(value):
                     found[pair.partition("=")[0]] = pair
+            elif key == "UnsetEnvironment":
+                unset = value
             elif key == "TimeoutStartSec":
                 timeout = f"{int(value) // 60}min {int(value) % 60}s"
         shown = " ".join(f'"{pair}"' if " " in pair else pair for pair in found.values())
         lines = [f"ExecStart={self.exec_start[name]}", f"Environment={shown}", f"TimeoutStartUSec={timeout}"]
+        lines.append(f"UnsetEnvironment={unset}")
         if self.environment_file:
             lines.append(f"EnvironmentFiles={self.environment_file} (ignore_errors=no)")
         return "\n".join(lines) + "\n"
@@ -122,17 +131,92 @@ def test_units_that_start_something_else_are_none(systemctl, data):
         clusters.find(None, None)
 
 
-def test_a_cluster_of_debian_s_that_a_unit_starts_by_itself(systemctl, data, tmp_path):
-    """It would not read Debian's environment file."""
+@pytest.fixture
+def debian(systemctl, data, tmp_path):
+    """A cluster whose configuration is Debian's."""
     folder = tmp_path / "etc/16/main"
     folder.mkdir(parents=True)
     (folder / "postgresql.conf").write_text(f"data_directory = '{data}'\n")
+    return clusters.find("16", "main")
+
+
+def test_a_cluster_of_debian_s_that_a_unit_starts_by_itself(systemctl, debian, data, monkeypatch):
+    """It would not read Debian's environment file."""
     systemctl.add("mydb.service", "/usr/lib/postgresql/16/bin/postgres", f"PGDATA={data}")
     found = evidence.stopped(str(data), units.describe("mydb.service"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "gather", lambda *given: found)
-        with pytest.raises(Conflict, match=r"unit mydb.service starts it without pg_ctlcluster"):
-            clusters.find("16", "main").managed()
+    monkeypatch.setattr(evidence, "gather", lambda *given: found)
+    with pytest.raises(Conflict, match=r"unit mydb.service starts it without pg_ctlcluster"):
+        debian.managed()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_drop_in_that_starts_another_program(systemctl, debian, data, monkeypatch, runs):
+    """The instance of Debian's template, overridden: nothing reads the environment file either."""
+    unit = "postgresql@16-main.service"
+    systemctl.add(unit, "/usr/bin/pg_ctlcluster")
+    assert debian.managed() == debian
+    systemctl.add(unit, "/usr/lib/postgresql/16/bin/postgres", f"PGDATA={data}")
+    if runs:
+        found = replace(evidence.stopped(str(data), units.describe(unit)), postmaster=7)
+        monkeypatch.setattr(
+            evidence, "gather", lambda *given: replace(found, configuration=debian.configuration)
+        )
+    with pytest.raises(
+        Conflict,
+        match=r"unit postgresql@16-main.service starts it without pg_ctlcluster \(/usr/lib/postgresql/16/bin"
+        r"/postgres\), and would not give it the environment there, so nothing was changed",
+    ):
+        debian.managed()
+
+
+def test_a_cluster_of_debian_s_that_systemd_did_not_start(systemctl, debian, data, monkeypatch):
+    found = evidence.Evidence(str(data), debian.configuration, 7, unit="app.service")
+    monkeypatch.setattr(evidence, "gather", lambda *given: found)
+    with pytest.raises(
+        Conflict,
+        match=r"postmaster 7 of PostgreSQL cluster 16-main was not started by postgresql@16-main.service \(it"
+        r" is in app.service\), so systemd cannot restart it, and nothing was changed; stop it",
+    ):
+        debian.managed()
+
+
+def test_the_server_of_edb(systemctl, data, tmp_path):
+    programs = tmp_path / "edb/as16/bin"
+    programs.mkdir(parents=True)
+    systemctl.add("edb-as-16.service", f"{programs}/edb-postmaster", f"PGDATA={data}")
+    cluster = clusters.find(None, None)
+    assert (cluster.id, cluster.programs) == ("edb-as-16", str(programs))
+    for name in ("edb-postmaster", "edb-postgres"):
+        (programs / name).write_text("")
+        assert cluster.server_program == f"{programs}/{name}"
+
+
+@needs_root
+def test_a_configuration_that_is_a_link_is_refused(cluster, data):
+    """Whoever owns the folder could have it lead anywhere."""
+    (data / "postgresql.conf").rename(data / "main.conf")
+    (data / "postgresql.conf").symlink_to("main.conf")
+    os.chown(data, UID, UID)
+    with pytest.raises(Conflict, match=r"postgresql.conf is a symbolic link of uid \d+"):
+        files.present(cluster, THP, None, True)
+
+
+def test_what_a_unit_takes_out_of_its_environment(cluster, systemctl):
+    folder = systemctl.folder / f"{UNIT}.d"
+    folder.mkdir()
+    (folder / "own.conf").write_text("[Service]\nUnsetEnvironment=LANG LD_PRELOAD\n")
+    with pytest.raises(
+        Conflict, match=r"UnsetEnvironment= of unit postgresql-16.service takes LD_PRELOAD out again"
+    ):
+        files.present(cluster, THP, None, True)
+
+
+def test_what_systemd_preloads_into_all_units_stays_preloaded(cluster, systemctl):
+    systemctl.inherited = "LANG=C.UTF-8\nLD_PRELOAD=$'/usr/lib64/libjemalloc.so.2 /usr/lib64/b.so'\n"
+    assert units.inherited()["LD_PRELOAD"] == "/usr/lib64/libjemalloc.so.2 /usr/lib64/b.so"
+    files.write(files.present(cluster, THP, None, True), cluster)
+    preload = units.describe(UNIT).environment["LD_PRELOAD"]
+    assert preload == f"{THP.library} /usr/lib64/libjemalloc.so.2 /usr/lib64/b.so"
 
 
 @pytest.mark.parametrize("tail", ["", "\n", "\n\n", "\ninclude_dir = 'conf.d'\n"])
@@ -197,10 +281,12 @@ def test_an_environment_file_that_would_win(cluster, systemctl, tmp_path):
     systemctl.environment_file.write_text("PGPORT=5433\n")
     files.present(cluster, THP, None, True)
     systemctl.environment_file.write_text("LD_PRELOAD=/lib/other.so\n")
-    with pytest.raises(
-        Conflict, match=r"sysconfig, the EnvironmentFile of unit postgresql-16.service, sets LD_PRELOAD"
-    ):
-        files.present(cluster, THP, None, True)
+    for pattern in (tmp_path / "sysconfig", tmp_path / "sys*"):
+        systemctl.environment_file = pattern
+        with pytest.raises(
+            Conflict, match=r"sysconfig, the EnvironmentFile of unit postgresql-16.service, sets LD_PRELOAD"
+        ):
+            files.present(cluster, THP, None, True)
 
 
 def test_huge_pages_by_alter_system(cluster, data):

@@ -13,7 +13,7 @@ from .keepers import KEEPERS
 from .manager import Manager
 from .patroni import PATRONI
 from .pg_ctlcluster import PG_CTLCLUSTER
-from .systemd_unit import SYSTEMD_UNIT
+from .systemd_unit import SYSTEMD_UNIT, TRANSIENT
 
 # The first that recognises a cluster is its manager: from the outside to the inside.
 MANAGERS: tuple[Manager, ...] = (
@@ -22,6 +22,7 @@ MANAGERS: tuple[Manager, ...] = (
     *KEEPERS,
     unknown.BY_PROCESS,
     unknown.BY_NAMESPACE,
+    TRANSIENT,
     PG_CTLCLUSTER,
     SYSTEMD_UNIT,
     unknown.REST,

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ... import files
 from ...host import processes, procfs
+from ...host.limits import Host
 from ...host.processes import Vanished
 from ...host.processes import unit as unit_of
 from ..configuration import options
 from . import units
 
-PROGRAMS = ("postgres", "postmaster")
+PROGRAMS = ("postgres", "postmaster", "edb-postgres", "edb-postmaster")
+"""What a server's program is called: by PostgreSQL and by EDB Postgres Advanced Server."""
+_INTERPRETERS = re.compile(r"(python|perl|ruby|bash|dash|sh|java)[\d.]*\Z")
 _DELETED = " (deleted)"
 _TEXT_BYTES = 1 << 16
 _NAMESPACES = ("pid", "mnt")
@@ -38,6 +42,16 @@ class Ancestor:
     def words(self) -> tuple[str, ...]:
         """The base names of its command line's words: `/usr/bin/python3 /usr/bin/patroni x.yml`."""
         return tuple(os.path.basename(word) for word in self.title.split())
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What it runs: its program, and if that is an interpreter, the script that this was given. Any
+        other word may name anything."""
+        first, rest = self.words[:1], self.words[1:]
+        if first and _INTERPRETERS.match(first[0]):
+            first += tuple(word for word in rest if not word.startswith("-"))[:1]
+        # A process that sets its title writes a colon after its name: "pg_autoctl: start/stop postgres".
+        return tuple(word.rstrip(":") for word in first)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,8 @@ class Evidence:
     """What it does not share with this process: "pid" and "mnt" namespaces, the "root" file system."""
     is_first: bool = False
     """Whether it is the first process of its pid namespace, as in a container without an init."""
+    transient: bool = False
+    """Whether systemd-run made its unit."""
 
     @property
     def unit_described(self) -> units.Unit:
@@ -94,6 +110,7 @@ def of_process(pid: int, configuration: str | None = None) -> Evidence:
     """The same for a postmaster that runs; its data directory is its working directory."""
     data_directory = _link(pid, "cwd")
     unit = unit_of_process(pid)
+    described = units.describe(unit) if unit is not None else units.Unit("")
     return Evidence(
         data_directory,
         configuration or _configuration(pid, data_directory),
@@ -101,16 +118,18 @@ def of_process(pid: int, configuration: str | None = None) -> Evidence:
         tuple(_parents(pid)),
         tuple(_foreign_cgroups(pid)),
         unit,
-        units.describe(unit).starts if unit is not None else "",
+        described.starts,
         os.path.dirname(_link(pid, "exe")),
         tuple(apart(pid)),
         _pid_inside(pid) == 1,
+        described.transient,
     )
 
 
 def unit_of_process(pid: int) -> str | None:
-    """The systemd unit that a process is in."""
-    return unit_of(_path_of_systemd(pid))
+    """The unit of this host's systemd that a process is in; None where none runs: control groups may be those
+    of a machine around this host."""
+    return unit_of(_path_of_systemd(pid)) if Host().runs_systemd() else None
 
 
 def stopped(data_directory: str, unit: units.Unit) -> Evidence:

@@ -37,7 +37,7 @@ def recognise(evidence: Evidence) -> str | None:
 
 def _reasons(evidence: Evidence) -> Iterator[str]:
     for process in evidence.parents:
-        if "patroni" in process.words[:3]:
+        if "patroni" in process.programs:
             yield evidence.started_by(process)
     if re.match(r"(.*-)?patroni\b.*\.service", evidence.unit or ""):
         yield evidence.in_unit()

@@ -17,4 +17,14 @@ def recognise(evidence: Evidence) -> str | None:
     return evidence.in_unit()
 
 
+def _is_transient(evidence: Evidence) -> str | None:
+    return evidence.in_unit() if evidence.transient else None
+
+
+TRANSIENT = Manager(
+    "systemd-run",
+    _is_transient,
+    "its unit is gone once it has stopped: have a unit file start it, or set LD_PRELOAD and"
+    " MSHARE_PRELOAD_PAGES with systemd-run --setenv=",
+)
 SYSTEMD_UNIT = Manager("a systemd unit", recognise, None)

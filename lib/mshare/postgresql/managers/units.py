@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 from ...host.limits import Host
 
-_STARTERS = ("postgres", "postmaster", "pg_ctl")
-_NAMES = re.compile(r"postgres|pgsql|postmaster")
-_PROPERTIES = ("ExecStart", "Environment", "EnvironmentFiles", "TimeoutStartUSec")
+_STARTERS = ("postgres", "postmaster", "edb-postgres", "edb-postmaster", "pg_ctl")
+_NAMES = re.compile(r"postgres|pgsql|postmaster|edb-as")
+_PROPERTIES = (
+    *("ExecStart", "Environment", "EnvironmentFiles", "UnsetEnvironment", "TimeoutStartUSec"),
+    "UnitFileState",
+)
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -28,6 +31,11 @@ class Unit:
     """Its ExecStart, as systemctl shows it."""
     environment_text: str = ""
     environment_files: tuple[str, ...] = ()
+    """Its EnvironmentFile=; a path may be a pattern."""
+    unset: tuple[str, ...] = ()
+    """What its UnsetEnvironment= takes out again."""
+    transient: bool = False
+    """Whether systemd-run made it: it is gone once it has stopped."""
     start_seconds: float | None = None
     """How long a start may take; None for ever."""
 
@@ -79,8 +87,19 @@ def describe(name: str) -> Unit:
         fields.get("ExecStart", ""),
         fields.get("Environment", ""),
         tuple(path for path in files if path),
+        tuple(shlex.split(fields.get("UnsetEnvironment", ""))),
+        fields.get("UnitFileState") == "transient",
         _seconds(fields.get("TimeoutStartUSec", "infinity")),
     )
+
+
+def inherited() -> dict[str, str]:
+    """The environment that systemd itself gives to all units (DefaultEnvironment=, set-environment)."""
+    if not Host().runs_systemd():
+        return {}
+    lines = (line.partition("=") for line in _ask("show-environment").split("\n"))
+    # It quotes as a shell does: NAME=$'a b'.
+    return {name: "".join(shlex.split(value.removeprefix("$"))) for name, __, value in lines if name}
 
 
 def of_postgresql() -> list[Unit]:

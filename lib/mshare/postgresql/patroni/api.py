@@ -9,19 +9,24 @@ Its answers are described in Patroni's documentation, "REST API"; unknown fields
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ... import record
 from ...errors import MshareError, Unavailable
 from .local import RestApi
 
 LEADERS = ("leader", "standby_leader")
-RUNNING = ("running", "streaming")
-"""States of a member whose PostgreSQL runs; before Patroni 3.1 a replica that streams says "running" too."""
+SYNCHRONOUS = ("sync_standby", "quorum_standby")
+RUNNING = ("running", "streaming", "in archive recovery")
+"""States of a member whose PostgreSQL runs; before Patroni 3.1 a replica that streams says "running" too. A
+standby cluster without replication slots recovers from the archive."""
 _LAG_BYTES = 1 << 20
 """Patroni's own default for maximum_lag_on_failover."""
 _ANSWER_BYTES = 1 << 22
@@ -29,6 +34,11 @@ _READ_SECONDS = 15
 # Patroni itself waits twice its loop_wait for the outcome, with the new leader on its way.
 _SWITCHOVER_SECONDS = 120
 _NEXT = "see whether Patroni's REST API works (`patronictl list`)"
+_CERTIFICATE = (
+    "name the authority of its certificate in ctl.cacert of Patroni's configuration, and see that the"
+    " certificate names the host of restapi.connect_address; "
+)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Status:
     timeline: int | None = None
     lag: object | None = None
     """Bytes behind the leader, or "unknown"; a leader has none."""
+    tags: object | None = None
 
     @property
     def leads(self) -> bool:
@@ -50,6 +61,12 @@ class Status:
     @property
     def runs(self) -> bool:
         return self.state in RUNNING
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether Patroni would make it the leader, by its tags."""
+        tags = self.tags if isinstance(self.tags, dict) else {}
+        return not tags.get("nofailover") and tags.get("failover_priority") not in (0, "0")
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,14 @@ class View:
         near = isinstance(own.lag, int) and own.lag <= lag_bytes
         return near and own.timeline == leader.timeline
 
+    def can_take_over(self, name: str, settings: Settings) -> bool:
+        """Whether a member could become the leader by a switchover: with synchronous replication only one
+        that has every acknowledged row."""
+        own = self.member(name)
+        if own is None or not own.may_lead or not self.follows(name, settings.lag_bytes):
+            return False
+        return not settings.is_synchronous or own.role in SYNCHRONOUS
+
 
 @dataclass(frozen=True)
 class Health:
@@ -87,8 +112,21 @@ class Health:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
+    """What the cluster's store says about who may become its leader."""
+
     maximum_lag_on_failover: int | None = None
+    synchronous_mode: object | None = None
+    """A truth value, or "quorum"."""
+
+    @property
+    def lag_bytes(self) -> int:
+        """How far behind a replica may be that is to become the leader."""
+        return _LAG_BYTES if self.maximum_lag_on_failover is None else self.maximum_lag_on_failover
+
+    @property
+    def is_synchronous(self) -> bool:
+        return str(self.synchronous_mode).lower() in ("true", "on", "yes", "1", "quorum")
 
 
 class Api:
@@ -106,11 +144,9 @@ class Api:
         url, answer = self._get("/patroni", url)
         return record.parse(Health, answer, url, _NEXT)
 
-    def lag_allowed_bytes(self) -> int:
-        """How far behind a replica may be that is to become the leader."""
+    def settings(self) -> Settings:
         url, answer = self._get("/config")
-        lag_bytes = record.parse(_Settings, answer, url, _NEXT).maximum_lag_on_failover
-        return _LAG_BYTES if lag_bytes is None else lag_bytes
+        return record.parse(Settings, answer, url, _NEXT)
 
     def switch_over(self, leader: str) -> None:
         """Have Patroni make a replica of its choice the leader; MshareError, with its words, if not."""
@@ -147,18 +183,43 @@ class Api:
                 return answer.status, answer.read(_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             return error.code, error.read(_ANSWER_BYTES)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise Unavailable(f"{url} does not answer ({reason}); {_NEXT}") from None
+            hint = _CERTIFICATE if isinstance(reason, ssl.SSLCertVerificationError) else ""
+            raise Unavailable(
+                f"{url} does not answer ({reason or type(error).__name__}); {hint}{_NEXT}"
+            ) from None
 
     def _context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._rest.authority)
-        if not self._rest.verified:
+        rest = self._rest
+        context = _loaded(
+            rest.authority,
+            "certificates (ctl.cacert or restapi.cafile)",
+            lambda: ssl.create_default_context(cafile=rest.authority),
+        )
+        if not rest.verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if self._rest.certificate is not None:
-            context.load_cert_chain(self._rest.certificate, self._rest.key)
+        if rest.certificate is not None:
+            certificate, password = rest.certificate, rest.key_password or ""
+            _loaded(
+                rest.key or certificate,
+                "a certificate with its key (ctl.certfile, ctl.keyfile, ctl.keyfile_password)",
+                # Without a password it would be asked for at a terminal.
+                lambda: context.load_cert_chain(certificate, rest.key, lambda: password),
+            )
         return context
+
+
+def _loaded(path: str | None, what: str, load: Callable[[], _T]) -> _T:
+    """Unavailable, naming the file, for one that holds something else or is not there."""
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"{path}, which Patroni's configuration names for its REST API, cannot be read as {what}:"
+            f" {getattr(error, 'strerror', None) or error}; {_NEXT}"
+        ) from None
 
 
 def _short(text: bytes) -> str:

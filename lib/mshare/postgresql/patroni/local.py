@@ -34,6 +34,7 @@ class RestApi:
     certificate: str | None = None
     """A file with a certificate to show, for Patroni's verify_client."""
     key: str | None = None
+    key_password: str | None = None
     verified: bool = True
     """False where Patroni's own client does not verify certificates either (ctl.insecure)."""
 
@@ -130,18 +131,33 @@ def of_configuration(
             )
         return text
 
-    authentication = _section(_section(fields, "restapi"), "authentication")
+    user, password = _login(fields, environment)
     rest = RestApi(
         needed("restapi", "connect_address"),
         bool(value("restapi", "certfile")),
-        environment.get("PATRONI_RESTAPI_USERNAME", _text(authentication.get("username"))),
-        environment.get("PATRONI_RESTAPI_PASSWORD", _text(authentication.get("password"))),
+        user,
+        password,
         value("ctl", "cacert") or value("restapi", "cafile"),
         value("ctl", "certfile"),
         value("ctl", "keyfile"),
+        value("ctl", "keyfile_password"),
         (value("ctl", "insecure") or "").lower() not in ("true", "on", "yes", "1"),
     )
     return Member(needed("", "scope"), needed("", "name"), unit, rest)
+
+
+def _login(fields: Mapping[str, object], environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """User and password for what changes something: those of patronictl (ctl), else the API's own, as
+    Patroni has it (patroni/request.py)."""
+    for section in ("ctl", "restapi"):
+        given = _section(_section(fields, section), "authentication")
+        user, password = (
+            environment.get(f"PATRONI_{section.upper()}_{key.upper()}", _text(given.get(key)))
+            for key in ("username", "password")
+        )
+        if user is not None:
+            return user, password
+    return None, None
 
 
 def _section(fields: Mapping[str, object], name: str) -> Mapping[str, object]:

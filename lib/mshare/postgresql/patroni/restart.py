@@ -19,7 +19,7 @@ from .. import server
 from ..clusters import Cluster
 from ..server import Server
 from ..spec import START_SECONDS
-from .api import RUNNING, Api, View
+from .api import RUNNING, Api, Settings, View
 from .local import Member
 
 _POLL_SECONDS = 0.5
@@ -40,7 +40,7 @@ def require_possible(member: Member) -> None:
     """Conflict or Unavailable, before anything is changed, where a restart would harm the cluster."""
     api = Api(member.rest)
     view = api.view()
-    for reason in _obstacles(member, view, api.lag_allowed_bytes()):
+    for reason in _obstacles(member, view, api.settings()):
         raise Conflict(
             f"member {member.name} of Patroni cluster {member.scope} may not be restarted now, because"
             f" {reason}; see `patronictl list`, and run this again when it is in order"
@@ -48,7 +48,7 @@ def require_possible(member: Member) -> None:
     _require_others(member, api, view)
 
 
-def _obstacles(member: Member, view: View, lag_bytes: int) -> Iterator[str]:
+def _obstacles(member: Member, view: View, settings: Settings) -> Iterator[str]:
     """Clauses that say why not, by what the cluster's store says."""
     own = view.member(member.name)
     if own is None:
@@ -67,8 +67,9 @@ def _obstacles(member: Member, view: View, lag_bytes: int) -> Iterator[str]:
         if not other.runs:
             yield f"member {other.name} is in state {other.state}, and two would be down at once"
     others = view.others(member.name)
-    if own.leads and others and not any(view.follows(other.name, lag_bytes) for other in others):
-        yield "it is the leader, and no replica is near enough to it to take over"
+    if own.leads and others and not any(view.can_take_over(other.name, settings) for other in others):
+        which = "synchronous replica" if settings.is_synchronous else "replica"
+        yield f"it is the leader, and no {which} is near enough to it and free to take over"
 
 
 def _require_others(member: Member, api: Api, view: View) -> None:
@@ -98,7 +99,7 @@ def step_down(cluster: Cluster, member: Member) -> Server | None:
     if own is None or not own.leads or not view.others(member.name):
         return None
     api.switch_over(member.name)
-    lag_bytes = api.lag_allowed_bytes()
+    lag_bytes = api.settings().lag_bytes
     _wait(
         lambda: _view(api, lambda view: view.follows(member.name, lag_bytes)),
         _FOLLOW_SECONDS,
@@ -174,7 +175,7 @@ def _lag_allowed_bytes(api: Api) -> int:
 
     def answers() -> bool:
         try:
-            allowed_bytes[:] = [api.lag_allowed_bytes()]
+            allowed_bytes[:] = [api.settings().lag_bytes]
         except MshareError:
             return False
         return True
