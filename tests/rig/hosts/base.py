@@ -87,15 +87,18 @@ _MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
 )
 _CUSTOMIZE_SYSTEMD = "".join(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"\n' for unit in _MASKED)
-# Hosts with a systemd, and Debian's PostgreSQL, Patroni and etcd on them; nothing of it is configured, and
-# there is no compiler.
-PATRONI = Kind(
-    "patroni",
+# Hosts with a systemd, and Debian's PostgreSQL on them with what may manage it; nothing of it is configured,
+# and there is no compiler.
+MANAGED = Kind(
+    "managed",
     (
         *("openssh-server", "procps", "python3", "python3-apt", "systemd", "systemd-sysv", *_LIBRARY),
         *("etcd-client", "etcd-server", "patroni", "postgresql-17", "python3-etcd", "python3-psycopg2"),
+        *("libjemalloc2", "supervisor"),
     ),
-    _CUSTOMIZE_SYSTEMD + 'systemctl --root="$1" disable --quiet etcd postgresql patroni\n' + _CUSTOMIZE,
+    _CUSTOMIZE_SYSTEMD
+    + 'systemctl --root="$1" disable --quiet etcd postgresql patroni supervisor\n'
+    + _CUSTOMIZE,
     (
         "--essential-hook=mkdir -p $1/etc/postgresql-common"
         " && echo create_main_cluster=false >$1/etc/postgresql-common/createcluster.conf",
