@@ -104,13 +104,15 @@ class PatroniCluster:
     def ask(self, number: int, path: str) -> dict[str, Any]:
         """What a member's REST API answers; empty while it does not."""
         code = (
-            "import urllib.request, urllib.error\n"
+            "import http.client, urllib.request, urllib.error\n"
             f"url = 'http://{address(number)}:{_API}/{path}'\n"
             "try: print(urllib.request.urlopen(url, timeout=10).read().decode())\n"
             "except urllib.error.HTTPError as error: print(error.read().decode())\n"
-            "except OSError: print('{}')\n"
+            "except (OSError, http.client.HTTPException): print('{}')\n"
         )
-        answer: dict[str, Any] = json.loads(self.world.do(number, f"python3 -c {shlex.quote(code)}"))
+        # One that is just starting or ending may answer with nothing.
+        text = self.world.do(number, f"python3 -c {shlex.quote(code)}")
+        answer: dict[str, Any] = json.loads(text or "{}")
         return answer
 
     def members(self, asked: int = 0) -> dict[str, dict[str, Any]]:

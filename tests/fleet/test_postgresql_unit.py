@@ -93,21 +93,30 @@ def test_a_second_run_changes_nothing(cluster: PlainUnit) -> None:
     assert cluster.postmaster == postmaster
 
 
-def test_pages_of_a_pool(cluster: PlainUnit) -> None:
+def test_the_way_back(cluster: PlainUnit, before: str) -> None:
+    assert move(cluster, "027", state="absent").succeeded().on(name(0))[MOVE]["restarted"]
+    require_as_before(cluster, before)
+
+
+def require_as_before(cluster: PlainUnit, before: str) -> None:
+    maps = cluster.maps()
+    assert "libmshare-preload.so" not in maps
+    assert JEMALLOC in maps
+    assert cluster.files() == before
+    assert cluster.sql("SELECT count(*) FROM kept") == "1000"
+
+
+def test_pages_of_a_pool(cluster: PlainUnit, before: str) -> None:
     with huge_pages.reserved(POOL_PAGES):
         moved = move(cluster, "027", pages="hugetlb").succeeded().on(name(0))[MOVE]
         assert (moved["restarted"], moved["segment"]["kind"]) == (True, "hugetlb")
         assert JEMALLOC in cluster.maps()
         # Its pages are given back before the pool is.
         assert move(cluster, "027", state="absent").succeeded().on(name(0))[MOVE]["restarted"]
+    require_as_before(cluster, before)
 
 
-def test_the_way_back(cluster: PlainUnit, before: str) -> None:
-    maps = cluster.maps()
-    assert "libmshare-preload.so" not in maps
-    assert JEMALLOC in maps
-    assert cluster.files() == before
-    assert cluster.sql("SELECT count(*) FROM kept") == "1000"
+def test_nothing_is_left(cluster: PlainUnit) -> None:
     cluster.world.teardown().succeeded()
     cluster.do("! test -e /usr/local/lib/mshare && ! test -e /etc/mshare")
 

@@ -695,3 +695,19 @@ def test_pages_that_others_reserved_are_not_free(free, reserved, segment, enough
         Unavailable, match=f"128 huge pages of 2 MiB, but this host has {free - reserved} free"
     ):
         converge._require_pool(move)
+
+
+def test_who_restarted_it_does_not_matter(etc):
+    """Files were written without permission to restart; what another restart came to is noted once."""
+    cluster = made(etc)
+    move = converge._Move(cluster, THP, {}, server=server.Server(8, 2, "5432", "/run", True))
+    assert not converge._verified_first(move), "nothing was written yet"
+    files.write(files.present(cluster, THP, None, False), cluster)
+    assert not converge._verified_first(replace(move, why_restart="it has no shared segment at all"))
+    assert not converge._verified_first(replace(move, server=None))
+    assert converge._verified_first(move)
+    converge._note(move)
+    assert not converge._verified_first(move)
+    recorded = files.record(cluster)
+    assert recorded is not None
+    assert recorded.verified == files.Verified("thp", 8, 2)
