@@ -18,7 +18,7 @@ import pytest
 from fleet.patroni_cluster import DROP_IN, UNIT, PatroniCluster
 from fleet.world import name, world
 from integration.hosts import Run
-from rig.hosts.base import MANAGED
+from rig.hosts.base import PATRONI
 from rig.hosts.fleet import missing_systemd
 
 HOSTS = 3
@@ -31,7 +31,7 @@ long = pytest.mark.skipif(os.environ.get("MSHARE_PROVE") != "1", reason="another
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatroniCluster]:
-    with world(tmp_path_factory.mktemp("patroni"), HOSTS, MANAGED) as hosts:
+    with world(tmp_path_factory.mktemp("patroni"), HOSTS, PATRONI) as hosts:
         one = PatroniCluster(hosts)
         one.start()
         one.begin_to_write()

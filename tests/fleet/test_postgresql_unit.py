@@ -20,7 +20,7 @@ from fleet.plain_unit import ACCOUNT, DATA, DROP_IN, DROP_INS, JEMALLOC, PROGRAM
 from fleet.world import name, world
 from integration.hosts import Run
 from rig import huge_pages
-from rig.hosts.base import MANAGED
+from rig.hosts.base import PATRONI
 from rig.hosts.fleet import missing_systemd
 
 MOVE = "Put PostgreSQL where it should be"
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_sy
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainUnit]:
-    with world(tmp_path_factory.mktemp("unit"), 1, MANAGED) as hosts:
+    with world(tmp_path_factory.mktemp("unit"), 1, PATRONI) as hosts:
         one = PlainUnit(hosts)
         one.make()
         for umask in ("027", "077"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from integration.hosts import Host, Task
-from rig.hosts.base import MANAGED, ensure_base
+from rig.hosts.base import PATRONI, ensure_base
 from rig.hosts.fleet import missing, unified_cgroups
 
 # A container's way in: its root is an image that is read only, and a layer of its own.
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def postmaster(host: Host) -> Iterator[int]:
     """Its pid on this machine."""
-    root = ensure_base(MANAGED).root
+    root = ensure_base(PATRONI).root
     # Without the clusters that this machine may have.
     host.do("sh", "-c", "mkdir -p /etc/postgresql && mount -t tmpfs host-for-tests /etc/postgresql")
     namespaces = ("--pid", "--mount", "--uts", "--net", "--ipc", "--fork", "--kill-child")

@@ -89,7 +89,7 @@ _MASKED = (
 _CUSTOMIZE_SYSTEMD = "".join(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"\n' for unit in _MASKED)
 # Hosts with a systemd, and Debian's PostgreSQL on them with what may manage it; nothing of it is configured,
 # and there is no compiler.
-MANAGED = Kind(
+PATRONI = Kind(
     "managed",
     (
         *("openssh-server", "procps", "python3", "python3-apt", "systemd", "systemd-sysv", *_LIBRARY),
