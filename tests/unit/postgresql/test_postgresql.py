@@ -41,7 +41,7 @@ REGIONS_UNITS = [
     "RestartForceExitStatus=SIGSEGV SIGBUS",
 ]
 SEGMENT = Segment(1, "anonymous", "inode 1", 256 * MIB, 4096, 6 * MIB, True, False, 256 * MIB)
-IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0)
+IN_REGION = replace(SEGMENT, kind="msharefs", name="/run/msharefs/sga", huge_bytes=0, region="sga")
 IN_POOL = replace(SEGMENT, kind="hugetlb", address=GIB, aligned_1gib=True, huge_bytes=0)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of other users: root only")
@@ -516,8 +516,18 @@ def test_shared_tables_are_in_the_summary(wanted, shared_bytes, line, etc):
         (REGION, IN_REGION, 0, None),
         (REGION, SEGMENT, 0, "is not on the msharefs at /run/msharefs"),
         (REGION, replace(IN_REGION, name="/other/sga"), 0, "is not on the msharefs at /run/msharefs"),
-        (REGION, replace(IN_REGION, name="/run/msharefs/preload.7.1"), 0, "is not region sga"),
-        (replace(REGION, region=None), replace(IN_REGION, name="/run/msharefs/preload.7.1"), 0, None),
+        (
+            REGION,
+            replace(IN_REGION, name="/run/msharefs/preload.7.1", region="preload.7.1"),
+            0,
+            "is not region sga",
+        ),
+        (
+            replace(REGION, region=None),
+            replace(IN_REGION, name="/run/msharefs/preload.7.1", region="preload.7.1"),
+            0,
+            None,
+        ),
     ],
 )
 def test_where_a_segment_should_be(wanted, found, touched_bytes, clause):
