@@ -16,6 +16,9 @@ from ...host import procfs
 from .evidence import Ancestor, Evidence, apart, text_for, text_of
 from .manager import Manager
 
+# A whole one: behind a blank, a quote or a sign, up to the next.
+_PATH = re.compile(r"""(?<![\w./-])/[^\s'"<>=;,#]+""")
+
 
 @dataclass(frozen=True)
 class _Keeper:
@@ -55,9 +58,9 @@ def _named(patterns: Iterable[str], evidence: Evidence) -> str | None:
 
 
 def _names(text: str, directory: str) -> bool:
-    """Whether a directory's whole path is in a text, as it is or resolved."""
-    paths = "|".join(re.escape(path) for path in {directory.rstrip("/"), os.path.realpath(directory)} if path)
-    return bool(paths) and re.search(rf"(?<![\w./-])(?:{paths})/?(?![\w./-])", text) is not None
+    """Whether a path in a text leads to a directory, by whatever links."""
+    place = os.path.realpath(directory)
+    return any(os.path.realpath(path) == place for path in dict.fromkeys(_PATH.findall(text)))
 
 
 def _text(path: str) -> str:
