@@ -333,7 +333,7 @@ def test_a_library_that_a_server_has_mapped_stays(cluster: Cluster) -> None:
     cluster.host.play([task(state="absent", restart=False)]).succeeded()
     before = left_behind(cluster)
     run = cluster.host.playbook("dbmem.mshare.teardown")
-    assert "libmshare-preload.so is mapped by" in run.said
+    assert re.search(r"libmshare-preload\.so .*is mapped by", run.said)
     assert run.recap["changed"] == 0
     assert left_behind(cluster) == before
     cluster.host.play([task(state="absent")]).succeeded()

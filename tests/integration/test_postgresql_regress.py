@@ -88,7 +88,17 @@ def _make(folder: Path, version: str) -> None:
     for library in _LIBRARIES:
         name = Path(library).name
         code = folder / "regress/regress.c" if name == "regress" else folder / f"{library}.c"
-        words = ["gcc", "-O2", "-fPIC", "-shared", include, "-o", folder / f"regress/{name}.so", code]
+        words = [
+            "gcc",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "-DREFINT_VERBOSE",
+            include,
+            "-o",
+            folder / f"regress/{name}.so",
+            code,
+        ]
         subprocess.run(words, check=True)
 
 

@@ -100,7 +100,8 @@ def gather(data_directory: str, configuration: str, unit: str | None = None) -> 
     """
     pid = next((pid for pid, place in postmasters() if _same_file(place, data_directory)), None)
     if pid is not None:
-        return of_process(pid, configuration)
+        # The kernel may show a path outside of this host: in a chroot, of a unit with mounts of its own.
+        return replace(of_process(pid, configuration), data_directory=data_directory)
     if unit is not None:
         return replace(stopped(data_directory, units.describe(unit)), configuration=configuration)
     return Evidence(data_directory, configuration)
