@@ -148,41 +148,52 @@ def _own_vm_pte_bytes() -> int:
     return size_bytes
 
 
-def run(target: Target, number: int, span_bytes: int, stride_bytes: int, report_fd: int) -> NoReturn:
+@dataclass(frozen=True)
+class Launcher:
+    """Who started a client, and reads its report."""
+
+    pid: int
+    report_fd: int
+
+
+def run(target: Target, number: int, span_bytes: int, stride_bytes: int, launcher: Launcher) -> NoReturn:
     """The life of one of the library's clients, in a forked process: never returns.
 
     SIGUSR1 makes it touch the region once more: that is how it finds out that its owner is gone.
     """
-    _leave_the_launcher()
+    _leave(launcher)
     inbox = signals.inbox()
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     try:
         attachment, done = attach_and_touch(target, span_bytes, stride_bytes)
     except (MshareError, OSError) as error:
-        _send(report_fd, _failed(number, errors.sentence(error)))
+        _send(launcher, _failed(number, errors.sentence(error)))
         os._exit(1)
-    _send(report_fd, Report(os.getpid(), number, touched=done))
+    _send(launcher, Report(os.getpid(), number, touched=done))
     while True:
         signals.wait(inbox)
         for mapping in target.mappings[:1]:
             attachment.view(mapping.offset, 1).tobytes()
 
 
-def execute(target: Target, number: int, command: Sequence[str], report_fd: int) -> NoReturn:
+def execute(target: Target, number: int, command: Sequence[str], launcher: Launcher) -> NoReturn:
     """Become the user's program; reports only if that fails. Never returns."""
-    _leave_the_launcher()
+    _leave(launcher)
     os.setpgid(0, 0)
     try:
         os.execvpe(command[0], list(command), {**os.environ, **target.environment(number)})
     except OSError as error:
-        _send(report_fd, _failed(number, f"{command[0]} cannot be started: {error.strerror}"))
+        _send(launcher, _failed(number, f"{command[0]} cannot be started: {error.strerror}"))
     os._exit(127)
 
 
-def _leave_the_launcher() -> None:
+def _leave(launcher: Launcher) -> None:
     """Undo what a fork inherited, the launcher's handlers, and end when the launcher does."""
     signals.leave(CAUGHT)
     syscalls.die_with_parent(signal.SIGTERM)
+    if os.getppid() != launcher.pid:
+        # It ended before the kernel knew, and nobody would ever end this process.
+        os._exit(1)
 
 
 def _failed(number: int, sentence: str) -> Report:
@@ -190,5 +201,5 @@ def _failed(number: int, sentence: str) -> Report:
     return Report(os.getpid(), number, error=sentence[:_ERROR_CHARACTERS])
 
 
-def _send(fd: int, report: Report) -> None:
-    os.write(fd, record.to_json(report).encode() + b"\n")
+def _send(launcher: Launcher, report: Report) -> None:
+    os.write(launcher.report_fd, record.to_json(report).encode() + b"\n")

@@ -34,19 +34,20 @@ class Forked:
         self._target, self._span_bytes, self._stride_bytes = target, span_bytes, stride_bytes
 
     def start(self, number: int) -> int:
+        launcher = client.Launcher(os.getpid(), self._report_fd)
         # What reached the child while it still had the launcher's handlers would be taken for the launcher's.
         with signals.held(client.CAUGHT):
             pid = os.fork()
             if pid == 0:
-                self._be_client(number)
+                self._be_client(number, launcher)
             return pid
 
-    def _be_client(self, number: int) -> NoReturn:
+    def _be_client(self, number: int, launcher: client.Launcher) -> NoReturn:
         try:
             assert self._target is not None, "it was prepared"
             if self._command:
-                client.execute(self._target, number, self._command, self._report_fd)
-            client.run(self._target, number, self._span_bytes, self._stride_bytes, self._report_fd)
+                client.execute(self._target, number, self._command, launcher)
+            client.run(self._target, number, self._span_bytes, self._stride_bytes, launcher)
         finally:
             # Whatever happens in a client, it must never come back into the launcher's code.
             os._exit(70)

@@ -114,6 +114,8 @@ class Lean:
         # The simulator's files are as large as the window in every generation.
         self._lookup = lookup if target.backend.name == "kernel" else _LOOKUPS["ftruncate"]
         self._path = path
+        # A copy: every start would decode each variable.
+        self._environment = dict(os.environ)
         self._report_fd = fcntl.fcntl(report_fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
         self._plan_fd: int | None = None
         self._pieces: Pieces | None = None
@@ -158,7 +160,7 @@ class Lean:
         return os.posix_spawn(
             self._path,
             [library.CLIENT.file_name, str(number), self._planned.target.name],
-            os.environ,
+            self._environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, self._plan_fd, _PLAN_FD),
                 (os.POSIX_SPAWN_DUP2, self._report_fd, _REPORT_FD),
