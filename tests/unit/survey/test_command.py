@@ -110,21 +110,32 @@ def test_watching_says_what_changed_until_it_is_interrupted():
         patience.start()
         lines = iter(watching.stdout.readline, "")
 
-        def has_changes():
-            """Whether the next survey, to its last line, says what changed."""
+        def next_survey():
+            """The lines of the next survey, to its last one."""
             survey = list(itertools.takewhile(lambda line: not line.startswith("Measured in "), lines))
             assert survey, "the survey ended"
-            return any("Change" in line.split() for line in survey)
+            return survey
 
-        blocks = [has_changes()]
-        with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
-            blocks += [has_changes(), has_changes()]
-        # Other tests have processes that come and go meanwhile.
-        gone = next(line for line in lines if f" (process {pids[0]}) is gone (-" in line)
+        surveys = [next_survey()]
+        while True:
+            with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
+                surveys += [next_survey(), next_survey()]
+            after = [next_survey() for __ in range(3)]
+            surveys += after
+            # What was read meanwhile may have been printed before: then none of them has seen the process.
+            found = [
+                line for survey in after for line in survey if f" (process {pids[0]}) is gone (-" in line
+            ]
+            if found:
+                break
+        (gone,) = found
         patience.cancel()
         watching.send_signal(signal.SIGINT)
         __, errors = watching.communicate(timeout=HANG_SECONDS)
-    assert blocks == [False, True, True]
+    # Each but the first says what changed.
+    assert [any("Change" in line.split() for line in survey) for survey in surveys] == [
+        number > 0 for number in range(len(surveys))
+    ]
     assert re.search(r"\(-[0-9.]+ KiB\)$", gone.rstrip())
     assert "Traceback" not in errors
 
