@@ -75,11 +75,16 @@ mounted:
   type: bool
   sample: true
 mounts:
-  description: Every msharefs on this host, with generation, features, alignment and access.
+  description: Every msharefs on this host, with generation, features, alignment, access and directories of regions.
   returned: always
   type: list
   elements: dict
-  sample: [{"root": "/run/msharefs", "backend": "simulated", "generation": "2025-08", "alignment_bytes": 549755813888}]
+  sample:
+    - root: /run/msharefs
+      backend: simulated
+      generation: 2025-08
+      alignment_bytes: 549755813888
+      directories: [{"name": "sales", "mode": "3770", "uid": 0, "gid": 1004}]
 regions:
   description:
     - Every region with its window (address space) and mapped size (memory), its mappings, owner and clients.

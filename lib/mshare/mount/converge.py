@@ -112,7 +112,8 @@ class _Mount:
         after = _wanted(self.spec) if self.actions else before
         if self.inside:
             requested, seen = self.spec.directories, self.seen.directories
-            before = {**before, "directories": directories.described(requested, seen, after=False)}
+            if self.seen.backend is not None:
+                before = {**before, "directories": directories.described(requested, seen, after=False)}
             after = {**after, "directories": directories.described(requested, seen, after=True)}
         return Outcome(
             bool(self.actions),

@@ -18,7 +18,7 @@ from mshare.backends import root as roots
 from mshare.backends.simulated.backend import SimulatedBackend
 from mshare.converge.outcome import Outcome
 from mshare.errors import Conflict, InvalidRequest, Unavailable
-from mshare.host import mounts
+from mshare.host import mounts, segments
 from mshare.info import inventory
 from mshare.mount import converge, directories
 from mshare.mount.spec import MountSpec
@@ -333,6 +333,28 @@ def test_the_root_goes_with_its_directories(here: World) -> None:
     assert os.listdir(here.root) == []
 
 
-def test_a_region_is_named_by_where_its_file_system_is_mounted() -> None:
-    line = "36 25 0:33 /sales /srv/tenant rw - tmpfs mshare-simulated rw\n"
-    assert mounts.parse_mounts(line)[0].inside == "/sales"
+@pytest.mark.parametrize(
+    ("path", "region"),
+    [
+        (b"/run/msharefs/sga", "sga"),
+        (b"/run/msharefs/sales/sga (deleted)", "sales/sga"),
+        # A container that was given a tenant's directory only.
+        (b"/srv/tenant/sga", "sales/sga"),
+        (b"/srv/tenant/emea/sga", "sales/emea/sga"),
+        # A mount that nobody knows.
+        (b"/elsewhere/sales/sga", "sga"),
+    ],
+)
+@pytest.mark.parametrize("filesystem", [("msharefs", "none"), ("tmpfs", paths.SIMULATED_SOURCE)])
+def test_a_survey_names_a_region_with_its_directory(
+    path: bytes, region: str, filesystem: tuple[str, str]
+) -> None:
+    lines = "36 25 0:33 / /run/msharefs rw - tmpfs x rw\n37 25 0:33 /sales /srv/tenant rw - tmpfs x rw\n"
+    places = tuple((mount.path, mount.inside) for mount in mounts.parse_mounts(lines))
+    mapping = segments.Mapping(0, 4096, 0, True, b"00:21", 7, path)
+    assert segments.kind(mapping, segments.Filesystem(*filesystem, places=places)).region == region
+
+
+def test_a_survey_names_a_region_of_an_ordinary_user() -> None:
+    mapping = segments.Mapping(0, 4096, 0, True, b"00:21", 7, b"/dev/shm/msharefs-1000/sales/sga")
+    assert segments.kind(mapping, segments.Filesystem("tmpfs", "tmpfs")).region == "sales/sga"
