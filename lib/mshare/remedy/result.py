@@ -138,7 +138,5 @@ class Result:
         if self.restart_required:
             lines.append("Servers are restarted only with restart_ok (-e mshare_remedy_restart_ok=true).")
         if self.check and self.changed:
-            lines.append(
-                "Next: the same command without --check. The playbook dbmem.mshare.plan has the plan."
-            )
+            lines.append("Next: run it without --check. The whole plan: playbook dbmem.mshare.plan.")
         return [part for line in lines for part in wrapped(line, WIDTH, "  ")]

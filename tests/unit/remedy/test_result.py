@@ -61,10 +61,9 @@ def test_what_would_be_done() -> None:
     ]
     assert "postgresql 5432 (15-main): native, to be restarted, because it is not there." in lines
     assert "The pool of huge pages of 2 MiB would have 80 pages (160 MiB), 0 before." in lines
-    assert lines[-3:] == [
+    assert lines[-2:] == [
         "Servers are restarted only with restart_ok (-e mshare_remedy_restart_ok=true).",
-        "Next: the same command without --check. The playbook dbmem.mshare.plan has the",
-        "  plan.",
+        "Next: run it without --check. The whole plan: playbook dbmem.mshare.plan.",
     ]
     assert not any("segment" in line for line in lines)
 
