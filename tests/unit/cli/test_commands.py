@@ -237,7 +237,7 @@ class TestScreens:
 
 
 LONG = "x" * 300
-NAMES = [("a/b", "cannot be used"), ("..", "cannot be used"), ("", "empty"), (LONG, "300 characters")]
+NAMES = [("a//b", "cannot be used"), ("..", "cannot be used"), ("", "empty"), (LONG, "300 characters")]
 CREATE = ("create", "new", "--size", "1MiB")
 BAD = [
     *((("create", name, "--size", "1MiB"), 2, why) for name, why in NAMES),
