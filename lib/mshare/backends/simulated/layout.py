@@ -384,7 +384,7 @@ class Files:
             self._open_beside(directory) if directory else files.open_file(self._file(self.root), os.O_RDONLY)
         )
         try:
-            with lock.held(fd, f"the msharefs at {os.path.join(self.root, directory)}"):
+            with lock.held(fd, f"the msharefs at {os.path.join(self.root, directory).rstrip('/')}"):
                 yield
         finally:
             os.close(fd)
