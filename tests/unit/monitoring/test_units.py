@@ -32,7 +32,7 @@ def test_a_timer_with_jitter_starts_a_bounded_survey():
     assert set(texts) == {SERVICE, TIMER}
     timer, service = parsed(texts[TIMER])["Timer"], parsed(texts[SERVICE])["Service"]
     assert (timer["OnUnitActiveSec"], timer["RandomizedDelaySec"]) == ("300", "30")
-    assert (service["Type"], service["TimeoutStartSec"], service["MemoryMax"]) == ("oneshot", "30", "512M")
+    assert (service["Type"], service["TimeoutStartSec"], service["MemoryMax"]) == ("oneshot", "60", "512M")
     assert service["ExecStart"].endswith("--output /var/lib/mshare-monitoring/mshare.prom --interval 300")
     assert "Restart" not in service
 
@@ -42,7 +42,7 @@ def test_a_service_that_stays_is_watched():
     assert set(texts) == {SERVICE}
     unit = parsed(texts[SERVICE])
     assert unit["Service"]["ExecStart"].endswith("--watch 15")
-    assert (unit["Service"]["Type"], unit["Service"]["WatchdogSec"]) == ("notify", "90")
+    assert (unit["Service"]["Type"], unit["Service"]["WatchdogSec"]) == ("notify", "120")
     assert unit["Install"]["WantedBy"] == "multi-user.target"
 
 
