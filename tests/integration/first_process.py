@@ -4,8 +4,8 @@
 """The first process of a host for tests: sees to it that what is done there is done nowhere else.
 
 Runs in a mount and a pid namespace of its own. /run and /dev/shm are empty there, and what is written to
-/etc and /usr/local goes to memory. A deployment on the machine itself is out of sight, and so is its
-systemd. When this process ends, which it does when its standard input is closed, the kernel ends
+/etc, /usr/local and /var/cache goes to memory. A deployment on the machine itself is out of sight, and so
+is its systemd. When this process ends, which it does when its standard input is closed, the kernel ends
 everything in the namespace, and the mounts go.
 """
 
@@ -22,6 +22,7 @@ from glob import glob
 OVERLAID = {
     "/etc": ("mshare", "systemd/system/*mshare*"),
     "/usr/local": ("bin/mshare", "lib/mshare"),
+    "/var/cache": ("mshare",),
 }
 GROUP_FILES = ("/etc/group", "/etc/gshadow")
 
