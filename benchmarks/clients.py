@@ -158,7 +158,7 @@ def main() -> None:
         print(f"  {what:<28} {medians[0]:>12} {medians[1]:>12} {ratio:8.2f}")
     for name in Commands._fields:
         values = [getattr(commands, name) for (__, commands), __ in runs]
-        print(f"  {name.split('_')[0]:<28} {statistics.median(values):>10.2f} s")
+        print(f"  {name.partition('_')[0]:<28} {statistics.median(values):>10.2f} s")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def find(running: Iterable[Process] | None = None) -> str:
         raise Conflict(
             f"the node exporters of this host read text files from {' and '.join(sorted(found))}; {_GIVE_IT}"
         )
-    ((directory, process),) = found.items()
+    directory, process = found.popitem()
     require(directory)
     _require_same_files(process, directory)
     return directory
@@ -50,7 +50,7 @@ def find(running: Iterable[Process] | None = None) -> str:
 def require(directory: str) -> None:
     """Unavailable for a directory that is not there."""
     if not os.path.isdir(directory):
-        raise Unavailable(f"{directory} is no directory of this host; make it, or give another one")
+        raise Unavailable(f"{directory} is not a directory on this host; create it, or name another one")
 
 
 def _exporters(running: Iterable[Process]) -> Iterator[Process]:

@@ -42,7 +42,7 @@ def refused(kind, **fields):
 
 
 def test_without_a_directory():
-    assert "/nowhere is no directory of this host; make it" in refused(Unavailable, directory="/nowhere")
+    assert "/nowhere is not a directory on this host; create it" in refused(Unavailable, directory="/nowhere")
 
 
 def test_a_file_of_somebody_else_s(own_folders):

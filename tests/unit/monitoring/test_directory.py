@@ -93,7 +93,7 @@ def test_several_that_read_different_ones(exporters, tmp_path):
 def test_a_directory_that_is_not_there(exporters, tmp_path):
     with pytest.raises(Unavailable) as missing:
         directory.find([exporters(f"{OPTION}={tmp_path}/none")])
-    assert f"{tmp_path}/none is no directory of this host" in str(missing.value)
+    assert f"{tmp_path}/none is not a directory on this host" in str(missing.value)
 
 
 def test_one_that_sees_other_files(exporters, tmp_path, monkeypatch):

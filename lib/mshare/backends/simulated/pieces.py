@@ -24,6 +24,7 @@ class SimulatedPieces(Pieces):
         self._last: list[Piece] | None = []
         # Edge-triggered, as in watch.py; of an epoll by itself there is no edge to miss.
         self._poll = select.epoll()
+        self._closed = False
         self._poll.register(self._sidecar.bell_fd, select.EPOLLIN | select.EPOLLET)
         self.bell = self._poll.fileno()
 
@@ -68,8 +69,9 @@ class SimulatedPieces(Pieces):
             os.close(self._objects.pop(serial))
 
     def close(self) -> None:
-        if self._poll.closed:
+        if self._closed:
             return
+        self._closed = True
         self._let_go(set())
         self._poll.close()
         self._sidecar.close()
