@@ -333,6 +333,6 @@ def test_the_page_about_the_command_line(host: Fleet) -> None:
     shown = succeeded(host, typed(script + listed.commands, _OWN_PROGRAMS))
     header, *__ = listed.answer
     assert header.split() in [line.split() for line in shown.splitlines()]
-    assert shown.count("the server is ready") == 3
+    assert shown.count("the server is ready") == 4
     assert succeeded(host, typed(modelled.commands)).splitlines() == modelled.answer
     succeeded(host, "mshare umount --force")

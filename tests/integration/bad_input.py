@@ -139,7 +139,7 @@ NEVER_PROVISIONED = {
 }
 
 PROVISIONED = {
-    "name with a slash": region(INVALID, "region name 'a/b' cannot be used", name="a/b"),
+    "name with a slash": region(INVALID, "region name 'a//b' cannot be used", name="a//b"),
     "name that climbs": region(INVALID, r"region name '\.\.' cannot be used", name=".."),
     "name that is empty": region(INVALID, "a region needs a name", name=""),
     "name of 300 characters": region(INVALID, "has 300 characters; at most 128", name="n" * 300),
@@ -256,7 +256,7 @@ PROVISIONED = {
     "command that is empty": clients(INVALID, "is not a list of a program and its arguments", command=[""]),
     "clients with an unknown key": clients(ANSIBLE, "Unsupported parameters.*colour", colour="red"),
     "savings without clients": case("savings", FAILED, "no clients of region sga at .* run", region="sga"),
-    "savings of a wrong region": case("savings", INVALID, "cannot be used", region="a/b"),
+    "savings of a wrong region": case("savings", INVALID, "cannot be used", region="a//b"),
     "unmount while an owner lives": case(
         "mount", CONFLICT, r"in use by region sga \(owner \d+\)", state="absent"
     ),

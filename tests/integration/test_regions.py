@@ -75,7 +75,7 @@ def test_recreate(run: Run) -> None:
 def test_attached_clients_are_in_the_way(run: Run, name: str) -> None:
     refused = run[name]
     assert (refused.failed, refused["error_kind"]) == (True, "conflict")
-    one = r"\d+ .*mshare clients .*\(user root\b.*\)"
+    one = r"\d+ mshare-client \d+ sga \(user root\b.*\)"
     assert re.search(rf"would kill 2 attached clients: {one}, {one}; stop them first", refused["msg"])
 
 
