@@ -46,7 +46,7 @@ def suites(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make prove", description=__doc__)
-    parser.add_argument("--tries", type=int, default=40, help="how often each operation is disturbed")
+    parser.add_argument("--tries", type=int, default=8, help="how often each operation is disturbed")
     parser.add_argument("--lines", type=int, default=2000, help="how many command lines")
     parser.add_argument("--rounds", type=int, default=200, help="how many deployments")
     parser.add_argument("--only", action="append", default=[], help="kills, errors: an operation, like map")

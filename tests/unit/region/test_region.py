@@ -142,7 +142,7 @@ def test_a_region_that_exists(newest):
     assert mshare.list_regions() == ["sga"]
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300])
+@pytest.mark.parametrize("name", ["", "..", "a//b", "x" * 300])
 @pytest.mark.parametrize("call", [mshare.Region.open, mshare.unlink, mshare.mcreate, mshare.mshare_unlink])
 def test_bad_names_everywhere(newest, call, name):
     with pytest.raises(InvalidRequest):
