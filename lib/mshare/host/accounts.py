@@ -8,6 +8,19 @@ from __future__ import annotations
 import grp
 import pwd
 
+from ..errors import Unavailable
+
+
+def entry(user: int | str) -> pwd.struct_passwd:
+    """The account of a uid or a name; Unavailable where the host has none, or cannot tell now."""
+    try:
+        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except KeyError:
+        raise Unavailable(
+            f"there is no user {user} in this host's accounts, or they cannot be read now; see"
+            f" `getent passwd {user}`, and run this again"
+        ) from None
+
 
 def user(uid: int) -> str:
     try:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from ..backends import root as roots
+from ..errors import MshareError, sentence
 from ..host.huge_pages import Pool
 from ..huge_pages.need import wanted_pages
 from ..info import inventory
@@ -159,20 +160,26 @@ def figures(
         item = _instance(survey, surveyed, instance, expected, asked)
         key = identity(surveyed)
         merged[key] = _together(merged[key], item) if key in merged else item
-    seen = _regions() if regions is None else regions
+    unread = list(asked.unread)
+    seen = _regions(unread) if regions is None else regions
     return Figures(
         host=_host(survey, facts, outlooks),
         pools=tuple(_pool(survey, pool) for pool in survey.host.huge_page_pools if pool.node is None),
         instances=tuple(merged.values()),
         regions=tuple(map(_region, seen)),
-        survey=_survey(survey, asked),
+        survey=_survey(survey, len(unread)),
     )
 
 
-def _regions() -> list[RegionFacts]:
-    return [
-        inventory.region_facts(root, name) for root in roots.roots() for name in inventory.region_names(root)
-    ]
+def _regions(unread: list[str]) -> list[RegionFacts]:
+    """The regions of this host; `unread` gets a sentence for each root that this user may not read."""
+    found = []
+    for root in roots.roots():
+        try:
+            found += [inventory.region_facts(root, name) for name in inventory.region_names(root)]
+        except (MshareError, OSError) as error:
+            unread.append(sentence(error))
+    return found
 
 
 # -- the host
@@ -334,15 +341,15 @@ def _region(facts: RegionFacts) -> RegionFigures:
     )
 
 
-def _survey(survey: Survey, asked: Asked) -> SurveyFigures:
+def _survey(survey: Survey, unread_files: int) -> SurveyFigures:
     unread = {item.pid for item in survey.missing if item.pid is not None}
     return SurveyFigures(
         timestamp_seconds=datetime.fromisoformat(survey.created_at).timestamp(),
         duration_seconds=round(survey.method.duration_ms / 1000, 4),
-        complete=survey.complete and not asked.unread,
+        complete=survey.complete and not unread_files,
         processes=sum(each.processes for each in survey.instances) + survey.others.processes,
         instances=len(survey.instances),
-        unread=len(survey.missing) + len(asked.unread),
+        unread=len(survey.missing) + unread_files,
         unread_processes=len(unread),
         unread_instances=sum(not unread.isdisjoint(each.pids) for each in survey.instances),
         vanished_processes=survey.vanished,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 import stat
 
 from ..errors import Conflict
-from ..host import commands
+from ..host import accounts, commands
 
 
 def group_needed(owner: str, root: str) -> str | None:
@@ -23,7 +22,7 @@ def group_needed(owner: str, root: str) -> str | None:
         status = os.stat(root)
     except FileNotFoundError:
         return None
-    user = pwd.getpwnam(owner)
+    user = accounts.entry(owner)
     if status.st_uid == user.pw_uid:
         return None
     if status.st_gid in os.getgrouplist(owner, user.pw_gid):
@@ -32,13 +31,13 @@ def group_needed(owner: str, root: str) -> str | None:
         if status.st_mode & stat.S_IRWXO == stat.S_IRWXO:
             return None
         if status.st_gid != 0 and status.st_mode & stat.S_IRWXG == stat.S_IRWXG:
-            return grp.getgrgid(status.st_gid).gr_name
+            return accounts.group(status.st_gid)
         allowed = False
     if allowed:
         return None
     raise Conflict(
         f"{owner} may not make regions on the msharefs at {root} (mode {stat.S_IMODE(status.st_mode):04o},"
-        f" group {grp.getgrgid(status.st_gid).gr_name}); give msharefs its own"
+        f" group {accounts.group(status.st_gid)}); give msharefs its own"
         " group (mshare_msharefs_group)"
     )
 

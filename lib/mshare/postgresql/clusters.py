@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from glob import glob
 
 from .. import files
 from ..errors import Conflict, Unavailable
+from ..host import accounts
 from ..host.limits import Host
 from . import configuration
 from .managers import choose, evidence, patroni, pg_ctlcluster, units
@@ -77,7 +77,7 @@ class Cluster:
     @property
     def owner(self) -> str:
         """The name of the user it runs as."""
-        return pwd.getpwuid(self.uid).pw_name
+        return accounts.entry(self.uid).pw_name
 
     @property
     def log(self) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 
 from .. import files
 from ..errors import MshareError
-from ..host import procfs
+from ..host import accounts, procfs
 from ..host.processes import Process
 from ..units import KIB
 from . import configuration
@@ -111,7 +110,7 @@ def _scratch(uid: int, data: str) -> Iterator[str]:
         for name in _READ:
             os.symlink(os.path.join(data, name), os.path.join(scratch, name))
         if os.geteuid() == 0:
-            user = pwd.getpwuid(uid)
+            user = accounts.entry(uid)
             for folder in (inside, scratch):
                 files.set_access(folder, files.Access(0o700, user.pw_uid, user.pw_gid))
         yield scratch
@@ -122,7 +121,7 @@ def _scratch(uid: int, data: str) -> Iterator[str]:
 
 def _answer(uid: int, words: list[str]) -> str:
     """What a program prints when that user runs it; Unanswered, with its last words, where it fails."""
-    user = pwd.getpwuid(uid)
+    user = accounts.entry(uid)
     is_root = os.geteuid() == 0
     try:
         asked = subprocess.run(

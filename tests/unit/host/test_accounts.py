@@ -10,6 +10,7 @@ import pwd
 
 import pytest
 
+from mshare.errors import Unavailable
 from mshare.host import accounts
 
 
@@ -32,3 +33,13 @@ def test_a_number_that_nobody_has():
 @pytest.mark.parametrize("number", [-2, 1 << 40])
 def test_a_number_that_no_account_can_have(number):
     assert (accounts.user(number), accounts.group(number)) == (str(number), str(number))
+
+
+@pytest.mark.parametrize("user", [4294967000, "no-such-user-of-mshare"])
+def test_an_account_that_is_not_there_is_told(user):
+    with pytest.raises(Unavailable, match=rf"^there is no user {user} .*`getent passwd {user}`"):
+        accounts.entry(user)
+
+
+def test_an_account_by_uid_or_name():
+    assert accounts.entry(0) == accounts.entry("root")

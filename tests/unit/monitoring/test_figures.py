@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from mshare.clients.status import DeadClient
 from mshare.info.facts import ClientsFacts, OwnerFacts, RegionFacts
+from mshare.monitoring import figures as monitored
 from mshare.monitoring.asked import Asked
 from mshare.monitoring.exposition import text
 from mshare.monitoring.figures import Figures, InstanceFigures, answer, figures
@@ -341,3 +343,17 @@ def test_of_what_may_not_be_read_nothing_is_claimed():
     values = (figure.owner_alive, figure.healthy, figure.clients_requested, figure.clients_attached)
     assert values == (None, None, None, None)
     assert figure.clients_dead is None
+
+
+def test_a_root_that_may_not_be_read_makes_the_survey_partial_and_nothing_fail(monkeypatch):
+    def refuse(root):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/run/mshare/run-msharefs")
+
+    monkeypatch.setattr(monitored.roots, "roots", lambda: ["/run/msharefs"])
+    monkeypatch.setattr(monitored.inventory, "region_names", refuse)
+    survey = from_fields(surveys.survey("db1", []))
+    found = figures(survey, asked=Asked())
+    whole = figures(survey, regions=[], asked=Asked())
+    assert found.regions == ()
+    assert (found.survey.complete, found.survey.unread) == (False, whole.survey.unread + 1)
+    assert whole.survey.complete
