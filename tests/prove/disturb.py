@@ -100,6 +100,8 @@ class Disturbed:
     def errors(self, row: Row, most: int) -> None:
         """Calls that fail, each with one of the errors that it may have."""
         candidates = [event for event in self._events if event.call in ERRORS and not event.of_interpreter]
+        # A pipe of a process's own fails in none of these ways; what it prints to can be any file.
+        candidates = [event for event in candidates if not re.match(r"(?:[3-9]|\d\d+)<pipe:", event.text)]
         for number, event in enumerate(events.spread(candidates, most)):
             possible = ERRORS[event.call]
             error = possible[number % len(possible)]

@@ -73,13 +73,14 @@ def _start(screen: Screen, /, spec: ClientsSpec, boot: bool | None, check: bool,
         request = ClientsPresent(spec, program(), boot=boot, progress=progress, **consents)
         done = apply(request, check=check)
     attached = done.facts.attached if done.facts is not None else 0
+    # Nobody may tell: what the launcher writes down can be unreadable.
+    number = "An unknown number" if attached is None else f"{attached:,}"
     shown = display.outcome(
         screen,
         done,
         done.to_dict("clients"),
         check,
-        f"{attached:,} of {counted(spec.count, 'client is', 'clients are')} attached to region"
-        f" {spec.region}.",
+        f"{number} of {counted(spec.count, 'client is', 'clients are')} attached to region {spec.region}.",
         f"The clients of region {spec.region} run already as requested; nothing to do.",
     )
     if shown and done.facts is not None:
