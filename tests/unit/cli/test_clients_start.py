@@ -16,7 +16,8 @@ from mshare.info.facts import ClientsFacts
 
 @pytest.mark.parametrize(("attached", "shown"), [(None, "An unknown number of 2"), (2, "2 of 2")])
 def test_how_many_are_attached(attached, shown, monkeypatch):
-    facts = ClientsFacts("sga", "ready", 1, True, None, 2, attached, (), (), "/run/msharefs")
+    why = ("its status may not be read",)
+    facts = ClientsFacts("sga", "ready", 1, True, None, 2, attached, (), why, "/run/msharefs")
     outcome = Outcome(True, ["start 2 clients of region sga"], {}, {}, facts)
     monkeypatch.setattr(clients_start, "apply", lambda request, check: outcome)
     done = CliRunner().invoke(mshare, ["clients", "start", "sga", "--count", "2"])
