@@ -49,9 +49,9 @@ def signal_process(pid: int, started_ticks: int, number: int) -> bool:
 
 
 def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
-    """The process of a role: its pid, and when it started. Behind a damaged file, who holds the lock."""
+    """The pid of a role's process, and when it started: of the lock's holder where its file does not tell."""
     status = status_file.peek(root, name, role)
-    if isinstance(status, Unread) and status.state == "unreadable":
+    if isinstance(status, Unread) and status.pid is None:
         pid = lock.holder(status_file.file(root, name, role, "lock"))
         return None if pid is None else (pid, procfs.start_ticks(pid) or 0)
     if isinstance(status, Unread) and status.alive:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 
@@ -14,7 +15,7 @@ import pytest
 
 from mshare import files
 from mshare.backends import root as roots
-from mshare.mount import msharefs
+from mshare.mount import converge, msharefs
 from rig.apart import die_with
 
 STEPS = ("take_down", "remove_directory", "_remove_group", "remove")
@@ -62,6 +63,28 @@ def test_a_directory_that_cannot_be_removed_is_told_and_the_next_one_ends_it(her
         with pytest.raises(OSError, match=f"Input/output error: '{here.root}'"):
             msharefs.umount(str(here.root))
     here.ok("umount")
+    assert [path for path in (here.root, here.config, here.state) if path.exists()] == []
+
+
+@pytest.mark.parametrize("which", range(1, 5))
+def test_an_owner_whose_status_cannot_be_read_is_ended_as_well(here, which, monkeypatch):
+    """At whichever of the times that it is read."""
+    here.ok("mount", "--backend", "simulated")
+    here.ok("create", "sga", "--backend", "simulated", "--size", "1MiB")
+    monkeypatch.setenv("MSHARE_STATE_DIR", str(here.state))
+    monkeypatch.setenv("MSHARE_CONFIG_DIR", str(here.config))
+    reads = itertools.count(1)
+    read_bytes = files.read_bytes
+
+    def fails(path):
+        if path.endswith("sga.owner.json") and next(reads) == which:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return read_bytes(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "read_bytes", fails)
+        converge.mount_absent(str(here.root), force=True)
+    assert next(reads) > which
     assert [path for path in (here.root, here.config, here.state) if path.exists()] == []
 
 
