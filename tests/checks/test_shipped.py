@@ -18,8 +18,8 @@ MOST_OF = {
     "mshare_info": 23,
     # Its figures for alerts are the plan's as well.
     "mshare_survey": 60,
-    # It knows every manager, Patroni's store and restarts among them.
-    "mshare_postgresql": 77,
+    # It knows every manager, Patroni's store and restarts among them, and the accounts that servers run as.
+    "mshare_postgresql": 78,
     # It surveys, plans, and applies what the other modules apply.
     "mshare_remedy": 119,
 }
