@@ -50,8 +50,7 @@ class Host:
 
     def _read(self, path: str) -> str | None:
         try:
-            with open(self.path(path), encoding="utf-8", errors="replace") as file:
-                return file.read()
+            return procfs.content(self.path(path)).decode("utf-8", "replace")
         except OSError:
             return None
 
