@@ -47,7 +47,7 @@ NO_FILE = [{"path": "/no/such/file", "size": "8MiB"}]
 
 def more_than_half() -> str:
     """A size of which this host can fill one and not two."""
-    return f"{procfs.meminfo_bytes()['MemAvailable'] * 6 // 10 >> 20}MiB"
+    return f"{procfs.meminfo_bytes()['MemAvailable'] * 7 // 10 >> 20}MiB"
 
 
 @pytest.fixture(scope="module")
