@@ -61,6 +61,11 @@ def format_size(size_bytes: float) -> str:
     return f"{size:.1f}".rstrip("0").rstrip(".") + f" {unit}"
 
 
+def format_milliseconds(milliseconds: float) -> str:
+    """Return a time for people: 31.04 -> '31.0 ms', and 0.02 -> '0.020 ms', which is not nothing."""
+    return f"{milliseconds:.3f} ms" if 0 < milliseconds < 0.1 else f"{milliseconds:.1f} ms"
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun: 1 host, 1,500 hosts; `plural` where it is not made with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

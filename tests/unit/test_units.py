@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mshare.errors import InvalidRequest
-from mshare.units import GIB, KIB, MIB, TIB, format_size, parse_size, round_up
+from mshare.units import GIB, KIB, MIB, TIB, format_milliseconds, format_size, parse_size, round_up
 
 GOOD = {
     322122547200: 300 * GIB,
@@ -106,3 +106,11 @@ def test_round_up_is_the_smallest_multiple_that_is_enough(value, multiple):
     rounded = round_up(value, multiple)
     assert rounded % multiple == 0
     assert value <= rounded < value + multiple
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0, "0.0 ms"), (0.0204, "0.020 ms"), (0.1, "0.1 ms"), (31.04, "31.0 ms")],
+)
+def test_a_short_time_is_not_rounded_to_nothing(milliseconds, text):
+    assert format_milliseconds(milliseconds) == text

@@ -18,7 +18,7 @@ from ..errors import InvalidRequest, MshareError
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..services import signals
-from ..units import counted, format_size, parse_size
+from ..units import counted, format_milliseconds, format_size, parse_size
 from . import display
 from .options import region_argument, where_options
 from .screen import Screen
@@ -83,12 +83,10 @@ def attach_command(
 def _lines(target: client.Target, span_bytes: int, done: client.Touched) -> Iterator[tuple[str, str]]:
     yield "window", f"{format_size(target.window_bytes)} of address space"
     yield "mapped", display.mapped(target.mapped_bytes if target.mappings_known else None)
-    yield "attaching", f"{done.attach_us / 1000:.1f} ms"
+    yield "attaching", format_milliseconds(done.attach_us / 1000)
     if span_bytes:
-        yield (
-            "touched",
-            f"a page in every 2 MiB of {format_size(span_bytes)}, {done.touch_us / 1000:.1f} ms",
-        )
+        took = format_milliseconds(done.touch_us / 1000)
+        yield "touched", f"a page in every 2 MiB of {format_size(span_bytes)}, {took}"
         yield "verified", _verified(target, done)
     before, after = done.vm_pte_before_bytes, done.vm_pte_after_bytes
     yield (

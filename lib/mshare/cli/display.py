@@ -12,7 +12,7 @@ from ..clients.status import KINDS
 from ..converge.outcome import Outcome
 from ..host import accounts
 from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, RegionFacts
-from ..units import format_size
+from ..units import format_milliseconds, format_size
 from .screen import Screen
 
 
@@ -120,7 +120,8 @@ def not_lean(facts: ClientsFacts) -> str:
 def _attaching(facts: ClientsFacts) -> str | None:
     if facts.attach_ms_median is None or facts.attach_ms_max is None:
         return None
-    return f"{facts.attach_ms_median:.1f} ms median, {facts.attach_ms_max:.1f} ms slowest"
+    median, slowest = map(format_milliseconds, (facts.attach_ms_median, facts.attach_ms_max))
+    return f"{median} median, {slowest} slowest"
 
 
 def _page_tables(facts: ClientsFacts) -> str | None:

@@ -72,8 +72,9 @@ def program() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
+        why = error.strerror if isinstance(error, OSError) else sentence(error)
         raise Unavailable(
-            f"{path} cannot be run ({sentence(error)}); set MSHARE_CACHE_DIR to a directory on a file system"
+            f"{path} cannot be run ({why}); set MSHARE_CACHE_DIR to a directory on a file system"
             " that is not mounted noexec"
         ) from None
     if done.stdout.strip() != LAYOUT:

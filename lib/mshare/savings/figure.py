@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..labels import Kind
-from ..units import format_size
+from ..units import format_milliseconds, format_size
 
 _TEXT = {
     "bytes": format_size,
     "percent": "{:.2f} %".format,
-    "ms": "{:.1f} ms".format,
+    "ms": format_milliseconds,
     "clients": "{:,.0f}".format,
 }
 
