@@ -19,15 +19,7 @@ description:
   - Needs root, and the library that M(dbmem.mshare.mshare_runtime) installs.
 extends_documentation_fragment:
   - dbmem.mshare.attributes
-attributes:
-  async:
-    support: full
-  check_mode:
-    support: full
-  diff_mode:
-    support: full
-  idempotent:
-    support: full
+  - dbmem.mshare.attributes.state
 options:
   state:
     description:
