@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .. import paths
@@ -162,7 +162,7 @@ class Filesystem:
     source: str = ""
     page_bytes: int = BASE_PAGE_BYTES
     internal: bool = False
-    places: tuple[tuple[str, str], ...] = ()
+    places: list[tuple[str, str]] = field(default_factory=list)
     """Where it is mounted, and which directory of it."""
 
 
@@ -197,11 +197,11 @@ class Devices:
             for mount in mounts.parse_mounts(processes.text(path)):
                 major, __, minor = mount.device.partition(":")
                 name = f"{int(major):02x}:{int(minor):02x}".encode()
-                huge = mount.filesystem == "hugetlbfs"
-                page_bytes = _page_bytes(mount.super_options) if huge else BASE_PAGE_BYTES
-                known = self._known.get(name) or Filesystem(mount.filesystem, mount.source, page_bytes)
-                place = (mount.path, mount.inside)
-                self._known[name] = replace(known, places=(*known.places, place))
+                if name not in self._known:
+                    huge = mount.filesystem == "hugetlbfs"
+                    page_bytes = _page_bytes(mount.super_options) if huge else BASE_PAGE_BYTES
+                    self._known[name] = Filesystem(mount.filesystem, mount.source, page_bytes)
+                self._known[name].places.append((mount.path, mount.inside))
 
     def of(self, mapping: Mapping, pid: int) -> Filesystem:
         """The file system of a mapping in a process, which may live in a container."""
