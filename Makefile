@@ -21,7 +21,7 @@ export ANSIBLE_STDOUT_CALLBACK = default
 # newest python3.* on PATH, which may be a pyenv shim that does not run.
 export ANSIBLE_PYTHON_INTERPRETER = $(or $(wildcard /usr/bin/python3),$(CURDIR)/.venv/bin/python)
 
-.PHONY: help deploy validate teardown test fleet-test vm-test molecule molecule-kernel molecule-vm prove check venv links docs format changelog
+.PHONY: help deploy validate teardown test fleet-test vm-test molecule molecule-kernel molecule-vm prove check venv links docs picture format changelog
 
 help: ## list these commands
 	@sed -n 's/^\([a-z -]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r names text; do \
@@ -73,6 +73,10 @@ docs: venv ## regenerate the roles' tables of variables, docs/reference, the shi
 	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONPATH=tests python -m checks.reference --write
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
 	@PYTHONPATH=tests .venv/bin/python -m prove.tally
+
+picture: venv ## draw the dashboard for docs/monitoring.md, from a quarter of an hour of a test host
+	@MSHARE_PICTURE="$$PWD/docs/monitoring.svg" PATH="$$PWD/.venv/bin:$$PATH" \
+	  ANSIBLE_COLLECTIONS_PATH="$$PWD/.venv/collections" pytest -q tests/fleet/test_prometheus.py
 
 format: venv ## format the Python code
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .

@@ -537,6 +537,15 @@ def make_shared_directory(path: str, access: Access) -> None:
             raise
 
 
+def is_directory(path: str) -> bool:
+    """Whether a directory is there; NotTrusted where a link that somebody else made is on the way."""
+    try:
+        with _place(path) as place:
+            return stat.S_ISDIR(os.fstat(place).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def open_directory(path: str) -> int:
     """Open a directory, the last name no link, for its names or its lock; OSError as open(2) does."""
     with _place(path, follow=False) as place:

@@ -167,7 +167,7 @@ ROWS = (
                 "Age of the survey",
                 "timeseries",
                 (
-                    Query(f"time() - mshare_survey_timestamp_seconds{_HOST}", "{{instance}}: age"),
+                    Query(f"mshare:survey_age:seconds{_HOST}", "{{instance}}: age"),
                     Query(f"mshare_survey_duration_seconds{_HOST}", "{{instance}}: duration"),
                 ),
                 "s",

@@ -304,6 +304,30 @@ CASES = (
     ),
     Case(
         "MshareSurveyStale",
+        "the host's clock is an hour behind, and it goes on",
+        surveyed("-3600+60x60", node_time_seconds="-3600+60x60"),
+        {30: 0, 60: 0},
+    ),
+    Case(
+        "MshareSurveyStale",
+        "the host's clock is an hour ahead, and it stops after 10 minutes",
+        surveyed("3600+60x10 4200x60", node_time_seconds="3600+60x70"),
+        {18: 0, 20: 1, 30: 1},
+    ),
+    Case(
+        "MshareSurveyStale",
+        "the clock is set back by an hour after 10 minutes, and it goes on",
+        surveyed("3600+60x10 660+60x50", node_time_seconds="3600+60x10 660+60x50"),
+        {11: 0, 30: 0, 60: 0},
+    ),
+    Case(
+        "MshareSurveyStale",
+        "it stops, and the clock is set back by an hour",
+        surveyed("3600+60x10 4200x60", node_time_seconds="3600+60x10 660+60x50"),
+        {20: 1, 30: 1},
+    ),
+    Case(
+        "MshareSurveyStale",
         "the threshold is a variable",
         surveyed("0+60x10 600x20"),
         {30: 0},
@@ -464,8 +488,8 @@ TEXTS: dict[str, tuple[Mapping[str, str], str, str]] = {
         " Its page tables take 3GiB.",
     ),
     "MsharePreloadLost": (
-        {f"mshare_instance_preload_lost{{{SERVER}}}".replace('container=""', 'container="db"'): "1x600"},
-        "postgresql 5432 (/data) in container db on db1:9100 runs without the library that it should be"
+        {f"mshare_instance_preload_lost{{{SERVER}}}".replace('container=""', 'container="pod db"'): "1x600"},
+        "postgresql 5432 (/data) in pod db on db1:9100 runs without the library that it should be"
         " started with",
         "Its configuration asks for mshare's preloaded library, and the running server does not have it:"
         " its shared"

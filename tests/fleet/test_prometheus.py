@@ -10,18 +10,21 @@ One story, told in the order of this file.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from checks import dashboard
 from fleet.world import World, world
 from integration.hosts import Run
-from rig import documents
+from rig import documents, picture
 from rig.hosts.base import MONITORING
 from rig.hosts.fleet import missing_systemd
 
@@ -65,6 +68,27 @@ _REGION = """
 mshare mount && mshare create sga --size 64MiB && mshare clients start sga --count 2
 systemctl restart mshare-monitoring
 """
+# What the picture of the dashboard shows more of: a second server, and connections that become more.
+_SECOND = r"""
+set -e
+cd /
+pg_createcluster 15 reports -p 5433
+printf 'huge_pages = off\nshared_buffers = 128MB\nmax_connections = 50\n' \
+  >>/etc/postgresql/15/reports/postgresql.conf
+systemctl start postgresql@15-reports
+runuser -u postgres -- pgbench -p 5433 -i -q -s 5 postgres
+setsid runuser -u postgres -- pgbench -p 5433 -n -S -c 4 -R 20 -T 100000 postgres \
+  >/dev/null 2>&1 </dev/null &
+"""
+_MORE = r"""
+cd /
+setsid runuser -u postgres -- pgbench -n -f /tmp/all.sql -c 6 -R 1 -T 100000 postgres \
+  >/dev/null 2>&1 </dev/null &
+"""
+PICTURE = os.environ.get("MSHARE_PICTURE")
+"""The file in docs to draw the dashboard into (`make picture`), from a quarter of an hour."""
+_STEPS, _STEP_SECONDS = 6, 150
+_RESOLUTION_SECONDS = 15
 
 pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_systemd() or "")
 
@@ -87,7 +111,7 @@ def connections() -> int:
     return min(memory_kib() // _PER_CONNECTION_KIB, _CONNECTIONS_MAXIMUM)
 
 
-def ask(host: World, path: str, *parameters: dict[str, str]) -> list[Any]:
+def ask(host: World, path: str, *parameters: dict[str, Any]) -> list[Any]:
     """What Prometheus answers to requests with these parameters, made in one go."""
     urls = [f"http://localhost:9090/api/v1/{path}?{urllib.parse.urlencode(each)}" for each in parameters]
     lines = host.do(0, "\n".join(f"curl -sS {shlex.quote(url)} && echo" for url in urls)).splitlines()
@@ -159,6 +183,47 @@ def test_every_query_of_the_dashboard_has_data(host: World) -> None:
     queries = dashboard.queries()
     assert len(queries) > 30
     host.eventually(lambda: not without_data(host, queries), "data for every query")
+
+
+def rise(host: World) -> None:
+    """Let a quarter of an hour go by in which connections become more."""
+    host.do(0, _SECOND)
+    for __ in range(_STEPS):
+        host.do(0, _MORE)
+        time.sleep(_STEP_SECONDS)
+
+
+def answers(host: World, seconds: int) -> dict[picture.Query, Sequence[picture.Series]]:
+    """What Prometheus answers to the dashboard's queries: now, and over the last so many seconds."""
+    asked, now = picture.queries(dashboard.dashboard()), int(time.time())
+    given = {}
+    for path, instant in (("query", True), ("query_range", False)):
+        chosen = [query for query in asked if query.instant == instant]
+        span = {} if instant else {"start": now - seconds, "end": now, "step": _RESOLUTION_SECONDS}
+        rows = ask(host, path, *({"query": query.expression, **span} for query in chosen))
+        given.update(
+            (query, [picture.Series.of(row) for row in data["result"]]) for query, data in zip(chosen, rows)
+        )
+    return given
+
+
+def test_the_dashboard_is_drawn_from_these_data(host: World, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if PICTURE is not None:
+        rise(host)
+    file = tmp_path / "dashboard.svg" if PICTURE is None else Path(PICTURE)
+    file_of_grafana = dashboard.dashboard()
+    drawn = answers(host, 60 if PICTURE is None else _STEPS * _STEP_SECONDS)
+    picture.draw(file_of_grafana, drawn, file)
+    assert file.stat().st_size < picture.LIMIT_BYTES
+    texts = [element.text for element in ElementTree.parse(file).iter() if element.text]
+    assert picture.NOTE in texts
+    assert [panel["title"] for panel in file_of_grafana["panels"] if panel["title"] not in texts] == []
+    assert not any("No data" in text for text in texts)
+    lines = [
+        picture.legend(query.legend, each.labels) for query in drawn for each in drawn[query] if query.legend
+    ]
+    assert [line for line in lines if line not in texts and line != "__auto"] == []
 
 
 def test_prometheus_found_nothing_wrong_with_the_rules(host: World) -> None:

@@ -64,6 +64,14 @@ def mount_at(path: str) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)
 
 
+def mount_below(mountinfo: str | None, path: str) -> Mount | None:
+    """The mount on which a path lies, by the lines of a process's mountinfo; None if there are none."""
+    parts = [path[: match.start()] or "/" for match in re.finditer(r"/|\Z", path)]
+    parsed = parse_mounts(mountinfo)
+    above = (mount for part in reversed(parts) for mount in reversed(parsed) if mount.path == part)
+    return next(above, None)
+
+
 def hidepid() -> str | None:
     """How /proc hides the processes of others: None when it does not."""
     mount = mount_at("/proc")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
+from .. import files
 from ..errors import Conflict, Unavailable
 from ..host import processes
 from ..host.processes import Process, Vanished
@@ -48,8 +49,12 @@ def find(running: Iterable[Process] | None = None) -> str:
 
 
 def require(directory: str) -> None:
-    """Unavailable for a directory that is not there."""
-    if not os.path.isdir(directory):
+    """Unavailable for a directory that is not there; Conflict where another user decides which one it is."""
+    try:
+        is_there = files.is_directory(directory)
+    except files.NotTrusted as error:
+        raise Conflict(f"{directory} is {error.reason}; remove it, or name another directory") from None
+    if not is_there:
         raise Unavailable(f"{directory} is not a directory on this host; create it, or name another one")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 from ..backends import root as roots
@@ -31,7 +32,11 @@ from .asked import Asked
 from .identity import Identity, identity
 
 _NO_REMEDY = "none"
+_DATABASES = ("postgresql", "oracle")
 _OFF = ("off", "false", "no", "0", "none")
+_SERIES_MOST = 200
+"""Of instances on a host: a dashboard is useful up to some dozens, and everybody can start programs."""
+_REST = Identity(kind="rest", program="", data_directory="", sid="", unit="", container="", port="")
 _UNSEEN = ("unknown", "unreadable")
 """States of what may not be read, which says nothing about whether it runs."""
 
@@ -116,6 +121,7 @@ class SurveyFigures:
     complete: bool
     processes: int
     instances: int
+    instances_combined: int
     unread: int
     unread_processes: int
     unread_instances: int
@@ -150,7 +156,8 @@ def figures(
 ) -> Figures:
     """The figures of a survey of this host; regions, and what was asked for, are read now if not given.
 
-    Instances that cannot be told apart after a restart are one: their figures are added up.
+    Instances that cannot be told apart after a restart are one: their figures are added up. So are, where
+    there are very many, those with the smallest page tables.
     """
     facts = from_survey(survey)
     outlooks = _outlooks(facts)
@@ -160,14 +167,15 @@ def figures(
         item = _instance(survey, surveyed, instance, expected, asked)
         key = identity(surveyed)
         merged[key] = _together(merged[key], item) if key in merged else item
+    instances, combined = _bounded(list(merged.values()))
     unread = list(asked.unread)
     seen = _regions(unread) if regions is None else regions
     return Figures(
         host=_host(survey, facts, outlooks),
         pools=tuple(_pool(survey, pool) for pool in survey.host.huge_page_pools if pool.node is None),
-        instances=tuple(merged.values()),
+        instances=tuple(instances),
         regions=tuple(map(_region, seen)),
-        survey=_survey(survey, len(unread)),
+        survey=_survey(survey, combined, len(unread)),
     )
 
 
@@ -276,7 +284,7 @@ def _asks_for_huge_pages(survey: Survey, surveyed: InstanceRecord) -> bool:
     if surveyed.preload in ("thp", "hugetlb"):
         return True
     asked = surveyed.huge_pages_requested
-    if surveyed.kind not in ("postgresql", "oracle") or (asked or "").lower() in _OFF:
+    if surveyed.kind not in _DATABASES or (asked or "").lower() in _OFF:
         return False
     written = "huge_pages" in surveyed.settings or (surveyed.kind == "oracle" and asked is not None)
     has_pool = any(pool.total for pool in survey.host.huge_page_pools if pool.node is None)
@@ -316,6 +324,20 @@ def _sum(first: float, second: float) -> float:
     return first + second
 
 
+def _bounded(instances: list[InstanceFigures]) -> tuple[list[InstanceFigures], int]:
+    """The instances, the last of them standing for those that were too many; and how many these are."""
+    if len(instances) <= _SERIES_MOST:
+        return instances, 0
+    # Databases first: they are what alerts are about.
+    ranked = sorted(instances, key=_weight, reverse=True)
+    rest = reduce(_together, ranked[_SERIES_MOST - 1 :])
+    return [*ranked[: _SERIES_MOST - 1], replace(rest, **vars(_REST))], len(instances) - _SERIES_MOST + 1
+
+
+def _weight(item: InstanceFigures) -> tuple[bool, int]:
+    return item.kind in _DATABASES, item.page_tables_maximum_bytes
+
+
 _LABELS = {field.name for field in fields(Identity)}
 _VALUES = [
     field.name for field in fields(InstanceFigures) if field.name not in _LABELS and field.name != "remedy"
@@ -341,7 +363,7 @@ def _region(facts: RegionFacts) -> RegionFigures:
     )
 
 
-def _survey(survey: Survey, unread_files: int) -> SurveyFigures:
+def _survey(survey: Survey, combined: int, unread_files: int) -> SurveyFigures:
     unread = {item.pid for item in survey.missing if item.pid is not None}
     return SurveyFigures(
         timestamp_seconds=datetime.fromisoformat(survey.created_at).timestamp(),
@@ -349,6 +371,7 @@ def _survey(survey: Survey, unread_files: int) -> SurveyFigures:
         complete=survey.complete and not unread_files,
         processes=sum(each.processes for each in survey.instances) + survey.others.processes,
         instances=len(survey.instances),
+        instances_combined=combined,
         unread=len(survey.missing) + unread_files,
         unread_processes=len(unread),
         unread_instances=sum(not unread.isdisjoint(each.pids) for each in survey.instances),

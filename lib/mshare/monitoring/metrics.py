@@ -138,6 +138,9 @@ SURVEY = Family(
         Metric("complete", "1 when everything could be read."),
         Metric("processes", "Processes that the survey read."),
         Metric("instances", "Instances that the survey found."),
+        Metric(
+            "instances_combined", "Instances that are one series, of kind rest, because there are too many."
+        ),
         Metric("unread", "How many things could not be read."),
         Metric("unread_processes", "Processes of which something could not be read."),
         Metric("unread_instances", "Instances of which something could not be read."),

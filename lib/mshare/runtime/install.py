@@ -310,8 +310,8 @@ def _absent(place: Place, check: bool) -> Outcome[object]:
         )
     if os.path.lexists(paths.monitoring_file()):
         raise Conflict(
-            f"the library in {place.directory} surveys this host for Prometheus; stop that first (role"
-            " dbmem.mshare.monitoring with mshare_monitoring_state=absent)"
+            f"the library in {place.directory} surveys this host for Prometheus; stop that first"
+            " (playbook dbmem.mshare.monitoring with mshare_monitoring_state=absent)"
         )
     _require_unused([path for path in files if path.endswith(".so")])
     actions = [f"remove the library from {place.directory}"]

@@ -172,6 +172,9 @@ class InstanceRecord:
     """Where the preloaded library is asked for: whether its leader has it; None where that is not known."""
     hostname: str | None = None
     """The host name that its container was given; None outside containers."""
+    volume: str | None = None
+    """The named volume, directory or device that its container has its data directory on; None outside
+    containers, and for what ends with the container."""
 
 
 @dataclass(frozen=True)

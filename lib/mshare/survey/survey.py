@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from ..host import huge_pages, limits, processes, procfs, segments
+from ..host.mounts import mount_below
 from ..host.processes import Missing, Process, Vanished, container, missing, unit
 from ..host.segments import Kind, Mapping
 from ..pagetable import LEAF_SPAN_BYTES
@@ -208,6 +210,7 @@ class _Looking:
             limits=self._limits_of(first),
             preload_mapped=_preload_mapped(first, environment),
             hostname=environment.get("HOSTNAME") if inside else None,
+            volume=_volume(first, database.data_directory) if inside else None,
         )
         return names.Named(record, first)
 
@@ -268,6 +271,30 @@ def _preload_mapped(process: Process, environment: dict[str, str]) -> bool | Non
     except (Vanished, PermissionError):
         return None
     return f"/{preload_settings.FILE_NAME}".encode() in maps
+
+
+# Docker and Podman keep a volume in .../volumes/NAME/_data. One without a name is called by 64 digits, anew
+# for each container.
+_VOLUME = re.compile(r".*/volumes/([^/]+)/_data(?:/|\Z)")
+_UNNAMED = re.compile(r"[0-9a-f]{64}")
+
+
+def _volume(process: Process, data_directory: str | None) -> str | None:
+    """What a container's data directory lies on: a volume by its name, else by path or device."""
+    if data_directory is None:
+        return None
+    try:
+        text = processes.text(process.path("mountinfo"))
+    except (Vanished, PermissionError):
+        return None
+    mount = mount_below(text, data_directory)
+    if mount is None or mount.path == "/":
+        return None
+    named = _VOLUME.match(mount.inside)
+    if named:
+        return None if _UNNAMED.fullmatch(named[1]) else named[1]
+    whole = mount.source if "/" in mount.source else None
+    return whole if mount.inside == "/" else mount.inside
 
 
 def _limited() -> list[tuple[str, str, str, str]]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mshare.host import mounts
 
 MOUNTINFO = (
@@ -40,3 +42,22 @@ def test_this_host_has_proc():
     found = mounts.mount_at("/proc")
     assert found is not None
     assert found.filesystem == "proc"
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("/run/a b/c/d", "on-top"),
+        ("/run/a b", "on-top"),
+        ("/run/a bc", None),
+        ("/run", None),
+        ("/proc/1", "proc"),
+        ("/", None),
+    ],
+)
+def test_what_a_path_lies_on(path, source):
+    mount = mounts.mount_below(MOUNTINFO, path)
+    assert (None if mount is None else mount.source) == source
+    whole = mounts.mount_below("1 0 8:1 / / rw - ext4 /dev/root rw\n" + MOUNTINFO, path)
+    assert whole is not None
+    assert whole.source == (source or "/dev/root")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 
@@ -49,6 +50,38 @@ def test_a_file_of_somebody_else_s(own_folders):
     (own_folders / "textfiles" / "mshare.prom").write_text("")
     text = refused(Conflict, directory=str(own_folders / "textfiles"))
     assert "mshare.prom is there and was not made by this role; move it away" in text
+
+
+def test_a_link_of_somebody_else_s_in_its_place(own_folders):
+    """The file that it leads to is neither written nor replaced."""
+    (own_folders / "textfiles").chmod(0o1777)
+    secret = own_folders / "secret"
+    secret.write_text("before")
+    link = own_folders / "textfiles" / "mshare.prom"
+    link.symlink_to(secret)
+    os.lchown(link, 4711, 4711)
+    text = refused(Conflict, directory=str(own_folders / "textfiles"))
+    assert "mshare.prom is there and was not made by this role; move it away" in text
+    assert (os.readlink(link), secret.read_text()) == (str(secret), "before")
+
+
+def test_a_directory_that_somebody_else_chose(own_folders):
+    shared = own_folders / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "textfiles").symlink_to(own_folders / "textfiles")
+    os.lchown(shared / "textfiles", 4711, 4711)
+    text = refused(Conflict, directory=str(shared / "textfiles"))
+    assert f"{shared}/textfiles is a symbolic link of uid 4711, where others can make links; remove" in text
+    assert os.listdir(own_folders / "textfiles") == []
+
+
+def test_a_directory_that_others_may_write_to_gets_a_link_of_root_s(own_folders):
+    """As some node exporters' are: nothing is read there, and nothing but a link is made."""
+    where = own_folders / "textfiles"
+    where.chmod(0o1777)
+    outcome = converge.present(MonitoringSpec(directory=str(where)), check=True)
+    assert f"link {where}/mshare.prom to {units.OUTPUT}" in outcome.actions
 
 
 def test_an_ordinary_user(monkeypatch):
@@ -99,6 +132,32 @@ def test_what_fails_is_undone(own_folders, monkeypatch):
     with pytest.raises(MshareError, match="no user"):
         converge.present(MonitoringSpec(directory=where))
     assert not os.path.exists(paths.monitoring_file())
+    assert os.listdir(where) == []
+
+
+def test_without_room_for_the_link_all_of_it_is_undone(own_folders, monkeypatch):
+    where = str(own_folders / "textfiles")
+
+    def full(target, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    made = []
+    monkeypatch.setattr(account, "make", lambda: made.append("user") or account.Account(0, 0))
+    monkeypatch.setattr(converge, "FOLDER", str(own_folders / "folder"))
+    monkeypatch.setattr(units, "OUTPUT", str(own_folders / "folder" / "mshare.prom"))
+    monkeypatch.setattr(units, "systemd_files", lambda spec: {str(own_folders / "unit"): "x"})
+    monkeypatch.setattr(converge.systemd, "systemctl", lambda *words: None)
+    monkeypatch.setattr(converge.systemd, "ask", lambda *words: None)
+    monkeypatch.setattr(
+        converge._Wanted, "_start", lambda wanted, changed: files.write_text(units.OUTPUT, "x")
+    )
+    monkeypatch.setattr(files, "make_link", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        converge.present(MonitoringSpec(directory=where))
+    assert made == ["user"]
+    assert not os.path.exists(paths.monitoring_file())
+    assert not os.path.exists(own_folders / "folder")
+    assert not os.path.exists(own_folders / "unit")
     assert os.listdir(where) == []
 
 

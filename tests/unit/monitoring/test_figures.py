@@ -139,10 +139,73 @@ def test_a_pod_is_named_as_kubernetes_names_it_whichever_container_it_has_now():
     assert {identity(pod).container for pod in pods} == {"pod pg-0"}
     for name in (None, os.uname().nodename):
         assert identity(record(container=f"{POD} container 1", hostname=name)).container == POD
-    assert (
-        identity(record(container="container 0123456789ab", hostname="x")).container
-        == "container 0123456789ab"
+
+
+DOCKER = "container 0123456789ab"
+QUADLET = f"/system.slice/pg.service/libpod-payload-{ID}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"hostname": "pg-a"}, "container pg-a"),
+        ({"hostname": "pg-a", "volume": "pgdata"}, "container pg-a"),
+        # By default the host name is the id, or with --network=host that of the host.
+        ({"hostname": ID[:12], "volume": "pgdata"}, "volume pgdata"),
+        ({"hostname": ID, "volume": "/srv/pg"}, "volume /srv/pg"),
+        ({"hostname": os.uname().nodename, "volume": "pgdata"}, "volume pgdata"),
+        ({"volume": "pgdata", "unit": "pg.service"}, "volume pgdata"),
+        ({"unit": "pg.service", "cgroup": QUADLET}, ""),
+        ({"unit": f"docker-{ID}.scope"}, DOCKER),
+        ({"hostname": ID[:12]}, DOCKER),
+        ({"container": "container web1", "hostname": "x", "volume": "y"}, "container web1"),
+    ],
+)
+def test_a_container_made_anew_has_the_same_name_where_there_is_one(fields, label):
+    assert identity(record(**{"container": DOCKER, **fields})).container == label
+
+
+@pytest.mark.parametrize("field", ["data_directory", "sid", "unit", "hostname", "executable"])
+def test_a_very_long_name_is_cut_and_stays_another_than_those_like_it(field):
+    def labels(ending):
+        value = ("/" if field == "executable" else "") + "ä" * 100_000 + ending
+        return identity(record(**{"container": DOCKER, field: value}))
+
+    assert labels("b") == labels("b")
+    assert labels("b.service") != labels("c.service")
+    assert max(map(len, vars(labels("b.service")).values())) == 200
+
+
+def many(count, **fields):
+    return [
+        surveys.instance(f"i{n}", GIB, 1 + n, 10 + n, kind="other", data_directory=None,
+                         executable=f"/bin/p{n}", **fields)
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_very_many_instances_are_a_bounded_number_of_series():
+    server = surveys.instance("a", GIB, 1, 2)
+    whole = made(*many(199), server)
+    assert (len(whole.instances), whole.survey.instances_combined) == (200, 0)
+    assert whole.instances[-1].kind == "postgresql"
+    figures = made(*many(250), server)
+    assert (len(figures.instances), figures.survey.instances_combined) == (200, 52)
+    assert figures.survey.instances == 251
+    assert figures.instances[0].kind == "postgresql"
+    rest = figures.instances[-1]
+    assert (rest.kind, rest.program, rest.port) == ("rest", "", "")
+    # Those with the smallest page tables; nothing of them is lost.
+    assert rest.processes == sum(1 + n for n in range(52))
+    assert sum(each.page_tables_bytes for each in figures.instances) == sum(
+        each["page_tables"]["sum_bytes"] for each in (*many(250), server)
     )
+
+
+def test_an_instance_that_will_run_out_is_not_lost_among_the_rest():
+    limit = {"resource": "memory", "file": "/sys/fs/cgroup/a/memory.max", "limit_bytes": 1}
+    small = surveys.instance("b", MIB, 1, 2, kind="other", executable="/bin/small", limits=[limit])
+    assert made(*many(200), small).instances[-1].will_run_out
 
 
 def test_a_program_whose_package_was_upgraded_is_the_same():

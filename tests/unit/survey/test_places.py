@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 
+from mshare.host.mounts import mount_below
+from mshare.monitoring.identity import identity
 from mshare.plan.facts import from_survey
 from mshare.plan.plan import Plan, plan
 from mshare.survey.record import from_fields
 from mshare.units import MIB
+from rig import surveys
 from rig.patience import eventually
 from rig.survey_parts import instance_of, map_shared, running, survey_fields, surveyed, touch
 
@@ -89,12 +92,17 @@ def test_a_limit_on_memory_decides_before_the_hosts_ram_does() -> None:
     assert f"left by {file}" in made.instances[0].outlook.sentence
 
 
-def test_a_container_is_part_of_the_name_and_who_configures_it() -> None:
+def unified() -> Path:
     above = next(
         (path for path in (Path("/sys/fs/cgroup/unified"), V2) if (path / "cgroup.procs").exists()), None
     )
     if above is None:
         pytest.skip("no cgroup of the unified hierarchy")
+    return above
+
+
+def test_a_container_is_part_of_the_name_and_who_configures_it() -> None:
+    above = unified()
     identity = secrets.token_hex(32)
     with cgroup(above, f"docker-{identity}.scope") as path:
 
@@ -113,7 +121,7 @@ def test_a_container_is_part_of_the_name_and_who_configures_it() -> None:
 INSIDE = """
 import ctypes, mmap, os, signal, subprocess, sys
 folder = sys.argv[1]
-subprocess.run(["mount", "-t", "tmpfs", "inside", folder], check=True)
+subprocess.run(["mount", *sys.argv[2:], folder], check=True)
 os.chdir(folder)
 with open("PG_VERSION", "w") as file:
     file.write("15\\n")
@@ -131,6 +139,9 @@ signal.pause()
 """
 
 
+OTHER_MOUNTS = ("unshare", "--mount", sys.executable, "-S", "-c")
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_two_servers_on_one_port_in_two_namespaces_are_told_apart(tmp_path: Path) -> None:
     names: list[set[str]] = []
@@ -139,7 +150,7 @@ def test_two_servers_on_one_port_in_two_namespaces_are_told_apart(tmp_path: Path
         for number in range(2):
             process = opened.enter_context(
                 subprocess.Popen(
-                    ["unshare", "--mount", sys.executable, "-S", "-c", INSIDE, str(tmp_path)],
+                    [*OTHER_MOUNTS, INSIDE, str(tmp_path), "-t", "tmpfs", "inside"],
                     stdout=subprocess.PIPE,
                     text=True,
                     env={**os.environ, "HOSTNAME": f"pg-{number}"},
@@ -159,6 +170,52 @@ def test_two_servers_on_one_port_in_two_namespaces_are_told_apart(tmp_path: Path
         assert [one["processes_maximum"]["value"] for one in both] == [300, 300]
     assert names[0] == names[1]
     assert {name.rsplit(" ", 1)[1] for name in names[0]} == {"pg-0", "pg-1"}
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize(
+    ("lies", "label"),
+    [
+        ("volumes/pgdata/_data", "volume pgdata"),
+        ("srv/pg", "volume {folder}/srv/pg"),
+        # Without a name, an engine draws one for each container, as it does with the container's id.
+        (f"volumes/{'ab' * 32}/_data", "container {id}"),
+    ],
+    ids=["named", "directory", "unnamed"],
+)
+def test_a_container_made_anew_is_known_by_what_its_data_lies_on(
+    tmp_path: Path, lies: str, label: str
+) -> None:
+    above, place = unified(), tmp_path / lies
+    place.mkdir(parents=True)
+    inside = tmp_path / "data"
+    inside.mkdir()
+    for __ in range(2):
+        drawn = secrets.token_hex(32)
+        with cgroup(above, f"docker-{drawn}.scope") as path, contextlib.ExitStack() as opened:
+            into = f'echo 0 >{path}/cgroup.procs && exec "$@"'
+            process = opened.enter_context(
+                subprocess.Popen(
+                    ["sh", "-c", into, "sh", *OTHER_MOUNTS, INSIDE, str(inside), "--bind", str(place)],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "HOSTNAME": drawn[:12]},
+                )
+            )
+            opened.callback(process.kill)
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            one = instance_of(survey_fields(threshold_bytes=1), pid)
+        assert one["data_directory"] == str(inside)
+        found = identity(from_fields(surveys.survey("db1", [one])).instances[0])
+        assert found.container == label.format(id=drawn[:12], folder=_in_file_system(tmp_path))
+
+
+def _in_file_system(path: Path) -> str:
+    """The path of a directory in its file system, as mountinfo has it."""
+    mount = mount_below(Path("/proc/self/mountinfo").read_text(), str(path))
+    assert mount is not None
+    return f"{mount.inside.rstrip('/')}/{os.path.relpath(path, mount.path)}"
 
 
 def test_under_patroni_the_place_to_set_is_its_store(tmp_path: Path) -> None:
