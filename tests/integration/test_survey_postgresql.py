@@ -65,8 +65,8 @@ def undisturbed(
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
     """A survey, and what each of `read` sums up to over the server's processes.
 
-    The server starts and ends processes of its own (autovacuum) whenever it likes. After a survey that listed one
-    of those, both are made again.
+    The server starts and ends processes of its own (autovacuum) whenever it likes. After a survey that listed
+    one of those, both are made again.
     """
     for _ in range(20):
         surveyed = survey_now()
