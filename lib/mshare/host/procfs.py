@@ -9,7 +9,10 @@ an error.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +21,8 @@ from ..printable import printable
 # The kernel writes kB, and means 1024 bytes.
 _KB_BYTES = 1024
 _CHUNK_BYTES = 1 << 14
+# Fewer than the open files that a process may have (RLIMIT_NOFILE) by default.
+_PIDFDS_AT_ONCE = 256
 # CAP_SYS_PTRACE, by its bit.
 _SYS_PTRACE = 19
 
@@ -145,6 +150,36 @@ def _stat(task: str) -> list[str] | None:
 def alive(pid: int, started_ticks: int, thread: int | None = None) -> bool:
     """Whether the very process (pid and start time, for pids are reused) still runs."""
     return start_ticks(pid, thread) == started_ticks
+
+
+def count_running(pids: Sequence[int]) -> int:
+    """How many of these processes run. A zombie does not.
+
+    Asked with pidfds, in about 3 us each: opening and reading a stat file for each takes ten times as long,
+    which 10,000 processes make noticeable. And a pidfd answers where /proc hides other users' processes.
+    """
+    batches = (pids[first : first + _PIDFDS_AT_ONCE] for first in range(0, len(pids), _PIDFDS_AT_ONCE))
+    return sum(map(_count_running, batches))
+
+
+def _count_running(pids: Sequence[int]) -> int:
+    running = 0
+    fds = []
+    ended = select.poll()
+    try:
+        for pid in pids:
+            try:
+                fds.append(os.pidfd_open(pid))
+            except OSError as error:
+                # Linux before 5.3, a seccomp filter, or no room for another descriptor.
+                if error.errno in (errno.ENOSYS, errno.EPERM, errno.EMFILE, errno.ENFILE):
+                    running += start_ticks(pid) is not None
+            else:
+                ended.register(fds[-1], select.POLLIN)
+        return running + len(fds) - len(ended.poll(0))
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def filesystems() -> list[str]:

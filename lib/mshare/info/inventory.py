@@ -276,7 +276,7 @@ def _attached(status: LauncherStatus) -> int:
     """How many a launcher counted last that still live: on a full tmpfs it cannot write down who died."""
     if not status.attached:
         return status.attached
-    return min(status.attached, sum(procfs.start_ticks(pid) is not None for pid in status.pids))
+    return min(status.attached, procfs.count_running(status.pids))
 
 
 def host(backend: str = "auto", root: str | None = None, probing: bool = True) -> HostFacts:

@@ -17,8 +17,8 @@ from ..clients.status import KINDS
 from ..errors import MshareError
 from ..host import procfs
 from ..info import attached
-from ..info.facts import ClientsFacts
-from ..info.inventory import clients_facts, region_facts
+from ..info.facts import ClientsFacts, RegionFacts
+from ..info.inventory import region_facts
 from ..pagetable import STRIDE_BYTES
 from ..region.rules import region_name
 from ..units import format_size
@@ -50,12 +50,13 @@ def validate(
     """
     region_name(region)
     choice = locate(backend, root)
-    launched = clients_facts(choice.root, region)
+    facts = region_facts(choice.root, region)
+    launched = facts.clients
     if launched is not None and not launched.launcher_alive:
         launched = None
     programs = None if launched is not None else attached_programs(choice.root, region, choice.backend)
     # A launcher counts its own clients; of other programs those that cannot be read are missing.
-    unread = None if launched is not None else attached.unread(region_facts(choice.root, region).window_bytes)
+    unread = None if launched is not None else attached.unread(facts.window_bytes)
     if launched is not None:
         seen = _launched(launched, choice.root)
     elif programs is not None:
@@ -73,7 +74,7 @@ def validate(
             f"how much of region {region} is mapped is not known, so there is nothing to measure against;"
             " give a span (`mshare validate --span`)"
         )
-    seen = replace(seen, huge_bytes=_huge_bytes(choice.root, region, span_bytes))
+    seen = replace(seen, huge_bytes=_huge_bytes(facts, span_bytes))
     available_bytes = procfs.meminfo_bytes().get("MemAvailable", 0)
     fitting_bytes = baseline.largest_span(available_bytes // _MEMORY_SHARE, STRIDE_BYTES, probes)
     measured = baseline.measure(min(span_bytes, fitting_bytes or span_bytes), STRIDE_BYTES, probes)
@@ -93,10 +94,10 @@ def _launched(facts: ClientsFacts, root: str) -> ClientsSeen:
     return replace(seen, shared_tables=shared_tables.of_region(root, facts.region, facts))
 
 
-def _huge_bytes(root: str, region: str, span_bytes: int) -> int:
+def _huge_bytes(facts: RegionFacts, span_bytes: int) -> int:
     """How much of the first `span_bytes` of a region is in pages of 2 MiB."""
     left_bytes, huge_bytes = span_bytes, 0
-    for entry in region_facts(root, region).mappings or ():
+    for entry in facts.mappings or ():
         part_bytes = min(left_bytes, entry.size)
         left_bytes -= part_bytes
         huge_bytes += part_bytes if entry.kind == "hugetlb" else 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import subprocess
@@ -130,6 +131,36 @@ def test_this_process_and_its_thread():
     assert procfs.start_ticks(os.getpid(), threading.get_native_id())
     assert procfs.vm_pte_bytes() > 0
     assert procfs.meminfo_bytes()["MemTotal"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("refusal", [None, errno.ENOSYS, errno.EPERM, errno.EMFILE])
+@pytest.mark.parametrize("at_once", [1, 2, 256])
+def test_who_runs_is_counted_without_those_that_have_ended(monkeypatch, refusal, at_once):
+    monkeypatch.setattr(procfs, "_PIDFDS_AT_ONCE", at_once)
+    if refusal is not None:
+
+        def refuse(pid):
+            raise OSError(refusal, os.strerror(refusal))
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    open_before = len(os.listdir("/proc/self/fd"))
+    waiting = [sys.executable, "-c", "input()"]
+    processes = [subprocess.Popen(waiting, stdin=subprocess.PIPE) for __ in range(3)]
+    pids = [process.pid for process in processes]
+    try:
+        assert procfs.count_running(pids) == 3
+        processes[0].kill()
+        os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
+        assert procfs.count_running(pids) == 2, "a zombie does not run"
+        processes[0].wait()
+        assert procfs.count_running(pids) == 2
+        assert procfs.count_running([]) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert procfs.count_running(pids) == 0
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_sizes_only(proc):
