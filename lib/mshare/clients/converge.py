@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .. import files, paths
 from ..backends import choose
+from ..converge import processes
 from ..converge.outcome import (
     ABSENT,
     Boot,
@@ -36,7 +37,7 @@ from ..services.status_file import Unread
 from ..services.supervisor import Progress, Supervisor, no_progress
 from ..units import counted
 from .spec import ClientsSpec
-from .status import CLIENTS, LauncherStatus, starting
+from .status import CLIENT_BYTES, CLIENTS, Kind, LauncherStatus, starting
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class ClientsPresent(Request[ClientsFacts]):
         dead = len(status.dead) if status is not None and self.restart_dead and not anew else 0
         resize = different == ["count"] and not anew
         start = status is None or anew
+        starts = self._starts(status, start or resize or dead > 0, keeper.survives_reboot)
+        processes.check([starts])
         write = files.read_text(spec_path) != spec.to_json()
         why = f"launcher {outdated}" if replace else f"{', '.join(different)} differ"
         why = "owner has ended" if orphaned else why
@@ -125,7 +128,28 @@ class ClientsPresent(Request[ClientsFacts]):
         left = outdated_warnings(
             f"the launcher of region {name}", None if anew else outdated, "restart_outdated"
         )
-        return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=left)
+        return Outcome(
+            bool(actions), actions, before, after, facts, boot.facts(), starts=starts, warnings=left
+        )
+
+    def _starts(self, status: LauncherStatus | None, changes: bool, supervised: bool) -> processes.Start:
+        """What is started, if anything changes, beside or in the place of what runs."""
+        running = 0 if status is None else 1 + len(status.pids)
+        return processes.Start(
+            region=self.region,
+            clients=self.spec.count,
+            processes=max(0, 1 + self.spec.count - running) if changes else 0,
+            client_bytes=CLIENT_BYTES[self._kind(status)],
+            launcher_pid=None if status is None else status.pid,
+            supervised=supervised,
+        )
+
+    def _kind(self, status: LauncherStatus | None) -> Kind:
+        """Of the clients: lean where that is not known yet, for those take the least."""
+        if self.spec.command:
+            return "program"
+        known = None if status is None or status.client_kind == "program" else status.client_kind
+        return known or "lean"
 
 
 def _require_attached(facts: ClientsFacts | None) -> None:

@@ -11,19 +11,18 @@ from typing import NoReturn
 
 from .. import record
 from ..services import signals
-from ..units import MIB
 from . import client
 from .client import Report, Target
-from .status import Kind
+from .status import CLIENT_BYTES, Kind
 
 
 class Forked:
-    client_bytes = 4 * MIB
     # They follow the region by themselves.
     changes = None
 
     def __init__(self, kind: Kind, why: str | None, command: tuple[str, ...], report_fd: int) -> None:
         self.kind = kind
+        self.client_bytes = CLIENT_BYTES[kind]
         self.why = why
         self._command = command
         self._report_fd = report_fd

@@ -11,6 +11,7 @@ what each costs), or run the user's program. A client that dies is reported, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     import psutil
 
 _END_SECONDS = 10.0
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
+"""What fork answers where there is no room for another process."""
 _F_SETPIPE_SZ = 1031  # Python has its name since 3.10.
 # A multiple of what a client writes, and of what the pipe is to hold.
 _PIPE_BYTES = 1 << 20
@@ -257,17 +260,18 @@ class _Launcher:
         self._fault = None
         # What is mapped in a kernel's region may have changed.
         self._target = client.Target.find(self._spec.region, self._target.backend)
-        before = self._spec
+        before, dead, running = self._spec, [*self._clients.dead], {*self._clients.alive}
         try:
             self._spec = self._read_spec()
             self._fit()
-        except (MshareError, OSError) as error:
-            # Running clients stay as they are.
-            self._spec = before
-            self._errors.append(errors.sentence(error))
-        else:
             self._clients.dead.clear()
             self._converge()
+        except (MshareError, OSError) as error:
+            # Running clients stay as they are, and nothing half-done is added to them.
+            self._end([member for pid, member in self._clients.alive.items() if pid not in running])
+            self._spec = before
+            self._clients.dead = dead
+            self._errors.append(errors.sentence(error))
         self._reloads += 1
         self._written = 0.0
 
@@ -285,7 +289,17 @@ class _Launcher:
                 self._write_progress()
 
     def _start(self, number: int) -> None:
-        pid = self._starting().start(number)
+        try:
+            pid = self._starting().start(number)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise MshareError(
+                f"client {number} of region {self._spec.region} cannot be started beside the"
+                f" {len(self._clients.alive):,} that run ({errno.errorcode[error.errno]}): there is no room"
+                " for another process (memory, kernel.pid_max, kernel.threads-max, RLIMIT_NPROC, pids.max of"
+                " a cgroup); raise the limit that was reached, or ask for fewer clients"
+            ) from error
         self._clients.alive[pid] = Member(number, pid, time.monotonic())
 
     def _read_reports(self) -> None:

@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from ..backends.pieces import Piece, Pieces
 from ..errors import Conflict, Unavailable, sentence
 from ..preload import library
-from ..units import KIB
 from . import client
 from .client import Report, Target, Touched
 from .fault import ranges
-from .status import Kind
+from .status import CLIENT_BYTES, Kind
 
 VERSION = 1
 _HEADER = struct.Struct("=19Q4096s")
@@ -102,7 +101,7 @@ def _require_ours(path: str) -> None:
 class Lean:
     kind: Kind = "lean"
     why = None
-    client_bytes = 256 * KIB
+    client_bytes = CLIENT_BYTES["lean"]
 
     def __init__(self, path: str, target: Target, report_fd: int) -> None:
         """Unavailable where such clients cannot attach a region like this one."""

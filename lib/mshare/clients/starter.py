@@ -28,8 +28,7 @@ class Starter(Protocol):
 
     @property
     def client_bytes(self) -> int:
-        """What a client costs at most, besides the region's page tables; docs/figures.md has what was
-        measured."""
+        """What a client costs at most, besides the region's page tables."""
 
     @property
     def changes(self) -> int | None:

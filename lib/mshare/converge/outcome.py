@@ -18,6 +18,7 @@ from ..services import status_file
 from ..services.lock import locked
 from ..services.status_file import AnyRole
 from ..services.supervisor import Supervisor
+from .processes import Start
 from .spec import Spec, load
 
 _TURN = "changing this host"
@@ -46,6 +47,8 @@ class Outcome(Generic[Facts_co]):
     """Whose file system has to have room for that; None where what is there now makes room first."""
     warnings: list[str] = field(default_factory=list)
     """What on this host may do harm later, or is left as it is; one sentence each."""
+    starts: Start | None = None
+    """The processes that are started, where any are."""
 
     def answer(self) -> dict[str, object]:
         """The facts for JSON: empty where there are none."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic
 
 from ..errors import InvalidRequest, MshareError, exit_code, kind, sentence
-from . import memory
+from . import memory, processes
 from .outcome import Facts_co, Outcome, one_at_a_time
 
 
@@ -62,6 +62,7 @@ def apply_all(requests: Sequence[Request[Facts_co]], *, check: bool = False) -> 
             if outcome.fills_bytes:
                 fills_bytes.setdefault(outcome.fills_root, {})[name] = outcome.fills_bytes
         memory.check_together(fills_bytes)
+        processes.check([outcome.starts for outcome in judged.values() if outcome.starts is not None])
         return judged if check else _each(requests, False)
 
 

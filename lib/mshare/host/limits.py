@@ -18,6 +18,8 @@ from .mounts import Mount, parse_mounts
 # Without a limit, cgroup v1 has a number near 2**63 that depends on the page size.
 _NO_LIMIT_BYTES = 1 << 60
 _CAP_SYS_ADMIN = 21
+_CAP_SYS_RESOURCE = 24
+_INITIAL_UID_MAP = ["0", "0", str((1 << 32) - 1)]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class CgroupLimit:
 
     path: str
     """The file that contains the limit."""
-    limit_bytes: int
+    limit: int
+    """Bytes, or processes and threads, as its controller counts."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,41 @@ class Host:
 
     def address_space_bytes(self) -> int | None:
         """RLIMIT_AS (soft) of this process, which its children inherit; None without a limit."""
-        match = re.search(r"^Max address space\s+(\S+)", self.read("/proc/self/limits") or "", re.MULTILINE)
+        return self._soft_limit("Max address space", "self")
+
+    def processes_limit(self, pid: int | str = "self") -> int | None:
+        """RLIMIT_NPROC (soft) of a process, where it holds for its user: how many processes and threads that
+        user may have. None without a limit."""
+        return None if self._may_exceed(pid) else self._soft_limit("Max processes", pid)
+
+    def _soft_limit(self, name: str, pid: int | str) -> int | None:
+        match = re.search(rf"^{name}\s+(\S+)", self.read(f"/proc/{pid}/limits") or "", re.MULTILINE)
         return int(match[1]) if match and match[1].isdigit() else None
+
+    def _may_exceed(self, pid: int | str) -> bool:
+        """Whether the kernel lets a process exceed RLIMIT_NPROC: root, or one with a capability, neither of
+        which counts in a user namespace."""
+        if (self.read(f"/proc/{pid}/uid_map") or "").split() not in ([], _INITIAL_UID_MAP):
+            return False
+        status = self.read(f"/proc/{pid}/status") or ""
+        capabilities = int(_status_field(status, "CapEff") or "0", 16)
+        exempt = capabilities >> _CAP_SYS_RESOURCE & 1 or capabilities >> _CAP_SYS_ADMIN & 1
+        return bool(exempt) or _status_field(status, "Uid") == "0"
+
+    def threads(self) -> int:
+        """How many processes and threads there are on this host; each has a number of its own."""
+        words = (self.read("/proc/loadavg") or "").split()
+        return int(words[3].partition("/")[2]) if len(words) > 3 else 0
+
+    def threads_of_user(self, pid: int | str) -> int:
+        """How many processes and threads a process's user has, as far as /proc shows them."""
+        uid = _status_field(self.read(f"/proc/{pid}/status") or "", "Uid")
+        statuses = [self.read(f"/proc/{each}/status") or "" for each in self._pids()]
+        own = [text for text in statuses if uid and _status_field(text, "Uid") == uid]
+        return sum(int(_status_field(text, "Threads") or 1) for text in own)
+
+    def _pids(self) -> list[str]:
+        return [entry for entry in os.listdir(self.path("/proc")) if entry.isdigit()]
 
     def may_mount(self) -> bool:
         """Whether this process has CAP_SYS_ADMIN."""
@@ -117,12 +153,17 @@ class Host:
         return lines[-1] if lines else None
 
     def cgroup_limits(
-        self, controller: str, v1_file: str, v2_file: str, below: str | None = None
+        self,
+        controller: str,
+        v1_file: str,
+        v2_file: str,
+        below: str | None = None,
+        pid: int | str = "self",
     ) -> list[CgroupLimit]:
-        """The limits of a cgroup and its parents: this process's cgroup, or the cgroup at a path."""
+        """The limits of a cgroup and its parents: a process's cgroup, or the cgroup at a path."""
         return [
             CgroupLimit(file, int(text))
-            for folder, name in self._hierarchies(controller, v1_file, v2_file, below)
+            for folder, name in self._hierarchies(controller, v1_file, v2_file, below, pid)
             for file in _upwards(folder, name)
             for text in [(self.read(file) or "").strip()]
             if text.isdigit() and int(text) < _NO_LIMIT_BYTES
@@ -134,15 +175,21 @@ class Host:
         return [mount for mount in mounts if mount.filesystem in ("cgroup", "cgroup2")]
 
     def _hierarchies(
-        self, controller: str, v1_file: str, v2_file: str, below: str | None
+        self, controller: str, v1_file: str, v2_file: str, below: str | None, pid: int | str
     ) -> Iterator[tuple[tuple[str, str], str]]:
         """(mount point, path in it) of the cgroup with the controller, and the file with its limit."""
-        for hierarchy, controllers, path in procfs.cgroups(self.read("/proc/self/cgroup")):
+        for hierarchy, controllers, path in procfs.cgroups(self.read(f"/proc/{pid}/cgroup")):
             for mount in self._cgroup_mounts:
                 if hierarchy == "0" and mount.filesystem == "cgroup2":
                     yield (mount.path, below or path), v2_file
                 elif controller in controllers.split(",") and _has(mount, controller):
                     yield (mount.path, below or path), v1_file
+
+
+def _status_field(text: str, name: str) -> str:
+    """The first word of a field of /proc/PID/status; empty where it is missing."""
+    match = re.search(rf"^{name}:\s+(\S+)", text, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _has(mount: Mount, controller: str) -> bool:

@@ -105,14 +105,14 @@ def _commit_limit(wanted: Wanted, host: Host) -> Iterator[Finding]:
 
 def _memory_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
     for limit in host.cgroup_limits(*_MEMORY_FILES, below=_slice(wanted)):
-        if limit.limit_bytes < wanted.filled_bytes and (wanted.prefault or not wanted.overcommit):
+        if limit.limit < wanted.filled_bytes and (wanted.prefault or not wanted.overcommit):
             yield Finding(
                 wanted.prefault,
                 f"region {wanted.name} needs {format_size(wanted.filled_bytes)} when all of it is touched,"
                 f" with its page tables and its owner, but {_may_take(limit, host)}; raise that limit, or"
                 f" reduce the region",
             )
-        if wanted.memory_max_bytes is not None and limit.limit_bytes < wanted.memory_max_bytes:
+        if wanted.memory_max_bytes is not None and limit.limit < wanted.memory_max_bytes:
             yield Finding(
                 False,
                 f"memory_max of region {wanted.name} is {format_size(wanted.memory_max_bytes)}, but"
@@ -128,7 +128,7 @@ def _slice(wanted: Wanted) -> str | None:
 def _may_take(limit: CgroupLimit, host: Host) -> str:
     kind = host.container()
     where = f", in a container ({kind})," if kind else ""
-    return f"its cgroup{where} may take {format_size(limit.limit_bytes)} ({limit.path})"
+    return f"its cgroup{where} may take {format_size(limit.limit)} ({limit.path})"
 
 
 def _huge_pages(wanted: Wanted, host: Host) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ def _huge_pages(wanted: Wanted, host: Host) -> Iterator[Finding]:
 
 def _hugetlb_cgroups(wanted: Wanted, host: Host) -> Iterator[Finding]:
     for limit in host.cgroup_limits(*_HUGETLB_FILES, below=_slice(wanted)):
-        if limit.limit_bytes < wanted.hugetlb_bytes:
+        if limit.limit < wanted.hugetlb_bytes:
             yield Finding(
                 True,
                 f"region {wanted.name} needs {format_size(wanted.hugetlb_bytes)} in huge pages, but"

@@ -229,7 +229,7 @@ class _Looking:
                 (path for names, path in paths.items() if controller in names.split(",")), paths.get("")
             )
             for limit in self._limits.cgroup_limits(controller, v1_file, v2_file, below):
-                limits.append(Limit(resource, limit.path, limit.limit_bytes))
+                limits.append(Limit(resource, limit.path, limit.limit))
         return tuple(limits)
 
     def _segments(self, group: Group, first: Process) -> tuple[Attribution, tuple[SegmentRecord, ...]]:

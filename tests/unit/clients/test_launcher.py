@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
 import select
@@ -17,6 +18,7 @@ import pytest
 
 from mshare.backends.connect import connect
 from mshare.clients import launcher, starter
+from mshare.clients.lean import Lean
 from mshare.clients.spec import ClientsSpec
 from mshare.clients.status import CLIENTS, LauncherStatus
 from mshare.errors import MshareError, Unavailable
@@ -176,6 +178,52 @@ def test_a_new_spec_is_read_and_a_bad_one_leaves_all_as_it_was(here: World) -> N
         assert current is not None
         assert (current.attached, current.requested) == (3, 3)
         assert any("request 1 to 32768" in error for error in current.errors)
+
+
+def _no_room(monkeypatch: pytest.MonkeyPatch, beyond: int) -> None:
+    """A host that has room for so many clients."""
+    start = Lean.start
+
+    def start_if_there_is_room(self: Lean, number: int) -> int:
+        if number >= beyond:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(self, number)
+
+    monkeypatch.setattr(Lean, "start", start_if_there_is_room)
+
+
+def test_more_than_there_is_room_for_leaves_those_that_run(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_room(monkeypatch, 3)
+    number = here.directory / "number"
+    number.write_text("2")
+    with here.owned(), launched(lambda: spec(here, int(number.read_text()))) as (pid, __):
+        eventually(lambda: attached(here) == 2)
+        first = status(here)
+        assert first is not None
+        os.kill(first.pids[1], signal.SIGKILL)
+        eventually(lambda: (status(here) or first).dead)
+        number.write_text("5")
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: (status(here) or pytest.fail("it ended")).reloads == 1)
+        current = status(here)
+        assert current is not None
+        assert (current.state, current.attached, current.requested) == ("ready", 1, 2)
+        assert (current.pids, [dead.pid for dead in current.dead]) == (first.pids[:1], [first.pids[1]])
+        assert current.errors == (
+            "client 3 of region sga cannot be started beside the 3 that run (EAGAIN): there is no room for"
+            " another process (memory, kernel.pid_max, kernel.threads-max, RLIMIT_NPROC, pids.max of a"
+            " cgroup); raise the limit that was reached, or ask for fewer clients",
+        )
+        assert not os.path.exists(f"/proc/{first.pids[1]}")
+
+
+def test_a_first_start_without_room_leaves_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_room(monkeypatch, 1)
+    with here.owned() as owner, launched(lambda: spec(here, 2)) as (__, ended):
+        assert "client 1 of region sga cannot be started beside the 1 that run (EAGAIN)" in ended()
+        assert here.processes() == [owner.pid]
 
 
 def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: World, kind: str) -> None:

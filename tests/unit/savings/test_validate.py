@@ -50,7 +50,6 @@ def test_a_region_of_which_nobody_knows_how_much_is_mapped(monkeypatch: pytest.M
     """On a kernel, one that a preload made: no mshare owner writes it down."""
     seen = ClientsSeen("preload.7.1", "kernel", 1, 1)
     monkeypatch.setattr(validating, "locate", lambda backend, root: Choice("kernel", "/m", "it is mounted"))
-    monkeypatch.setattr(validating, "clients_facts", lambda root, region: None)
     monkeypatch.setattr(validating, "attached_programs", lambda *where: Programs(seen, {"postgres": 1}))
     with pytest.raises(MshareError, match=r"is not known, .*; give a span \(`mshare validate --span`\)"):
         validating.validate("preload.7.1")

@@ -1,0 +1,1 @@
+../../../../lib/mshare/converge/processes.py
