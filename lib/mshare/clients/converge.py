@@ -36,8 +36,8 @@ from ..services.choose import current
 from ..services.status_file import Unread
 from ..services.supervisor import Progress, Supervisor, no_progress
 from ..units import counted
-from .spec import ClientsSpec
-from .status import CLIENT_BYTES, CLIENTS, Kind, LauncherStatus, starting
+from .spec import CLIENT_BYTES, ClientsSpec
+from .status import CLIENTS, Kind, LauncherStatus, starting
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from .. import record
 from ..services import signals
 from . import client
 from .client import Report, Target
-from .status import CLIENT_BYTES, Kind
+from .spec import CLIENT_BYTES
+from .status import Kind
 
 
 class Forked:

@@ -25,7 +25,8 @@ from ..preload import library
 from . import client
 from .client import Report, Target, Touched
 from .fault import ranges
-from .status import CLIENT_BYTES, Kind
+from .spec import CLIENT_BYTES
+from .status import Kind
 
 VERSION = 1
 _HEADER = struct.Struct("=19Q4096s")

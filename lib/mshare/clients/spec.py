@@ -24,9 +24,12 @@ from ..converge.spec import (
 from ..errors import InvalidRequest
 from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES
 from ..region import rules
-from ..units import parse_size
+from ..units import KIB, MIB, parse_size
+from .status import Kind
 
 CLIENTS_MAXIMUM = 32768
+CLIENT_BYTES: dict[Kind, int] = {"lean": 256 * KIB, "python": 4 * MIB, "program": 4 * MIB}
+"""What one takes at most, besides the region's page tables; docs/figures.md has what was measured."""
 
 
 def client_count(count: int) -> int:

@@ -15,7 +15,6 @@ from typing import Literal
 from ..errors import sentence
 from ..services import status_file
 from ..services.status_file import Role, Status, beginning
-from ..units import KIB, MIB
 
 Kind = Literal["lean", "python", "program"]
 """Of a launcher's clients."""
@@ -24,8 +23,6 @@ KINDS: dict[Kind, str] = {
     "python": "the library's, in Python",
     "program": "the program that was given",
 }
-CLIENT_BYTES: dict[Kind, int] = {"lean": 256 * KIB, "python": 4 * MIB, "program": 4 * MIB}
-"""What one takes at most, besides the region's page tables; docs/figures.md has what was measured."""
 
 
 @dataclass(frozen=True)
