@@ -15,6 +15,7 @@ from ..converge.outcome import (
     ABSENT,
     Boot,
     Outcome,
+    Undo,
     chosen,
     differing_keys,
     locate,
@@ -108,22 +109,29 @@ class ClientsPresent(Request[ClientsFacts]):
                 boot.step(f"the clients of region {name}"),
             )
         )
-        if actions and not check:
-            with spec_written(spec_path, spec):
+        with Undo() as undo:
+            if actions and not check:
+                if resize:
+                    # After the specification was put back.
+                    undo.add(lambda: _reload_if_alive(keeper, name, root))
+                undo.enter_context(spec_written(spec_path, spec.to_json()))
                 if anew:
                     keeper.stop(CLIENTS, name, root)
                 if start:
                     argv = [*self.program, "clients", "run", "--spec", spec_path]
                     first = starting(name, root, spec.to_dict(), spec.count, spec.stride_bytes)
                     keeper.start(CLIENTS, name, root, argv, first, self.progress)
+                    undo.add(lambda: keeper.stop(CLIENTS, name, root))
                 elif status is not None and (resize or dead):
                     _reload(keeper, name, root, status.reloads, self.progress)
-            if boot.enabled != boot.wanted:
-                keeper.set_enabled(CLIENTS, name, boot.wanted)
-        before = {"state": "present", **stored} if stored is not None else ABSENT
-        facts = inventory.clients_facts(root, name)
+                if boot.enabled != boot.wanted:
+                    keeper.set_enabled(CLIENTS, name, boot.wanted)
+                    undo.add(lambda: keeper.set_enabled(CLIENTS, name, boot.enabled))
+            facts = inventory.clients_facts(root, name)
+        # The living ones stay: a client that died is reported, and no reason to end the others.
         if self.require_all and not check:
             _require_attached(facts)
+        before = {"state": "present", **stored} if stored is not None else ABSENT
         after = present(spec) if actions else before
         left = outdated_warnings(
             f"the launcher of region {name}", None if anew else outdated, "restart_outdated"
@@ -163,6 +171,13 @@ def _require_attached(facts: ClientsFacts | None) -> None:
         f" {len(facts.dead)} died, and the first reasons are: {', '.join(reasons) or 'none'}; start dead"
         f" clients again with restart_dead: true (mshare_clients_restart_dead, `mshare clients restart`)"
     )
+
+
+def _reload_if_alive(keeper: Supervisor, name: str, root: str) -> None:
+    """Have a launcher go by its specification again; one that ended has none left to change."""
+    status = supervisor.status_of(CLIENTS, name, root)
+    if status is not None:
+        _reload(keeper, name, root, status.reloads, no_progress)
 
 
 def _reload(keeper: Supervisor, name: str, root: str, reloads: int, progress: Progress) -> None:

@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .. import files, paths
-from ..converge.outcome import ABSENT, Boot, Outcome, chosen, one_at_a_time, other_version
+from ..converge.outcome import (
+    ABSENT,
+    Boot,
+    Outcome,
+    Undo,
+    chosen,
+    one_at_a_time,
+    other_version,
+    remove_spec,
+    spec_written,
+)
 from ..errors import Conflict, Unavailable
 from ..services import status_file
 from ..services.choose import current
@@ -97,24 +107,20 @@ def set_up(spec: FollowSpec, program: Sequence[str], *, check: bool = False) -> 
             )
         )
         before = _side(path)
-        if actions and not check:
-            old_text = files.read_text(path)
-            files.write_text(path, spec.to_json())
-            try:
+        with Undo() as undo:
+            if actions and not check:
+                undo.enter_context(spec_written(path, spec.to_json()))
                 if replaced:
                     keeper.stop(FOLLOWER, spec.name, ROOT)
                 if running is None or replaced:
                     argv = [*program, KIND, "--spec", path]
                     first = service.starting(spec)
                     keeper.start(FOLLOWER, spec.name, ROOT, argv, first, no_start_progress)
+                    undo.add(lambda: keeper.stop(FOLLOWER, spec.name, ROOT))
                 if boot.enabled != boot.wanted:
                     keeper.set_enabled(FOLLOWER, spec.name, boot.wanted)
-            except BaseException:
-                if old_text is None:
-                    _forget(path)
-                else:
-                    files.write_text(path, old_text)
-                raise
+                    undo.add(lambda: keeper.set_enabled(FOLLOWER, spec.name, boot.enabled))
+            facts = _facts(spec.target, keeper.kind)
         after = {path: spec.to_json().split("\n")} if actions else before
         warnings = []
         if not keeper.survives_reboot:
@@ -122,7 +128,6 @@ def set_up(spec: FollowSpec, program: Sequence[str], *, check: bool = False) -> 
                 f"systemd does not run on this host, so nobody starts {what} after a reboot; run this again"
                 " then"
             )
-        facts = _facts(spec.target, keeper.kind)
         return Outcome(bool(actions), actions, before, after, facts, boot.facts(), warnings=warnings)
 
 
@@ -149,7 +154,7 @@ def let_go(server: str, *, check: bool = False) -> Outcome[ServiceFacts]:
             if enabled:
                 keeper.set_enabled(FOLLOWER, name, False)
             keeper.stop(FOLLOWER, name, ROOT)
-            _forget(path)
+            remove_spec(path)
             files.remove_empty(status_file.directory(ROOT))
         facts = _facts(server, keeper.kind)
         return Outcome(bool(actions), actions, before, {path: ABSENT}, facts, {"enabled": False})
@@ -174,11 +179,6 @@ def _readable(name: str) -> FollowerStatus | Unread | None:
 def _side(path: str) -> Mapping[str, object]:
     text = files.read_text(path)
     return {path: ABSENT if text is None else text.split("\n")}
-
-
-def _forget(path: str) -> None:
-    files.remove(path)
-    files.remove_empty(os.path.dirname(path), paths.config_dir())
 
 
 def _facts(server: str, kept_by: str) -> ServiceFacts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -229,13 +229,30 @@ class Boot:
         return {"managed": self.managed, "enabled": self.wanted, "reason": self.reason}
 
 
+class Undo(contextlib.ExitStack):
+    """A block whose steps are undone if it fails, the last one first.
+
+    A request that failed leaves nothing half-done, also where it was the look at what it did that failed.
+    """
+
+    def add(self, undo: Callable[[], object]) -> None:
+        """How to undo a step."""
+
+        def leave(kind: type[BaseException] | None, *__: object) -> bool:
+            if kind is not None:
+                undo()
+            return False
+
+        self.push(leave)
+
+
 @contextlib.contextmanager
-def spec_written(path: str, spec: Spec) -> Iterator[None]:
+def spec_written(path: str, text: str) -> Iterator[None]:
     """Write a spec file; put back what was there if the block fails."""
     old_text = files.read_text(path)
     try:
         # It can be there and have failed all the same, where the disk does not take the directory.
-        files.write_text(path, spec.to_json())
+        files.write_text(path, text)
         yield
     except BaseException:
         if old_text is None:

@@ -454,11 +454,11 @@ def _apply(kernel: Kernel, decision: _Decision, keep_partial: bool, progress: Pr
             kernel.write(setting.path, setting.wanted)
             undo.callback(kernel.write, setting.path, setting.before)
         _write_files(kernel.host, decision, undo)
+        written_down.save(decision.record)
         undo.pop_all()
     for known in old.files:
         if decision.record.file(known.path) is None and known.folder_made:
             files.remove_empty(os.path.dirname(kernel.host.path(known.path)))
-    written_down.save(decision.record)
     return short
 
 

@@ -15,6 +15,7 @@ from ..clients.status import CLIENTS
 from ..converge.outcome import (
     ABSENT,
     Outcome,
+    Undo,
     chosen,
     one_at_a_time,
     present,
@@ -42,9 +43,8 @@ def mount_present(spec: MountSpec, *, boot: bool | None = None, check: bool = Fa
         # No lock if there is nothing to do: when a region is started, systemd runs this first, while the
         # process that starts the region holds the lock.
         with one_at_a_time(check):
-            mount = _Mount(spec, boot)
-            mount.converge()
-    elif not check:
+            return _Mount(spec, boot).converge()
+    if not check:
         remove_left_lock()
     return mount.outcome()
 
@@ -89,19 +89,28 @@ class _Mount:
             )
         )
 
-    def converge(self) -> None:
-        msharefs.mount(self.spec)
-        if self.boot and ("mount" in self.steps or self.unit or not self.enabled):
-            units.enable_mount(self.spec)
-        elif self.enabled and not self.boot:
-            units.disable_mount(self.spec.root)
+    def converge(self) -> Outcome[MountFacts]:
+        """Do what is to be done, and undo it if that fails, or the look at it does."""
+        with Undo() as undo:
+            undo.enter_context(msharefs.mounted(self.spec))
+            enable = self.boot and ("mount" in self.steps or self.unit or not self.enabled)
+            if enable or self.enabled != self.boot:
+                undo.enter_context(units.restored_on_failure(self.spec.root))
+            if enable:
+                units.enable_mount(self.spec)
+            elif self.enabled and not self.boot:
+                units.disable_mount(self.spec.root)
+            self._require_done()
+            return self.outcome()
+
+    def _require_done(self) -> None:
         seen = msharefs.observe(self.spec.root, [directory.name for directory in self.spec.directories])
         left = msharefs.differences(self.spec, seen)
         left += map(str, msharefs.directory_steps(self.spec, seen))
         if left:
             raise MshareError(
-                f"{self.spec.root} was changed as requested, but still differs in {', '.join(left)};"
-                " something else may be changing it; run this again"
+                f"{self.spec.root} was changed as requested, but still differed in {', '.join(left)}, so it"
+                " was put back; something else may be changing it; run this again"
             )
 
     def outcome(self) -> Outcome[MountFacts]:

@@ -40,6 +40,8 @@ class Step:
     spec: DirectorySpec
     action: str
     """ "make", "set" or "remove" """
+    before: DirectorySeen | None = None
+    """What is there; None for one that is made."""
 
     def __str__(self) -> str:
         if self.action == "set":
@@ -54,12 +56,21 @@ class Step:
         elif self.action == "make":
             roots.make_directory(root, name, mode, self.spec.gid())
         else:
-            roots.set_directory_access(root, name, mode, self.spec.gid())
+            try:
+                roots.set_directory_access(root, name, mode, self.spec.gid())
+            except BaseException:
+                self.undo(root)
+                raise
 
     def undo(self, root: str) -> None:
-        """Remove what was made; what was removed, or had another mode, is not put back."""
-        if self.action == "make":
-            roots.remove_directory(root, self.spec.name)
+        """Put back what was there before."""
+        name, before = self.spec.name, self.before
+        if before is None:
+            roots.remove_directory(root, name)
+        elif self.action == "remove":
+            roots.make_directory(root, name, before.mode, before.gid)
+        else:
+            roots.set_directory_access(root, name, before.mode, before.gid)
 
 
 def observe(root: str, names: Sequence[str]) -> dict[str, DirectorySeen]:
@@ -123,7 +134,7 @@ def _steps(
     """Those in a directory are removed before it, and made after it."""
     for spec in sorted(wanted, key=lambda each: each.name, reverse=True):
         if not spec.present and spec.name in seen:
-            yield Step(spec, "remove")
+            yield Step(spec, "remove", seen[spec.name])
     for spec in sorted(wanted, key=lambda each: each.name):
         if spec.present:
             gid = -2 if new_group is not None and spec.group == new_group else spec.gid()
@@ -131,7 +142,7 @@ def _steps(
             if here is None:
                 yield Step(spec, "make")
             elif here.mode != spec.mode or gid not in (-1, here.gid):
-                yield Step(spec, "set")
+                yield Step(spec, "set", here)
 
 
 def described(

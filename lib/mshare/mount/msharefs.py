@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import grp
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import files, paths
 from ..backends import root as roots
 from ..backends.choose import choose, require_entry
+from ..converge.outcome import Undo, spec_written
 from ..converge.spec import load
 from ..errors import Conflict, InvalidRequest, MshareError, Unavailable
 from ..host import commands, mounts, procfs
@@ -274,9 +276,17 @@ def require_access(spec: MountSpec, seen: MountSeen) -> None:
 
 
 def mount(spec: MountSpec) -> list[str]:
-    """Bring a root to the state of a complete specification; returns the steps taken.
+    """Bring a root to the state of a complete specification; returns the steps taken."""
+    with mounted(spec) as steps:
+        return steps
 
-    A failure is undone: there is no mount without its record, and no record without its mount.
+
+@contextlib.contextmanager
+def mounted(spec: MountSpec) -> Iterator[list[str]]:
+    """Bring a root to the state of a complete specification; yields the steps taken.
+
+    A failure, here or in the block, is undone: there is no mount without its record, and no record without
+    its mount.
     """
     seen = observe(spec.root, [directory.name for directory in spec.directories])
     if seen.kind == "directory" and not needs_mount(spec):
@@ -285,46 +295,57 @@ def mount(spec: MountSpec) -> list[str]:
     inside = directory_steps(spec, seen)
     record = _record(spec.root)
     require_access(spec, seen)
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         if group_missing(spec):
             _make_group(spec)
+            undo.add(lambda: _remove_group(spec.root))
         gid = group_id(spec)
         if seen.backend is None:
             # What a mount that was killed began stays known: only then can it be ended as a whole.
             if not files.left_at(record):
-                undo.callback(forget, spec.root)
+                undo.add(lambda: forget(spec.root))
             files.write_text(record, record_text(spec))
             _make(spec, seen, undo)
         if "size" in steps:
             _run("mount", "-o", f"remount,size={spec.size_bytes}", spec.root)
+            undo.add(lambda: _run("mount", "-o", f"remount,size={seen.size_bytes}", spec.root))
         if "access" in steps:
-            _set_access(spec, gid)
+            undo.add(lambda: _put_access_back(seen))
+            roots.set_access(spec.root, spec.mode, gid)
         for step in inside:
             step.take(spec.root)
-            undo.callback(step.undo, spec.root)
+            undo.add(functools.partial(step.undo, spec.root))
         if files.read_text(record) != record_text(spec):
-            files.write_text(record, record_text(spec))
-        undo.pop_all()
-    return steps
+            undo.enter_context(spec_written(record, record_text(spec)))
+        yield steps
 
 
-def _make(spec: MountSpec, seen: MountSeen, undo: contextlib.ExitStack) -> None:
+def _make(spec: MountSpec, seen: MountSeen, undo: Undo) -> None:
     """Make an msharefs; `undo` learns of each step that can be undone."""
     if seen.kind == "missing":
-        undo.callback(files.remove_empty, spec.root)
+        undo.add(lambda: files.remove_empty(spec.root))
         files.make_directory(spec.root, 0o700)
     if spec.backend == "kernel":
         _run("mount", "-t", abi.FILESYSTEM, abi.FILESYSTEM, spec.root)
-        undo.callback(_run, "umount", spec.root)
+        undo.add(lambda: _run("umount", spec.root))
         return
     begun = seen.kind == "mount" or seen.unfinished
     if not begun and needs_mount(spec):
         _run("mount", "-t", "tmpfs", "-o", spec.tmpfs_options, paths.SIMULATED_SOURCE, spec.root)
-        undo.callback(_run, "umount", spec.root)
+        undo.add(lambda: _run("umount", spec.root))
     elif not begun:
         _require_tmpfs(spec.root)
-        undo.callback(roots.take_down, spec.root)
+        undo.add(lambda: roots.take_down(spec.root))
     roots.lay_out(spec.root, spec.generation)
+
+
+def _put_access_back(seen: MountSeen) -> None:
+    """Give a root its mode and group again; one that was missing is removed instead."""
+    if seen.mode is None or seen.gid is None:
+        return
+    now = os.lstat(seen.root)
+    # This user need not be a member of a group that stays.
+    roots.set_access(seen.root, seen.mode, -1 if now.st_gid == seen.gid else seen.gid)
 
 
 def _require_tmpfs(root: str) -> None:
@@ -338,10 +359,6 @@ def _require_tmpfs(root: str) -> None:
             f" directory on"
             " one, like /dev/shm, or run as root, which mounts one"
         )
-
-
-def _set_access(spec: MountSpec, gid: int) -> None:
-    roots.set_access(spec.root, spec.mode, gid)
 
 
 def umount(root: str) -> bool:

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from .. import paths
+from ..files import read_text
 from ..kernel import abi
 from ..services.systemd import HEAD, ask, files_differ, remove_files, systemctl, unit_path, write_files
 from .spec import MountSpec
@@ -45,6 +48,22 @@ def mount_unit_exists(root: str) -> bool:
 
 def mount_enabled(root: str) -> bool:
     return ask("is-enabled", *_mount_services(root)).split() == ["enabled", "enabled"]
+
+
+@contextlib.contextmanager
+def restored_on_failure(root: str) -> Iterator[None]:
+    """Have the units of a root as they were before, if the block fails."""
+    path = unit_path(_mount_unit(root))
+    old_text, enabled = read_text(path), mount_enabled(root)
+    try:
+        yield
+    except BaseException:
+        if old_text is not None:
+            write_files({path: old_text})
+            systemctl("enable" if enabled else "disable", *_mount_services(root))
+        elif mount_unit_exists(root):
+            remove_mount_unit(root)
+        raise
 
 
 def disable_mount(root: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from .. import paths
 from ..backends.choose import choose, locate
 from ..collapse import preflight as collapse
-from ..converge.outcome import ABSENT, Outcome, chosen, one_at_a_time
+from ..converge.outcome import ABSENT, Outcome, Undo, chosen, one_at_a_time
 from ..errors import Conflict, MshareError, Unavailable
 from ..files import read_text
 from ..host import fragmentation, huge_pages
@@ -479,7 +479,7 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
         if restarting:
             _restart(move, before, probes)
         else:
-            _write(move)
+            _write(move, before)
             if _verified_first(move):
                 _note(move)
     return Outcome(
@@ -497,12 +497,26 @@ def _side(texts: Changes) -> dict[str, object]:
     return {path: ABSENT if text is None else text.split("\n") for path, text in sorted(texts.items())}
 
 
-def _write(move: _Move) -> None:
-    if move.add_to is not None:
-        account.join(move.cluster.owner, move.add_to)
-    files.write(move.changes, move.cluster)
-    if move.leave is not None:
-        account.leave(move.cluster.owner, move.leave)
+def _write(move: _Move, before: Changes) -> None:
+    """Write the files and set the group; a failure is undone. One to remove them is repeated instead."""
+    with Undo() as undo:
+        if move.spec is not None:
+            undo.add(lambda: _put_back(move, before))
+        if move.add_to is not None:
+            account.join(move.cluster.owner, move.add_to)
+        files.write(move.changes, move.cluster)
+        if move.leave is not None:
+            account.leave(move.cluster.owner, move.leave)
+
+
+def _put_back(move: _Move, before: Changes) -> None:
+    """Have the files and the group as they were."""
+    files.write(before, move.cluster)
+    with suppress(MshareError):
+        if move.add_to is not None:
+            account.leave(move.cluster.owner, move.add_to)
+        if move.leave is not None:
+            account.join(move.cluster.owner, move.leave)
 
 
 def _restart(move: _Move, before: Changes, probes: int) -> None:
@@ -515,7 +529,7 @@ def _restart(move: _Move, before: Changes, probes: int) -> None:
     if member is not None:
         old_server = patroni_restart.step_down(move.cluster, member) or old_server
     environment = old_server.environment()
-    _write(move)
+    _write(move, before)
     try:
         _require_asked(move)
         seconds = move.spec.start_seconds if move.spec is not None else spec.START_SECONDS
@@ -616,12 +630,7 @@ def _undo(move: _Move, before: Changes, environment: dict[str, str]) -> str:
 
     A server that was not stopped has the environment that it had, and is left alone.
     """
-    files.write(before, move.cluster)
-    with suppress(MshareError):
-        if move.add_to is not None:
-            account.leave(move.cluster.owner, move.add_to)
-        if move.leave is not None:
-            account.join(move.cluster.owner, move.leave)
+    _put_back(move, before)
     running = server.running(move.cluster)
     member = move.cluster.patroni
     if member is not None and running is not None and running.environment() == environment:

@@ -130,6 +130,9 @@ class _Kept:
         except BlockingIOError:
             os.close(fd)
             return None
+        except BaseException:
+            os.close(fd)
+            raise
 
     def watch(self, gone: Callable[[_Kept], None]) -> None:
         """Call `gone`, in a thread of its own, when no program has the region any more."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..converge.outcome import (
     ABSENT,
     Boot,
     Outcome,
+    Undo,
     chosen,
     differing_keys,
     locate,
@@ -142,35 +142,39 @@ class _Region:
         fills_root = self.root if start and not whose and not self.stale else None
         if start:
             self._require_it_fits(findings, fills_root)
-        if actions and not check:
-            if whose:
-                _end(self.keeper, name, self.root)
-            if self.stale:
-                roots.unlink(self.root, name)
-            with contextlib.ExitStack() as undone:
-                undone.enter_context(spec_written(self.spec_path, spec))
+        fills_bytes = spec.memory_bytes if start and spec.prefault else 0
+        warnings = [*preflight.warnings(findings), *self._warnings(ends=bool(whose))]
+        with Undo() as undo:
+            if actions and not check:
+                self._make_way(ends=bool(whose))
+                undo.enter_context(spec_written(self.spec_path, spec.to_json()))
                 if units:
-                    undone.enter_context(region_files_written(spec))
+                    undo.enter_context(region_files_written(spec))
                 if start:
                     self._start()
-            if live:
-                self._set_access()
-            if boot.enabled != boot.wanted:
-                self.keeper.set_enabled(OWNER, name, boot.wanted)
-        if self.running and not check:
-            supervisor.wait_until_ready(OWNER, name, self.root, self.request.progress)
-        facts = inventory.region_facts(self.root, name)
-        _require_healthy(facts, check)
+                    undo.add(lambda: _end(self.keeper, name, self.root))
+                if live:
+                    undo.add(self._put_access_back)
+                    self._set_access()
+                if boot.enabled != boot.wanted:
+                    self.keeper.set_enabled(OWNER, name, boot.wanted)
+                    undo.add(lambda: self.keeper.set_enabled(OWNER, name, boot.enabled))
+            if self.running and not check:
+                supervisor.wait_until_ready(OWNER, name, self.root, self.request.progress)
+            facts = inventory.region_facts(self.root, name)
+            if not check:
+                _require_healthy(facts, made=start)
         after = present(spec) if actions else before
-        fills_bytes = spec.memory_bytes if start and spec.prefault else 0
-        left = outdated_warnings(
-            f"the owner of region {name}", None if whose else self.outdated, "replace_outdated"
-        )
-        unread = _unread(f"recreating region {name}", self.facts, bool(whose) and not self.request.force)
-        warnings = [*preflight.warnings(findings), *left, *unread]
         return Outcome(
             bool(actions), actions, before, after, facts, boot.facts(), fills_bytes, fills_root, warnings
         )
+
+    def _warnings(self, ends: bool) -> list[str]:
+        name = self.spec.name
+        left = outdated_warnings(
+            f"the owner of region {name}", None if ends else self.outdated, "replace_outdated"
+        )
+        return left + _unread(f"recreating region {name}", self.facts, ends and not self.request.force)
 
     def _ending(self) -> list[str]:
         """Why a running region has to be ended."""
@@ -183,6 +187,12 @@ class _Region:
         preflight.require(findings)
         if spec.prefault and fills_root is not None:
             memory.check_room(spec.name, spec.memory_bytes, fills_root)
+
+    def _make_way(self, ends: bool) -> None:
+        if ends:
+            _end(self.keeper, self.spec.name, self.root)
+        if self.stale:
+            roots.unlink(self.root, self.spec.name)
 
     def _start(self) -> None:
         argv = [*self.request.program, "own", "--spec", self.spec_path]
@@ -245,6 +255,11 @@ class _Region:
     def _set_access(self) -> None:
         roots.set_region_access(self.root, self.spec.name, self.spec.mode, *self.spec.ids())
 
+    def _put_access_back(self) -> None:
+        facts = self.facts
+        if facts.mode is not None and facts.uid is not None and facts.gid is not None:
+            roots.set_region_access(self.root, facts.name, int(facts.mode, 8), facts.uid, facts.gid)
+
 
 def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:
     """The findings of this host about a region."""
@@ -280,12 +295,19 @@ def _window_bytes(spec: RegionSpec, root: str) -> int:
     return window_bytes
 
 
-def _require_healthy(facts: RegionFacts, check: bool) -> None:
-    if not check and facts.health != "healthy":
+def _require_healthy(facts: RegionFacts, made: bool) -> None:
+    """MshareError for a region that nobody can attach. One that was just `made` is removed by the caller."""
+    if facts.health == "healthy":
+        return
+    if made:
         raise MshareError(
-            f"region {facts.name} at {facts.root} was created, but is {facts.health}; see `mshare list`"
-            " and the owner's log"
+            f"region {facts.name} at {facts.root} was created, but then was {facts.health}, so it was removed"
+            " again; something else may be changing it; run this again"
         )
+    raise MshareError(
+        f"region {facts.name} at {facts.root} was created, but is {facts.health}; see `mshare list`"
+        " and the owner's log"
+    )
 
 
 def _foreign(name: str, root: str, facts: RegionFacts) -> str:

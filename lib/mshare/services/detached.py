@@ -149,27 +149,25 @@ class Detached(Supervisor):
             raise
         try:
             wait(ended, START_SECONDS, f"starting the {role} of {name}", f"see {log_path}")
+            status = seen()
+            if process.returncode is not None:
+                with open(log_path, encoding="utf-8", errors="replace") as log:
+                    last_line = log.read().strip().splitlines()[-1:] or ["its log is empty"]
+                raise start_failure(
+                    status,
+                    f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
+                    f" {last_line[0]}",
+                    process.returncode,
+                )
+            if status is None:
+                raise start_failure(None, f"the {role} of {name} was ended as soon as it was ready")
+            return status
         except BaseException:
-            # Interrupted: nothing half-done stays behind.
+            # It failed, this was interrupted, or its status cannot be read: nothing half-done stays behind.
             process.terminate()
             process.wait()
             forget()
             raise
-        if process.returncode is not None:
-            with open(log_path, encoding="utf-8", errors="replace") as log:
-                last_line = log.read().strip().splitlines()[-1:] or ["its log is empty"]
-            status = seen()
-            forget()
-            raise start_failure(
-                status,
-                f"the {role} of {name} ended with exit code {process.returncode} before it was ready:"
-                f" {last_line[0]}",
-                process.returncode,
-            )
-        status = seen()
-        if status is None:
-            raise start_failure(None, f"the {role} of {name} was ended as soon as it was ready")
-        return status
 
     def stop(self, role: Role[S], name: str, root: str) -> bool:
         writer = _writer(role, name, root)
@@ -188,6 +186,7 @@ class Detached(Supervisor):
             tree.end(tree.by_pid(tree.session(*writer, path)), _LEFT_SECONDS)
         _end_cgroup(role, name, root)
         files.remove(*(status_file.file(root, name, role, suffix) for suffix in status_file.SUFFIXES))
+        files.remove_empty(status_file.directory(root))
         return stopped
 
     @property

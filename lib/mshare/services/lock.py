@@ -127,25 +127,62 @@ def _shares(pid: int, identity: str) -> bool:
 
 def _acquire(path: str, what: str, wait_seconds: float) -> int:
     deadline = time.monotonic() + wait_seconds
-    while True:
-        fd = _open_lock(path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = _holder_text(fd)
-            os.close(fd)
+    try:
+        while True:
+            fd, new = _open_lock(path)
+            holder_text = None
+            with contextlib.ExitStack() as undo:
+                undo.callback(os.close, fd)
+                try:
+                    if _take_at(fd, path, new):
+                        undo.pop_all()
+                        return fd
+                except BlockingIOError:
+                    holder_text = _holder_text(fd)
+            if holder_text is None:
+                continue
             if time.monotonic() >= deadline:
                 raise Conflict(
-                    f"{what} is held by process {who}"
+                    f"{what} is held by process {holder_text}"
                     + (f" for more than {wait_seconds:g} s" if wait_seconds else "")
                     + "; wait for it to end, or stop it"
-                ) from None
+                )
             time.sleep(_WAIT_SECONDS)
-            continue
-        if _is_at(fd, path):
-            _sign(fd)
-            return fd
-        os.close(fd)
+    except BaseException:
+        # Those made for a lock that was not taken. With anything in them they stay.
+        files.remove_empty(os.path.dirname(path), paths.state_dir())
+        raise
+
+
+def _take_at(fd: int, path: str, new: bool) -> bool:
+    """Lock an open file, if it still is the file at a path, and sign it.
+
+    BlockingIOError where another process holds the lock. Any other failure removes a file that is new.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(fd, path):
+            return False
+        _sign(fd)
+        return True
+    except BlockingIOError:
+        raise
+    except BaseException:
+        if new and _is_free(fd) and _is_at(fd, path):
+            files.remove(path)
+        raise
+
+
+def _is_free(fd: int) -> bool:
+    """Whether no other process holds the lock of an open file, which this process holds then if it can."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The system hands out no lock now (ENOLCK): only one that was taken before can exist.
+        return _holder(os.fstat(fd)) is None
+    return True
 
 
 def _sign(fd: int) -> None:
@@ -155,11 +192,11 @@ def _sign(fd: int) -> None:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            os.close(fd)
             raise
 
 
-def _open_lock(path: str) -> int:
+def _open_lock(path: str) -> tuple[int, bool]:
+    """A lock file, and whether this process made it."""
     while True:
         # Another process may remove the directory with the last file in it just before this process uses it,
         # or make the lock file first.
@@ -167,9 +204,9 @@ def _open_lock(path: str) -> int:
             files.make_directory(paths.state_dir())
             files.make_directory(os.path.dirname(path))
             try:
-                return files.open_file(path, os.O_RDWR)
+                return files.open_file(path, os.O_RDWR), False
             except FileNotFoundError:
-                return files.create_file(path, os.O_RDWR, 0o600)
+                return files.create_file(path, os.O_RDWR, 0o600), True
 
 
 def _is_at(fd: int, path: str) -> bool:

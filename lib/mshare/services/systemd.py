@@ -235,18 +235,17 @@ class Systemd(Supervisor):
 
         try:
             wait(ended, START_SECONDS, f"starting {unit}", f"see `journalctl -u {unit}`")
+            output = (starting.stdout.read() if starting.stdout else "").strip()
+            status = status_of(role, name, root)
+            if starting.returncode != 0 or status is None:
+                failed = status_file.read(root, name, role)
+                why = failure(unit) or output
+                raise start_failure(failed, f"{unit} did not start: {why}; see `journalctl -u {unit}`")
+            return status
         except BaseException:
-            self.stop(role, name, root)
-            raise
-        output = (starting.stdout.read() if starting.stdout else "").strip()
-        status = status_of(role, name, root)
-        if starting.returncode != 0 or status is None:
-            failed = status_file.read(root, name, role)
-            why = failure(unit) or output
             # Nothing half-done stays behind, and systemd does not try again.
             self.stop(role, name, root)
-            raise start_failure(failed, f"{unit} did not start: {why}; see `journalctl -u {unit}`")
-        return status
+            raise
 
     def stop(self, role: Role[S], name: str, root: str) -> bool:
         unit = unit_of(role, name)

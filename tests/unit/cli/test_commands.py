@@ -500,8 +500,8 @@ class TestMounts:
         )
         assert [one.returncode for one in done] == [0, 1, 0], [one.stderr for one in done]
         assert (
-            f"{root} was changed as requested, but still differs in size; something else may be changing it;"
-            " run this again" in " ".join(done[1].stderr.split())
+            f"{root} was changed as requested, but still differed in size, so it was put back; something else"
+            " may be changing it; run this again" in " ".join(done[1].stderr.split())
         )
 
     def test_in_use_by_somebody_else(self, world):

@@ -17,7 +17,9 @@ from mshare.clients.converge import ClientsAbsent, ClientsPresent
 from mshare.clients.spec import CLIENTS_MAXIMUM, ClientsSpec, client_count
 from mshare.converge.request import apply
 from mshare.errors import InvalidRequest, MshareError
+from mshare.info import inventory
 from mshare.units import GIB, MIB
+from rig.faults import fail_at
 from rig.world import COMMAND, eventually
 
 
@@ -83,6 +85,29 @@ def test_more_and_fewer_without_starting_the_others_anew(here):
         assert not apply(present(here, 2)).changed
         assert apply(absent(here)).changed
         assert not apply(absent(here)).changed
+
+
+def test_clients_that_cannot_be_counted_after_their_start_are_ended_again(here, monkeypatch):
+    with here.owned():
+        alone = here.files(), here.processes()
+        fail_at(monkeypatch, inventory, "clients_facts", {1})
+        with pytest.raises(OSError, match="Input/output error"):
+            apply(present(here, 2))
+        assert (here.files(), here.processes()) == alone
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_their_number_is_put_back_where_they_cannot_be_counted(here, monkeypatch, count):
+    with here.owned():
+        first = apply(present(here, 3)).facts
+        with monkeypatch.context() as patch:
+            fail_at(patch, inventory, "clients_facts", {1})
+            with pytest.raises(OSError, match="Input/output error"):
+                apply(present(here, count))
+        again = apply(present(here, 3))
+        assert not again.changed
+        assert (again.facts.attached, again.facts.launcher_pid) == (3, first.launcher_pid)
+        apply(absent(here))
 
 
 def test_a_client_that_dies_is_reported_and_started_again_on_request(here):

@@ -21,6 +21,7 @@ from mshare.host import procfs
 from mshare.record import Malformed
 from mshare.runtime.install import absent
 from mshare.runtime.manifest import Place, manifest_text
+from rig.faults import fail_at
 from rig.patience import eventually
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -90,6 +91,15 @@ def test_a_service_that_cannot_start_leaves_nothing(here):
     with pytest.raises(OSError, match="No such file"):
         converge.set_up(FollowSpec(TARGET), ("/no/such/program",))
     assert not here.config.exists()
+
+
+def test_one_that_cannot_be_examined_after_its_start_is_ended_again(here, monkeypatch):
+    nothing = here.files()
+    fail_at(monkeypatch, converge, "_facts", {1})
+    with pytest.raises(OSError, match="Input/output error"):
+        converge.set_up(FollowSpec(TARGET), PROGRAM)
+    assert here.files() == nothing
+    assert not here.state.exists()
 
 
 def test_the_library_stays_while_it_keeps_a_server(follower, tmp_path):

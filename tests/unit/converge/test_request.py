@@ -125,14 +125,10 @@ def test_keys_in_which_a_stored_spec_differs():
 
 
 def test_a_spec_file_is_put_back_where_the_rest_fails(tmp_path):
-    @dataclass(frozen=True)
-    class Named(Spec):
-        name: str
-
     path = tmp_path / "regions" / "a.json"
     path.parent.mkdir()
     path.write_text("as it was")
-    with pytest.raises(ZeroDivisionError), outcome.spec_written(str(path), Named("new")):
+    with pytest.raises(ZeroDivisionError), outcome.spec_written(str(path), "new"):
         1 / ("as it was" in path.read_text())
     assert path.read_text() == "as it was"
 
@@ -145,3 +141,20 @@ def test_what_has_several_steps_has_one_turn():
         # Others still wait: the turn ends with the outer one.
         assert lock.holder(outcome._lock()) == os.getpid()
     assert not os.path.exists(outcome._lock())
+
+
+def test_steps_are_undone_the_last_first_and_only_on_a_failure():
+    undone = []
+
+    def steps(error):
+        with outcome.Undo() as undo:
+            undo.add(lambda: undone.append("first"))
+            undo.add(lambda: undone.append("second"))
+            if error is not None:
+                raise error
+
+    steps(None)
+    assert undone == []
+    with pytest.raises(KeyboardInterrupt):
+        steps(KeyboardInterrupt())
+    assert undone == ["second", "first"]

@@ -23,6 +23,7 @@ from mshare.services import systemd
 from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
 from rig import surveys
+from rig.faults import fail_at
 from rig.pools import FakeKernel, Pools
 
 SYSCTL = "/etc/sysctl.d/60-mshare-huge-pages.conf"
@@ -508,6 +509,21 @@ def test_what_fails_half_way_is_undone(machine: Machine, monkeypatch: pytest.Mon
     put: Callable[..., None] = converge._put
     monkeypatch.setattr(converge, "_put", full)
     with pytest.raises(OSError, match="No space left"):
+        machine.present({"wanted": 64}, transparent="never")
+    now = machine.pools.snapshot()
+    place = "sys/kernel/mm/transparent_hugepage/enabled"
+    assert now.pop(place) == b"madvise"
+    untouched.pop(place)
+    assert now == untouched
+
+
+def test_what_cannot_be_written_down_is_undone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    untouched = machine.pools.snapshot()
+    from mshare.huge_pages import converge
+
+    # The first one is before anything is changed, the second one after everything was.
+    fail_at(monkeypatch, converge.written_down, "save", {2})
+    with pytest.raises(OSError, match="Input/output error"):
         machine.present({"wanted": 64}, transparent="never")
     now = machine.pools.snapshot()
     place = "sys/kernel/mm/transparent_hugepage/enabled"

@@ -20,11 +20,12 @@ from mshare.converge.outcome import Outcome
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.host import mounts, segments
 from mshare.info import inventory
-from mshare.mount import converge, directories
+from mshare.mount import converge, directories, msharefs
 from mshare.mount.spec import MountSpec
 from mshare.region.converge import RegionPresent
 from mshare.region.region import Region
 from mshare.region.spec import RegionSpec
+from rig.faults import fail_at
 from rig.other_user import UID, as_other, needs_root
 from rig.world import World
 
@@ -358,3 +359,46 @@ def test_a_survey_names_a_region_with_its_directory(
 def test_a_survey_names_a_region_of_an_ordinary_user() -> None:
     mapping = segments.Mapping(0, 4096, 0, True, b"00:21", 7, b"/dev/shm/msharefs-1000/sales/sga")
     assert segments.kind(mapping, segments.Filesystem("tmpfs", "tmpfs")).region == "sales/sga"
+
+
+def snapshot(world: World) -> dict[str, tuple[str, int]]:
+    return {str(path): access(path) for path in (world.root, *world.root.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [(inventory, "mount_facts"), (converge._Mount, "_require_done")],
+    ids=["facts", "done"],
+)
+def test_all_is_put_back_where_the_look_afterwards_fails(
+    here: World, monkeypatch: pytest.MonkeyPatch, target: object, name: str
+) -> None:
+    request(here, {"name": "sales"}, {"name": "old", "mode": "2750"})
+    record = next((here.config / "mounts").iterdir())
+    before = snapshot(here), record.read_text()
+    wanted = [
+        {"name": "sales", "mode": "2770"},
+        {"name": "old", "state": "absent"},
+        {"name": "new"},
+    ]
+    fields = {"mode": "0711", "directories": wanted}
+    spec = MountSpec.from_dict({"backend": "simulated", "root": str(here.root), **fields})
+    with monkeypatch.context() as patch:
+        fail_at(patch, target, name, {1})
+        with pytest.raises(OSError, match="Input/output error"):
+            converge.mount_present(spec)
+    assert (snapshot(here), record.read_text()) == before
+    assert converge.mount_present(spec).changed
+
+
+def test_a_new_msharefs_is_taken_away_where_the_look_afterwards_fails(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots.take_down(str(here.root))
+    here.root.rmdir()
+    before = sorted(here.directory.rglob("*"))
+    monkeypatch.setattr(msharefs, "needs_mount", lambda spec: False)
+    fail_at(monkeypatch, inventory, "mount_facts", {1})
+    with pytest.raises(OSError, match="Input/output error"):
+        request(here, {"name": "sales"})
+    assert sorted(here.directory.rglob("*")) == before

@@ -14,6 +14,7 @@ from mshare.errors import InvalidRequest, MshareError, Unavailable
 from mshare.host.limits import Host
 from mshare.mount import converge, msharefs, preflight, units
 from mshare.mount.spec import MountSpec
+from mshare.services import systemd
 
 
 def spec(root: object, **fields: object) -> MountSpec:
@@ -117,3 +118,33 @@ def test_an_ordinary_user_is_told_of_the_other_backend(monkeypatch):
     monkeypatch.setattr(preflight.paths, "is_root", lambda: False)
     with pytest.raises(Unavailable, match=r"needs root .*or use backend simulated"):
         preflight.require("/run/x")
+
+
+@pytest.mark.parametrize("before", [None, "[Mount]\n"], ids=["none", "another"])
+def test_units_are_put_back_where_what_follows_fails(tmp_path, monkeypatch, before):
+    folder = tmp_path / "units"
+    folder.mkdir()
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORY", str(folder))
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    unit = folder / "run-x.mount"
+    if before is not None:
+        unit.write_text(before)
+
+    def change():
+        with units.restored_on_failure("/run/x"):
+            units.enable_mount(spec("/run/x"))
+            assert "Where=/run/x" in unit.read_text()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        change()
+    assert (unit.read_text() if unit.exists() else None) == before
+    calls = [call.removeprefix("--quiet ") for call in (tmp_path / "calls").read_text().splitlines()]
+    # Neither was enabled before.
+    assert "disable run-x.mount mshare-msharefs@run-x.service" in calls
+    assert calls.index("disable run-x.mount mshare-msharefs@run-x.service") > calls.index(
+        "enable run-x.mount mshare-msharefs@run-x.service"
+    )

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from mshare.errors import Conflict, Unavailable
+from mshare.files import read_text
 from mshare.postgresql import clusters, converge, files, server
 from mshare.postgresql.managers import evidence, patroni, pg_ctlcluster, units
 from mshare.postgresql.spec import ClusterSpec
+from rig.faults import fail_at
 from rig.other_user import UID, needs_root
 
 THP = ClusterSpec("thp", start_seconds=610)
@@ -346,3 +348,17 @@ def test_a_host_without_systemd(monkeypatch):
     monkeypatch.setattr(units.Host, "runs_systemd", lambda _host: False)
     assert units.of_postgresql() == []
     assert units.describe(UNIT) == units.Unit(UNIT)
+
+
+@needs_root
+def test_files_that_cannot_all_be_written_are_put_back(cluster, systemctl, tmp_path, monkeypatch):
+    before = snapshot(tmp_path)
+    changes = files.different(files.present(cluster, THP, None, True))
+    texts = {path: read_text(path) for path in changes}
+    move = converge._Move(cluster, THP, changes)
+    with monkeypatch.context() as patch:
+        calls = fail_at(patch, files, "_replace", {2})
+        with pytest.raises(OSError, match="Input/output error"):
+            converge._write(move, texts)
+    assert len(calls) > 1
+    assert snapshot(tmp_path) == before

@@ -22,6 +22,7 @@ from mshare.backends.simulated.layout import Layout
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.preload import keeper
 from mshare.preload.keeper import ANSWER, QUESTION, VERSION, Answer, Keeper
+from rig.faults import fail_at, open_files
 
 SIZE = 4 << 20
 C_SIZES = r"""
@@ -214,3 +215,16 @@ def test_generations_without_files(tmp_path: Path, generation: str) -> None:
     Layout.create(str(tmp_path), generation, 1 << 30)
     with pytest.raises(Unavailable, match=f"regions of generation {generation} at .* take no files"):
         keeper.require_files(SimulatedBackend(str(tmp_path)))
+
+
+def test_a_lock_that_cannot_be_had_is_an_answer_and_leaves_nothing_open(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.ask()
+    before = open_files()
+    with monkeypatch.context() as patch:
+        fail_at(patch, fcntl, "flock", range(1, 100), errno.ENOLCK)
+        answer, region_fd = asked.ask()
+    assert (answer.code, region_fd) == (errno.ENOLCK, None)
+    assert "No locks available" in answer.text
+    assert open_files() == before

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mshare.converge.request import apply
-from mshare.errors import Conflict
+from mshare.errors import Conflict, MshareError
+from mshare.info import inventory
 from mshare.region.converge import RegionAbsent, RegionPresent
 from mshare.region.spec import RegionSpec
+from rig.faults import fail_at
 from rig.world import COMMAND
 
 
-def present(here, size="64MiB", **consents) -> RegionPresent:
-    given = {"name": "sga", "size": size, "backend": "simulated", "root": str(here.root)}
+def present(here, size="64MiB", mode="0660", **consents) -> RegionPresent:
+    given = {"name": "sga", "size": size, "mode": mode, "backend": "simulated", "root": str(here.root)}
     return RegionPresent(RegionSpec.from_dict(given), COMMAND, **consents)
 
 
@@ -62,3 +66,40 @@ def test_absent_leaves_nothing(here):
     assert here.files() == nothing
     assert here.processes() == []
     assert not apply(absent(here)).changed
+
+
+def test_one_that_cannot_be_examined_after_its_start_is_removed_again(here, monkeypatch):
+    nothing = here.files()
+    calls = fail_at(monkeypatch, inventory, "region_facts", {2})
+    with pytest.raises(OSError, match="Input/output error"):
+        apply(present(here))
+    assert len(calls) > 1
+    assert here.files() == nothing
+    assert here.processes() == []
+
+
+def test_one_that_is_gone_right_after_its_start_is_removed_again(here, monkeypatch):
+    nothing = here.files()
+    real = inventory.region_facts
+
+    def facts(root, name):
+        return replace(real(root, name), health="missing")
+
+    monkeypatch.setattr(inventory, "region_facts", facts)
+    with pytest.raises(MshareError, match="was created, but then was missing, so it was removed again"):
+        apply(present(here))
+    assert here.files() == nothing
+    assert here.processes() == []
+
+
+def test_access_is_put_back_where_the_look_afterwards_fails_and_the_region_stays(here, monkeypatch):
+    first = apply(present(here)).facts
+    files = here.files()
+    with monkeypatch.context() as patch:
+        fail_at(patch, inventory, "region_facts", {2})
+        with pytest.raises(OSError, match="Input/output error"):
+            apply(present(here, mode="0600"))
+    assert here.files() == files
+    again = apply(present(here))
+    assert not again.changed
+    assert (again.facts.owner.pid, again.facts.mode) == (first.owner.pid, first.mode)

@@ -13,7 +13,7 @@ import pytest
 
 from mshare.errors import MshareError, Unavailable
 from mshare.region.status import OWNER, require_owner, starting
-from mshare.services import choose, supervisor
+from mshare.services import choose, status_file, supervisor
 from mshare.services.detached import Detached, signal_process
 
 STAYS = """
@@ -102,3 +102,28 @@ def test_who_keeps_processes(monkeypatch, runs, uid, kind):
     monkeypatch.setattr(choose, "systemd_runs", lambda: runs)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert choose.current().kind == kind
+
+
+def test_one_whose_status_cannot_be_read_when_it_is_ready_is_ended(here, start, monkeypatch):
+    real = status_file.read
+    failed = []
+
+    def read(*arguments):
+        found = real(*arguments)
+        if found is not None and found.state == "ready" and told and not failed:
+            failed.append(found.pid)
+            raise PermissionError("not now")
+        return found
+
+    told = []
+
+    def progress(status):
+        if status is not None and status.state == "ready":
+            told.append(status)
+
+    monkeypatch.setattr(status_file, "read", read)
+    with pytest.raises(PermissionError, match="not now"):
+        start(progress=progress)
+    assert failed
+    assert here.files() == []
+    assert here.processes() == []

@@ -11,9 +11,11 @@ import pytest
 
 from mshare.clients.status import CLIENTS
 from mshare.errors import MshareError
-from mshare.region.status import OWNER
+from mshare.region.status import OWNER, starting
 from mshare.services import systemd
 from mshare.services.notify import notify
+from mshare.services.supervisor import no_progress
+from rig.faults import fail_at
 
 
 @pytest.fixture
@@ -97,3 +99,15 @@ def test_readiness_is_one_datagram(tmp_path, monkeypatch, abstract):
 def test_nobody_asked_to_be_told(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not notify(READY="1")
+
+
+def test_one_whose_status_cannot_be_read_is_stopped_again(here, tmp_path, monkeypatch, systemctl):
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORY", str(tmp_path))
+    (tmp_path / "mshare-region@.service").touch()
+    systemctl()
+    fail_at(monkeypatch, systemd, "status_of", range(1, 10**6))
+    first = starting("sga", str(here.root), {"name": "sga"})
+    with pytest.raises(OSError, match="Input/output error"):
+        systemd.Systemd().start(OWNER, "sga", str(here.root), [], first, no_progress)
+    unit = "mshare-region@sga.service"
+    assert systemctl()[-2:] == [f"stop {unit}", f"reset-failed {unit}"]

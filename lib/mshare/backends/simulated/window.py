@@ -64,7 +64,11 @@ class SimulatedWindow(Window):
     @staticmethod
     def _hold(region_fd: int) -> int:
         fd = reopened(region_fd)
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def bell(self) -> int:

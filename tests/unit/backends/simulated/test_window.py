@@ -22,6 +22,7 @@ from mshare.backends.simulated.window import SimulatedWindow
 from mshare.kernel import abi, syscalls
 from mshare.kernel.syscalls import NewMapping
 from mshare.units import MIB
+from rig.faults import fail_at, open_files
 from rig.world import World
 
 READ_WRITE = abi.PROT_READ | abi.PROT_WRITE
@@ -148,3 +149,14 @@ def test_only_files_that_the_writers_of_a_record_may_open_are_mapped(
     file: os.stat_result, writers: os.stat_result, writes: bool, granted: bool
 ) -> None:
     assert window._granted(file, writers, writes) is granted
+
+
+def test_a_window_whose_lock_cannot_be_had_leaves_nothing_open(
+    attached: SimulatedWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_files()
+    with monkeypatch.context() as patch:
+        fail_at(patch, fcntl, "flock", {1}, errno.ENOLCK)
+        with pytest.raises(OSError, match="No locks available"):
+            attached.after_fork()
+    assert open_files() == before
