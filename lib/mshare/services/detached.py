@@ -63,13 +63,18 @@ def _writer(role: Role[S], name: str, root: str) -> tuple[int, int] | None:
 
 def _make_cgroup(role: AnyRole, name: str, root: str) -> str | None:
     """A cgroup for a process that starts programs, written down so that it can be ended with all in it."""
-    # What a launcher that was killed has left is not to be forgotten for the new one.
-    _end_cgroup(role, name, root)
-    record = status_file.file(root, name, role, "cgroup")
-    path = cgroup.make(f"{role.name}-{paths.file_name(name)}") if role.starts_programs else None
-    if path is not None:
-        files.write_text(record, f"{path}\n", durable=False)
-    return path
+    try:
+        # What a launcher that was killed has left is not to be forgotten for the new one.
+        _end_cgroup(role, name, root)
+        record = status_file.file(root, name, role, "cgroup")
+        path = cgroup.make(f"{role.name}-{paths.file_name(name)}") if role.starts_programs else None
+        if path is not None:
+            files.write_text(record, f"{path}\n", durable=False)
+        return path
+    except BaseException:
+        # Without a process its directory is of no use.
+        files.remove_empty(status_file.directory(root))
+        raise
 
 
 def _end_cgroup(role: AnyRole, name: str, root: str) -> None:

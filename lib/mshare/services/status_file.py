@@ -146,11 +146,15 @@ def make_directory(root: str) -> None:
 
 def require_room(root: str) -> None:
     """OSError (ENOSPC) where no process could write down how it is: it would start, then fail mutely."""
-    make_directory(root)
-    filesystem = os.statvfs(directory(root))
-    # A tmpfs without a limit reports no blocks at all.
-    if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _ROOM_BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
+    try:
+        make_directory(root)
+        filesystem = os.statvfs(directory(root))
+        # A tmpfs without a limit reports no blocks at all.
+        if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _ROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory(root))
+    except BaseException:
+        files.remove_empty(directory(root), paths.state_dir())
+        raise
 
 
 def file(root: str, name: str, role: AnyRole, suffix: str = "json") -> str:

@@ -13,8 +13,9 @@ import pytest
 
 from mshare.errors import MshareError, Unavailable
 from mshare.region.status import OWNER, require_owner, starting
-from mshare.services import choose, status_file, supervisor
+from mshare.services import choose, detached, status_file, supervisor
 from mshare.services.detached import Detached, signal_process
+from rig.faults import fail_at
 
 STAYS = """
 import dataclasses, os, signal, sys
@@ -127,3 +128,14 @@ def test_one_whose_status_cannot_be_read_when_it_is_ready_is_ended(here, start, 
     assert failed
     assert here.files() == []
     assert here.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "call"), [(os, "statvfs"), (detached, "_end_cgroup")], ids=["room", "cgroup"]
+)
+def test_one_that_cannot_be_prepared_leaves_no_directory(here, start, monkeypatch, module, call):
+    with monkeypatch.context() as patch:
+        fail_at(patch, module, call, {1})
+        with pytest.raises(OSError, match="Input/output error"):
+            start()
+    assert not os.path.exists(status_file.directory(str(here.root)))
