@@ -33,6 +33,7 @@ class Pools:
     def __post_init__(self) -> None:
         self.write("proc/meminfo", self._meminfo())
         self.write("proc/cmdline", "root=/dev/vda1 ro quiet\n")
+        self.write("proc/sys/kernel/random/boot_id", "first\n")
         self.write("proc/sys/vm/hugetlb_shm_group", "0\n")
         self.write("proc/sys/vm/compact_memory", "")
         self.write("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")
@@ -45,6 +46,11 @@ class Pools:
             f"MemTotal: {self.memory_bytes // KIB} kB\nMemAvailable: {self.available_bytes // KIB} kB\n"
             "Hugepagesize: 2048 kB\n"
         )
+
+    def restart(self, nr: int) -> None:
+        """The host is booted again, and has so many pages of 2 MiB then."""
+        self.write("proc/sys/kernel/random/boot_id", "second\n")
+        self.set(2 * MIB, nr=nr)
 
     def path(self, name: str) -> Path:
         return self.root / name.lstrip("/")

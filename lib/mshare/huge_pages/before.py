@@ -23,6 +23,28 @@ class PoolBefore:
     before: int
     wanted: int
     """What it was changed to last."""
+    granted: int | None = None
+    """What the kernel granted then, read back; None while that is not known: the run did not end."""
+    boot_id: str | None = None
+    """The boot in which it was."""
+
+    def _left(self, boot_id: str | None) -> tuple[int, int]:
+        """The least and the most pages that the pool has if nobody else has changed it."""
+        if self.granted is None or self.boot_id != boot_id:
+            # A run that was interrupted, or a boot, which may grant fewer pages than the files ask for.
+            return min(self.before, self.wanted), max(self.before, self.wanted)
+        return self.granted, self.granted
+
+    def is_smaller(self, current: int, boot_id: str | None) -> bool:
+        """Whether somebody else has made the pool smaller since."""
+        return current < self._left(boot_id)[0]
+
+    def back(self, current: int, boot_id: str | None) -> int:
+        """How many pages the pool would have without us. What others added is theirs; a pool that they made
+        smaller is as they want it."""
+        if self.is_smaller(current, boot_id):
+            return current
+        return self.before + max(0, current - self._left(boot_id)[1])
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,12 @@ class FileBefore:
     gid: int | None
     folder_made: bool
     """Whether its folder was made for it."""
+    written: str | None = None
+    """What was written into it last; None while that is not known: the run did not end."""
+
+    def is_foreign(self, current: str | None) -> bool:
+        """Whether somebody else has changed or removed the file since."""
+        return self.written is not None and current not in (self.written, self.text)
 
 
 @dataclass(frozen=True)

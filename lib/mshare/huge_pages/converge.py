@@ -13,7 +13,7 @@ import contextlib
 import grp
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import files
 from ..converge.outcome import one_at_a_time
@@ -130,7 +130,7 @@ def _converge(
     pools = kernel.pools()
     surveyed = around.survey() if counting else None
     old = written_down.load()
-    targets = need.targets(spec, surveyed, pools, around.ask, _floors(old, pools))
+    targets = need.targets(spec, surveyed, pools, around.ask, _floors(old, pools, kernel.boot_id()))
     shm_group = None if spec.shm_group is None else _group(spec.shm_group)
     default_bytes = host.memory_bytes("Hugepagesize") or None
     wanted = boot.Wanted(targets, shm_group, spec.transparent, default_bytes)
@@ -172,13 +172,13 @@ def _converge(
     )
 
 
-def _floors(old: Before, pools: dict[_Key, Pool]) -> dict[_Key, int]:
+def _floors(old: Before, pools: dict[_Key, Pool], boot_id: str | None) -> dict[_Key, int]:
     """The pages of each pool that others reserved: before the first run, and since the last."""
     floors = {key: pool.persistent for key, pool in pools.items()}
     for known in old.pools:
         key = (known.page_bytes, known.node)
         if key in floors:
-            floors[key] = known.before + max(0, floors[key] - known.wanted)
+            floors[key] = known.back(floors[key], boot_id)
     return floors
 
 
@@ -227,7 +227,9 @@ def _decide(
 ) -> _Decision:
     _require_same_layout(old, targets)
     warnings: list[str] = []
-    pool_changes, pool_records = _decide_pools(spec, pools, targets, old)
+    pool_changes, pool_records = (
+        _decide_pools(kernel.boot_id(), pools, targets, old, warnings) if spec.live else ([], list(old.pools))
+    )
     settings = {}
     if shm_group is not None:
         settings[SHM_GROUP] = str(shm_group)
@@ -238,7 +240,7 @@ def _decide(
     )
     kept = () if spec.persist else boot.FILES
     file_changes, file_records = _decide_files(
-        kernel.host, {**memlock.files(spec.memlock), **boot_files}, old, kept
+        kernel.host, {**memlock.files(spec.memlock), **boot_files}, old, kept, warnings
     )
     return _Decision(
         tuple(pool_changes),
@@ -262,10 +264,12 @@ def _require_same_layout(old: Before, targets: tuple[Target, ...]) -> None:
 
 
 def _decide_pools(
-    spec: HugePagesSpec, pools: dict[_Key, Pool], targets: tuple[Target, ...], old: Before
+    boot_id: str | None,
+    pools: dict[_Key, Pool],
+    targets: tuple[Target, ...],
+    old: Before,
+    warnings: list[str],
 ) -> tuple[list[Change], list[PoolBefore]]:
-    if not spec.live:
-        return [], list(old.pools)
     changes, records = [], []
     for target in targets:
         key = (target.page_bytes, target.node)
@@ -274,7 +278,7 @@ def _decide_pools(
         if current != target.wanted:
             changes.append(Change(*key, current, target.wanted))
         if known is not None or current != target.wanted:
-            first = current if known is None else known.before
+            first = current if known is None else known.back(current, boot_id)
             records.append(PoolBefore(*key, first, target.wanted))
     wanted = {(target.page_bytes, target.node) for target in targets}
     for known in old.pools:
@@ -282,11 +286,21 @@ def _decide_pools(
         if key in wanted or key not in pools:
             continue
         current = pools[key].persistent
-        # What others added since is theirs.
-        back = known.before + max(0, current - known.wanted)
+        back = known.back(current, boot_id)
         if current != back:
             changes.append(Change(*key, current, back))
+        elif known.is_smaller(current, boot_id):
+            warnings.append(_made_smaller(known, current))
     return changes, records
+
+
+def _made_smaller(known: PoolBefore, current: int) -> str:
+    had = known.wanted if known.granted is None else known.granted
+    return (
+        f"the {pool_text(known.page_bytes, known.node)} stays at {counted(current, 'page')}: it had {had:,}"
+        " after the last run, and somebody else, or a restart of the host, has made it smaller since; before"
+        f" the first run it had {known.before:,}"
+    )
 
 
 def _decide_settings(
@@ -338,7 +352,7 @@ def _group_name(number: str) -> str:
 
 
 def _decide_files(
-    host: Host, wanted: dict[str, str], old: Before, kept: tuple[str, ...]
+    host: Host, wanted: dict[str, str], old: Before, kept: tuple[str, ...], warnings: list[str]
 ) -> tuple[list[_FileChange], list[FileBefore]]:
     """`kept` are files that stay as they are, whether wanted or not."""
     changes, records = [], []
@@ -358,7 +372,7 @@ def _decide_files(
                 not os.path.isdir(os.path.dirname(place)),
             )
         if known is not None:
-            records.append(known)
+            records.append(replace(known, written=None))
     for known in old.files:
         if known.path in wanted:
             continue
@@ -366,7 +380,10 @@ def _decide_files(
             records.append(known)
             continue
         current = files.read_text(host.path(known.path))
-        if current != known.text:
+        if known.is_foreign(current):
+            done = "removed" if current is None else "changed"
+            warnings.append(f"{known.path} was {done} by somebody else since it was written, and stays so")
+        elif current != known.text:
             access = files.Access(known.mode or 0o644, *(_id(each) for each in (known.uid, known.gid)))
             changes.append(_FileChange(known.path, current, known.text, access))
     return changes, records
@@ -454,7 +471,7 @@ def _apply(kernel: Kernel, decision: _Decision, keep_partial: bool, progress: Pr
             kernel.write(setting.path, setting.wanted)
             undo.callback(kernel.write, setting.path, setting.before)
         _write_files(kernel.host, decision, undo)
-        written_down.save(decision.record)
+        written_down.save(_as_done(kernel, decision.record))
         undo.pop_all()
     for known in old.files:
         if decision.record.file(known.path) is None and known.folder_made:
@@ -462,12 +479,36 @@ def _apply(kernel: Kernel, decision: _Decision, keep_partial: bool, progress: Pr
     return short
 
 
+def _as_done(kernel: Kernel, record: Before) -> Before:
+    """What is written down, with what the run has made of it: by that, later changes of others are found."""
+    pools, boot_id = kernel.pools(), kernel.boot_id()
+    return replace(
+        record,
+        pools=tuple(
+            each
+            if each.granted is not None or pool_now is None
+            else replace(each, granted=pool_now.persistent, boot_id=boot_id)
+            for each in record.pools
+            for pool_now in [pools.get((each.page_bytes, each.node))]
+        ),
+        files=tuple(
+            each
+            if each.written is not None
+            else replace(each, written=files.read_text(kernel.host.path(each.path)))
+            for each in record.files
+        ),
+    )
+
+
 def _both(old: Before, new: Before) -> Before:
-    """What either has written down; of what both have, the new one."""
+    """What either has written down; of what both have, the new one. What the old one alone has is about to be
+    restored, so that its state is not known until the run ends."""
+    pools = (each for each in old.pools if not new.pool(each.page_bytes, each.node))
+    old_files = (each for each in old.files if not new.file(each.path))
     return Before(
-        pools=(*new.pools, *(each for each in old.pools if not new.pool(each.page_bytes, each.node))),
+        pools=(*new.pools, *(replace(each, granted=None) for each in pools)),
         settings=(*new.settings, *(each for each in old.settings if not new.setting(each.path))),
-        files=(*new.files, *(each for each in old.files if not new.file(each.path))),
+        files=(*new.files, *(replace(each, written=None) for each in old_files)),
     )
 
 

@@ -16,6 +16,7 @@ from ..host.limits import Host
 
 SHM_GROUP = "/proc/sys/vm/hugetlb_shm_group"
 TRANSPARENT = "/sys/kernel/mm/transparent_hugepage/enabled"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _COMPACT = "/proc/sys/vm/compact_memory"
 _NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -25,6 +26,11 @@ class Kernel:
     """Reads and writes settings of the kernel."""
 
     host: Host
+
+    def boot_id(self) -> str | None:
+        """What this boot of the kernel is known by; None where that is not shown."""
+        text = self.host.read(_BOOT_ID)
+        return None if text is None else text.strip()
 
     def pools(self) -> dict[tuple[int, int | None], Pool]:
         """Every pool by (page size, NUMA node)."""

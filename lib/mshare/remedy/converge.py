@@ -200,6 +200,7 @@ def _give_pool_back(run: _Run) -> None:
         raise MshareError(outcome.failure)
     if outcome.changed:
         run.note(list(outcome.actions), outcome.before, outcome.after)
+    run.warnings += outcome.warnings
 
 
 def _cluster(run: _Run, choice: Choice, planned_pages: int) -> PostgresqlFacts | None:

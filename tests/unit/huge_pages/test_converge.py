@@ -176,6 +176,125 @@ def test_what_others_added_since_stays_theirs(machine: Machine) -> None:
     assert machine.pools.count("nr") == 17
 
 
+@pytest.mark.parametrize("left", [30, 10, 5, 0])
+def test_a_pool_that_others_have_made_smaller_since_stays_so(machine: Machine, left: int) -> None:
+    machine.pools.set(2 * MIB, nr=10)
+    machine.present({"wanted": 50})
+    machine.pools.set(2 * MIB, nr=left)
+    foretold = machine.absent(check=True)
+    done = machine.absent()
+    assert machine.pools.count("nr") == left
+    assert machine.pools.read(SYSCTL) is None
+    (warning,) = done.warnings
+    assert warning == (
+        f"the pool of 2 MiB pages stays at {left} pages: it had 50 after the last run, and somebody else, or a"
+        " restart of the host, has made it smaller since; before the first run it had 10"
+    )
+    assert foretold.warnings == done.warnings
+    assert (machine.absent().changed, machine.absent().warnings) == (False, ())
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "now", "back"),
+    [
+        # Made smaller here, and later by others as well, or larger again.
+        (100, 50, 50, 100),
+        (100, 50, 60, 110),
+        (100, 50, 40, 40),
+        (10, 50, 57, 17),
+    ],
+)
+def test_a_pool_goes_back_by_what_was_changed_here(
+    machine: Machine, before: int, wanted: int, now: int, back: int
+) -> None:
+    machine.pools.set(2 * MIB, nr=before)
+    machine.present({"wanted": wanted})
+    machine.pools.set(2 * MIB, nr=now)
+    machine.absent()
+    assert machine.pools.count("nr") == back
+
+
+def test_a_run_after_others_changed_the_pool_takes_that_for_what_was_there(machine: Machine) -> None:
+    machine.pools.set(2 * MIB, nr=10)
+    machine.present({"wanted": 50})
+    machine.pools.set(2 * MIB, nr=4)
+    machine.present({"wanted": 50})
+    machine.absent()
+    assert machine.pools.count("nr") == 4
+
+
+def test_auto_does_not_bring_back_pages_that_others_gave_up(machine: Machine) -> None:
+    machine.pools.set(2 * MIB, nr=100)
+    machine.instances = [surveys.instance("pg", 20 * MIB, 4, data_directory="/data")]
+    machine.needs = {"/data": 112}
+    assert machine.present({"wanted": "auto"}).pools[0].granted == 120
+    machine.pools.set(2 * MIB, nr=30)
+    machine.needs = {"/data": 12}
+    assert machine.present({"wanted": "auto"}).pools[0].granted == 30
+
+
+@pytest.mark.parametrize(
+    ("at_boot", "back", "told"),
+    [
+        # All pages that the file asks for, or those that the kernel had in one piece.
+        (50, 10, False),
+        (48, 10, False),
+        # Nothing asked for them: there are none to give back, and those of others are for others to make.
+        (0, 0, True),
+        # Something else asked for more.
+        (60, 20, False),
+    ],
+)
+def test_what_a_boot_made_of_the_pool_is_given_back_and_never_more(
+    machine: Machine, at_boot: int, back: int, told: bool
+) -> None:
+    machine.pools.set(2 * MIB, nr=10)
+    machine.present({"wanted": 50})
+    machine.pools.restart(at_boot)
+    assert len(machine.absent().warnings) == told
+    assert machine.pools.count("nr") == back
+
+
+@pytest.mark.parametrize("reached", [20, 50])
+def test_a_run_that_was_killed_is_undone(machine: Machine, reached: int) -> None:
+    """What it had granted is not known, so that all of it is its own."""
+    machine.pools.set(2 * MIB, nr=10)
+    machine.present({"wanted": 50})
+    known = before.load()
+    before.save(replace(known, pools=(replace(known.pools[0], granted=None),)))
+    machine.pools.set(2 * MIB, nr=reached)
+    assert machine.absent().warnings == ()
+    assert machine.pools.count("nr") == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "how"), [("# by hand\nvm.nr_hugepages = 3\n", "changed"), (None, "removed")]
+)
+def test_a_file_that_somebody_changed_since_stays(machine: Machine, text: str | None, how: str) -> None:
+    machine.pools.write(SYSCTL, "# before\n")
+    machine.present({"wanted": 50})
+    if text is None:
+        machine.pools.path(SYSCTL).unlink()
+    else:
+        machine.pools.write(SYSCTL, text)
+    done = machine.absent()
+    assert done.warnings == (
+        f"{SYSCTL} was {how} by somebody else since it was written, and stays so",
+    )
+    assert machine.pools.read(SYSCTL) == text
+    assert machine.pools.count("nr") == 0
+    assert not machine.absent().changed
+
+
+def test_a_run_for_the_next_boot_only_keeps_what_is_known_of_the_pool(machine: Machine) -> None:
+    machine.pools.set(2 * MIB, nr=10)
+    machine.present({"wanted": 50})
+    machine.pools.set(2 * MIB, nr=5)
+    machine.present({"wanted": 60}, live=False)
+    assert "has made it smaller since" in machine.absent().warnings[0]
+    assert machine.pools.count("nr") == 5
+
+
 def test_surplus_pages_are_made_permanent_before_they_are_counted(machine: Machine) -> None:
     # Overcommitted pages in use: 10 permanent ones and 15 surplus ones.
     machine.pools.set(2 * MIB, nr=25, used=25, surplus=15)
@@ -536,7 +655,7 @@ def test_what_is_written_down_survives_and_damage_is_told(machine: Machine) -> N
     machine.present({"wanted": 8})
     path = Path(before.file_path())
     assert json.loads(path.read_text())["pools"] == [
-        {"page_bytes": 2 * MIB, "node": None, "before": 0, "wanted": 8}
+        {"page_bytes": 2 * MIB, "node": None, "before": 0, "wanted": 8, "granted": 8, "boot_id": "first"}
     ]
     path.write_text('{"schema_version": 1, "pools": [{}]}')
     with pytest.raises(MshareError, match=r"has no field pools\[0\].page_bytes; move it away"):
