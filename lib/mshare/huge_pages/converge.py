@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from .. import files
@@ -28,7 +28,7 @@ from ..survey.record import Survey
 from ..survey.survey import survey as survey_host
 from ..units import counted, format_size
 from . import before as written_down
-from . import boot, memlock, need, oracle, pool, preflight
+from . import boot, memlock, need, oracle, pool, preflight, stopped
 from .before import Before, FileBefore, PoolBefore, SettingBefore
 from .kernel import SHM_GROUP, TRANSPARENT, Kernel
 from .need import Ask, Target
@@ -48,6 +48,7 @@ class Around:
     survey: Callable[[], Survey] = survey_host
     ask: Ask = sizing.huge_pages
     kernel: Kernel | None = None
+    stopped: Callable[[int, int | None, Iterable[str]], Iterable[str]] = stopped.warnings
 
     def get_kernel(self) -> Kernel:
         return self.kernel or Kernel(self.host)
@@ -150,6 +151,8 @@ def _converge(
         gap = surveyed.missing[0]
         whose = "" if gap.pid is None else f" of process {gap.pid}"
         warnings.append(f"the survey is incomplete ({gap.what}{whose}: {gap.reason}), so auto may be too low")
+    if surveyed is not None:
+        warnings += _stopped(spec, surveyed, around)
     short = None
     if not check and not decision.is_empty:
         short = _apply(kernel, decision, spec.keep_partial, progress)
@@ -200,6 +203,14 @@ def _fragmented(host: Host, changes: tuple[Change, ...]) -> Iterator[str]:
             " memory are in blocks of 2 MiB or more (/proc/buddyinfo, measured); the kernel has to compact"
             " memory for the rest, and if it grants less, the pool is restored"
         )
+
+
+def _stopped(spec: HugePagesSpec, surveyed: Survey, around: Around) -> Iterator[str]:
+    """What auto does not count because it does not run. Who names instances has chosen what is counted."""
+    sids = [each.sid for each in surveyed.instances if each.sid]
+    automatic = {request.page_bytes for request in spec.pools if request.wanted is None}
+    for page_bytes in sorted(automatic) if not spec.instances else ():
+        yield from around.stopped(page_bytes, surveyed.host.huge_page_default_bytes, sids)
 
 
 def _group(name: str) -> int:

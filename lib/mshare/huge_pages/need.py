@@ -244,9 +244,7 @@ def _postgresql(instance: InstanceRecord, page_bytes: int, ask: Ask) -> _Figure:
 
 
 def _asked(instance: InstanceRecord, page_bytes: int, ask: Ask) -> int:
-    major = (instance.version or "").partition(".")[0]
-    if major.isdigit() and int(major) < sizing.COUNTS_HUGE_PAGES:
-        raise sizing.Unanswered(f"PostgreSQL {instance.version} cannot say ({sizing.COUNTS_HUGE_PAGES} can)")
+    sizing.require_counting(instance.version or "")
     if instance.executable is None or instance.data_directory is None:
         raise sizing.Unanswered("its program or data directory may not be read")
     # After an upgrade of its package, the next start runs what is at the same path now.

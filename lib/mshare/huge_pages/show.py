@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .. import record
 from ..errors import MshareError, sentence
 from ..host.huge_pages import Pool
+from ..survey.record import Survey
 from ..units import counted, format_size
 from . import before, elsewhere, need, oracle
 from .converge import Around, available_pages
@@ -36,6 +38,8 @@ class Shown:
     changed_here: bool
     """Whether this host's huge pages were changed by mshare, which `--absent` undoes."""
     oracle: tuple[OracleFacts, ...]
+    stopped: tuple[str, ...]
+    """Databases that do not run and would take pages, a clause each."""
     complete: bool
     """Whether the survey could look at everything."""
 
@@ -56,6 +60,7 @@ class Shown:
                     f" {format_size(self.needed_page_bytes)} ({size}):"
                 )
                 lines += term_lines(self.needed)
+                lines += [f"{text}." for text in self.stopped]
                 lines.append(
                     "`mshare huge-pages --want auto --check` shows what reserving them would change."
                 )
@@ -92,5 +97,11 @@ def show(around: Around | None = None) -> Shown:
         at_boot=tuple(elsewhere.settings(around.host, default_bytes)),
         changed_here=os.path.exists(before.file_path()),
         oracle=oracle.facts(surveyed, available_pages(kernel, default_bytes)),
+        stopped=tuple(_stopped(around, surveyed, default_bytes)),
         complete=surveyed.complete,
     )
+
+
+def _stopped(around: Around, surveyed: Survey, default_bytes: int | None) -> Iterable[str]:
+    sids = [each.sid for each in surveyed.instances if each.sid]
+    return () if default_bytes is None else around.stopped(default_bytes, default_bytes, sids)

@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many huge pages a running PostgreSQL needs at its next start, as PostgreSQL itself reckons.
+"""How many huge pages a PostgreSQL needs at its next start, as PostgreSQL itself reckons.
 
 `postgres -C shared_memory_size_in_huge_pages` answers that for a server that is stopped; beside a running
 one it stops at the lock of the data directory. It is therefore asked in a scratch directory, whose links
@@ -60,11 +60,30 @@ def huge_pages(server: Server, page_bytes: int) -> int:
         raise Unanswered(f"only root and its own user (uid {process.uid}) may ask it")
     if not all(_is_here(process, path) for path in (server.executable, server.data_directory)):
         raise Unanswered("its program and files are those of a container, or not there any more")
-    words = [*_configured(process, server), "-c", f"huge_page_size={page_bytes // KIB}kB", "-C", PARAMETER]
-    with _scratch(process.uid, server.data_directory) as scratch:
-        answer = _answer(
-            process.uid, [server.executable, "-D", scratch, "-c", f"data_directory={scratch}", *words]
-        )
+    words = [server.executable, *_configured(process, server)]
+    return _asked(process.uid, words, server.data_directory, page_bytes)
+
+
+def require_counting(version: str) -> None:
+    """Unanswered for a version that does not know the parameter."""
+    major = version.partition(".")[0]
+    if major.isdigit() and int(major) < COUNTS_HUGE_PAGES:
+        raise Unanswered(f"PostgreSQL {version} cannot say ({COUNTS_HUGE_PAGES} can)")
+
+
+def of_stopped(uid: int, executable: str, data_directory: str, main: str, page_bytes: int) -> int:
+    """As `huge_pages`, of a server of user `uid` that does not run; `main` is its postgresql.conf."""
+    if os.geteuid() not in (0, uid):
+        raise Unanswered(f"only root and its own user (uid {uid}) may ask it")
+    return _asked(uid, [executable, "-c", f"config_file={main}"], data_directory, page_bytes)
+
+
+def _asked(uid: int, program: list[str], data_directory: str, page_bytes: int) -> int:
+    """Ask a program, with what it is started with."""
+    asked = ["-c", f"huge_page_size={page_bytes // KIB}kB", "-C", PARAMETER]
+    with _scratch(uid, data_directory) as scratch:
+        where = ["-D", scratch, "-c", f"data_directory={scratch}"]
+        answer = _answer(uid, [program[0], *where, *program[1:], *asked])
     if not answer.isdigit() or int(answer) == 0:
         raise Unanswered(f"`postgres -C {PARAMETER}` answers {answer!r}")
     return int(answer)

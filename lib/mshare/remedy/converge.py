@@ -23,11 +23,12 @@ from ..host import procfs
 from ..huge_pages import before as pool_before
 from ..huge_pages import converge as huge_pages
 from ..huge_pages import spec as huge_pages_spec
+from ..huge_pages import stopped
 from ..huge_pages.converge import Around
 from ..huge_pages.result import Result as PoolOutcome
 from ..plan import text as plan_text
 from ..plan.plan import Plan
-from ..postgresql import clusters, files, server
+from ..postgresql import clusters, files
 from ..postgresql.clusters import Cluster
 from ..postgresql.converge import postgresql_absent, postgresql_present
 from ..postgresql.facts import PostgresqlFacts
@@ -35,7 +36,7 @@ from ..postgresql.spec import ClusterSpec
 from ..survey.record import Survey
 from ..survey.survey import survey as survey_host
 from . import recorded as written_down
-from .decide import POOL_PAGE_BYTES, TAKES_PAGES, Choice, Decision, counted, decide
+from .decide import POOL_PAGE_BYTES, Choice, Decision, counted, decide
 from .recorded import Entry, Recorded
 from .result import InstanceResult, Measured, PoolResult, Result
 from .spec import MINIMUM_PERCENT, RemedySpec
@@ -170,23 +171,14 @@ def _pool(run: _Run, decision: Decision, surveyed: Survey, recorded: Recorded) -
         run.note(list(outcome.actions), outcome.before, outcome.after)
         if not recorded.pool:
             run.undo.append(("the pool", lambda: _require_done(huge_pages.absent())))
-    run.warnings += [*outcome.warnings, *_stopped()]
+    sids = [each.sid for each in surveyed.instances if each.sid]
+    run.warnings += [
+        *outcome.warnings,
+        *stopped.warnings(POOL_PAGE_BYTES, surveyed.host.huge_page_default_bytes, sids),
+    ]
     pages = pool.wanted if run.check else pool.granted
     run.pool = PoolResult(pool.page_bytes, pool.before, pages)
     return max(0, pool.wanted - pool.before)
-
-
-def _stopped() -> Iterator[str]:
-    """Clusters that would take pages at their start, for which nobody can ask how many."""
-    for cluster in clusters.every():
-        if server.running(cluster) is not None:
-            continue
-        setting, source = clusters.settings(cluster).get("huge_pages", ("try", "PostgreSQL's default"))
-        if setting.lower() in TAKES_PAGES:
-            yield (
-                f"PostgreSQL cluster {cluster.id} does not run, and has huge_pages = {setting} ({source});"
-                " the pool has no pages for it, so run this again after its next start"
-            )
 
 
 def _require_done(outcome: PoolOutcome) -> None:

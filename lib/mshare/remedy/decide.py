@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import Conflict
 from ..huge_pages.need import postgresql_bytes
+from ..huge_pages.stopped import TAKES_PAGES
 from ..plan import facts
 from ..plan.plan import InstancePlan, Plan, plan
 from ..postgresql import clusters, native
@@ -31,8 +32,6 @@ _ROWS = {NATIVE: "hugetlb_2m", HUGETLB: "preload_hugetlb", THP: "preload_thp", C
 _REMEDIES = {row: remedy for remedy, row in _ROWS.items()}
 POOL_PAGE_BYTES = 2 * MIB
 """The size of the pages that a remedy reserves; others have to be there."""
-TAKES_PAGES = ("on", "true", "yes", "1", "try")
-"""huge_pages of PostgreSQL with which it takes pages of the pool at its start."""
 _ORACLE_TAKES_PAGES = ("true", "only", "auto", "auto_only")
 
 

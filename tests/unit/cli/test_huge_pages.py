@@ -39,6 +39,7 @@ def run(pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         lambda: from_fields(surveys.survey("db", [instance])),
         lambda server, page_bytes: 60,
         FakeKernel(pools.host, files=pools, limits={2 * MIB: 100}),
+        lambda page_bytes, default_bytes, sids: ["PostgreSQL cluster 15-off does not run"],
     )
     monkeypatch.setattr(
         huge_pages, "present", lambda spec, **how: converge.present(spec, around=around, **how)
@@ -57,6 +58,7 @@ def test_without_options_it_shows_and_changes_nothing(run: Run, pools: Pools) ->
     assert "2 MiB      all     20       5         7        0  40 MiB" in shown.stdout
     assert "The databases of this host need 80 pages of 2 MiB (160 MiB):" in shown.stdout
     assert "      60  pg (configured: postgres -C shared_memory_size_in_huge_pages)" in shown.stdout
+    assert "\nPostgreSQL cluster 15-off does not run.\n" in shown.stdout
     assert "At boot: /etc/sysctl.conf (vm.nr_hugepages = 20)." in shown.stdout
     assert pools.snapshot() == untouched
     answer = json.loads(run("--json").stdout)

@@ -40,6 +40,7 @@ class Machine:
         self.kernel = FakeKernel(self.pools.host, files=self.pools)
         self.instances: list[dict[str, Any]] = []
         self.needs: dict[str, int] = {}
+        self.stopped: list[str] = []
 
     @property
     def around(self) -> Around:
@@ -48,6 +49,7 @@ class Machine:
             lambda: from_fields(surveys.survey("db", self.instances)),
             lambda server, page_bytes: self.needs[server.data_directory],
             self.kernel,
+            lambda page_bytes, default_bytes, sids: self.stopped,
         )
 
     def present(self, *pages: dict[str, Any], check: bool = False, **options: Any) -> Result:
@@ -187,8 +189,8 @@ def test_a_pool_that_others_have_made_smaller_since_stays_so(machine: Machine, l
     assert machine.pools.read(SYSCTL) is None
     (warning,) = done.warnings
     assert warning == (
-        f"the pool of 2 MiB pages stays at {left} pages: it had 50 after the last run, and somebody else, or a"
-        " restart of the host, has made it smaller since; before the first run it had 10"
+        f"the pool of 2 MiB pages stays at {left} pages: it had 50 after the last run, and somebody else, or"
+        " a restart of the host, has made it smaller since; before the first run it had 10"
     )
     assert foretold.warnings == done.warnings
     assert (machine.absent().changed, machine.absent().warnings) == (False, ())
@@ -278,9 +280,7 @@ def test_a_file_that_somebody_changed_since_stays(machine: Machine, text: str | 
     else:
         machine.pools.write(SYSCTL, text)
     done = machine.absent()
-    assert done.warnings == (
-        f"{SYSCTL} was {how} by somebody else since it was written, and stays so",
-    )
+    assert done.warnings == (f"{SYSCTL} was {how} by somebody else since it was written, and stays so",)
     assert machine.pools.read(SYSCTL) == text
     assert machine.pools.count("nr") == 0
     assert not machine.absent().changed
@@ -689,6 +689,19 @@ def test_auto_is_what_instances_need_what_others_hold_and_spare(machine: Machine
     machine.instances[1]["segments"] = [surveys.segment(120 * MIB, 4, kind="hugetlb", page_bytes=2 * MIB)]
     machine.instances[0]["segments"] = [surveys.segment(24 * MIB, 4, kind="hugetlb", page_bytes=2 * MIB)]
     assert machine.present({"wanted": "auto"}, check=True).pools[0].wanted == 100
+
+
+def test_auto_tells_what_it_does_not_count_because_it_does_not_run(machine: Machine) -> None:
+    machine.stopped = ["PostgreSQL cluster 15-off does not run"]
+    machine.instances = [surveys.instance("pg", 20 * MIB, 4, data_directory="/data")]
+    machine.needs = {"/data": 12}
+    assert machine.present({"wanted": "auto"}, check=True).warnings == (
+        "PostgreSQL cluster 15-off does not run",
+    )
+    # Who gives a number, or names what is counted, has chosen; nobody else is told of it.
+    assert machine.present({"wanted": 20}, check=True).warnings == ()
+    assert machine.present({"wanted": "auto"}, instances=["pg"], check=True).warnings == ()
+    assert machine.absent().warnings == ()
 
 
 def test_who_may_not_read_what_was_there_before_is_told(

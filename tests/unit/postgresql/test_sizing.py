@@ -71,6 +71,31 @@ def test_it_is_asked_in_a_folder_of_its_own_with_the_servers_settings(server: Se
     ]
 
 
+def test_a_server_that_does_not_run_is_asked_with_its_own_file(server: Server) -> None:
+    log = answers(server, "echo 74")
+    uid, data = os.geteuid(), server.data_directory
+    assert sizing.of_stopped(uid, server.executable, data, "/etc/pg.conf", GIB) == 74
+    words = log.read_text().splitlines()[0]
+    scratch = words.split()[1]
+    assert words == (
+        f"-D {scratch} -c data_directory={scratch} -c config_file=/etc/pg.conf -c huge_page_size=1048576kB -C"
+        " shared_memory_size_in_huge_pages"
+    )
+    answers(server, "echo no >&2; exit 1")
+    with pytest.raises(Unanswered, match="failed: no"):
+        sizing.of_stopped(uid, server.executable, data, "/etc/pg.conf", GIB)
+    with pytest.raises(Unanswered, match="PostgreSQL 14 cannot say"):
+        sizing.require_counting("14")
+
+
+def test_only_root_and_its_user_ask_a_server_that_does_not_run(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(Unanswered, match=r"only root and its own user \(uid 0\) may ask it"):
+        sizing.of_stopped(0, server.executable, server.data_directory, "/etc/pg.conf", GIB)
+
+
 def test_the_page_size_is_the_one_that_is_asked_for(server: Server) -> None:
     log = answers(server, "echo 2")
     assert huge_pages(server, GIB) == 2

@@ -143,7 +143,7 @@ def host(monkeypatch: pytest.MonkeyPatch, here: World) -> Host:
     monkeypatch.setattr(converge.files, "stored", lambda cluster: None)
     monkeypatch.setattr(converge.clusters, "find", lambda version, name: cluster(name))
     monkeypatch.setattr(converge.clusters, "every", lambda: found.clusters)
-    monkeypatch.setattr(converge.server, "running", lambda cluster: None)
+    monkeypatch.setattr(converge.stopped.server, "running", lambda cluster: None)
     monkeypatch.setattr(converge, "_verdicts", lambda plan: ["the plan"])
     monkeypatch.setattr(converge, "counted", lambda survey, choices: ())
     gone = Outcome(False, [], {}, {})
@@ -156,7 +156,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def run(*choices: Choice, spec: RemedySpec = SPEC, check: bool = False) -> Any:
         decision = Decision(choices, (), None)  # type: ignore[arg-type]
         monkeypatch.setattr(converge, "decide", lambda spec, survey, recorded: decision)
-        return converge.present(spec, check=check, survey=lambda: None)  # type: ignore[arg-type,return-value]
+        return converge.present(spec, check=check, survey=lambda: from_fields(surveys.survey("db", [])))
 
     return run
 
@@ -292,10 +292,19 @@ def test_a_cluster_that_is_stopped_is_told(
         converge.clusters, "settings", lambda each: {"huge_pages": (each.name, "postgresql.conf")}
     )
     (warning,) = run(choice("main")).warnings
-    assert warning == (
-        "PostgreSQL cluster 15-on does not run, and has huge_pages = on (postgresql.conf); the pool has no"
-        " pages for it, so run this again after its next start"
+    assert warning.startswith(
+        "PostgreSQL cluster 15-on does not run, so its huge pages are not counted, and has huge_pages = on"
+        " (postgresql.conf); how many it needs is not known (`/usr/bin/postgres"
     )
+
+
+def test_what_the_pool_s_way_back_warns_of_is_told(
+    host: Host, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(choice("a"))
+    given = SimpleNamespace(changed=False, failure=None, warnings=("it stays",))
+    monkeypatch.setattr(converge.huge_pages, "absent", lambda **how: given)
+    assert converge.absent(SPEC).warnings == ("it stays",)
 
 
 def test_another_run_is_waited_for_and_what_it_did_is_surveyed(
