@@ -16,7 +16,7 @@ description:
     module fails, with the figures.
   - Never takes away pages that somebody uses or has reserved. What does not fit is refused before anything is changed.
   - Records what was there before. O(state=absent) restores it, files byte for byte; so does leaving out something that an earlier
-    run asked for.
+    run asked for. What somebody else has changed since stays as it is, with a warning.
   - Files of others that set the same thing at boot are not changed. They are reported as a conflict, in the order in which they take
     effect.
   - Settings for locked memory, for the group that may use huge pages, and for transparent huge pages are changed only if asked for.

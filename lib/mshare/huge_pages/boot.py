@@ -19,9 +19,9 @@ from ..host.limits import Host
 from ..services.systemd import HEAD
 from ..units import GIB, counted
 from . import elsewhere
-from .elsewhere import Setting
 from .kernel import TRANSPARENT
 from .need import Target
+from .setting import COMMAND_LINE, DEFAULT_POOL, SHM_GROUP, Setting
 from .spec import pool_text
 
 SYSCTL_FILE = "/etc/sysctl.d/60-mshare-huge-pages.conf"
@@ -61,11 +61,11 @@ def boot(host: Host, wanted: Wanted) -> Boot:
         if target.page_bytes >= GIB:
             large.append(target)
         elif target.page_bytes == wanted.default_bytes and target.node is None:
-            sysctl.append(f"{elsewhere.DEFAULT_POOL} = {target.wanted}")
+            sysctl.append(f"{DEFAULT_POOL} = {target.wanted}")
         else:
             tmpfiles.append(f"w {nr_file(target.page_bytes, target.node)} - - - - {target.wanted}")
     if wanted.shm_group is not None:
-        sysctl.append(f"{elsewhere.SHM_GROUP} = {wanted.shm_group}")
+        sysctl.append(f"{SHM_GROUP} = {wanted.shm_group}")
     if wanted.transparent is not None:
         tmpfiles.append(f"w {TRANSPARENT} - - - - {wanted.transparent}")
     files = {}
@@ -82,7 +82,7 @@ def _command_line(host: Host, large: list[Target]) -> str:
     present = {
         setting.what: setting.value
         for setting in elsewhere.settings(host, None)
-        if setting.file == "/proc/cmdline"
+        if setting.file == COMMAND_LINE
     }
     words = []
     for page_bytes in sorted({target.page_bytes for target in large}):
@@ -123,7 +123,7 @@ def require_alone(host: Host, wanted: Wanted) -> None:
             # The command line is where it belongs; that it differs is told, not refused.
             continue
         default = target.page_bytes == wanted.default_bytes
-        whole = elsewhere.DEFAULT_POOL if default else nr_file(target.page_bytes)
+        whole = DEFAULT_POOL if default else nr_file(target.page_bytes)
         if target.node is None:
             values[whole] = str(target.wanted)
         else:
@@ -131,7 +131,7 @@ def require_alone(host: Host, wanted: Wanted) -> None:
             # Whatever sets the pool of the host as a whole undoes what nodes are given.
             nodes[whole] = target
     if wanted.shm_group is not None:
-        values[elsewhere.SHM_GROUP] = str(wanted.shm_group)
+        values[SHM_GROUP] = str(wanted.shm_group)
     if wanted.transparent is not None:
         values[TRANSPARENT] = wanted.transparent
     others = [
@@ -151,7 +151,7 @@ def _conflict(others: list[Setting], values: dict[str, str], nodes: dict[str, Ta
         needed = f"{counted(node.wanted, 'page')} in the {pool_text(node.page_bytes, node.node)}"
     else:
         needed = f"{last.what} = {values[last.what]}"
-        ours = SYSCTL_FILE if last.what in (elsewhere.DEFAULT_POOL, elsewhere.SHM_GROUP) else ours
+        ours = SYSCTL_FILE if last.what in (DEFAULT_POOL, SHM_GROUP) else ours
     earlier = [setting.text for setting in others if elsewhere.is_earlier(setting, ours)]
     later = [setting.text for setting in others if not elsewhere.is_earlier(setting, ours)]
     order = ", then ".join([*earlier, f"{ours} (ours)", *later])

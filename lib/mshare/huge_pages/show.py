@@ -16,10 +16,10 @@ from ..survey.record import Survey
 from ..units import counted, format_size
 from . import before, elsewhere, need, oracle
 from .converge import Around, available_pages
-from .elsewhere import Setting
 from .need import Term
 from .oracle import OracleFacts
 from .result import oracle_lines, term_lines
+from .setting import Setting
 from .spec import DEFAULT_SPARE_PAGES, make
 
 

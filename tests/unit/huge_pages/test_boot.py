@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mshare.errors import Unavailable
+from mshare.errors import Conflict, Unavailable
 from mshare.huge_pages import boot, elsewhere, memlock
-from mshare.huge_pages.elsewhere import Setting
 from mshare.huge_pages.need import Target
+from mshare.huge_pages.setting import Setting
 from mshare.huge_pages.spec import make
 from mshare.services import systemd
 from mshare.units import GIB, MIB
@@ -53,6 +53,56 @@ def test_everything_that_sets_pools_in_the_order_of_effect(tmp_path: Path) -> No
         Setting("/usr/lib/tuned/parent/tuned.conf", "vm.nr_hugepages", "7"),
         Setting("/etc/tuned/child/tuned.conf", thp, "never"),
     ]
+
+
+def test_sysctl_conf_takes_effect_where_its_link_is(tmp_path: Path) -> None:
+    """systemd reads it through the link only; `sysctl --system`, which others have, reads it last."""
+    pools = Pools(tmp_path)
+    pools.write("etc/sysctl.conf", "vm.nr_hugepages = 1")
+    pools.write("etc/sysctl.d/zz.conf", "vm.nr_hugepages = 2")
+
+    def order() -> list[str]:
+        return [setting.file for setting in elsewhere.settings(pools.host, 2 * MIB)]
+
+    assert order() == ["/etc/sysctl.d/zz.conf", "/etc/sysctl.conf"]
+    pools.path("etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
+    assert order() == ["/etc/sysctl.conf", "/etc/sysctl.d/zz.conf"]
+    pools.path("run/systemd/system").rmdir()
+    assert order() == ["/etc/sysctl.d/zz.conf", "/etc/sysctl.conf"]
+
+
+def test_sysctls_on_the_kernel_s_command_line(tmp_path: Path) -> None:
+    pools = Pools(tmp_path)
+    pools.write(
+        "proc/cmdline", "ro sysctl.vm.nr_hugepages=3 sysctl/vm/hugetlb_shm_group=4 sysctl.vm.swappiness=1"
+    )
+    assert elsewhere.settings(pools.host, 2 * MIB) == [
+        Setting("/proc/cmdline", "vm.nr_hugepages", "3"),
+        Setting("/proc/cmdline", "vm.hugetlb_shm_group", "4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "is_ours_first"),
+    [
+        # Of lines for the same path systemd-tmpfiles applies the first, and logs that it ignores the others.
+        ("50-a.conf", "hugepages-2048kB", True),
+        ("70-a.conf", "hugepages-2048kB", False),
+        # Patterns of paths are applied in the order of the names.
+        ("50-a.conf", "hugepages-204?kB", False),
+        ("70-a.conf", "hugepages-2048k*", True),
+    ],
+)
+def test_the_order_of_effect_of_tmpfiles(tmp_path: Path, name: str, folder: str, is_ours_first: bool) -> None:
+    pools = Pools(tmp_path)
+    pools.write(f"etc/tmpfiles.d/{name}", f"w /sys/kernel/mm/hugepages/{folder}/nr_hugepages - - - - 5\n")
+    # Where the default pages have 1 GiB, those of 2 MiB are in tmpfiles.d.
+    wanted = boot.Wanted((Target(2 * MIB, None, 64, ()),), None, None, GIB)
+    with pytest.raises(Conflict) as refused:
+        boot.require_alone(pools.host, wanted)
+    ours, theirs = f"{boot.TMPFILES_FILE} (ours)", f"/etc/tmpfiles.d/{name} ("
+    positions = [str(refused.value).index(each) for each in (ours, theirs)]
+    assert (positions[0] < positions[1]) == is_ours_first
 
 
 def test_a_profile_that_includes_itself_ends(tmp_path: Path) -> None:

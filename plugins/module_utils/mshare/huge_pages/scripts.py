@@ -1,0 +1,1 @@
+../../../../lib/mshare/huge_pages/scripts.py
