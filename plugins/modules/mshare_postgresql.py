@@ -17,6 +17,8 @@ description:
     managers, containers, operators), and says what to set there.
   - For a member of a Patroni cluster the environment is a drop-in on Patroni's unit, and Patroni's settings stay as they are. With
     O(restart=true) Patroni is restarted, and its PostgreSQL with it, while all other members are up; a leader hands over first.
+    With O(pages=native) and O(restart=true), C(postgresql.parameters.huge_pages) is set in Patroni's store, where it counts for all
+    members, and Patroni restarts PostgreSQL. O(state=absent) puts back what was there before, unless somebody has changed it since.
   - Writes the environment, one file that turns PostgreSQL's own O(ignore:huge_pages) off and, for a region under systemd, a drop-in
     that starts the server after the region. With O(pages=native) it writes only the file that turns O(ignore:huge_pages) on.
     O(state=absent) restores all of it byte for byte.
@@ -60,6 +62,14 @@ options:
       - The size of V(native) pages, like V(2MiB) or V(1GiB). By default it is what the cluster's own O(ignore:huge_page_size) says,
         otherwise 2 MiB. PostgreSQL before 14 always has the kernel's default size.
     type: str
+  members_ready:
+    description:
+      - For O(pages=native) on a member of a Patroni cluster, whether the hosts of all members have enough huge pages. What is in Patroni's
+        store counts for all of them, and a member without enough huge pages would not start again. With V(false), a cluster that has other
+        members is refused.
+      - The role asks the hosts of its play, and sets this if these are all members.
+    type: bool
+    default: false
   planned_pages:
     description:
       - In check mode, how many huge pages the pool will have been given before the real run.
@@ -129,6 +139,13 @@ EXAMPLES = r"""
     pages: native
     restart: true
 
+- name: The same for a member of a Patroni cluster, all of whose hosts have a pool
+  dbmem.mshare.mshare_postgresql:
+    cluster: 15-main
+    pages: native
+    members_ready: true
+    restart: true
+
 - name: Restore the cluster
   dbmem.mshare.mshare_postgresql:
     state: absent
@@ -148,7 +165,7 @@ cluster:
   type: dict
   sample:
     {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432",
-    "patroni": {"scope": "15-main", "member": "db1", "leads": false}}
+    "patroni": {"scope": "15-main", "member": "db1", "leads": false, "members": ["db1", "db2", "db3"]}}
 restart_required:
   description: Whether the server has to be restarted to take effect.
   returned: success
@@ -313,7 +330,7 @@ def converge(module: AnsibleModule) -> Outcome[Any]:
         page_bytes=None if page_size is None else parse_size(page_size, "page_size"),
     )
     planned_pages = params["planned_pages"] if module.check_mode else 0
-    return postgresql_present(spec, planned_pages=planned_pages, **how)
+    return postgresql_present(spec, planned_pages=planned_pages, members_ready=params["members_ready"], **how)
 
 
 def main() -> None:
@@ -325,6 +342,7 @@ def main() -> None:
             "cluster": {"type": "str"},
             "pages": {"type": "str", "choices": ["thp", "hugetlb", "4k", "native"], "default": "thp"},
             "page_size": {"type": "str"},
+            "members_ready": {"type": "bool", "default": False},
             "planned_pages": {"type": "int", "default": 0},
             "region": {"type": "str"},
             "threshold": {"type": "str", "default": "16MiB"},

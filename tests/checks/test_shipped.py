@@ -20,11 +20,12 @@ MOST_OF = {
     "mshare_survey": 60,
     # It knows every manager, Patroni's store and restarts among them, and the accounts that servers run as.
     # What is asked for in a list is judged together: memory, and room for processes.
-    "mshare_postgresql": 79,
+    # 81: parameters in that store, and huge_pages among them, each a file.
+    "mshare_postgresql": 81,
     # It lists the clusters that do not run, by the units and managers that start them.
     "mshare_huge_pages": 84,
     # It surveys, plans, and applies what the other modules apply.
-    "mshare_remedy": 124,
+    "mshare_remedy": 126,
 }
 # They run on the controller only.
 NEVER_SENT = {path.stem for path in modules() if "AnsibleModule(" not in path.read_text()}

@@ -78,6 +78,9 @@ def status_command(screen: Screen, version: str | None, cluster: str | None) -> 
 @click.option(
     "--require", is_flag=True, help="Refuse to start the server if its memory cannot be taken over."
 )
+@click.option(
+    "--members-ready", is_flag=True, help="With Patroni and native: all members' hosts have a pool."
+)
 @_change_options
 @where_options
 @click.pass_obj
@@ -90,6 +93,7 @@ def present_command(
     threshold: str,
     prefault: bool | None,
     require: bool,
+    members_ready: bool,
     restart: bool,
     probes: int,
     check: bool,
@@ -112,7 +116,13 @@ def present_command(
         require=require,
     )
     done = postgresql_present(
-        spec, version=version, name=cluster, restart=restart, probes=probes, check=check
+        spec,
+        version=version,
+        name=cluster,
+        restart=restart,
+        probes=probes,
+        members_ready=members_ready,
+        check=check,
     )
     _show(screen, done, check, diff)
 

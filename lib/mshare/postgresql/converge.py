@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -27,7 +27,9 @@ from .clusters import Cluster
 from .facts import ClusterFacts, Costs, MemberFacts, PostgresqlFacts
 from .files import Changes, Verified
 from .native import HugePages
+from .patroni import huge_pages as patroni_huge_pages
 from .patroni import restart as patroni_restart
+from .patroni.store import Change
 from .placement import Segment
 from .probe import Cost
 from .server import Server
@@ -49,9 +51,17 @@ class _Move:
     add_to: str | None = None
     """A group that the cluster's owner is to join."""
     leave: str | None = None
+    store: Change | None = None
+    """What changes in the store of the Patroni cluster; None where nothing does."""
+    demands: bool = False
+    """Whether that store has PostgreSQL demand huge pages afterwards."""
+    withheld: str | None = None
+    """Why the store is left as it is: that needs permission to restart."""
     server: Server | None = None
     why_restart: str | None = None
     """Why the server has to be started again; None if it need not."""
+    takes_environment: bool = False
+    """Whether a restart has to bring another environment, and not other settings only."""
     restarted: bool = False
     segment: Segment | None = None
     backend: Segment | None = None
@@ -99,7 +109,9 @@ class _Move:
         member = self.cluster.patroni
         if member is None:
             return None
-        return MemberFacts(member.scope, member.name, patroni_restart.leads(member))
+        view = patroni_restart.view_of(member)
+        names = () if view is None else tuple(each.name for each in view.members)
+        return MemberFacts(member.scope, member.name, patroni_restart.leads(member, view), names)
 
     def _summary(self) -> Iterator[str]:
         """What people read."""
@@ -107,13 +119,11 @@ class _Move:
             yield f"PostgreSQL cluster {self.id} does not run."
             return
         yield f"PostgreSQL cluster {self.id}, postmaster {self.server.pid}: {self.segment.text}"
+        if self.withheld is not None:
+            yield f"{self.withheld}."
         if self.why_restart is not None and not self.restarted:
             yield f"It has to be restarted: {self.why_restart}."
-            if self.cluster.patroni is not None:
-                yield (
-                    f"`patronictl restart` is not enough: restart Patroni itself (systemctl restart"
-                    f" {self.cluster.unit}), one member after the other, replicas first."
-                )
+            yield from self._about_patroni()
         if self.lost is not None:
             yield f"{self.lost}."
         yield from self._about_small_pages()
@@ -124,6 +134,19 @@ class _Move:
             if self.spec.region is not None:
                 text += f" `mshare validate {self.spec.region}` shows what sharing them would save."
             yield text
+
+    def _about_patroni(self) -> Iterator[str]:
+        """How to restart a member by hand."""
+        member = self.cluster.patroni
+        if member is None:
+            return
+        if self.takes_environment:
+            yield (
+                f"`patronictl restart` is not enough: restart Patroni itself (systemctl restart"
+                f" {self.cluster.unit}), one member after the other, replicas first."
+            )
+        elif self.withheld is None:
+            yield f"`patronictl restart {member.scope} {member.name}` is enough; replicas first."
 
     def _about_small_pages(self) -> Iterator[str]:
         if self.huge_pages.fell_back:
@@ -161,18 +184,22 @@ def postgresql_present(
     restart: bool = False,
     probes: int = PROBES,
     planned_pages: int = 0,
+    members_ready: bool = False,
     check: bool = False,
 ) -> Outcome[PostgresqlFacts]:
     """See to it that a cluster's server is started with the library, and, if it may be restarted, that it is.
 
     `planned_pages` are huge pages that the pool will have been given before this is more than a check.
+    `members_ready` says that the hosts of all members of a Patroni cluster have enough of them.
     Afterwards the segment is where it should be, or everything is restored and MshareError has the reason.
     """
     cluster = clusters.find(version, name)
     _require_root(cluster)
     cluster = cluster.managed()
     with one_at_a_time(check):
-        wanted = _sized(cluster, _placed(wanted, check))
+        stored = _stored(cluster, wanted, members_ready)
+        change = _store_change(cluster, wanted, stored)
+        wanted = _sized(cluster, _placed(wanted, check), stored)
         if not check and wanted.needs_library and not os.path.exists(wanted.library):
             raise Unavailable(
                 f"{wanted.library} is missing on this host, and it is what puts PostgreSQL on a region;"
@@ -182,10 +209,11 @@ def postgresql_present(
         group = account.group_needed(cluster.owner, wanted.root) if wanted.root else None
         keeps = joined if wanted.root else None
         change_all = files.present(cluster, wanted, group or keeps, systemd_runs())
-        _require_effect(cluster, change_all, wanted.pages)
+        _require_effect(cluster, change_all, wanted.pages, change)
         move = _Move(cluster, wanted, files.different(change_all), add_to=group)
         if not wanted.root:
             move.leave = joined
+        _plan_store(move, change, restart)
         _inspect(move)
         _require_loader(move)
         if move.why_restart is not None and wanted.pages == "hugetlb":
@@ -215,6 +243,7 @@ def postgresql_absent(
     with one_at_a_time(check):
         change_all = files.absent(cluster)
         move = _Move(cluster, None, files.different(change_all), leave=files.recorded_group(cluster))
+        _plan_store(move, _store_change(cluster, None, _stored(cluster, None)), restart)
         _inspect(move)
         outcome = _go(move, restart, probes, check)
         if not check:
@@ -270,13 +299,12 @@ def _placed(wanted: ClusterSpec, check: bool) -> ClusterSpec:
     return dataclasses.replace(wanted, region_bytes=region.mapped_bytes)
 
 
-def _sized(cluster: Cluster, wanted: ClusterSpec) -> ClusterSpec:
+def _sized(cluster: Cluster, wanted: ClusterSpec, stored: Mapping[str, object] | None = None) -> ClusterSpec:
     """With what follows from the cluster: how long it may take to start, and which pages it can ask for."""
-    _require_patroni_can(cluster, wanted)
     if wanted.pages == NATIVE:
         native.require(cluster)
-        page_bytes = native.page_bytes(cluster, wanted.page_bytes, files.absent(cluster))
-        return ClusterSpec(NATIVE, page_bytes=page_bytes)
+        own = _own_size(cluster, stored)
+        return ClusterSpec(NATIVE, page_bytes=native.page_bytes(cluster, wanted.page_bytes, own))
     buffers_bytes = ask.shared_buffers_bytes(cluster)
     wanted = dataclasses.replace(
         wanted,
@@ -289,27 +317,80 @@ def _sized(cluster: Cluster, wanted: ClusterSpec) -> ClusterSpec:
     return wanted
 
 
-def _require_patroni_can(cluster: Cluster, wanted: ClusterSpec) -> None:
-    """Conflict for what only Patroni's store decides, or what would take Patroni itself along."""
-    if cluster.patroni is None:
-        return
-    if wanted.pages == NATIVE:
-        raise Conflict(
-            f"pages native are a setting of PostgreSQL, and Patroni keeps those of cluster {cluster.id} for"
-            " all of its members, so nothing was changed; set postgresql.parameters.huge_pages to on with"
-            " `patronictl edit-config`, and restart the members with `patronictl restart`"
-        )
-    if wanted.region is not None:
+def _own_size(cluster: Cluster, stored: Mapping[str, object] | None) -> str:
+    """huge_page_size as the cluster has it without us."""
+    if cluster.patroni is None or stored is None:
+        return native.own_size(cluster, files.absent(cluster))
+    return patroni_huge_pages.own_size(cluster, cluster.patroni, stored)
+
+
+def _stored(
+    cluster: Cluster, wanted: ClusterSpec | None, members_ready: bool = False
+) -> Mapping[str, object] | None:
+    """What the store of a Patroni cluster has; None for everybody else's.
+
+    Conflict for what may not be done to one of its members.
+    """
+    member = cluster.patroni
+    if member is None:
+        return None
+    if wanted is not None and wanted.region is not None:
         raise Conflict(
             f"region {wanted.region} would stop Patroni with it, which runs PostgreSQL cluster {cluster.id},"
             " so nothing was changed; omit the region, and the server creates its own"
         )
+    if wanted is not None and wanted.pages == NATIVE:
+        patroni_huge_pages.require_all_asked(member, members_ready)
+        patroni_huge_pages.require_effect(cluster, member)
+    try:
+        return patroni_huge_pages.read(member)
+    except MshareError:
+        recorded = files.record(cluster)
+        if NATIVE in (wanted and wanted.pages, recorded and recorded.pages):
+            raise
+        # Its files can be written while Patroni does not answer; a restart would ask it.
+        return None
 
 
-def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
+def _store_change(
+    cluster: Cluster, wanted: ClusterSpec | None, stored: Mapping[str, object] | None
+) -> Change | None:
+    """What a spec, or the way back, makes of the store of a Patroni cluster; None for everybody else's."""
+    member = cluster.patroni
+    if member is None or stored is None:
+        return None
+    if wanted is None or wanted.pages != NATIVE:
+        return patroni_huge_pages.back(member, stored)
+    own = _own_size(cluster, stored)
+    size_bytes = native.page_bytes(cluster, wanted.page_bytes, own)
+    needed = size_bytes is not None and (wanted.page_bytes is not None or native.needs_size(size_bytes, own))
+    return patroni_huge_pages.native(member, stored, size_bytes if needed else None)
+
+
+def _plan_store(move: _Move, change: Change | None, restart: bool) -> None:
+    """Have a move change the store. What demands huge pages needs permission to restart: every member that
+    somebody restarts would need them from then on."""
+    if change is None:
+        return
+    move.warnings += change.kept
+    move.demands = patroni_huge_pages.is_on(change.after)
+    if not change.differs:
+        return
+    if restart or not move.demands:
+        move.store = change
+        return
+    move.changes, move.leave = {}, None
+    move.withheld = (
+        f"The store of Patroni cluster {change.scope} was left as it is, without permission to restart:"
+        " huge_pages counts for all of its members, also when somebody else restarts them"
+    )
+
+
+def _require_effect(cluster: Cluster, wanted: Changes, pages: str, change: Change | None = None) -> None:
     """Conflict where PostgreSQL would not do about huge pages what our file says."""
     if cluster.patroni is not None:
-        _require_no_demand(cluster)
+        if pages != NATIVE:
+            _require_no_demand(cluster, change)
         return
     planned = {path: text for path, text in wanted.items() if text is not None}
     value, source = clusters.settings(cluster, planned).get("huge_pages", ("", ""))
@@ -326,10 +407,12 @@ def _require_effect(cluster: Cluster, wanted: Changes, pages: str) -> None:
         )
 
 
-def _require_no_demand(cluster: Cluster) -> None:
-    """The same for Patroni's, whose settings are left alone: `try` does without a pool."""
+def _require_no_demand(cluster: Cluster, change: Change | None) -> None:
+    """The same for the library under Patroni, whose settings are left alone: `try` does without a pool.
+    What we have set ourselves is put back."""
     value = ask.setting(cluster, "huge_pages")
-    if value in _ON:
+    ours = change is not None and change.names and not patroni_huge_pages.is_on(change.after)
+    if value in _ON and not ours:
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} is {value}, so PostgreSQL takes huge pages of"
             " the host's pool or does not start; set it to try (`patronictl edit-config`:"
@@ -403,10 +486,12 @@ def _inspect(move: _Move) -> None:
         return
     move.segment = placement.of(move.server.pid)
     environment = move.server.environment()
+    needs_library = move.spec is not None and move.spec.needs_library
+    move.takes_environment = needs_library or settings.has_ours(environment)
     if move.spec is None:
         if settings.has_ours(environment):
             move.why_restart = "the server still runs with the library it was started with"
-        elif _is_native_by_us(move):
+        elif _is_native_by_us(move) if move.cluster.patroni is None else _is_native_by_store(move):
             move.why_restart = "the server still runs with huge_pages = on, as it was started"
     elif not spec.started_with(environment, move.spec):
         move.why_restart = "the server was started with another environment"
@@ -414,6 +499,8 @@ def _inspect(move: _Move) -> None:
         clauses = list(placement.wrong(move.spec, move.segment, _mapped_huge(move)))
         if clauses:
             move.why_restart = clauses[0]
+        elif move.withheld is not None:
+            move.why_restart = "huge_pages is not on for it"
     move.lost = _lost(move)
 
 
@@ -428,6 +515,16 @@ def _is_native_by_us(move: _Move) -> bool:
     verified = recorded.verified if recorded is not None else None
     ours = verified is not None and verified.pages == NATIVE and verified.is_of(move.server)
     return value.lower() in _OFF or ours
+
+
+def _is_native_by_store(move: _Move) -> bool:
+    """The same for Patroni's: we have put it there, and its store does not demand it any longer."""
+    member = move.cluster.patroni
+    if move.segment is None or move.segment.kind != "hugetlb" or member is None:
+        return False
+    recorded = files.record(move.cluster)
+    ours = move.store is not None or (recorded is not None and recorded.pages == NATIVE)
+    return not move.demands and (ours or patroni_huge_pages.waits(member))
 
 
 def _lost(move: _Move) -> str | None:
@@ -462,6 +559,7 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
                 (True, f"{'remove' if text is None else 'write'} {path}")
                 for path, text in sorted(move.changes.items())
             ),
+            *((True, text) for text in (move.store.actions() if move.store is not None else [])),
             (move.add_to is not None, f"add {move.cluster.owner} to group {move.add_to}"),
             (move.leave is not None, f"take {move.cluster.owner} out of group {move.leave}"),
             (restarting, f"restart PostgreSQL cluster {move.id}, because {move.why_restart}"),
@@ -469,7 +567,7 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
         ]
     )
     before = {path: read_text(path) for path in move.changes}
-    if restarting and move.cluster.patroni is not None:
+    if (restarting or (move.store is not None and move.demands)) and move.cluster.patroni is not None:
         patroni_restart.require_possible(move.cluster.patroni)
     if restarting:
         # Whoever is not let in could not be verified afterwards.
@@ -479,14 +577,18 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
         if restarting:
             _restart(move, before, probes)
         else:
-            _write(move, before)
+            with Undo() as undo:
+                _write_store(move, restarting)
+                undo.add(lambda: _undo_store(move, touched=False))
+                _write(move, before)
             if _verified_first(move):
                 _note(move)
+    store_before, store_after = _store_sides(move.store)
     return Outcome(
         bool(actions),
         actions,
-        _side(before),
-        _side(move.changes) or (ABSENT if back else {}),
+        {**_side(before), **store_before},
+        {**_side(move.changes), **store_after} or (ABSENT if back else {}),
         move.facts(),
         warnings=move.warnings,
     )
@@ -495,6 +597,29 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
 def _side(texts: Changes) -> dict[str, object]:
     """A side of the diff: the lines of each file that changes."""
     return {path: ABSENT if text is None else text.split("\n") for path, text in sorted(texts.items())}
+
+
+def _store_sides(change: Change | None) -> tuple[dict[str, object], dict[str, object]]:
+    """The same for the store of a Patroni cluster."""
+    if change is None:
+        return {}, {}
+    return {change.place: change.lines(change.before)}, {change.place: change.lines(change.after)}
+
+
+def _write_store(move: _Move, restarting: bool) -> None:
+    """Change the store of a Patroni cluster, and see that this member has heard of it, whoever has changed
+    it: Patroni restarts it with what it knows. Nothing is changed where that fails."""
+    member = move.cluster.patroni
+    if member is None:
+        return
+    if move.store is not None:
+        patroni_huge_pages.change(member, move.store)
+    if move.store is None and not (restarting and not move.takes_environment):
+        return
+    try:
+        patroni_huge_pages.require_heard(move.cluster, member, move.demands, restarting)
+    except MshareError as error:
+        raise MshareError(f"{error}{_undo_store(move, touched=False)}") from None
 
 
 def _write(move: _Move, before: Changes) -> None:
@@ -522,29 +647,82 @@ def _put_back(move: _Move, before: Changes) -> None:
 def _restart(move: _Move, before: Changes, probes: int) -> None:
     """Write the files, restart the server, check; put everything back if it is not as it should be."""
     assert move.server is not None
-    old_server, position = move.server, server.log_position(move.cluster)
+    first, position = move.server, server.log_position(move.cluster)
     with _probed(move, probes) as opened:
         move.costs = Costs(before=_cost(move, opened))
-    member = move.cluster.patroni
-    if member is not None:
-        old_server = patroni_restart.step_down(move.cluster, member) or old_server
-    environment = old_server.environment()
-    _write(move, before)
+    _write_store(move, True)
+    try:
+        stepped = _step_down(move)
+        _write(move, before)
+    except (MshareError, OSError) as error:
+        touched = not _is(server.running(move.cluster), first)
+        text = _undo_store(move, touched)
+        if not text:
+            raise
+        raise MshareError(f"{error}{text}") from None
+    old_server = stepped or first
+    # One that Patroni has started again as a replica already has the settings of the store.
+    untouched = first if _is_native(move) else old_server
     try:
         _require_asked(move)
-        seconds = move.spec.start_seconds if move.spec is not None else spec.START_SECONDS
-        if member is not None:
-            move.server = patroni_restart.restart(move.cluster, member, old_server, seconds)
+        if stepped is None or move.takes_environment or not _is_placed(move, stepped):
+            move.server = _start_again(move, old_server)
         else:
-            move.server = server.restart(move.cluster, old_server, seconds)
+            move.server = stepped
         _verify(move, probes, position)
     except (MshareError, OSError) as error:
         if move.spec is None:
             raise
-        raise MshareError(f"{error}; {_undo(move, before, environment)}") from None
+        raise MshareError(f"{error}; {_undo(move, before, untouched)}") from None
     move.restarted = True
     move.lost = None
     _note(move)
+
+
+def _is_native(move: _Move) -> bool:
+    return move.spec is not None and move.spec.pages == NATIVE
+
+
+def _step_down(move: _Move) -> Server | None:
+    """Have a leader of Patroni's hand over; the server that runs then, None where nobody did."""
+    member = move.cluster.patroni
+    return None if member is None else patroni_restart.step_down(move.cluster, member)
+
+
+def _is_placed(move: _Move, stepped: Server) -> bool:
+    """Whether a server is as it should be, to which nothing but settings has to come."""
+    segment = placement.of(stepped.pid)
+    if move.spec is None:
+        return segment is not None and segment.kind != "hugetlb"
+    return not list(placement.wrong(move.spec, segment, 0))
+
+
+def _is(running: Server | None, other: Server) -> bool:
+    return running is not None and server.same(running, other)
+
+
+def _start_again(move: _Move, old_server: Server) -> Server:
+    seconds = move.spec.start_seconds if move.spec is not None else spec.START_SECONDS
+    member = move.cluster.patroni
+    if member is None:
+        return server.restart(move.cluster, old_server, seconds)
+    return patroni_restart.restart(
+        move.cluster, member, old_server, seconds, environment=move.takes_environment
+    )
+
+
+def _undo_store(move: _Move, touched: bool) -> str:
+    """Put the store of a Patroni cluster back; the end of a sentence that says how that went.
+
+    A server that was `touched` may not start with PostgreSQL's own huge pages: these are taken back even if
+    an earlier run has set them, for another member. Otherwise only what this run has changed is put back.
+    """
+    member = move.cluster.patroni
+    if member is None or move.spec is None:
+        return ""
+    if touched and _is_native(move):
+        return f"; {patroni_huge_pages.take_back(member)}"
+    return "" if move.store is None else f"; {patroni_huge_pages.undo(member, move.store.reverse)}"
 
 
 def _verified_first(move: _Move) -> bool:
@@ -625,16 +803,18 @@ def _cost(move: _Move, opened: list[server.Connection]) -> Cost | None:
     return probe.cost(opened, move.segment, span_bytes)
 
 
-def _undo(move: _Move, before: Changes, environment: dict[str, str]) -> str:
-    """Put files, group and server back; a clause that says how that went.
+def _undo(move: _Move, before: Changes, untouched: Server) -> str:
+    """Put store, files, group and server back; a clause that says how that went.
 
-    A server that was not stopped has the environment that it had, and is left alone.
+    A server of Patroni's that is still `untouched` is left alone.
     """
-    _put_back(move, before)
     running = server.running(move.cluster)
+    touched = not _is(running, untouched)
+    store_text = _undo_store(move, touched)
+    _put_back(move, before)
     member = move.cluster.patroni
-    if member is not None and running is not None and running.environment() == environment:
-        return "its files were restored, and it was not stopped"
+    if member is not None and not touched:
+        return f"its files were restored, and it was not stopped{store_text}"
     try:
         if member is not None:
             patroni_restart.put_back(move.cluster, member, running)
@@ -643,5 +823,5 @@ def _undo(move: _Move, before: Changes, environment: dict[str, str]) -> str:
         else:
             server.restart(move.cluster, running)
     except MshareError as error:
-        return f"its files were restored, but it does not start with them either: {error}"
-    return "its files were restored, and it runs with them again"
+        return f"its files were restored, but it does not start with them either{store_text}: {error}"
+    return f"its files were restored, and it runs with them again{store_text}"

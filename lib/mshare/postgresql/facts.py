@@ -20,6 +20,8 @@ class MemberFacts:
     member: str
     leads: bool | None
     """None where its REST API does not answer."""
+    members: tuple[str, ...] = ()
+    """The names of all members of the cluster, this one among them; none where nobody answered."""
 
 
 @dataclass(frozen=True)

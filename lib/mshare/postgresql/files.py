@@ -91,6 +91,9 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
     record_change: Changes = {record_file(cluster): _record_text(fields)}
     if not spec.needs_library:
         settings = _native(spec)
+        if cluster.patroni is not None:
+            # Its settings are in the store of its cluster (patroni/huge_pages.py).
+            return {**unit_files.absent(cluster), **record_change}
         if cluster.plain_unit is not None:
             return {**unit_files.native(cluster, settings), **record_change}
         return {**absent(cluster), configuration_file(cluster): settings, **record_change}

@@ -53,11 +53,17 @@ def described(cluster: Cluster, segment: Segment | None, status: str | None = No
     return HugePages(setting, source, setting == "try" and small, status)
 
 
-def page_bytes(cluster: Cluster, asked_bytes: int | None, planned: Changes) -> int | None:
+def own_size(cluster: Cluster, planned: Changes) -> str:
+    """huge_page_size as a cluster's own files have it; `planned` are the files with ours left out."""
+    others = {path: text or "" for path, text in planned.items()}
+    return clusters.settings(cluster, others).get("huge_page_size", ("", ""))[0]
+
+
+def page_bytes(cluster: Cluster, asked_bytes: int | None, own: str) -> int | None:
     """The size of pages to set; None for a version that has no setting for it.
 
-    `planned` are the files with ours left out. What the cluster's own files say stays. Otherwise it is
-    2 MiB where the kernel has those, and its default size elsewhere.
+    What the cluster has of its `own` stays. Otherwise it is 2 MiB where the kernel has those, and its
+    default size elsewhere.
     """
     default_bytes = procfs.meminfo_bytes().get("Hugepagesize")
     if version_of(cluster) < HUGE_PAGE_SIZE:
@@ -68,11 +74,8 @@ def page_bytes(cluster: Cluster, asked_bytes: int | None, planned: Changes) -> i
                 f" {format_size(asked_bytes or 0)}; leave page_size out"
             )
         return None
-    if asked_bytes is None:
-        others = {path: text or "" for path, text in planned.items()}
-        value = clusters.settings(cluster, others).get("huge_page_size", ("", ""))[0]
-        if value not in _UNSET:
-            return _size_bytes(value)
+    if asked_bytes is None and own not in _UNSET:
+        return _size_bytes(own)
     sizes = huge_pages.sizes_bytes()
     wanted = asked_bytes or (HUGE_PAGE_BYTES if HUGE_PAGE_BYTES in sizes else default_bytes)
     if wanted not in sizes:
@@ -82,6 +85,12 @@ def page_bytes(cluster: Cluster, asked_bytes: int | None, planned: Changes) -> i
             " pages to thp, which needs no pool, or name another page_size"
         )
     return wanted
+
+
+def needs_size(wanted_bytes: int | None, own: str) -> bool:
+    """Whether a size has to be set, because a server would take another one by itself."""
+    default_bytes = procfs.meminfo_bytes().get("Hugepagesize")
+    return wanted_bytes != (default_bytes if own in _UNSET else _size_bytes(own))
 
 
 def _size_bytes(value: str) -> int | None:

@@ -7,9 +7,10 @@ The environment is a drop-in's Environment=, which reaches PostgreSQL because th
 Patroni that passes it on. Settings are in a file of ours, included by a marked block at the end of
 postgresql.conf: later lines win, and postgresql.auto.conf stays PostgreSQL's.
 
-Patroni's settings stay as they are. One in its store counts for every member, those as well that do not have
-the library yet or are new: with huge_pages off they would be on small pages. With `try`, PostgreSQL's
-default, the library has what PostgreSQL does not get from a pool.
+For the library Patroni's settings stay as they are. One in its store counts for every member, those as well
+that do not have the library yet or are new: with huge_pages off they would be in small pages. With `try`,
+PostgreSQL's default, the library places what PostgreSQL does not get from a pool. PostgreSQL's own huge pages
+are such a setting, and need no file on the host (patroni/huge_pages.py).
 """
 
 from __future__ import annotations

@@ -76,7 +76,14 @@ def test_present_asks_for_what_the_options_name(calls: list[tuple[Any, ...]]) ->
     assert run("present", *words, "--restart", "--require", "--check").exit_code == 0
     ((spec, how),) = calls
     assert (spec.pages, spec.region, spec.threshold_bytes, spec.require) == ("4k", "sga", 8 * MIB, True)
-    assert how == {"version": "15", "name": "main", "restart": True, "probes": 10, "check": True}
+    assert how == {
+        "version": "15",
+        "name": "main",
+        "restart": True,
+        "probes": 10,
+        "members_ready": False,
+        "check": True,
+    }
 
 
 def test_a_check_says_what_would_be_done_and_a_diff_shows_the_text(calls: list[tuple[Any, ...]]) -> None:

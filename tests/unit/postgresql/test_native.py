@@ -87,14 +87,14 @@ def test_the_library_goes_when_postgresql_asks_itself(etc):
 )
 def test_the_size_of_the_pages(version, asked, settings, wanted, etc):
     cluster = made(etc, version, settings=settings)
-    assert native.page_bytes(cluster, asked, files.absent(cluster)) == wanted
+    assert native.page_bytes(cluster, asked, native.own_size(cluster, files.absent(cluster))) == wanted
 
 
 def test_our_own_size_is_not_taken_for_the_clusters(etc):
     cluster = made(etc)
     large = replace(WANTED, page_bytes=GIB)
     files.write(files.different(files.present(cluster, large, None, True)), cluster)
-    assert native.page_bytes(cluster, None, files.absent(cluster)) == 2 * MIB
+    assert native.page_bytes(cluster, None, native.own_size(cluster, files.absent(cluster))) == 2 * MIB
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_our_own_size_is_not_taken_for_the_clusters(etc):
 )
 def test_a_size_that_is_not_to_be_had(version, asked, error, words, etc):
     with pytest.raises(error, match=words):
-        native.page_bytes(made(etc, version), asked, {})
+        native.page_bytes(made(etc, version), asked, "")
 
 
 @pytest.mark.parametrize(

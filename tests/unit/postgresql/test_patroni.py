@@ -61,19 +61,20 @@ class Patroni:
     """A server that answers as the members of a cluster do; each member has a path of its own."""
 
     def __init__(self, context=None):
-        self.answers, self.asked = {}, []
+        self.answers, self.asked, self.does = {}, [], {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
                 outer.asked.append((self.command, self.path, body, self.headers.get("Authorization")))
-                code, text = outer.answers.get(self.path, (404, "nothing"))
+                does = outer.does.get((self.command, self.path))
+                code, text = does(body) if does else outer.answers.get(self.path, (404, "nothing"))
                 self.send_response(code)
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = do_PATCH = answer
 
             def log_message(self, *args):
                 pass
@@ -527,7 +528,12 @@ def test_nothing_stands_in_the_way(members, server):
     server.members(*members)
     for each in members:
         restart.require_possible(member(server, each["name"]))
-    assert restart.leads(member(server))
+    assert leads(server, "pg1")
+
+
+def leads(server, name):
+    one = member(server, name)
+    return restart.leads(one, restart.view_of(one))
 
 
 @pytest.mark.parametrize("role", ["master", "primary", "replica", "standby_leader"])
@@ -571,8 +577,9 @@ def test_a_member_that_is_gone_is_still_known_to_the_store(server):
 
 def test_who_leads(server):
     server.members(*WHOLE)
-    assert [restart.leads(member(server, name)) for name in ("pg1", "pg2", "pg9")] == [True, False, False]
-    assert restart.leads(Member("s", "pg1", UNIT, RestApi("127.0.0.1:1"))) is None
+    assert [leads(server, name) for name in ("pg1", "pg2", "pg9")] == [True, False, False]
+    nobody = Member("s", "pg1", UNIT, RestApi("127.0.0.1:1"))
+    assert restart.leads(nobody, restart.view_of(nobody)) is None
 
 
 def test_only_a_leader_of_others_steps_down(server):
@@ -629,16 +636,17 @@ def test_huge_pages_that_are_demanded(value, refused, cluster, monkeypatch):
         converge._require_effect(cluster, {}, "thp")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "sentence"),
-    [
-        (
-            ClusterSpec("native"),
-            r"pages native are a setting of PostgreSQL, and Patroni keeps.*patronictl edit",
-        ),
-        (ClusterSpec("4k", root="/m", region="sga"), "region sga would stop Patroni with it"),
-    ],
-)
-def test_what_is_patroni_s_own(wanted, sentence, cluster):
-    with pytest.raises(Conflict, match=sentence):
-        converge._sized(cluster, wanted)
+def test_a_region_would_stop_patroni(cluster):
+    with pytest.raises(Conflict, match="region sga would stop Patroni with it"):
+        converge._stored(cluster, ClusterSpec("4k", root="/m", region="sga"))
+
+
+def test_files_are_written_while_patroni_does_not_answer(cluster):
+    """Its store is asked for what is in it only; a restart would ask it."""
+    assert converge._stored(cluster, ClusterSpec("thp")) is None
+    assert converge._stored(cluster, None) is None
+    with pytest.raises(Unavailable, match="does not answer"):
+        converge._stored(cluster, ClusterSpec("native"), members_ready=True)
+    files.write(files.present(cluster, ClusterSpec("native"), None, True), cluster)
+    with pytest.raises(Unavailable, match="does not answer"):
+        converge._stored(cluster, None)

@@ -14,7 +14,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,8 @@ SYNCHRONOUS = ("sync_standby", "quorum_standby")
 RUNNING = ("running", "streaming", "in archive recovery")
 """States of a member whose PostgreSQL runs; before Patroni 3.1 a replica that streams says "running" too. A
 standby cluster without replication slots recovers from the archive."""
+FAILED = ("start failed", "restart failed")
+"""States of a member whose PostgreSQL did not start with the settings that it has."""
 _LAG_BYTES = 1 << 20
 """Patroni's own default for maximum_lag_on_failover."""
 _ANSWER_BYTES = 1 << 22
@@ -34,6 +36,12 @@ _READ_SECONDS = 15
 # Patroni itself waits twice its loop_wait for the outcome, with the new leader on its way.
 _SWITCHOVER_SECONDS = 120
 _NEXT = "see whether Patroni's REST API works (`patronictl list`)"
+# By what Patroni answers with; anything else is no matter of how this was asked.
+_REFUSALS = {
+    401: "user and password are those of ctl.authentication or restapi.authentication of its configuration",
+    403: "let this host in (restapi.allowlist and restapi.authentication of its configuration)",
+    409: "somebody else changed its store at the same moment: run this again",
+}
 _CERTIFICATE = (
     "name the authority of its certificate in ctl.cacert of Patroni's configuration, and see that the"
     " certificate names the host of restapi.connect_address; "
@@ -109,6 +117,19 @@ class Health:
     """A member as it sees itself."""
 
     state: str
+    pending_restart: bool | None = None
+    """Whether its server was started with other settings than it is to have; missing where it was not."""
+    pending_restart_reason: object | None = None
+    """Since Patroni 4.0: an object with these settings as names."""
+
+    @property
+    def failed(self) -> bool:
+        return self.state in FAILED
+
+    def waits_for(self, parameter: str) -> bool:
+        """Whether that is one of these settings."""
+        reason = self.pending_restart_reason
+        return bool(self.pending_restart) and isinstance(reason, dict) and parameter in reason
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,32 @@ class Api:
     def settings(self) -> Settings:
         url, answer = self._get("/config")
         return record.parse(Settings, answer, url, _NEXT)
+
+    def stored(self) -> dict[str, object]:
+        """All that the cluster's store has of its configuration."""
+        url, answer = self._get("/config")
+        return record.load(answer, url, _NEXT)
+
+    def change_store(self, patch: Mapping[str, object]) -> None:
+        """Change what the store has; MshareError, with Patroni's words, where it does not take that."""
+        url = f"{self._rest.url}/config"
+        status, text = self._ask("PATCH", url, json.dumps(patch).encode(), _READ_SECONDS)
+        if status != 200:
+            raise MshareError(
+                f"Patroni did not change its store (PATCH {url}: HTTP {status}: {_short(text)});"
+                f" {_REFUSALS.get(status, _NEXT)}"
+            )
+
+    def restart(self, name: str, seconds: float) -> None:
+        """Have Patroni restart the PostgreSQL of this member, and wait for it that long; MshareError, with
+        Patroni's words, if it is not up again."""
+        body = json.dumps({"timeout": max(1, int(seconds))}).encode()
+        status, text = self._ask("POST", f"{self._rest.url}/restart", body, seconds + _READ_SECONDS)
+        if status != 200:
+            raise MshareError(
+                f"Patroni did not restart PostgreSQL of member {name} (HTTP {status}: {_short(text)});"
+                f" {_REFUSALS.get(status, _NEXT)}"
+            )
 
     def switch_over(self, leader: str) -> None:
         """Have Patroni make a replica of its choice the leader; MshareError, with its words, if not."""

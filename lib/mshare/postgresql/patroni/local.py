@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...errors import Conflict, Unavailable
 from ...host import procfs
@@ -52,6 +52,10 @@ class Member:
     name: str
     unit: str
     rest: RestApi
+    configuration: str = field(default="", compare=False)
+    """Where its own configuration is, for a sentence."""
+    parameters: Mapping[str, object] = field(default_factory=dict, compare=False)
+    """PostgreSQL's parameters there: they count more than those in the cluster's store."""
 
 
 def member(cluster: str, reason: str, data_directory: str) -> Member:
@@ -143,7 +147,8 @@ def of_configuration(
         value("ctl", "keyfile_password"),
         (value("ctl", "insecure") or "").lower() not in ("true", "on", "yes", "1"),
     )
-    return Member(needed("", "scope"), needed("", "name"), unit, rest)
+    parameters = _section(_section(fields, "postgresql"), "parameters")
+    return Member(needed("", "scope"), needed("", "name"), unit, rest, path, parameters)
 
 
 def _login(fields: Mapping[str, object], environment: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -4,35 +4,52 @@
 """Restarting a member of a Patroni cluster, while all its other members are up.
 
 PostgreSQL has the environment of the Patroni that starts it, and `patronictl restart` does not change that:
-Patroni itself has to be started again, which stops and starts its PostgreSQL. Patroni is never paused for it,
-so it fails over at any time. A leader hands over first, and is restarted as the replica that it then is.
+for another environment Patroni itself is started again, which stops and starts its PostgreSQL. For other
+settings only, Patroni restarts PostgreSQL. A leader hands over first, and is restarted as the replica that it
+then is.
+
+Patroni is never paused for it. Paused, it would adopt the server that runs, and PostgreSQL would have to be
+restarted all the same; meanwhile nobody in the cluster would fail over, and a run that was killed would leave
+it so (docs/postgresql.md, "Why Patroni is not paused").
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ...errors import Conflict, MshareError, Unavailable
 from ...services import systemd
 from .. import server
 from ..clusters import Cluster
-from ..server import Server
+from ..server import LogPosition, Server
 from ..spec import START_SECONDS
-from .api import RUNNING, Api, Settings, View
+from .api import RUNNING, Api, Health, Settings, View
 from .local import Member
 
 _POLL_SECONDS = 0.5
+_SETTLE_SECONDS = 120
+"""How long a member may take to hear of what has changed in the store: several times its loop_wait."""
+_FAILURES = 20
+"""How often a member may be seen that did not start: Patroni tries again by itself, and rewinds it first."""
 _FOLLOW_SECONDS = 600
 """How long a member may take to follow its leader after a switchover, or after its PostgreSQL has started."""
 
 
-def leads(member: Member) -> bool | None:
-    """Whether a member is its cluster's leader; None where its API does not answer."""
+def view_of(member: Member) -> View | None:
+    """The cluster as this member sees it; None where its API does not answer."""
     try:
-        own = Api(member.rest).view().member(member.name)
+        return Api(member.rest).view()
     except MshareError:
         return None
+
+
+def leads(member: Member, view: View | None) -> bool | None:
+    """Whether a member is its cluster's leader; None where nobody answered."""
+    if view is None:
+        return None
+    own = view.member(member.name)
     return own is not None and own.leads
 
 
@@ -91,8 +108,11 @@ def _require_others(member: Member, api: Api, view: View) -> None:
 
 
 def step_down(cluster: Cluster, member: Member) -> Server | None:
-    """Have a leader hand over to a replica; the server that runs then. None for one that does not lead, and
-    for one that is its cluster's only member."""
+    """Have a leader hand over to a replica; the server that runs then, which Patroni has started with the
+    settings of its store. None for one that does not lead, and for one that is its cluster's only member.
+
+    MshareError where it does not follow the new leader, or does not start.
+    """
     api = Api(member.rest)
     view = api.view()
     own = view.member(member.name)
@@ -100,23 +120,66 @@ def step_down(cluster: Cluster, member: Member) -> Server | None:
         return None
     api.switch_over(member.name)
     lag_bytes = api.settings().lag_bytes
-    _wait(
-        lambda: _view(api, lambda view: view.follows(member.name, lag_bytes)),
-        _FOLLOW_SECONDS,
-        f"member {member.name} handed over, and does not follow the new leader",
-    )
+    position = server.log_position(cluster)
+    failures: list[str] = []
+
+    def follows() -> bool:
+        failures.extend(_failure(api))
+        if len(failures) > _FAILURES:
+            raise MshareError(
+                f"PostgreSQL of member {member.name} does not start after it handed over (Patroni says"
+                f" {failures[-1]!r})"
+            )
+        return _view(api, lambda view: view.follows(member.name, lag_bytes))
+
+    with _log_told(cluster, position):
+        _wait(
+            follows, _FOLLOW_SECONDS, f"member {member.name} handed over, and does not follow the new leader"
+        )
     return server.running(cluster)
 
 
-def restart(cluster: Cluster, member: Member, before: Server, seconds: float) -> Server:
-    """Start Patroni again, and with it PostgreSQL; the new server, once it is a member in order.
+def _failure(api: Api) -> list[str]:
+    """The state of a member whose PostgreSQL does not start, as Patroni itself says; none of any other."""
+    try:
+        health = api.health()
+    except MshareError:
+        return []
+    return [health.state] if health.failed else []
 
-    MshareError where another member is down before, or this one does not come back within so many seconds.
+
+def settle(member: Member, condition: Callable[[Health], bool], complaint: str) -> None:
+    """Wait until Patroni has brought what its store has to this member; MshareError if it does not."""
+    api = Api(member.rest)
+
+    def is_settled() -> bool:
+        try:
+            health = api.health()
+        except MshareError:
+            return False
+        return condition(health)
+
+    _wait(is_settled, _SETTLE_SECONDS, complaint)
+
+
+def restart(cluster: Cluster, member: Member, before: Server, seconds: float, *, environment: bool) -> Server:
+    """Start PostgreSQL again; the new server, once it is a member in order.
+
+    With another `environment` Patroni itself is started again, which takes PostgreSQL along; otherwise it
+    restarts PostgreSQL. MshareError where another member is down before, or this one does not come back
+    within so many seconds.
     """
     api = Api(member.rest)
     view = api.view()
     _require_others(member, api, view)
-    return _start_again(cluster, member, before, seconds, alone=not view.others(member.name))
+    alone = not view.others(member.name)
+    if environment:
+        return _start_again(cluster, member, before, seconds, alone=alone)
+    how = f"Patroni had restarted it (POST {member.rest.url}/restart)"
+    position = server.log_position(cluster)
+    with _log_told(cluster, position):
+        api.restart(member.name, seconds)
+    return _awaited(cluster, member, before, seconds, how, position, alone=alone)
 
 
 def put_back(cluster: Cluster, member: Member, before: Server | None) -> Server:
@@ -127,9 +190,23 @@ def put_back(cluster: Cluster, member: Member, before: Server | None) -> Server:
 def _start_again(
     cluster: Cluster, member: Member, before: Server | None, seconds: float, *, alone: bool
 ) -> Server:
-    api = Api(member.rest)
     position = server.log_position(cluster)
     systemd.systemctl("restart", member.unit)
+    how = f"`systemctl restart {member.unit}`"
+    return _awaited(cluster, member, before, seconds, how, position, alone=alone)
+
+
+def _awaited(
+    cluster: Cluster,
+    member: Member,
+    before: Server | None,
+    seconds: float,
+    how: str,
+    position: LogPosition,
+    *,
+    alone: bool,
+) -> Server:
+    api = Api(member.rest)
     new: list[Server] = []
 
     def came_back() -> bool:
@@ -139,18 +216,25 @@ def _start_again(
         new[:] = [running]
         return True
 
-    try:
-        _wait(came_back, seconds, f"PostgreSQL did not come back after `systemctl restart {member.unit}`")
+    with _log_told(cluster, position):
+        _wait(came_back, seconds, f"PostgreSQL did not come back after {how}")
         lag_bytes = _lag_allowed_bytes(api)
         _wait(
             lambda: _in_order(api, member.name, lag_bytes, alone),
             _FOLLOW_SECONDS,
             f"member {member.name} runs again, and does not follow the leader",
         )
+    return new[0]
+
+
+@contextmanager
+def _log_told(cluster: Cluster, position: LogPosition) -> Iterator[None]:
+    """MshareErrors with what the server has written to its log meanwhile."""
+    try:
+        yield
     except MshareError as error:
         log_text = server.log_since(cluster, position)
         raise MshareError(f"{error}; its log says: {log_text}" if log_text else str(error)) from None
-    return new[0]
 
 
 def _in_order(api: Api, name: str, lag_bytes: int, alone: bool) -> bool:

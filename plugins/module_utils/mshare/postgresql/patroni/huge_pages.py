@@ -1,0 +1,1 @@
+../../../../../lib/mshare/postgresql/patroni/huge_pages.py
