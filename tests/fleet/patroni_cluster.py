@@ -10,6 +10,7 @@ import shlex
 from typing import Any
 
 from fleet.world import World, name
+from rig import certificates
 from rig.hosts.keeper import address
 
 UNIT = "patroni@17-main.service"
@@ -45,6 +46,18 @@ sed -i {changes} /etc/patroni/17-main.yml
 # A leader comes back from a failover as a replica by pg_rewind, which needs a user with a password.
 sed -i '/^#    rewind:/,/^#      password/s/^#//' /etc/patroni/17-main.yml
 """
+_TLS = "/etc/patroni/tls"
+_ENCRYPTED = f"""\
+import yaml
+path = "/etc/patroni/17-main.yml"
+fields = yaml.safe_load(open(path))
+files = {{"certfile": "{_TLS}/certificate", "keyfile": "{_TLS}/key"}}
+login = {{"username": "patroni", "password": "secret"}}
+# "optional" wants a certificate for changes only.
+fields["restapi"].update(files, cafile="{_TLS}/authority", verify_client="optional", authentication=login)
+fields["ctl"] = {{**(fields.get("ctl") or {{}}), **files, "cacert": "{_TLS}/authority"}}
+yaml.safe_dump(fields, open(path, "w"))
+"""
 # Each row that was acknowledged is written down; after an error, whoever takes writes is found again.
 _CLIENT = """\
 import os, psycopg2, time
@@ -73,6 +86,7 @@ class PatroniCluster:
     def __init__(self, world: World) -> None:
         self.world = world
         self.numbers = range(world.count)
+        self._scheme = "http"
 
     # -- made
 
@@ -99,14 +113,38 @@ class PatroniCluster:
     def write(self, number: int, path: str, text: str) -> None:
         self.world.do(number, f"printf %s {shlex.quote(text)} >{path}")
 
+    def encrypt(self) -> None:
+        """Have the REST API of each member use TLS, and let in for a change only who has a certificate, a
+        user and a password."""
+        authority = certificates.authority("authority")
+        for number in self.numbers:
+            own = certificates.issued(name(number), authority, address(number))
+            self.world.do(number, f"install -d -o postgres -m 700 {_TLS}")
+            self.write(number, f"{_TLS}/authority", authority.certificate_text)
+            self.write(number, f"{_TLS}/certificate", own.certificate_text)
+            self.write(number, f"{_TLS}/key", own.key_text())
+            self.world.do(number, f"chown postgres {_TLS}/* && chmod 600 {_TLS}/*")
+            self.world.do(number, f"python3 -c {shlex.quote(_ENCRYPTED)}")
+        for number in self.numbers:
+            self.world.do(number, f"systemctl reload {UNIT}")
+        self._scheme = "https"
+        self.world.eventually(self.is_whole, "a leader and replicas that answer with TLS")
+
+        def known() -> bool:
+            urls = [str(member["api_url"]) for member in self.members().values()]
+            return all(url.startswith("https://") for url in urls)
+
+        self.world.eventually(known, "all members know one another by https")
+
     # -- seen
 
     def ask(self, number: int, path: str) -> dict[str, Any]:
         """What a member's REST API answers; empty while it does not."""
         code = (
-            "import http.client, urllib.request, urllib.error\n"
-            f"url = 'http://{address(number)}:{_API}/{path}'\n"
-            "try: print(urllib.request.urlopen(url, timeout=10).read().decode())\n"
+            "import http.client, ssl, urllib.request, urllib.error\n"
+            f"url = '{self._scheme}://{address(number)}:{_API}/{path}'\n"
+            "context = ssl._create_unverified_context()\n"
+            "try: print(urllib.request.urlopen(url, timeout=10, context=context).read().decode())\n"
             "except urllib.error.HTTPError as error: print(error.read().decode())\n"
             "except (OSError, http.client.HTTPException): print('{}')\n"
         )

@@ -18,12 +18,15 @@ import pytest
 from fleet.patroni_cluster import DROP_IN, UNIT, PatroniCluster
 from fleet.world import name, world
 from integration.hosts import Run
+from rig import huge_pages
 from rig.hosts.base import PATRONI
 from rig.hosts.fleet import missing_systemd
 
 HOSTS = 3
 MOVE = "Put PostgreSQL where it should be"
 LOOK = "Check who manages the cluster, and whether it can be moved"
+PAGES_EACH = 90
+"""Huge pages for a member, more than its segment needs."""
 
 pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_systemd() or "")
 long = pytest.mark.skipif(os.environ.get("MSHARE_PROVE") != "1", reason="another minute: MSHARE_PROVE=1")
@@ -93,6 +96,12 @@ def test_a_paused_cluster_is_refused(cluster: PatroniCluster) -> None:
     assert all("the cluster is paused" in text for text in failures(refused).values())
     assert [recap["changed"] for recap in refused.recaps.values()] == [0] * HOSTS
     assert postmasters(cluster) == before
+
+
+@long
+def test_a_rest_api_with_tls_and_a_password(cluster: PatroniCluster) -> None:
+    """Everything after this talks to it."""
+    cluster.encrypt()
 
 
 @long
@@ -172,6 +181,47 @@ def test_what_was_lost_is_told(cluster: PatroniCluster) -> None:
     looked = look(cluster, replica).succeeded()[MOVE]
     assert "since then it was restarted, as postmaster" in looked["lost"]
     assert not looked["changed"]
+
+
+@long
+def test_native_pages_are_set_in_the_store(cluster: PatroniCluster) -> None:
+    """From the library's pages: without a pool, in a check, and for good; and back, exactly."""
+    settings, before = cluster.ask(0, "config"), postmasters(cluster)
+    refused = failures(move(cluster, pages="native"))
+    assert all("reserve" in text and "so nothing was changed" in text for text in refused.values())
+    assert (cluster.ask(0, "config"), postmasters(cluster)) == (settings, before)
+    with huge_pages.reserved(HOSTS * PAGES_EACH):
+        alone = failures(move(cluster, "--limit", name(0), pages="native"))
+        assert "this play cannot ask the hosts of" in alone[name(0)]
+        looked = move(cluster, "--check", "--diff", pages="native").succeeded()
+        actions = looked.on(name(0))[MOVE]["actions"]
+        store = "in the store of Patroni cluster 17-main (before: off)"
+        assert f"set postgresql.parameters.huge_pages to on {store}" in actions
+        assert (cluster.ask(0, "config"), postmasters(cluster)) == (settings, before)
+
+        leader = cluster.leader
+        run = move(cluster, pages="native").succeeded()
+        moved = [result for result in run.results if result.task.endswith(MOVE)]
+        assert moved[-1].host == name(leader)
+        assert cluster.leader != leader
+        there = cluster.ask(0, "config")
+        assert there["postgresql"]["parameters"]["huge_pages"] == "on"
+        assert there["dbmem_mshare"] == {"parameters": {"huge_pages": {"set": "on", "before": "off"}}}
+        for number in cluster.numbers:
+            assert cluster.sql("SHOW huge_pages_status", number) == "on"
+            assert not cluster.is_preloaded(number)
+            cluster.world.do(number, f"! test -e {DROP_IN}")
+            assert not cluster.ask(number, "patroni").get("pending_restart")
+        cluster.world.eventually(cluster.is_whole, "all members stream")
+        again = move(cluster, pages="native").succeeded()
+        assert [recap["changed"] for recap in again.recaps.values()] == [0] * HOSTS
+
+        move(cluster, state="absent").succeeded()
+        assert cluster.ask(0, "config") == settings
+        for number in cluster.numbers:
+            assert cluster.sql("SHOW huge_pages_status", number) == "off"
+            cluster.world.do(number, "! test -e /etc/mshare")
+        cluster.world.eventually(cluster.is_whole, "all members stream again")
 
 
 def test_the_way_back_and_no_acknowledged_row_is_missing(cluster: PatroniCluster) -> None:

@@ -16,21 +16,9 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
 
 from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.postgresql import clusters, converge, files
@@ -39,6 +27,7 @@ from mshare.postgresql.managers import evidence, patroni, pg_ctlcluster, units
 from mshare.postgresql.patroni import api, local, restart
 from mshare.postgresql.patroni.local import Member, RestApi
 from mshare.postgresql.spec import ClusterSpec
+from rig import certificates
 
 UNIT = "patroni@17-main.service"
 CONFIGURATION = {
@@ -342,27 +331,6 @@ def test_a_switchover_that_fails(server):
 # -- its REST API with TLS
 
 
-def _key():
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _certificate(name, key, issuer, issuer_key, **also):
-    """A certificate; without an issuer it is an authority's."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    builder = (
-        x509.CertificateBuilder(subject if issuer is None else issuer.subject, subject, key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    )
-    if "address" in also:
-        names = [x509.IPAddress(ip_address(also["address"]))]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
 @dataclass(frozen=True)
 class Files:
     """PEM files of one authority, and of another that signed nothing here."""
@@ -378,32 +346,22 @@ class Files:
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pem")
-    authority_key, stranger_key = _key(), _key()
-    authority = _certificate("authority", authority_key, None, authority_key)
-    stranger = _certificate("stranger", stranger_key, None, stranger_key)
+    authority, stranger = certificates.authority("authority"), certificates.authority("stranger")
+    server = certificates.issued("pg1", authority, "127.0.0.1")
+    elsewhere = certificates.issued("pg2", authority, "127.0.0.2")
+    client = certificates.issued("client", authority)
 
     def write(name, *parts):
-        (folder / name).write_bytes(b"".join(parts))
+        (folder / name).write_text("".join(parts))
         return str(folder / name)
 
-    def text(key, password=None):
-        locked = NoEncryption() if password is None else BestAvailableEncryption(password)
-        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
-
-    def issued(name, **also):
-        key = _key()
-        return _certificate(name, key, authority, authority_key, **also).public_bytes(Encoding.PEM), key
-
-    server, server_key = issued("pg1", address="127.0.0.1")
-    elsewhere, elsewhere_key = issued("pg2", address="127.0.0.2")
-    client, client_key = issued("client")
     return Files(
-        write("authority", authority.public_bytes(Encoding.PEM)),
-        write("stranger", stranger.public_bytes(Encoding.PEM)),
-        write("server", server, text(server_key)),
-        write("elsewhere", elsewhere, text(elsewhere_key)),
-        write("client", client),
-        write("key", text(client_key, b"secret")),
+        write("authority", authority.certificate_text),
+        write("stranger", stranger.certificate_text),
+        write("server", server.certificate_text, server.key_text()),
+        write("elsewhere", elsewhere.certificate_text, elsewhere.key_text()),
+        write("client", client.certificate_text),
+        write("key", client.key_text("secret")),
     )
 
 
