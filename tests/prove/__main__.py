@@ -26,6 +26,9 @@ def disturbed(suite: str, tries: int, names: set[str]) -> Iterator[Row]:
         operations.prepare(machine)
         table = [*operations.command_lines(), *operations.runtime()]
         yield from disturb.run(machine, disturb.only(table, names), suite, tries)
+    table = disturb.only(operations.monitoring(), names)
+    if table:
+        yield from disturb.run_apart(table, suite, tries)
     table = disturb.only(operations.postgresql(), names)
     if table:
         yield from disturb.run_with_cluster(table, suite, tries)

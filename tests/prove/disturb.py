@@ -30,6 +30,7 @@ ERRORS = {
     "mkdir": ("ENOSPC", "EACCES", "EIO"),
     "mkdirat": ("ENOSPC", "EACCES", "EIO"),
     "mknodat": ("ENOSPC", "EACCES", "EIO"),
+    "symlinkat": ("ENOSPC", "EACCES", "EIO"),
     "rename": ("ENOSPC", "EIO", "EACCES"),
     "renameat": ("ENOSPC", "EIO", "EACCES"),
     "renameat2": ("ENOSPC", "EIO", "EACCES"),
@@ -286,6 +287,14 @@ def run(machine: Machine, table: list[Operation], suite: str, most: int) -> Iter
 
 def only(table: list[Operation], names: set[str]) -> list[Operation]:
     return [replace(operation) for operation in table if not names or operation.name in names]
+
+
+def run_apart(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
+    """Disturb what sets up surveys for Prometheus, on a machine of its own."""
+    with new_machine() as machine:
+        operations.prepare(machine)
+        operations.prepare_monitoring(machine)
+        yield from run(machine, table, suite, most)
 
 
 def run_with_cluster(table: list[Operation], suite: str, most: int) -> Iterator[Row]:

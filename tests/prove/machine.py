@@ -39,6 +39,7 @@ ENVIRONMENT = {
 _WATCHED = (
     *("/run", "/dev/shm", "/usr/local/lib/mshare", "/usr/local/bin/mshare"),
     *("/etc/mshare", "/etc/systemd/system", "/etc/postgresql", "/etc/group", "/etc/gshadow"),
+    *("/etc/cron.d", "/etc/passwd", "/etc/shadow", "/etc/subuid", "/var/lib/mshare-monitoring"),
 )
 """Where something of the product can be. Below /etc and /usr/local one sees what others change there."""
 _LEFT_BY_OTHERS = {"/run/mount", "/run/mount/utab", "/run/lock", "/etc/mtab"}
@@ -228,6 +229,8 @@ class Staying:
 
 def _comes_and_goes(line: str) -> bool:
     words = line.split()
+    if os.path.basename(words[0]) in ("useradd", "userdel"):
+        return True
     if "mshare" not in words:
         return False
     command = words[words.index("mshare") + 1 :]

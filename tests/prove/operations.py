@@ -30,7 +30,8 @@ REPLACE: Command = (*CREATE, "--replace-stale")
 
 FOLDER = "/run/prove"
 SURVEY = f"{FOLDER}/host.json"
-_MODULE = "ansible_collections.dbmem.mshare.plugins.modules.mshare_runtime"
+_MODULES = "ansible_collections.dbmem.mshare.plugins.modules"
+_MODULE = f"{_MODULES}.mshare_runtime"
 _RUNTIMES = {
     "present": {"state": "present"},
     "preload": {"state": "present", "preload": True},
@@ -38,6 +39,13 @@ _RUNTIMES = {
 }
 PRELOAD: Command = (sys.executable, "-m", _MODULE, f"{FOLDER}/preload.json")
 RUNTIME: Command = (sys.executable, "-m", _MODULE, f"{FOLDER}/present.json")
+
+
+_SURVEYS = {
+    "survey": {"state": "present", "directory": f"{FOLDER}/textfiles"},
+    "no-survey": {"state": "absent"},
+}
+METRICS = f"{FOLDER}/metrics/mshare.prom"
 
 
 @dataclass(frozen=True)
@@ -118,10 +126,38 @@ def runtime() -> list[Operation]:
     ]
 
 
+def monitoring() -> list[Operation]:
+    """The surveys for Prometheus onto a host and off it again, by the module, and one of them."""
+    module = (sys.executable, "-m", f"{_MODULES}.mshare_monitoring")
+    present, absent = ((*module, f"{FOLDER}/{name}.json") for name in _SURVEYS)
+    end = (absent, (*RUNTIME[:-1], f"{FOLDER}/absent.json"))
+    exporter = ("mshare", "survey", "--prometheus", "--output", METRICS)
+    return [
+        Operation("mshare_monitoring present", present, (RUNTIME,), end=end, module=True),
+        Operation("mshare_monitoring absent", absent, (RUNTIME, present), end=end, module=True),
+        Operation("survey --prometheus --output", exporter, (), end=(("rm", "-f", METRICS),)),
+    ]
+
+
+def prepare_monitoring(machine: Machine) -> None:
+    """Cron, as far as it is looked for, and folders of others. Users are made in this machine's /etc; what
+    would be written beyond that is memory."""
+    for path in ("/var/lib", "/var/log"):
+        machine.host.do("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", path)
+    machine.host.do(
+        "mkdir", "-p", "/etc/cron.d", "/usr/local/sbin", f"{FOLDER}/textfiles", f"{FOLDER}/metrics"
+    )
+    machine.host.do("ln", "-sf", "/bin/true", "/usr/local/sbin/cron")
+    # The surveys' user reads below it, and the node exporter's does.
+    machine.host.do("chmod", "755", FOLDER)
+
+
 def prepare(machine: Machine) -> None:
     """What the operations read: a survey of this host, the modules' arguments."""
     folder = machine.inside(FOLDER)
     folder.mkdir(mode=0o700, exist_ok=True)
+    for name, more in _SURVEYS.items():
+        (folder / f"{name}.json").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": more}))
     survey = machine.run("mshare", "--json", "survey")
     assert survey.code == 0, survey.errors
     machine.inside(SURVEY).write_text(survey.output)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import time
 from dataclasses import dataclass
 
 from ..errors import Conflict, Unavailable
-from ..host import commands
+from ..host import commands, processes
 from .spec import USER
 
 _SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false")
 _NEXT_STEP = "change the user by hand, and run this again"
+_LOOKS, _PAUSE_SECONDS = 700, 0.1
+"""For as long as a survey is given time."""
 _SYSTEM_UIDS = 1000
 """People have uids from here on."""
 
@@ -57,5 +60,11 @@ def make() -> Account:
     return account
 
 
-def remove() -> None:
+def remove(account: Account) -> None:
+    """Remove the user, once the survey that cron may just have started as that user has ended."""
+    for __ in range(_LOOKS):
+        if not any(account.uid in process.uids for process in processes.read_all().processes):
+            break
+        time.sleep(_PAUSE_SECONDS)
+    # It says which process still runs as that user.
     commands.run(commands.find("userdel") or "userdel", USER, next_step=_NEXT_STEP)

@@ -316,7 +316,8 @@ def _remove(known: Recorded) -> None:
         systemd.systemctl("daemon-reload")
     files.remove(units.OUTPUT)
     files.remove_empty(FOLDER)
-    if known.user_made and account.current() is not None:
-        account.remove()
+    there = account.current()
+    if known.user_made and there is not None:
+        account.remove(there)
     # Last: until then it says what there is to be removed.
     record.save_kept(None, paths.monitoring_file())
