@@ -135,7 +135,8 @@ def monitoring() -> list[Operation]:
     return [
         Operation("mshare_monitoring present", present, (RUNTIME,), end=end, module=True),
         Operation("mshare_monitoring absent", absent, (RUNTIME, present), end=end, module=True),
-        Operation("survey --prometheus --output", exporter, (), end=(("rm", "-f", METRICS),)),
+        # The next survey removes what a killed one has left of writing the file.
+        Operation("survey --prometheus --output", exporter, (), end=(exporter, ("rm", METRICS))),
     ]
 
 

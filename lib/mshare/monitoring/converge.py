@@ -82,7 +82,7 @@ def absent(*, check: bool = False) -> Outcome[MonitoringFacts]:
     with one_at_a_time(check):
         known = _recorded()
         if known is None:
-            return Outcome(False, [], ABSENT, ABSENT)
+            return _nothing_but_unfinished(check)
         left = [path for path in (*_paths(), _link(known.directory), units.OUTPUT) if os.path.lexists(path)]
         actions = chosen(
             (
@@ -96,6 +96,15 @@ def absent(*, check: bool = False) -> Outcome[MonitoringFacts]:
         if not check:
             _remove(known)
         return Outcome(True, actions, before, ABSENT)
+
+
+def _nothing_but_unfinished(check: bool) -> Outcome[MonitoringFacts]:
+    """Of a run that was killed before it had a record, there may be the beginning of that."""
+    path = paths.monitoring_file()
+    unfinished = files.left_at(path)
+    if unfinished and not check:
+        record.save_kept(None, path)
+    return Outcome(unfinished, chosen(((unfinished, f"remove {path}"),)), ABSENT, ABSENT)
 
 
 def _require_root(what: str) -> None:

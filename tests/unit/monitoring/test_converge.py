@@ -120,6 +120,18 @@ def test_where_nothing_is_set_up_there_is_nothing_to_remove():
     assert not converge.absent().changed
 
 
+def test_what_a_killed_run_left_of_writing_its_record_is_removed(own_folders):
+    record = paths.monitoring_file()
+    unfinished = os.path.join(os.path.dirname(record), f".{os.path.basename(record)}.0123456789abcdef.new")
+    files.write_text(unfinished, "{")
+    checked = converge.absent(check=True)
+    assert (checked.changed, checked.actions) == (True, [f"remove {record}"])
+    assert os.path.exists(unfinished)
+    assert converge.absent().changed
+    assert not os.path.exists(os.path.dirname(record))
+    assert not converge.absent().changed
+
+
 def test_what_fails_is_undone(own_folders, monkeypatch):
     """The user cannot be made: nothing is left, the record included."""
     where = str(own_folders / "textfiles")
