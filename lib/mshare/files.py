@@ -18,6 +18,7 @@ import fcntl
 import os
 import re
 import secrets
+import socket
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -261,12 +262,51 @@ def open_file(path: str, flags: int, kind_bits: int = stat.S_IFREG) -> int:
     NotTrusted for any other; OSError as open(2) does. A FIFO is opened without waiting for its other end.
     """
     with _place(path, follow=False) as place:
-        status = os.fstat(place)
-        if stat.S_IFMT(status.st_mode) != kind_bits:
-            raise NotTrusted(path, kind(status))
-        if status.st_nlink > 1:
-            raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
+        _require_kind(os.fstat(place), path, kind_bits)
         return _opened(place, flags, path)
+
+
+def _require_kind(status: os.stat_result, path: str, kind_bits: int) -> None:
+    """NotTrusted for a file of another kind, or with more than one name."""
+    if stat.S_IFMT(status.st_mode) != kind_bits:
+        raise NotTrusted(path, kind(status))
+    if status.st_nlink > 1:
+        raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
+
+
+@contextlib.contextmanager
+def socket_at(path: str) -> Iterator[str]:
+    """A path for connect(2) that leads to the socket that is there, whatever has its name by then, and is
+    short enough. NotTrusted for a link, or anything else that is no socket."""
+    with _place(path, follow=False) as place:
+        _require_kind(os.fstat(place), path, stat.S_IFSOCK)
+        yield f"/proc/self/fd/{place}"
+
+
+def make_socket(path: str, mode: int) -> socket.socket:
+    """Make a socket in the place of whatever has its name; nobody else may connect before it has its mode."""
+    directory, name = os.path.split(os.path.abspath(path))
+    # By the name's end: a socket's path is short, and the name need not be.
+    temporary = f".{name.rpartition('.')[2]}.{secrets.token_hex(8)}.new"
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        with _place(directory) as above:
+            try:
+                # What is bound gets the mode of the socket itself.
+                os.fchmod(made.fileno(), 0o600)
+                made.bind(f"/proc/self/fd/{above}/{temporary}")
+                with _place(os.path.join(directory, temporary), follow=False) as place:
+                    _require_kind(os.fstat(place), path, stat.S_IFSOCK)
+                    _set_access(place, Access(mode), path)
+                os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
+            except OSError as error:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=above)
+                raise _at(error, path) from None
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def create_file(path: str, flags: int, mode: int) -> int:
@@ -486,6 +526,10 @@ def left_at(path: str) -> bool:
 def _remove_unlocked(above: int, name: str) -> None:
     place = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
     try:
+        if stat.S_ISSOCK(os.fstat(place).st_mode):
+            # It cannot be locked. Who is just making it fails to give it its name.
+            os.unlink(name, dir_fd=above)
+            return
         if not stat.S_ISFIFO(os.fstat(place).st_mode):
             require_regular(place, name)
         fd = _opened(place, os.O_RDONLY, name)
@@ -590,14 +634,16 @@ def _require_ours(status: os.stat_result, path: str, shared: bool = False) -> No
 # -- changing and removing
 
 
-def set_access(path: str, access: Access, inode: int | None = None) -> None:
+def set_access(path: str, access: Access, inode: int | None = None, kind_bits: int = stat.S_IFREG) -> None:
     """Give a file or directory another mode, user or group: the one that is there, never where a link leads.
 
-    NotTrusted for a link, a file with two names, or a file other than `inode`.
+    NotTrusted for a link, a file with two names, of another kind, or other than `inode`.
     """
     with _place(path, follow=False) as place:
         status = os.fstat(place)
-        if not stat.S_ISDIR(status.st_mode):
+        if kind_bits == stat.S_IFSOCK:
+            _require_kind(status, path, kind_bits)
+        elif not stat.S_ISDIR(status.st_mode):
             require_regular(place, path)
         if inode not in (None, status.st_ino):
             raise NotTrusted(path, "not the file that was created there")

@@ -11,6 +11,8 @@ from .errors import Unavailable
 
 KERNEL_ROOT = "/sys/fs/mshare"
 SIMULATED_SOURCE = "mshare-simulated"
+REGION_MEMORY = "mshare-region:"
+"""What the memory of a region without a file is called in /proc/PID/maps, before the region's name."""
 """The source of a simulated root's tmpfs in mountinfo, by which it is recognized."""
 
 

@@ -101,6 +101,18 @@ memory:
   returned: always
   type: dict
   sample: {"total_bytes": 25200000000, "available_bytes": 24100000000, "page_tables_bytes": 3145728}
+generations:
+  description:
+    - The interfaces of the kernel that this collection knows, with their features, whatever this host has.
+    - C(status) is V(posted), or V(described, not posted) for one that no kernel has and only the simulated backend plays.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - id: 2025-08
+      status: posted
+      origin: v3, August 2025, Anthony Yznaga
+      features: {"nameless": false, "owner_bound": true, "partial_attach": false}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -28,9 +28,10 @@ options:
     default: present
   generation:
     description:
-      - Which generation of the kernel interface the simulated backend imitates. The default is the newest.
+      - Which generation of the kernel interface the simulated backend imitates. The default is the newest that was posted.
+      - V(2026-05) was described and not posted, so no kernel has it.
     type: str
-    choices: [2022-06, 2024-09, 2025-01, 2025-04, 2025-08]
+    choices: [2022-06, 2024-09, 2025-01, 2025-04, 2025-08, 2026-05]
   size:
     description:
       - The most memory that the simulated backend's tmpfs may use, like V(8GiB). The default is half of the host's memory.
@@ -212,7 +213,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "generation": {
                 "type": "str",
-                "choices": ["2022-06", "2024-09", "2025-01", "2025-04", "2025-08"],
+                "choices": ["2022-06", "2024-09", "2025-01", "2025-04", "2025-08", "2026-05"],
             },
             "size": {"type": "str"},
             "mode": {"type": "raw", "default": "1770"},

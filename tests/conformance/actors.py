@@ -144,6 +144,12 @@ class Worker:
     def unmap(self, offset: int = 0, size: int = 1 << 20) -> None:
         self.file.unmap(offset, size)
 
+    def protect(self, offset: int = 0, size: int = 1 << 20, prot: int = abi.PROT_READ) -> None:
+        self.file.protect(offset, size, prot)
+
+    def advise(self, offset: int = 0, size: int = 1 << 20, advice: int = abi.MADV_DONTNEED) -> None:
+        self.file.advise(offset, size, advice)
+
     # -- the window
 
     def attach(
@@ -158,6 +164,31 @@ class Worker:
         window = self.file.attach(window_bytes if length is None else length, prot, flags, where)
         self.windows.append(window)
         return window.address
+
+    def attach_part(self, offset: int, size: int) -> int:
+        window = self.file.attach(size, READ_WRITE, abi.MAP_SHARED, None, offset)
+        self.windows.append(window)
+        return window.address
+
+    def flags_of(self, offset: int = 0) -> list[str]:
+        """VmFlags of what is mapped there."""
+        return self._smaps(offset, "VmFlags:")
+
+    def present(self, offset: int = 0) -> int:
+        """How many KiB of what is mapped there are in this process's own page tables."""
+        return int(self._smaps(offset, "Rss:")[0])
+
+    def _smaps(self, offset: int, key: str) -> list[str]:
+        """What smaps says of what is mapped at an offset of the window."""
+        wanted = self.windows[-1].address + offset
+        with open("/proc/self/smaps", encoding="ascii") as file:
+            for line in file:
+                word, *rest = line.split()
+                if "-" in word:
+                    start, end = (int(each, 16) for each in word.split("-"))
+                elif word == key and start <= wanted < end:
+                    return rest
+        raise LookupError(f"{wanted:#x} is not mapped")
 
     def detach(self, index: int = -1) -> None:
         self.windows[index].detach()
@@ -174,6 +205,22 @@ class Worker:
     def reads(self, data: bytes, offset: int = 0) -> bool:
         """Whether `data` is there, now or soon."""
         return eventually(lambda: self.read(offset, len(data)) == data)
+
+    def write_for_long(self, offset: int, data: bytes) -> None:
+        """Write until that is not allowed any more."""
+
+        def never() -> bool:
+            self.write(offset, data)
+            return False
+
+        eventually(never)
+
+    def cut_off(self) -> None:
+        """Take the region's memory away without asking the library."""
+        os.ftruncate(self.file.fd, 0)
+
+    def reopen_for_writing(self) -> None:
+        os.close(os.open(f"/proc/self/fd/{self.file.fd}", os.O_RDWR))
 
     def follow(self) -> None:
         """See now what others changed: a kernel shows it at once, the simulator within milliseconds."""

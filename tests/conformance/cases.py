@@ -60,6 +60,7 @@ ONE_ADDRESS = Need("any address will do", lambda f: not f.any_address)
 FTRUNCATE = Need("the size is not set by ftruncate", lambda f: f.size_set_by == "ftruncate")
 DOCUMENTED = Need("what its kernel answers is not on record", lambda f: f.any_address)
 OWNER = Need("regions have no owner", lambda f: f.owner_bound)
+FILE = Need("a region has no file", lambda f: not f.nameless)
 NO_OWNER = Need("a region dies with its owner", lambda f: not f.owner_bound)
 
 
@@ -84,11 +85,13 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(topic: str, says: str, *needs: Need) -> Callable[[Callable[[Scene], None]], None]:
+def case(
+    topic: str, says: str, *needs: Need, source: str = answers.BOOTED
+) -> Callable[[Callable[[Scene], None]], None]:
     """Add a function to the table."""
 
     def add(play: Callable[[Scene], None]) -> None:
-        CASES.append(Case(topic, says, play, needs))
+        CASES.append(Case(topic, says, play, needs, source))
 
     return add
 
@@ -726,8 +729,9 @@ def __(scene: Scene) -> None:
         assert client.read(4 * MIB - 5) == b"huge!"
         with refused(errno.ENOMEM):
             owner.map(offset=4 * MIB, size=300 * GIB, flags=ANONYMOUS | abi.MAP_HUGETLB)
-        owner.unmap(0, 4 * MIB)
-        killed(client, "touch_for_long", 0)
+        if scene.features.unmap:
+            owner.unmap(0, 4 * MIB)
+            killed(client, "touch_for_long", 0)
 
 
 @case("mapping", "huge pages that others reserved, though untouched: ENOMEM", HUGE)
@@ -765,7 +769,7 @@ def __(scene: Scene) -> None:
     assert scene.client().read(0, 11) == b"second page"
 
 
-@case("file inside", "unmapped in the middle: both ends still show their parts", FILES)
+@case("file inside", "unmapped in the middle: both ends still show their parts", FILES, UNMAP)
 def __(scene: Scene) -> None:
     path = scene.file(content=b"".join(b"%d" % n * PAGE for n in range(3)))
     owner = scene.sized()
@@ -1134,7 +1138,7 @@ def __(scene: Scene) -> None:
     killed(client, "reads", b"never this")
 
 
-@case("death", "the file is still listed, opens, keeps its size and takes mappings", OWNER)
+@case("death", "the file is still listed, opens, keeps its size and takes mappings", OWNER, FILE)
 def __(scene: Scene) -> None:
     owner = scene.owner()
     owner.kill()
@@ -1145,7 +1149,7 @@ def __(scene: Scene) -> None:
     client.map(offset=GIB)
 
 
-@case("death", "attaching the file: EINVAL, before and after mapping something", OWNER)
+@case("death", "attaching the file: EINVAL, before and after mapping something", OWNER, FILE)
 def __(scene: Scene) -> None:
     scene.owner().kill()
     client = scene.actor()
@@ -1186,7 +1190,7 @@ def __(scene: Scene) -> None:
     killed(child, "touch_for_long")
 
 
-@case("death", "the owner executes another program: the region lives on, and ends with that", OWNER)
+@case("death", "the owner executes another program: the region lives on, and ends with that", OWNER, FILE)
 def __(scene: Scene) -> None:
     owner = scene.owner()
     owner.write(0, b"alive")
@@ -1198,7 +1202,7 @@ def __(scene: Scene) -> None:
     killed(client, "touch_for_long")
 
 
-@case("death", "created by a thread that ended: attaching is EINVAL for ever", OWNER)
+@case("death", "created by a thread that ended: attaching is EINVAL for ever", OWNER, FILE)
 def __(scene: Scene) -> None:
     owner = scene.actor()
     owner.in_a_thread(("open", {"flags": NEW}), ("set_size", {}), ("map", {}))
@@ -1217,7 +1221,7 @@ def __(scene: Scene) -> None:
     killed(owner, "touch_for_long")
 
 
-@case("death", "the owner detaches and closes, but lives: the region is fine")
+@case("death", "the owner detaches and closes, but lives: the region is fine", FILE)
 def __(scene: Scene) -> None:
     owner = scene.owner()
     owner.write(0, b"alive")

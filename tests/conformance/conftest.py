@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("conformance.cases")
+pytest.register_assert_rewrite("conformance.cases", "conformance.next_interface")
 
+from conformance import next_interface  # noqa: E402, F401 - it adds cases
 from conformance.actors import stage  # noqa: E402
 from conformance.cases import CASES, Case, Scene  # noqa: E402
-from conformance.targets import TARGETS, Target  # noqa: E402
+from conformance.targets import KERNEL, TARGETS, Target  # noqa: E402
 from mshare.kernel import probe  # noqa: E402
 from mshare.kernel.generations import Features  # noqa: E402
 
@@ -86,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     targets = [target for target in TARGETS if target.present()]
     write = terminalreporter.write_line
     terminalreporter.section(
-        "conformance: simulated as each generation" + (", kernel" if len(targets) > 5 else "")
+        "conformance: simulated as each generation" + (", kernel" if KERNEL in targets else "")
     )
     ran = [case for case in CASES if any((case.id, target.id) in _results for target in targets)]
     width = max(len(f"{case.topic}: {case.says}") for case in ran)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mshare.backends.choose import kernel_has_msharefs
 from mshare.backends.simulated.layout import Layout
 from mshare.kernel import probe
-from mshare.kernel.generations import GENERATIONS, Features
+from mshare.kernel.generations import PLAYED, Features
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Target:
 
     def features(self) -> Features:
         if self.backend == "simulated":
-            return GENERATIONS[self.id].features
+            return PLAYED[self.id].features
         with self.mounted() as root:
             return probe.generation(root).features
 
@@ -69,4 +69,4 @@ def _kernel() -> Iterator[str]:
 
 
 KERNEL = Target("kernel", "kernel")
-TARGETS = [*(Target(generation, "simulated") for generation in GENERATIONS), KERNEL]
+TARGETS = [*(Target(generation, "simulated") for generation in PLAYED), KERNEL]

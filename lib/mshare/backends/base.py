@@ -32,7 +32,7 @@ class Window(ABC):
 
 
 class RegionFile(ABC):
-    """An open file on msharefs."""
+    """An open region: a file on msharefs, or a descriptor without a name."""
 
     name: str
     fd: int
@@ -60,8 +60,18 @@ class RegionFile(ABC):
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
+        offset_bytes: int = 0,
     ) -> Window:
-        """Map the window into this process: all of the region, at an aligned address."""
+        """Map the window into this process: all of the region, at an aligned address; or, in a generation
+        that can, an aligned part of it."""
+
+    @abstractmethod
+    def protect(self, offset_bytes: int, size_bytes: int, prot: int) -> None:
+        """Change the protection of what is mapped in a range, for everybody: as mprotect(2)."""
+
+    @abstractmethod
+    def advise(self, offset_bytes: int, size_bytes: int, advice: int) -> None:
+        """Advise on what is mapped in a range, for everybody: as madvise(2)."""
 
     def mappings(self) -> list[Mapping] | None:
         """What is mapped inside, or None where the backend cannot tell (a kernel does not list it)."""
@@ -77,7 +87,8 @@ class RegionFile(ABC):
         os.fchmod(self.fd, mode)
 
     def close(self) -> None:
-        """Close the file; windows stay attached. Twice is fine."""
+        """Close it; windows stay attached. The creator's of a region without a file ends that region. Twice
+        is fine."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

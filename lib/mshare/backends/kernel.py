@@ -53,13 +53,20 @@ class KernelRegionFile(RegionFile):
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
+        offset_bytes: int = 0,
     ) -> Window:
-        where = syscalls.mmap(address, size_bytes, prot, flags, self.fd)
+        where = syscalls.mmap(address, size_bytes, prot, flags, self.fd, offset_bytes)
         # A core file reads pages that are not present, at which the kernel warns and is tainted. A kernel
         # that refuses the advice writes it into core files.
         with contextlib.suppress(OSError):
-            syscalls.leave_out_of_dumps(where, size_bytes)
+            syscalls.madvise(where, size_bytes, abi.MADV_DONTDUMP)
         return KernelWindow(where, size_bytes)
+
+    def protect(self, offset_bytes: int, size_bytes: int, prot: int) -> None:
+        self._calls.protect(self.fd, offset_bytes, size_bytes, prot)
+
+    def advise(self, offset_bytes: int, size_bytes: int, advice: int) -> None:
+        self._calls.advise(self.fd, offset_bytes, size_bytes, advice)
 
 
 class KernelBackend(Backend):

@@ -32,21 +32,20 @@ class Mapping:
     def end(self) -> int:
         return self.offset + self.size_bytes
 
+    def part(self, offset: int, end: int) -> Mapping | None:
+        """What of it lies in [offset, end)."""
+        start, stop = max(offset, self.offset), min(end, self.end)
+        if start >= stop:
+            return None
+        # Anonymous memory lies in the region itself at its own offset; other objects have theirs.
+        skipped_bytes = 0 if self.kind == "anonymous" else start - self.offset
+        object_offset = self.object_offset + skipped_bytes
+        return replace(self, offset=start, size_bytes=stop - start, object_offset=object_offset)
+
     def without(self, offset: int, end: int) -> list[Mapping]:
         """What sticks out on either side once [offset, end) is unmapped."""
-        pieces = []
-        for start, stop in subtract((self.offset, self.end), [(offset, end)]):
-            # Anonymous memory lies in the region itself at its own offset; other objects have theirs.
-            skipped_bytes = 0 if self.kind == "anonymous" else start - self.offset
-            pieces.append(
-                replace(
-                    self,
-                    offset=start,
-                    size_bytes=stop - start,
-                    object_offset=self.object_offset + skipped_bytes,
-                )
-            )
-        return pieces
+        sides = self.part(self.offset, offset), self.part(end, self.end)
+        return [side for side in sides if side is not None]
 
 
 def subtract(whole: tuple[int, int], parts: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from .. import files, paths
 from ..errors import Conflict, Unavailable
 from ..host import mounts
 from ..kernel import abi, probe
-from ..kernel.generations import GENERATIONS, NEWEST, Generation
+from ..kernel.generations import NEWEST, PLAYED, Generation
 from .mapping import Mapping
 from .simulated.layout import Files, Layout
 
@@ -60,7 +60,7 @@ def generation(root: str, backend: BackendName, probing: bool = True) -> Generat
     """Which posted interface a root has. A kernel is probed with a scratch file that is unlinked before
     it is asked, and None without `probing`. Unavailable where it is none that is known."""
     if backend == "simulated":
-        return GENERATIONS[Layout.read(root).generation_id]
+        return PLAYED[Layout.read(root).generation_id]
     return probe.generation(root) if probing else None
 
 
@@ -70,8 +70,11 @@ def alignment_bytes(root: str) -> int:
 
 
 def free_bytes(root: str) -> int | None:
-    """What the file system of a root may still take; None where it has no limit of its own."""
-    return Files(root).free_bytes() if simulated(root) else None
+    """What the file system of a root may still take; None where it has no limit of its own, and where the
+    regions' memory is in no file system."""
+    if not simulated(root) or PLAYED[Layout.read(root).generation_id].features.nameless:
+        return None
+    return Files(root).free_bytes()
 
 
 def names(root: str) -> list[str]:
@@ -94,6 +97,15 @@ def status(root: str, name: str) -> os.stat_result:
     """The status of a region's file, or of a directory. Raises OSError as stat(2) does, and NotTrusted where
     a link was put in the place of a directory; a link in the place of the file is not followed."""
     return files.status(os.path.join(root, name))
+
+
+def mapped_file(root: str, name: str) -> tuple[int, int]:
+    """Device and inode of what processes have mapped that have a region attached. Raises as `status`."""
+    record = Files(root).record(name) if simulated(root) else None
+    if record is not None and record.memory is not None:
+        return record.memory.device, record.memory.inode
+    file = status(root, name)
+    return file.st_dev, file.st_ino
 
 
 def require_place(root: str, name: str) -> None:

@@ -15,7 +15,15 @@ from ..backends import root as root_files
 from ..backends.choose import locate
 from ..errors import MshareError
 from ..info import inventory
-from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
+from ..info.facts import (
+    ClientsFacts,
+    DirectoryFacts,
+    GenerationFacts,
+    MountFacts,
+    OwnerFacts,
+    RegionFacts,
+    Support,
+)
 from ..region.rules import region_name
 from . import display
 from .options import region_argument, where_options
@@ -25,9 +33,15 @@ from .screen import Screen
 @click.command("info")
 @where_options
 @click.option("--no-probe", is_flag=True, help="Do not probe the kernel; its generation stays unknown.")
+@click.option("--generations", is_flag=True, help="List the interfaces of the kernel that are known instead.")
 @click.pass_obj
-def info_command(screen: Screen, backend: str | None, root: str | None, no_probe: bool) -> None:
+def info_command(
+    screen: Screen, backend: str | None, root: str | None, no_probe: bool, generations: bool
+) -> None:
     """Show whether mshare works here, and what exists."""
+    if generations:
+        _generations(screen)
+        return
     host = inventory.host(backend or "auto", root, probing=not no_probe)
     screen.answer(record.to_fields(host))
     screen.sentence(f"Supported: {_supported(host.support)}")
@@ -45,6 +59,33 @@ def info_command(screen: Screen, backend: str | None, root: str | None, no_probe
         f"Memory: {display.size(memory.total_bytes)}, of it {display.size(memory.available_bytes)}"
         f" available and {display.size(memory.page_tables_bytes)} page tables"
     )
+
+
+def _generations(screen: Screen) -> None:
+    known = inventory.generations()
+    screen.answer({"generations": [record.to_fields(each) for each in known]})
+    rows = [(each.id, each.status, each.origin, _can(each)) for each in known]
+    screen.table(("Generation", "Status", "From", "Can"), rows)
+    for each in known:
+        if each.status != "posted":
+            screen.sentence(f"No kernel has {each.id}; the simulated backend plays it.")
+
+
+# What a feature lets one do, in the order in which they came.
+_ABILITIES = {
+    "explicit_mappings": "map",
+    "unmap": "unmap",
+    "any_address": "attach anywhere",
+    "owner_bound": "end with its owner",
+    "nameless": "be without a file",
+    "partial_attach": "attach a part",
+    "protect": "protect",
+    "advice": "advise",
+}
+
+
+def _can(generation: GenerationFacts) -> str:
+    return ", ".join(text for name, text in _ABILITIES.items() if generation.features[name]) or "-"
 
 
 def _supported(support: Support) -> str:

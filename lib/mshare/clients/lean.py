@@ -106,11 +106,15 @@ class Lean:
 
     def __init__(self, path: str, target: Target, report_fd: int) -> None:
         """Unavailable where such clients cannot attach a region like this one."""
-        lookup = _LOOKUPS.get(target.backend.generation.features.size_set_by)
+        generation = target.backend.generation
+        if generation.features.nameless:
+            raise Unavailable(
+                f"lean clients open a region by its path, and one of generation {generation.id} has none"
+            )
+        lookup = _LOOKUPS.get(generation.features.size_set_by)
         if lookup is None or len(os.fsencode(target.path)) > _PATH_BYTES:
             raise Unavailable(
-                f"lean clients do not attach regions of generation {target.backend.generation.id} at"
-                f" {target.path}"
+                f"lean clients do not attach regions of generation {generation.id} at {target.path}"
             )
         # The simulator's files are as large as the window in every generation.
         self._lookup = lookup if target.backend.name == "kernel" else _LOOKUPS["ftruncate"]

@@ -246,7 +246,7 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
         return Kind("msharefs", name, None, filesystem.page_bytes, shares_tables=True, region=region)
     if filesystem.source == paths.SIMULATED_SOURCE:
         return Kind("msharefs", name, None, filesystem.page_bytes, region=_region(name, filesystem))
-    own = re.match(r"/dev/shm/msharefs-\d+/", name)
+    own = re.match(rf"/dev/shm/msharefs-\d+/|/memfd:{paths.REGION_MEMORY}", name)
     if own:
         return Kind("msharefs", name, None, filesystem.page_bytes, region=name[own.end() :])
     word = _word(path, sysv, filesystem)

@@ -120,10 +120,10 @@ def summary(attached: Iterable[Process]) -> str:
 
 def _mapping(root: str, name: str) -> list[int]:
     try:
-        file = roots.status(root, name)
+        device, inode = roots.mapped_file(root, name)
     except (MshareError, OSError):
         return []
-    identity = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} "
+    identity = f" {os.major(device):02x}:{os.minor(device):02x} {inode} "
     return [pid for pid in procfs.pids() if identity in procfs.maps(pid)]
 
 

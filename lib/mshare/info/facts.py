@@ -12,6 +12,7 @@ from .. import record
 from ..backends.mapping import MappingEntry
 from ..clients.status import DeadClient, Kind
 from ..errors import Failure
+from ..kernel.generations import Status
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,18 @@ class Support:
 
 
 @dataclass(frozen=True)
+class GenerationFacts:
+    """An interface of the kernel that the library knows, whatever this host has."""
+
+    id: str
+    status: Status
+    """Only of a posted one there may be a kernel."""
+    origin: str
+    features: Mapping[str, object]
+    """By name."""
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """Everything."""
 
@@ -152,6 +165,7 @@ class HostFacts:
     mounts: tuple[MountFacts, ...]
     regions: tuple[RegionFacts, ...]
     memory: MemoryFacts
+    generations: tuple[GenerationFacts, ...]
 
     def to_fields(self) -> dict[str, object]:
         """The answer to "is it supported" comes first, beside what there is."""
@@ -160,4 +174,5 @@ class HostFacts:
             "mounts": [record.to_fields(mount) for mount in self.mounts],
             "regions": [record.to_fields(region) for region in self.regions],
             "memory": record.to_fields(self.memory),
+            "generations": [record.to_fields(generation) for generation in self.generations],
         }

@@ -22,6 +22,7 @@ from ..backends.mapping import MappingEntry
 from ..clients.status import CLIENTS, LauncherStatus
 from ..errors import MshareError, sentence
 from ..host import procfs
+from ..kernel.generations import PLAYED
 from ..record import Malformed
 from ..region.status import OWNER, OwnerStatus
 from ..services import status_file
@@ -29,6 +30,7 @@ from ..services.status_file import Unread
 from .facts import (
     ClientsFacts,
     DirectoryFacts,
+    GenerationFacts,
     HostFacts,
     MemoryFacts,
     MountFacts,
@@ -288,4 +290,13 @@ def host(backend: str = "auto", root: str | None = None, probing: bool = True) -
         tuple(mount_facts(each, probing) for each in all_roots if os.path.isdir(each)),
         tuple(region_facts(each, name) for each in all_roots for name in region_names(each)),
         MemoryFacts(memory.get("MemTotal"), memory.get("MemAvailable"), memory.get("PageTables")),
+        generations(),
+    )
+
+
+def generations() -> tuple[GenerationFacts, ...]:
+    """The interfaces that the library knows, in the order of time."""
+    return tuple(
+        GenerationFacts(known.id, known.status, known.origin, {**known.features.__dict__})
+        for known in PLAYED.values()
     )

@@ -76,9 +76,9 @@ def munmap(address: int, size_bytes: int) -> None:
     _check(_c().munmap(ffi.cast("void *", address), size_bytes))
 
 
-def leave_out_of_dumps(address: int, size_bytes: int) -> None:
-    """madvise(MADV_DONTDUMP)."""
-    _check(_c().madvise(ffi.cast("void *", address), size_bytes, abi.MADV_DONTDUMP))
+def madvise(address: int, size_bytes: int, advice: int) -> None:
+    """madvise(2)."""
+    _check(_c().madvise(ffi.cast("void *", address), size_bytes, advice))
 
 
 def memory(address: int, size_bytes: int) -> memoryview:

@@ -114,4 +114,10 @@ class MountSpec(Spec):
         for key in ("generation", "size"):
             if given.get(key) is not None and values["backend"] == "kernel":
                 raise InvalidRequest(f"{what}'s {key} is for the simulated backend; a kernel has its own")
+        wanted = values.get("generation")
+        if wanted is not None and generation(wanted).features.nameless and given.get("size") is not None:
+            raise InvalidRequest(
+                f"{what}'s size limits the files of regions, and a region of generation {wanted} has none;"
+                " omit size, and limit each region with memory_max"
+            )
         return cls(**values)

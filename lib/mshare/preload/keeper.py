@@ -408,7 +408,12 @@ def run(backend: Backend, on_ready: Callable[[str], None], idle_seconds: float =
 
 
 def require_files(backend: Backend) -> None:
-    """Unavailable for a generation that has no files in regions."""
+    """Unavailable for a generation that has no files in regions, or no region that a program can open."""
+    if backend.generation.features.nameless:
+        raise Unavailable(
+            f"regions of generation {backend.generation.id} at {backend.root} have no path at which a program"
+            " could open them; use `mshare mount --backend simulated --generation 2025-08`"
+        )
     if "file" not in backend.generation.features.mapping_kinds:
         raise Unavailable(
             f"regions of generation {backend.generation.id} at {backend.root} take no files; a kernel with"

@@ -21,6 +21,8 @@ from .region import Attachment, Region
 # A window of mshare() lives as long as the process, like that of the system call, so Python must not
 # collect it.
 _attached: list[Attachment] = []
+# Nor a region that it created: without a file, it ends when its creator closes it.
+_created: list[Region] = []
 
 
 def mcreate(name: str, flags: int = os.O_RDWR | os.O_CREAT | os.O_EXCL, mode: int = 0o600) -> RegionFile:
@@ -37,13 +39,21 @@ def mshare(name: str, addr: int, length: int, oflag: int = os.O_RDWR, mode: int 
     """
     read_only = oflag & os.O_ACCMODE == os.O_RDONLY
     exists = name in region.list_regions()
-    if oflag & os.O_CREAT and (oflag & os.O_EXCL or not exists):
+    creates = oflag & os.O_CREAT and (oflag & os.O_EXCL or not exists)
+    if creates:
         opened = Region.create(name, length, address=addr or None, mode=mode, overcommit=True)
     else:
         opened = Region.open(name, read_only=read_only)
         _check_length(opened, length)
-    with opened:
+    try:
         attachment = opened.attach(addr or None, read_only=read_only)
+    except BaseException:
+        opened.close()
+        raise
+    if creates:
+        _created.append(opened)
+    else:
+        opened.close()
     _attached.append(attachment)
     return attachment.address
 

@@ -29,12 +29,14 @@ _LOCK_SECONDS = 10.0
 
 @dataclass
 class Change:
-    """A range of a region that was mapped anew, or unmapped."""
+    """A range of a region that was mapped anew, unmapped, or protected."""
 
     offset: int
     size_bytes: int
     mapping: Mapping | None = None
     """What is there afterwards."""
+    prot: int | None = None
+    """The new protection of what is there, where that is all that changes."""
     unrecorded: str | None = None
     """Why it could not be written down."""
 
@@ -48,14 +50,18 @@ class Change:
 
     def apply(self, mappings: Iterable[Mapping]) -> list[Mapping]:
         """What is mapped after it, in the order of the offsets."""
-        changed = [piece for each in mappings for piece in each.without(self.offset, self.end)]
+        before = list(mappings)
+        changed = [piece for each in before for piece in each.without(self.offset, self.end)]
+        if self.prot is not None:
+            parts = (each.part(self.offset, self.end) for each in before)
+            changed += [replace(part, prot=self.prot) for part in parts if part is not None]
         if self.mapping is not None:
             changed.append(replace(self.mapping, size_bytes=self.end - self.offset))
         return sorted(changed, key=lambda mapping: mapping.offset)
 
     def spares(self, pattern: Pattern | None) -> bool:
         """Whether a pattern is still where the owner wrote it."""
-        if pattern is None:
+        if pattern is None or self.prot is not None:
             return True
         return self.end <= pattern.offset or pattern.offset + pattern.span_bytes <= self.offset
 

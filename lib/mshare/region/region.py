@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from types import TracebackType
 
 from ..backends.base import Backend, RegionFile, Window
 from ..backends.connect import connect
-from ..backends.mapping import Mapping
+from ..backends.mapping import Mapping, protection
 from ..errors import InvalidRequest
 from ..kernel import abi, syscalls
+from ..kernel.generations import ADVICE, not_supported
 from ..kernel.syscalls import NewMapping
 from ..units import Size, format_size, parse_size, round_up
 from . import rules
@@ -48,14 +50,16 @@ class Attachment:
         self._window: Window | None = window
         self.address = window.address
         self.window_bytes = window.size_bytes
+        """Of what is attached: a part of the region's window, where that was asked for."""
 
     @property
     def memory(self) -> memoryview:
-        """The whole window as a writable buffer. Touching it outside all mappings causes SIGSEGV."""
+        """All that is attached as a writable buffer. Touching it outside all mappings causes SIGSEGV."""
         return self.view(0, self.window_bytes)
 
     def view(self, offset: int, size_bytes: int) -> memoryview:
-        """A part of the window as a writable buffer; must not be used after `detach`."""
+        """A part of what is attached as a writable buffer; must not be used after `detach`. The offset counts
+        from the beginning of that."""
         if self._window is None:
             raise InvalidRequest("the region is detached; attach it again to use its memory")
         if offset < 0 or size_bytes < 0 or offset + size_bytes > self.window_bytes:
@@ -113,8 +117,9 @@ class Region:
         """Create a region with `size` of anonymous memory, with the objects in `mappings`, or an empty one
         with only a `window`.
 
-        On the newest generation the region lives and dies with the calling *thread*. `address` is only
-        used by generations that need one address for all. If this fails, the region is unlinked again.
+        Since generation 2025-08 the region lives and dies with the calling *thread*, and in 2026-05 it ends
+        for everybody when what is returned here is closed. `address` is only used by generations that need
+        one address for all. If this fails, the region is unlinked again.
         """
         backend = backend or connect()
         planned = blueprint(name, backend, size, mappings, window, address)
@@ -127,7 +132,9 @@ class Region:
                     region.map(mapping, overcommit=overcommit)
         except BaseException:
             region.close()
-            backend.unlink(name)
+            # One without a file is gone already.
+            with contextlib.suppress(FileNotFoundError):
+                backend.unlink(name)
             raise
         return region
 
@@ -218,18 +225,53 @@ class Region:
             self._file.unmap(offset, size_bytes)
         return change.unrecorded
 
-    def attach(self, address: int | None = None, *, read_only: bool = False) -> Attachment:
+    def protect(self, offset: int, size: Size, access: str) -> str | None:
+        """Change the protection of what is mapped in a range to "r" or "rw", for all processes at once.
+
+        EOPNOTSUPP in a generation that cannot, ENOMEM where nothing is mapped, EACCES for a file that was
+        not open for writing when it was mapped. Returns as `map`.
+        """
+        prot = protection(access)
+        change = Change(offset, parse_size(size), prot=prot)
+        with recorded(self._backend.root, self.name, change):
+            self._file.protect(offset, change.size_bytes, prot)
+        return change.unrecorded
+
+    def advise(self, offset: int, size: Size, advice: str) -> None:
+        """Advise on what is mapped in a range, for all processes at once, as madvise(2) would for one:
+        "dontneed" drops the page tables, "remove" the memory as well (it reads as zeroes then); "hugepage"
+        and "nohugepage" say where transparent huge pages are wanted.
+
+        EOPNOTSUPP in a generation that cannot, ENOMEM where nothing is mapped.
+        """
+        if advice not in ADVICE:
+            raise InvalidRequest(f"advice {advice!r} is unknown; write one of " + ", ".join(ADVICE))
+        self._file.advise(offset, parse_size(size), ADVICE[advice])
+
+    def attach(
+        self,
+        address: int | None = None,
+        *,
+        read_only: bool = False,
+        offset: int = 0,
+        size: Size | None = None,
+    ) -> Attachment:
         """Map the region into this process, at any aligned address unless an address is given or fixed.
 
-        `read_only` is needed for a region opened read-only. It protects nothing: on a kernel a store
-        succeeds wherever the inner mapping is writable.
+        `offset` and `size` choose a part of it, both multiples of the alignment: EOPNOTSUPP in a generation
+        that cannot. `read_only` is needed for a region opened read-only. It protects nothing: on a kernel a
+        store succeeds wherever the inner mapping is writable.
         """
         geometry = self._file.geometry()
         rules.address(address, self._backend.alignment_bytes)
+        partly = offset != 0 or size is not None
+        if partly and not self._backend.generation.features.partial_attach:
+            raise not_supported("a part of a region cannot be attached", self._backend.generation)
+        size_bytes = geometry.window_bytes - offset if size is None else parse_size(size)
         where = geometry.address if geometry.address is not None else address
         flags = abi.MAP_SHARED | (abi.MAP_FIXED_NOREPLACE if where is not None else 0)
         prot = abi.PROT_READ | (0 if read_only else abi.PROT_WRITE)
-        return Attachment(self._file.attach(geometry.window_bytes, prot, flags, where))
+        return Attachment(self._file.attach(size_bytes, prot, flags, where, offset))
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
         """chmod and chown; -1 leaves the user or the group as it is."""
@@ -259,7 +301,8 @@ class Region:
         self._backend.unlink(self.name)
 
     def close(self) -> None:
-        """Close the file; attachments stay. Twice is fine."""
+        """Close it; attachments stay. In generation 2026-05, closing what `create` returned ends the region
+        for everybody. Twice is fine."""
         self._file.close()
 
     def __bool__(self) -> bool:

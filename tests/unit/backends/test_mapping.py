@@ -31,6 +31,31 @@ def test_the_normal_form():
     assert file.end == 3 * MIB
 
 
+FILE = Mapping(4 * MIB, 4 * MIB, "file", path="/data", object_offset=MIB)
+
+
+@pytest.mark.parametrize(
+    ("offset", "end", "part", "rest"),
+    [
+        (0, 4 * MIB, None, [FILE]),
+        (8 * MIB, 9 * MIB, None, [FILE]),
+        (5 * MIB, 5 * MIB, None, [FILE]),
+        (0, 16 * MIB, (4, 4, 1), []),
+        (0, 5 * MIB, (4, 1, 1), [(5, 3, 2)]),
+        (5 * MIB, 6 * MIB, (5, 1, 2), [(4, 1, 1), (6, 2, 3)]),
+        (7 * MIB, 9 * MIB, (7, 1, 4), [(4, 3, 1)]),
+    ],
+)
+def test_a_part_and_the_rest(offset, end, part, rest):
+    def placed(mapping):
+        return mapping.offset // MIB, mapping.size_bytes // MIB, mapping.object_offset // MIB
+
+    inside = FILE.part(offset, end)
+    assert (None if inside is None else placed(inside)) == part
+    outside = FILE.without(offset, end) if offset < end else [FILE]
+    assert [placed(each) for each in outside] == [placed(each) if each is FILE else each for each in rest]
+
+
 def test_protections():
     assert [protection_name(protection(text)) for text in ("r", "rw")] == ["r", "rw"]
     with pytest.raises(InvalidRequest, match="protection 'x' is unknown; write r or rw"):

@@ -142,6 +142,17 @@ class TestScreens:
         assert "here" in said
         assert "alignment_bytes" in json.dumps(shared.json("info"))
 
+    def test_info_lists_the_interfaces_that_are_known(self, shared):
+        known = {each["id"]: each for each in shared.json("info", "--generations")["generations"]}
+        assert known["2025-08"]["status"] == "posted"
+        assert known["2026-05"]["status"] == "described, not posted"
+        assert known["2026-05"]["features"]["nameless"] is True
+        assert shared.json("info")["generations"] == list(known.values())
+        said = " ".join(shared.ok("info", "--generations").split())
+        assert "2026-05 described, not posted LSFMM+BPF, May 2026" in said
+        assert "No kernel has 2026-05; the simulated backend plays it." in said
+        assert "No kernel has 2025-08" not in said
+
     def test_info_gives_each_reason_once(self):
         kernel = "kernel 6.12 has no msharefs, so the simulated backend is used"
         mounted = f"no msharefs is mounted ({kernel}; tried /run/msharefs); run `mshare mount`"

@@ -9,7 +9,15 @@ import json
 from dataclasses import replace
 
 from mshare.backends.mapping import Mapping, MappingEntry
-from mshare.info.facts import HostFacts, MemoryFacts, MountFacts, OwnerFacts, RegionFacts, Support
+from mshare.info.facts import (
+    GenerationFacts,
+    HostFacts,
+    MemoryFacts,
+    MountFacts,
+    OwnerFacts,
+    RegionFacts,
+    Support,
+)
 
 REGION = RegionFacts(
     name="sga",
@@ -32,6 +40,7 @@ FACTS = HostFacts(
     (MountFacts("/run/msharefs"),),
     (REGION,),
     MemoryFacts(1 << 34, 1 << 33, None),
+    (GenerationFacts("2026-05", "described, not posted", "a talk", {"nameless": True}),),
 )
 
 
@@ -39,7 +48,7 @@ def test_support_comes_first_and_the_rest_beside_it():
     fields = FACTS.to_fields()
     assert list(fields) == [
         *("supported", "kernel_supported", "backend", "root", "mounted", "reasons"),
-        *("mounts", "regions", "memory"),
+        *("mounts", "regions", "memory", "generations"),
     ]
     stored = json.loads(json.dumps(fields))
     assert stored["reasons"] == ["because"]

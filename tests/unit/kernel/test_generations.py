@@ -10,13 +10,41 @@ import errno
 import pytest
 
 from mshare.errors import InvalidRequest
-from mshare.kernel.generations import GENERATIONS, NEWEST, SYSCALL_GENERATIONS, generation, not_supported
+from mshare.kernel.generations import (
+    ADVICE,
+    DESCRIBED,
+    GENERATIONS,
+    NEWEST,
+    PLAYED,
+    SYSCALL_GENERATIONS,
+    generation,
+    not_supported,
+)
 
 
 def test_they_are_in_order_of_time():
     assert list(GENERATIONS) == sorted(GENERATIONS)
     assert list(GENERATIONS)[-1] == NEWEST
-    assert [generation(identifier) for identifier in GENERATIONS] == list(GENERATIONS.values())
+    assert [generation(identifier) for identifier in PLAYED] == list(PLAYED.values())
+
+
+def test_what_is_described_is_not_among_what_is_posted():
+    """The plan, the probe and the kernel's calls go by the posted ones."""
+    assert not GENERATIONS.keys() & DESCRIBED.keys()
+    assert {known.status for known in GENERATIONS.values()} == {"posted"}
+    assert {known.status for known in DESCRIBED.values()} == {"described, not posted"}
+
+
+def test_what_the_next_interface_can_do():
+    features = DESCRIBED["2026-05"].features
+    assert (features.nameless, features.partial_attach, features.protect) == (True, True, True)
+    assert features.advice == tuple(ADVICE)
+    # No call that unmaps was described.
+    assert not features.unmap
+    assert features.owner_bound
+    for older in GENERATIONS.values():
+        assert not older.features.nameless | older.features.partial_attach | older.features.protect
+        assert older.features.advice == ()
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,13 @@ def test_generations_that_were_system_calls_are_refused(identifier):
         generation(identifier)
 
 
-@pytest.mark.parametrize("identifier", ["", "2026-05", "2025-8", "newest", None])
+@pytest.mark.parametrize("identifier", ["", "2026-06", "2025-8", "newest", None])
 def test_generations_that_nobody_knows(identifier):
     with pytest.raises(InvalidRequest) as caught:
         generation(identifier)
     assert str(caught.value) == (
-        f"generation {identifier!r} is unknown; use one of 2022-06, 2024-09, 2025-01, 2025-04, 2025-08"
+        f"generation {identifier!r} is unknown; use one of 2022-06, 2024-09, 2025-01, 2025-04, 2025-08,"
+        " 2026-05"
     )
 
 

@@ -45,6 +45,10 @@ def test_access_that_differs(here):
         ({"backend": "kernel", "size": "1GiB"}, "size is for the simulated backend"),
         ({"backend": "kernel", "generation": "2025-08"}, "generation is for the simulated backend"),
         ({"generation": "2030-01"}, "generation '2030-01' is unknown"),
+        (
+            {"generation": "2026-05", "size": "1GiB"},
+            "size limits the files of regions, and a region of generation 2026-05 has none; omit size",
+        ),
         ({"mode": "rwx"}, "'rwx' is not a file mode"),
     ],
 )

@@ -41,6 +41,15 @@ FILE = Mapping(GIB, 8 * MIB, "file", path="/data/a", object_offset=MIB)
         ),
         (Change.to(replace(FILE, offset=0)), [replace(FILE, offset=0), Mapping(8 * MIB, 56 * MIB), FILE]),
         (Change(0, 2 * GIB), []),
+        (
+            Change(63 * MIB, GIB - 61 * MIB, prot=1),
+            [
+                Mapping(0, 63 * MIB),
+                Mapping(63 * MIB, MIB, prot=1),
+                replace(FILE, size_bytes=2 * MIB, prot=1),
+                replace(FILE, offset=GIB + 2 * MIB, size_bytes=6 * MIB, object_offset=3 * MIB),
+            ],
+        ),
     ],
 )
 def test_what_is_mapped_after_a_change(change, left):

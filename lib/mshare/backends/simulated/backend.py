@@ -14,26 +14,51 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
-from ... import files
+from ... import files, paths
+from ...errors import MshareError
 from ...host import procfs
 from ...kernel import abi, syscalls
 from ...kernel.calls.base import Geometry
-from ...kernel.generations import generation, not_supported
+from ...kernel.generations import ADVICE, generation, not_supported
 from ...kernel.syscalls import NewMapping
 from ...record import Malformed
 from ...units import round_up
 from ..base import Backend, RegionFile, Window
 from ..mapping import Kind, Mapping
 from ..pieces import Pieces
-from .layout import DIRECTORY, Layout, Placed, Record, Sidecar, Task, without
+from .door import DOORMAN, Door, call
+from .layout import (
+    DIRECTORY,
+    Layout,
+    Memory,
+    Placed,
+    Record,
+    Sidecar,
+    Task,
+    sidecar_mode,
+    within,
+    without,
+)
 from .pieces import SimulatedPieces
 from .watch import WATCHER
-from .window import HELD, UNMAPPED, SimulatedWindow, access_mode, bury, refusal, reopened
+from .window import (
+    HELD,
+    UNMAPPED,
+    SimulatedWindow,
+    access_mode,
+    allowed,
+    bury,
+    open_object,
+    refusal,
+    reopened,
+)
 
 
 def _this_task() -> Task:
@@ -41,13 +66,21 @@ def _this_task() -> Task:
     return Task(pid, thread, procfs.start_ticks(pid, thread) or 0)
 
 
+# Of the memory of a region without a file, once it has its size: nobody can cut it off under a process.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
 class SimulatedRegionFile(RegionFile):
-    def __init__(self, backend: SimulatedBackend, name: str, fd: int, sidecar: Sidecar) -> None:
+    def __init__(
+        self, backend: SimulatedBackend, name: str, fd: int, sidecar: Sidecar, door: Door | None = None
+    ) -> None:
+        """`door` is what the creator of a region without a file gives it out at."""
         self.name = name
         self.fd = fd
         self._backend = backend
         self._features = backend.generation.features
         self._sidecar = sidecar
+        self._door = door
         self._path = backend.path(name)
 
     # -- size
@@ -64,6 +97,8 @@ class SimulatedRegionFile(RegionFile):
             if fixed and (not window_bytes or not address or address % self._backend.alignment_bytes):
                 raise refusal(errno.EINVAL, self._path)
             os.ftruncate(self.fd, window_bytes)
+            if record.memory is not None:
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
             whole = Mapping(0, window_bytes)
             change.record = replace(
                 record,
@@ -120,7 +155,7 @@ class SimulatedRegionFile(RegionFile):
             fd = os.dup(new.object_fd)
         HELD[region_inode, entry.serial] = fd
         status = os.fstat(fd)
-        return Placed(mapping, entry.serial, status.st_dev, status.st_ino, os.getpid(), fd)
+        return Placed(mapping, entry.serial, status.st_dev, status.st_ino, os.getpid(), fd, allowed(fd))
 
     def _free(self, offset: int, end: int) -> None:
         """Give anonymous memory in a range back; it is zeroes when it is mapped again."""
@@ -195,6 +230,77 @@ class SimulatedRegionFile(RegionFile):
             self._let_go(record, change.record)
         WATCHER.refresh()
 
+    # -- what is mapped, changed for everybody
+
+    def protect(self, offset_bytes: int, size_bytes: int, prot: int) -> None:
+        if not self._features.protect:
+            raise not_supported("protection cannot be changed", self._backend.generation)
+
+        def protected(entry: Placed) -> Placed:
+            if prot & ~entry.prot_maximum:
+                raise refusal(errno.EACCES, self._path)
+            return replace(entry, mapping=replace(entry.mapping, prot=prot))
+
+        with self._sidecar.change() as change:
+            record = change.record
+            if prot & ~abi.PROT_ALL:
+                raise refusal(errno.EINVAL, self._path)
+            end = self._end(record, offset_bytes, size_bytes)
+            change.record = replace(record, placed=self._changed(record, offset_bytes, end, protected))
+        WATCHER.refresh()
+
+    def advise(self, offset_bytes: int, size_bytes: int, advice: int) -> None:
+        if not self._features.advice:
+            raise not_supported("advice cannot be given", self._backend.generation)
+
+        def advised(entry: Placed) -> Placed:
+            if advice == abi.MADV_DONTNEED:
+                return replace(entry, dropped=entry.dropped + 1)
+            if entry.mapping.kind == "hugetlb":
+                raise refusal(errno.EINVAL, self._path)
+            return replace(entry, advice=advice)
+
+        with self._sidecar.change() as change:
+            record = change.record
+            if advice not in (ADVICE[name] for name in self._features.advice):
+                raise refusal(errno.EINVAL, self._path)
+            end = self._end(record, offset_bytes, size_bytes)
+            if advice == abi.MADV_REMOVE:
+                self._remove(record, offset_bytes, end)
+            else:
+                change.record = replace(record, placed=self._changed(record, offset_bytes, end, advised))
+        WATCHER.refresh()
+
+    def _changed(
+        self, record: Record, offset: int, end: int, changed: Callable[[Placed], Placed]
+    ) -> list[Placed]:
+        """A region's mappings with those between two offsets changed; ENOMEM where nothing is mapped."""
+        inside = self._inside(record, offset, end)
+        return [*without(record.placed, offset, end), *map(changed, inside)]
+
+    def _inside(self, record: Record, offset: int, end: int) -> list[Placed]:
+        """The parts of the mappings between two offsets; ENOMEM, as mprotect(2) has it, with a hole there."""
+        inside = within(record.placed, offset, end)
+        if sum(part.mapping.size_bytes for part in inside) != end - offset:
+            raise refusal(errno.ENOMEM, self._path)
+        return inside
+
+    def _remove(self, record: Record, offset: int, end: int) -> None:
+        """Free memory, or make a hole in a file: zeroes for everybody. EACCES where nobody may write."""
+        inside = self._inside(record, offset, end)
+        if any(not part.mapping.prot & abi.PROT_WRITE for part in inside):
+            raise refusal(errno.EACCES, self._path)
+        for part in inside:
+            mapping = part.mapping
+            if mapping.kind == "anonymous":
+                self._free(mapping.offset, mapping.end)
+                continue
+            fd = open_object(part, record.inode, self.fd, self._sidecar.fd)
+            try:
+                syscalls.punch_hole(fd, mapping.object_offset, mapping.size_bytes)
+            finally:
+                os.close(fd)
+
     @staticmethod
     def _let_go(before: Record, after: Record) -> None:
         """Close what this process held for mappings that are gone."""
@@ -218,6 +324,7 @@ class SimulatedRegionFile(RegionFile):
         prot: int = abi.PROT_READ | abi.PROT_WRITE,
         flags: int = abi.MAP_SHARED,
         address: int | None = None,
+        offset_bytes: int = 0,
     ) -> Window:
         record = self._sidecar.read()
         if record.dead:
@@ -225,7 +332,7 @@ class SimulatedRegionFile(RegionFile):
             raise refusal(errno.EINVAL, self._path)
         alignment_bytes = self._backend.alignment_bytes
         wrong_flags = not flags & abi.MAP_SHARED or flags & (abi.MAP_PRIVATE | abi.MAP_HUGETLB)
-        if not record.window_bytes or size_bytes != record.window_bytes or wrong_flags:
+        if wrong_flags or not self._may_show(record, offset_bytes, size_bytes):
             raise refusal(errno.EINVAL, self._path)
         access = access_mode(self.fd)
         if access == os.O_WRONLY or (access == os.O_RDONLY and prot & abi.PROT_WRITE):
@@ -239,7 +346,7 @@ class SimulatedRegionFile(RegionFile):
         if record.address is not None and where != record.address:
             syscalls.munmap(where, size_bytes)
             raise refusal(errno.EINVAL, self._path)
-        window = SimulatedWindow(where, size_bytes, self.fd, self._sidecar.dup())
+        window = SimulatedWindow(where, size_bytes, self.fd, self._sidecar.dup(), offset_bytes)
         try:
             WATCHER.add(window)
             if not window.refresh():
@@ -249,16 +356,51 @@ class SimulatedRegionFile(RegionFile):
             raise
         return window
 
+    def _may_show(self, record: Record, offset: int, size_bytes: int) -> bool:
+        """Whether a window can begin there and have this size."""
+        if record.memory is not None and not self._sealed(record):
+            return False
+        if not self._features.partial_attach:
+            return record.window_bytes > 0 and (offset, size_bytes) == (0, record.window_bytes)
+        aligned = not (offset | size_bytes) % self._backend.alignment_bytes
+        return aligned and 0 <= offset < offset + size_bytes <= record.window_bytes
+
+    def _sealed(self, record: Record) -> bool:
+        """Whether the memory that was given is as large as the window, and stays that."""
+        seals = fcntl.fcntl(self.fd, fcntl.F_GET_SEALS)
+        return bool(seals & fcntl.F_SEAL_SHRINK) and os.fstat(self.fd).st_size == record.window_bytes
+
     # -- the file
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
         super().set_access(mode, uid, gid)
         self._sidecar.set_access(mode, uid, gid)
+        record = self._sidecar.read()
+        if record.memory is not None:
+            self._backend.set_name_access(self.name, record.inode, mode, uid, gid)
 
     def close(self) -> None:
-        if self.fd >= 0:
+        if self.fd < 0:
+            return
+        door, self._door = self._door, None
+        try:
+            # A forked child has copies of what the creator has, and the region is none of its own.
+            if door is not None and door.pid == os.getpid():
+                self._end_region(door)
+        finally:
             self._sidecar.close()
-        super().close()
+            super().close()
+
+    def _end_region(self, door: Door) -> None:
+        """What closing the creator's descriptor does to a region without a file: it ends for everybody."""
+        DOORMAN.close(door)
+        with self._sidecar.change() as change:
+            change.record = replace(change.record, ended=True)
+            inode = change.record.inode
+        WATCHER.refresh()
+        # The name names nothing now. Somebody may have taken it away, or given it to another region.
+        with contextlib.suppress(OSError, MshareError):
+            self._backend.unlink_if(self.name, inode)
 
 
 def _huge_memory(size_bytes: int, flags: int) -> int:
@@ -329,6 +471,8 @@ class SimulatedBackend(Backend):
             # O_TRUNC must not reach a region's memory: on a kernel it is a try to set the size to 0.
             fd = files.create_file(path, flags & ~os.O_TRUNC, mode)
             try:
+                if self.generation.features.nameless:
+                    return self._without_file(name, fd, flags)
                 return SimulatedRegionFile(self, name, fd, self._new_sidecar(name, fd))
             except BaseException:
                 os.close(fd)
@@ -336,23 +480,73 @@ class SimulatedBackend(Backend):
                 self._layout.unlink(name)
                 raise
 
+    def _without_file(self, name: str, name_fd: int, flags: int) -> RegionFile:
+        """Make the memory of a new region, which this process gives out; takes the name's descriptor."""
+        with contextlib.ExitStack() as undo:
+            memory_fd = os.memfd_create(f"{paths.REGION_MEMORY}{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, memory_fd)
+            fd = os.open(f"/proc/self/fd/{memory_fd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
+            undo.callback(os.close, fd)
+            mode = stat.S_IMODE(os.fstat(name_fd).st_mode)
+            sidecar = self._new_sidecar(name, name_fd, Memory.of(memory_fd))
+            undo.callback(sidecar.close)
+            listener = files.make_socket(self._layout.door_path(name), sidecar_mode(mode))
+            undo.callback(listener.close)
+            door = Door(listener, name_fd, memory_fd)
+            undo.callback(door.close)
+            os.fchmod(memory_fd, mode)
+            DOORMAN.open(door)
+            undo.pop_all()
+        os.close(memory_fd)
+        os.close(name_fd)
+        return SimulatedRegionFile(self, name, fd, sidecar, door)
+
     def _open_existing(self, name: str, flags: int) -> RegionFile:
         if stat.S_ISDIR(files.status(self.path(name)).st_mode):
             raise refusal(errno.EISDIR, self.path(name))
         fd = files.open_file(self.path(name), flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL))
-        try:
-            region = SimulatedRegionFile(self, name, fd, self._layout.sidecar_of(name, fd))
+        with contextlib.ExitStack() as undo:
+            name_fd = fd
+            undo.callback(os.close, name_fd)
+            sidecar = self._layout.sidecar_of(name, name_fd)
+            undo.callback(sidecar.close)
+            if self.generation.features.nameless:
+                fd = self._given(name, name_fd, sidecar, flags)
+                undo.callback(os.close, fd)
+            region = SimulatedRegionFile(self, name, fd, sidecar)
             if flags & os.O_TRUNC:
                 region.set_size(0)
-        except BaseException:
-            os.close(fd)
-            raise
+            undo.pop_all()
+        if fd != name_fd:
+            os.close(name_fd)
         return region
 
-    def _new_sidecar(self, name: str, region_fd: int) -> Sidecar:
+    def _given(self, name: str, name_fd: int, sidecar: Sidecar, flags: int) -> int:
+        """The memory of a region without a file, which its creator gives.
+
+        ESTALE where the creator is gone, and the region with it.
+        """
+        record = sidecar.read()
+        gone = OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.path(name))
+        if record.dead:
+            raise gone
+        try:
+            given = call(self._layout.door_path(name), name, os.fstat(name_fd).st_uid)
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise gone from None
+        try:
+            if Memory.of(given) != record.memory:
+                raise files.NotTrusted(self._layout.door_path(name), "not the door of this region")
+            fd = os.open(f"/proc/self/fd/{given}", flags & os.O_ACCMODE | os.O_CLOEXEC)
+        finally:
+            os.close(given)
+        return fd
+
+    def _new_sidecar(self, name: str, region_fd: int, memory: Memory | None = None) -> Sidecar:
         status = os.fstat(region_fd)
         owner = _this_task() if self.generation.features.owner_bound else None
-        return self._layout.create_sidecar(name, Record(status.st_ino, owner), stat.S_IMODE(status.st_mode))
+        first = Record(status.st_ino, owner, memory=memory)
+        return self._layout.create_sidecar(name, first, stat.S_IMODE(status.st_mode))
 
     def unlink(self, name: str) -> None:
         if _taken(name):
@@ -366,6 +560,18 @@ class SimulatedBackend(Backend):
             files.unlink(self.path(name))
             self._layout.unlink(name)
 
+    def unlink_if(self, name: str, inode: int) -> None:
+        """Remove a name, if it still is that of the region whose file this was."""
+        with self._layout.names_locked(name):
+            if files.status(self.path(name)).st_ino == inode:
+                self._layout.unlink(name)
+
+    def set_name_access(self, name: str, inode: int, mode: int, uid: int, gid: int) -> None:
+        """Give the name of a region without a file another mode, user or group, while it has that name."""
+        with contextlib.suppress(FileNotFoundError):
+            files.set_access(self.path(name), files.Access(mode, uid, gid), inode)
+            self._layout.set_door_access(name, mode, uid, gid)
+
     def bury(self, name: str) -> None:
         # Who may unlink a region need not be allowed to open it.
         with contextlib.suppress(OSError, files.NotTrusted):
@@ -378,6 +584,10 @@ class SimulatedBackend(Backend):
 
     def holds(self, status: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
+        if self.generation.features.nameless:
+            records = (self._layout.record(name) for name in self.names())
+            memory = Memory(status.st_dev, status.st_ino)
+            return any(record is not None and record.memory == memory for record in records)
         if status.st_dev != os.stat(self.root).st_dev:
             return False
         for name in self.names():

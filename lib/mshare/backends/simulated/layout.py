@@ -8,6 +8,8 @@
     ROOT/.simulated/layout.json   version, generation, alignment; its lock serializes names
     ROOT/.simulated/NAME.json     what a kernel would keep in memory: size, mappings, owner
     ROOT/.simulated/NAME.bell     a FIFO that wakes the attached processes after a change
+    ROOT/.simulated/NAME.door     in a generation without region files: the socket at which the creator gives
+                                  out the region's memory, which has no name; ROOT/NAME is empty then
     ROOT/DIRECTORY/NAME           a region in a directory, with ROOT/DIRECTORY/.simulated/NAME.json and .bell
 
 A directory has its own `.simulated`, with its group and mode: who may make regions in the one may make their
@@ -34,7 +36,7 @@ from ... import files, paths, record
 from ...errors import InvalidRequest, Unavailable
 from ...host import procfs
 from ...kernel import abi
-from ...kernel.generations import GENERATIONS
+from ...kernel.generations import PLAYED
 from ...services import lock
 from ..mapping import Mapping
 
@@ -66,6 +68,25 @@ class Placed:
     holder_pid: int = 0
     holder_fd: int = -1
     """Where the process that mapped a file keeps it open, for those who cannot open its path."""
+    prot_maximum: int = abi.PROT_ALL
+    """What its protection may be changed to: no more than the file was open for."""
+    advice: int = 0
+    """MADV_HUGEPAGE or MADV_NOHUGEPAGE, where that was advised."""
+    dropped: int = 0
+    """How often its page tables were to be dropped: a change has every process map it anew."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A file without a name."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, fd: int) -> Memory:
+        status = os.fstat(fd)
+        return cls(status.st_dev, status.st_ino)
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,10 @@ class Record:
     address: int | None = None
     next_serial: int = 1
     placed: list[Placed] = field(default_factory=list)
+    memory: Memory | None = None
+    """Where the memory is, in a generation without region files."""
+    ended: bool = False
+    """Whether the creator closed it, in such a generation."""
 
     def __post_init__(self) -> None:
         # What is mapped at its place in the window must not reach what else a process has there.
@@ -92,9 +117,10 @@ class Record:
 
     @property
     def dead(self) -> bool:
-        """Whether the owner is gone (never, in a generation without owners)."""
+        """Whether the owner is gone (never, in a generation without owners), or closed the region."""
         owner = self.owner
-        return owner is not None and not procfs.alive(owner.pid, owner.started_ticks, owner.thread)
+        gone = owner is not None and not procfs.alive(owner.pid, owner.started_ticks, owner.thread)
+        return self.ended or gone
 
     def to_json(self) -> str:
         return json.dumps(self, default=lambda value: value.__dict__)
@@ -255,6 +281,10 @@ class Files:
         directory, base = os.path.split(name)
         return os.path.join(self._beside(directory), f"{base}.bell")
 
+    def door_path(self, name: str) -> str:
+        directory, base = os.path.split(name)
+        return os.path.join(self._beside(directory), f"{base}.door")
+
     def sidecar(self, name: str) -> Sidecar:
         """Open a region's sidecar as far as this user may: who may only read cannot change anything."""
         try:
@@ -314,10 +344,23 @@ class Files:
         sidecar = self.sidecar(name)
         sidecar.set_access(mode, uid, gid)
         sidecar.close()
+        if region is not None and region.memory is not None:
+            # The creator gives its memory the same access when somebody comes for it.
+            self.set_door_access(name, mode, uid, gid)
+
+    def set_door_access(self, name: str, mode: int, uid: int, gid: int) -> None:
+        """Let those come to a region's door who may open the region: connecting takes the right to write."""
+        access = files.Access(sidecar_mode(mode), uid, gid)
+        files.set_access(self.door_path(name), access, kind_bits=stat.S_IFSOCK)
 
     def unlink(self, name: str) -> None:
         """Remove a region's name and what belongs to it; missing files are fine."""
-        files.remove(os.path.join(self.root, name), self.sidecar_path(name), self.bell_path(name))
+        files.remove(
+            os.path.join(self.root, name),
+            self.sidecar_path(name),
+            self.bell_path(name),
+            self.door_path(name),
+        )
 
     def free_bytes(self) -> int | None:
         """How much more the tmpfs may take; None without a limit, when it reports zero blocks."""
@@ -355,6 +398,7 @@ class Files:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), self.root)
         for directory in reversed(self.directories()):
             self.remove_directory(directory)
+        files.sweep(os.path.join(self.root, DIRECTORY, "door"))
         for path in (self._file(self.root), os.path.join(self.root, abi.INFO_FILE)):
             files.remove(path)
         with contextlib.suppress(FileNotFoundError):
@@ -424,8 +468,9 @@ class Files:
         if any(not is_directory or inner != DIRECTORY for inner, is_directory in files.walk(path, 0, "")):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         with contextlib.suppress(FileNotFoundError):
+            files.sweep(os.path.join(beside, "door"))
             for entry in sorted(files.final_names(beside)):
-                if entry.endswith((".json", ".bell")):
+                if entry.endswith((".json", ".bell", ".door")):
                     files.remove(os.path.join(beside, entry))
             files.rmdir(beside)
         files.rmdir(path)
@@ -470,8 +515,8 @@ class Layout(Files):
                 f" {_LAYOUT_VERSION}; remove its regions and unmount it, then mount it again"
             )
         layout = record.build(LayoutFile, fields, place)
-        if layout.generation not in GENERATIONS:
-            place.inside("generation").refuse(layout.generation, "one of " + ", ".join(GENERATIONS))
+        if layout.generation not in PLAYED:
+            place.inside("generation").refuse(layout.generation, "one of " + ", ".join(PLAYED))
         return cls(root, layout.generation, layout.alignment_bytes)
 
     @classmethod
@@ -498,6 +543,12 @@ class Layout(Files):
 @dataclass(frozen=True)
 class _LayoutVersion:
     version: int
+
+
+def within(placed: list[Placed], offset: int, end: int) -> list[Placed]:
+    """What of a list of mappings lies in [offset, end)."""
+    parts = ((entry, entry.mapping.part(offset, end)) for entry in placed)
+    return [replace(entry, mapping=part) for entry, part in parts if part is not None]
 
 
 def without(placed: list[Placed], offset: int, end: int) -> list[Placed]:

@@ -17,7 +17,7 @@ from ...kernel import abi, syscalls
 from ...record import Malformed
 from ..base import Window
 from ..mapping import subtract
-from .layout import Placed, Record, Sidecar
+from .layout import Placed, Record, Sidecar, within
 from .watch import WATCHER
 
 UNMAPPED = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS | abi.MAP_NORESERVE
@@ -38,7 +38,12 @@ def bury(fd: int) -> None:
     """
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
+        try:
+            os.ftruncate(fd, 0)
+        except PermissionError:
+            # Memory without a name is sealed.
+            size_bytes = os.fstat(fd).st_size
+            syscalls.punch_hole(fd, 0, size_bytes)
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
@@ -52,9 +57,13 @@ def reopened(fd: int) -> int:
 
 
 class SimulatedWindow(Window):
-    def __init__(self, address: int, size_bytes: int, region_fd: int, sidecar: Sidecar) -> None:
+    def __init__(
+        self, address: int, size_bytes: int, region_fd: int, sidecar: Sidecar, offset_bytes: int = 0
+    ) -> None:
+        """`offset_bytes` is where in the region it begins."""
         self.address = address
         self.size_bytes = size_bytes
+        self._offset_bytes = offset_bytes
         self._region_fd = self._hold(region_fd)
         self._sidecar = sidecar
         self._mapped: list[Placed] = []
@@ -101,7 +110,7 @@ class SimulatedWindow(Window):
                 # Somebody damaged it: what is mapped stays mapped.
                 return True
             if record.dead:
-                self._blank(0, self.size_bytes)
+                self._blank(self._offset_bytes, self._offset_bytes + self.size_bytes)
                 self._mapped = []
                 return False
             self._follow(record)
@@ -110,14 +119,15 @@ class SimulatedWindow(Window):
     def _follow(self, record: Record) -> None:
         """Map what is new and blank what is gone. What this process may not open becomes a hole; the
         rest is mapped before the refusal is raised."""
-        known, wanted = set(self._mapped), set(record.placed)
-        ranges = [(entry.mapping.offset, entry.mapping.end) for entry in record.placed]
+        placed = within(record.placed, self._offset_bytes, self._offset_bytes + self.size_bytes)
+        known, wanted = set(self._mapped), set(placed)
+        ranges = [(entry.mapping.offset, entry.mapping.end) for entry in placed]
         for entry in known - wanted:
             for start, end in subtract((entry.mapping.offset, entry.mapping.end), ranges):
                 self._blank(start, end)
-        self._mapped = [entry for entry in record.placed if entry in known]
+        self._mapped = [entry for entry in placed if entry in known]
         refused = None
-        for entry in record.placed:
+        for entry in placed:
             if entry not in known:
                 try:
                     self._map(entry, record.inode)
@@ -146,7 +156,11 @@ class SimulatedWindow(Window):
     def _blank(self, start: int, end: int) -> None:
         # PROT_NONE: a touch here is SIGSEGV, as in a hole of a region.
         flags = UNMAPPED | abi.MAP_FIXED
-        syscalls.mmap(self.address + start, end - start, abi.PROT_NONE, flags, -1)
+        syscalls.mmap(self._address_of(start), end - start, abi.PROT_NONE, flags, -1)
+
+    def _address_of(self, offset: int) -> int:
+        """Of an offset in the region."""
+        return self.address + offset - self._offset_bytes
 
     def _map(self, entry: Placed, region_inode: int) -> None:
         mapping = entry.mapping
@@ -156,14 +170,13 @@ class SimulatedWindow(Window):
             fd = open_object(entry, region_inode, self._region_fd, self._sidecar.fd)
             offset, own = mapping.object_offset, True
         try:
-            syscalls.mmap(
-                self.address + mapping.offset,
-                mapping.size_bytes,
-                mapping.prot & allowed(fd),
-                abi.MAP_SHARED | abi.MAP_FIXED,
-                fd,
-                offset,
-            )
+            where = self._address_of(mapping.offset)
+            flags = abi.MAP_SHARED | abi.MAP_FIXED
+            syscalls.mmap(where, mapping.size_bytes, mapping.prot & allowed(fd), flags, fd, offset)
+            if entry.advice:
+                # A kernel without huge pages has no such advice.
+                with contextlib.suppress(OSError):
+                    syscalls.madvise(where, mapping.size_bytes, entry.advice)
         finally:
             if own:
                 os.close(fd)

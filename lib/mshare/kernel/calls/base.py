@@ -39,3 +39,11 @@ class Calls(ABC):
     def unmap(self, fd: int, offset_bytes: int, size_bytes: int) -> None:
         """Unmap a range inside the region, for all processes."""
         raise not_supported("objects cannot be unmapped", self.generation)
+
+    def protect(self, fd: int, offset_bytes: int, size_bytes: int, prot: int) -> None:
+        """Change the protection of what is mapped in a range, for all processes."""
+        raise not_supported("protection cannot be changed", self.generation)
+
+    def advise(self, fd: int, offset_bytes: int, size_bytes: int, advice: int) -> None:
+        """Advise on what is mapped in a range, for all processes."""
+        raise not_supported("advice cannot be given", self.generation)

@@ -69,6 +69,10 @@ def test_what_it_does_not_have_is_refused_as_the_kernel_would(identifier, fd):
     if not speaks.generation.features.unmap:
         with pytest.raises(OSError, match=f"in generation {identifier}"):
             speaks.unmap(fd, 0, MIB)
+    for call in (speaks.protect, speaks.advise):
+        with pytest.raises(OSError, match=f"in generation {identifier}") as caught:
+            call(fd, 0, MIB, 1)
+        assert caught.value.errno == errno.EOPNOTSUPP
 
 
 def test_requests_by_offset(monkeypatch):

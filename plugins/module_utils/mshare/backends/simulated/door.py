@@ -1,0 +1,1 @@
+../../../../../lib/mshare/backends/simulated/door.py

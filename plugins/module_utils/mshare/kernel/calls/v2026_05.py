@@ -1,0 +1,1 @@
+../../../../../lib/mshare/kernel/calls/v2026_05.py
