@@ -18,6 +18,7 @@ import pytest
 from integration import clusters
 from integration.clusters import Cluster
 from integration.hosts import Host, Run
+from mshare.host import procfs
 from mshare.units import MIB
 from rig import huge_pages
 
@@ -150,12 +151,42 @@ def test_pages_that_a_program_reserved_are_not_taken(host: Host, empty_pool: int
     assert pages("nr") == empty_pool
 
 
+def test_files_that_nobody_has_open_keep_their_pages_and_are_named(host: Host, empty_pool: int) -> None:
+    """As DPDK and QEMU have them: the pool of a host that others use."""
+    result(role(host, pages=[{"wanted": empty_pool + 6}], persist=False))
+    host.do("mkdir", "-p", "/run/huge")
+    host.do("mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", "/run/huge")
+    try:
+        # A write is not possible there; its pages are taken when they are touched.
+        program = (
+            "import mmap, os; f = os.open('/run/huge/rtemap_0', os.O_CREAT | os.O_RDWR);"
+            " os.ftruncate(f, 4 << 21); m = mmap.mmap(f, 4 << 21); [m.__setitem__(i << 21, 1) for i in range(4)]"
+        )
+        host.do("/usr/bin/python3", "-c", program)
+        for refused in (
+            role(host, pages=[{"wanted": empty_pool + 2}], persist=False),
+            role(host, state="absent"),
+        ):
+            assert "by the files /run/huge/rtemap_0 (4 pages)" in refused.said
+        assert pages("nr") == empty_pool + 6
+    finally:
+        host.do("rm", "-f", "/run/huge/rtemap_0")
+        host.do("umount", "/run/huge")
+        host.do("rmdir", "/run/huge")
+    result(role(host, state="absent"))
+    assert pages("nr") == empty_pool
+
+
 def test_more_than_the_host_has_is_refused_with_figures(host: Host, pool: int) -> None:
     before = host.snapshot()
     refused = role(host, pages=[{"wanted": "900TiB"}])
     assert "all pools of huge pages would take" in refused.said
     refused = role(host, pages=[{"wanted": "900TiB"}], share_of_ram_max=1.0)
     assert "share_of_ram_max 1" in refused.said
+    # All of the RAM is more than what is available, by what the kernel itself has.
+    memory_bytes = procfs.meminfo_bytes()["MemTotal"]
+    refused = role(host, pages=[{"wanted": memory_bytes // (2 * MIB)}], share_of_ram_max=1.0)
+    assert "available (MemAvailable, measured)" in refused.said
     assert pages("nr") == pool
     assert host.changed_since(before) == []
 
@@ -233,5 +264,23 @@ def test_a_real_postgresql_starts_in_the_pool_that_was_made_for_it(host: Host, e
         assert "in use or reserved, by postgresql" in refused.said
     finally:
         cluster.control("stop")
+    # Now it is not counted. What its start takes is told, and is what it took.
+    (warning,) = result(role(host, "--check", pages=[{"wanted": "auto"}], persist=False))["warnings"]
+    assert warning.startswith("PostgreSQL cluster 15-main does not run, so its huge pages are not counted")
+    assert f"its next start takes {needed} pages of 2 MiB" in warning
     result(role(host, state="absent"))
     assert pages("nr") == empty_pool
+
+
+def test_a_pool_that_others_made_smaller_is_not_made_larger_again(host: Host, pool: int) -> None:
+    before = host.snapshot()
+    result(role(host, pages=[{"wanted": pool + 6}]))
+    (POOL / "nr_hugepages").write_text(str(pool + 4))
+    back = result(role(host, state="absent"))
+    (warning,) = back["warnings"]
+    assert (
+        f"the pool of 2 MiB pages stays at {pool + 4} pages: it had {pool + 6} after the last run" in warning
+    )
+    assert pages("nr") == pool + 4
+    assert host.changed_since(before) == []
+    assert not result(role(host, state="absent"))["changed"]

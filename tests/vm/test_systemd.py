@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,9 @@ WantedBy=multi-user.target
 REGION = "mshare-region@sga.service"
 CLIENTS = "mshare-clients@sga.service"
 SLICE = "mshare-sga.slice"
+# More than none, and little beside the guest's memory.
+PAGES = 4
+TRANSPARENT = "/sys/kernel/mm/transparent_hugepage/enabled"
 # The second has a name that systemd escapes.
 OTHER_ROOT = "/srv/mem-shared"
 MOUNTS = {"/run/msharefs": "run-msharefs", OTHER_ROOT: "srv-mem\\x2dshared"}
@@ -84,6 +88,8 @@ def deployed(guest: Guest) -> Guest:
     guest.do("systemctl enable --now --quiet database")
     guest.playbook("deploy", **VARIABLES)
     guest.do(f"mshare mount --backend simulated --root {OTHER_ROOT}")
+    # Of the two files that set them at boot, each has one of these.
+    guest.do(f"mshare huge-pages --want {PAGES} --transparent never")
     settled(guest)
     return guest
 
@@ -151,6 +157,65 @@ def test_live_and_boot_state_are_reported_and_nothing_is_left_to_do(rebooted):
     assert not region["changed"], region["actions"]
     assert region["region"]["health"] == "healthy"
     assert region["boot"] == {"managed": True, "enabled": True, "reason": None}
+
+
+def huge_pages(guest: Guest) -> tuple[int, str]:
+    """The pool's pages, and the mode of transparent huge pages, as the kernel has them."""
+    count, modes = guest.do(f"cat /proc/sys/vm/nr_hugepages {TRANSPARENT}").splitlines()
+    return int(count), modes[modes.index("[") + 1 : modes.index("]")]
+
+
+def test_huge_pages_are_there_again_after_a_reboot(rebooted):
+    """By systemd's own services, which read the files at boot."""
+    assert huge_pages(rebooted) == (PAGES, "never")
+    kept = rebooted.module("mshare_huge_pages", pages=[{"wanted": PAGES}], transparent="never")
+    assert (kept["changed"], kept["live"]["state"], kept["boot"]["state"]) == (
+        False,
+        "as wanted",
+        "as wanted",
+    )
+    assert [pool["granted"] for pool in kept["pools"]] == [PAGES]
+
+
+def test_a_pool_that_fragmented_memory_has_no_room_for_goes_back(rebooted):
+    """Half of the available memory is asked for, and a quarter of it is left in blocks as large as a page."""
+    available_mib = int(rebooted.do("awk '/^MemAvailable/ {print $2}' /proc/meminfo")) >> 10
+    wanted = available_mib // 4
+    rebooted.write("/root/fragment.py", (Path(__file__).parent / "fragment.py").read_text())
+    rebooted.do(
+        "systemd-run --quiet --unit=fragment --property=Type=forking"
+        f" python3 /root/fragment.py {available_mib // 4}"
+    )
+    command = f"mshare huge-pages --want {wanted} --transparent never --json"
+    foretold = json.loads(rebooted.do(f"{command} --check"))
+    assert any("of the free memory are in blocks of 2 MiB or more" in text for text in foretold["warnings"])
+
+    short = rebooted.run(command)
+    assert short.returncode == 1, short.stdout
+    answer = json.loads(short.stdout)
+    missing = answer["live"]["missing_pages"]
+    assert (answer["live"]["state"], answer["changed"]) == ("put back", False)
+    assert 0 < missing < wanted - PAGES
+    assert (
+        f"granted {wanted - missing:,} of the {wanted:,} pages asked for in the pool of 2 MiB pages,"
+        f" {missing:,} page" in answer["error"]["message"]
+    )
+    assert f"it has {PAGES} again, as before, and nothing else was changed" in answer["error"]["message"]
+    assert huge_pages(rebooted) == (PAGES, "never")
+    assert f"vm.nr_hugepages = {PAGES}" in rebooted.do("cat /etc/sysctl.d/60-mshare-huge-pages.conf")
+
+    # It was for nothing else: in the same memory, once it is whole again, there is room.
+    rebooted.do("systemctl stop fragment && rm /root/fragment.py")
+    rebooted.do(command)
+    assert huge_pages(rebooted)[0] == wanted
+
+
+def test_huge_pages_go_back_to_what_the_host_had(rebooted):
+    """Those of before the first run, which was in another boot."""
+    answer = json.loads(rebooted.do("mshare huge-pages --absent --json"))
+    assert answer["warnings"] == []
+    assert huge_pages(rebooted) == (0, "always")
+    assert rebooted.run("ls /etc/sysctl.d /etc/tmpfiles.d | grep mshare").returncode == 1
 
 
 def test_a_mount_that_is_gone_is_made_again_with_its_layout(rebooted):

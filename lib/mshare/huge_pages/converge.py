@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from .. import files
 from ..converge.outcome import one_at_a_time
 from ..errors import Conflict, Unavailable
-from ..host import fragmentation
+from ..host import fragmentation, hugetlbfs
 from ..host.huge_pages import Pool, nr_file
 from ..host.limits import Host
 from ..kernel.abi import HUGE_PAGE_BYTES
 from ..postgresql import sizing
+from ..printable import printable
 from ..services import systemd
 from ..survey.record import Survey
 from ..survey.survey import survey as survey_host
@@ -433,7 +434,7 @@ def _require(
             changes,
             spec.share_of_ram_max,
             spec.live,
-            lambda size: _holders(around, size),
+            lambda size: _holders(around, pools[(size, None)]),
             released_bytes,
         )
     )
@@ -450,15 +451,19 @@ def _require(
         )
 
 
-def _holders(around: Around, page_bytes: int) -> str:
-    """Who has pages of a size, as a clause."""
-    names = [
-        f"{instance.name} ({counted(held, 'page')})"
-        for instance in around.survey().instances
-        for held in [need.held_pages(instance, page_bytes)]
-        if held
-    ]
-    return f"by {', '.join(names)}" if names else "by programs that no survey shows"
+def _holders(around: Around, pool: Pool) -> str:
+    """Who has the pages of a pool, as a clause."""
+    held = {
+        instance.name: need.held_pages(instance, pool.page_bytes) for instance in around.survey().instances
+    }
+    holders = [f"{name} ({counted(pages, 'page')})" for name, pages in held.items() if pages]
+    of_files = hugetlbfs.huge_files(around.host, pool.page_bytes)
+    # Those of the instances above are among them.
+    if of_files and pool.used > sum(held.values()):
+        more = f" and {len(of_files) - 1:,} more" if len(of_files) > 1 else ""
+        pages = sum(file.pages for file in of_files)
+        holders.append(f"the files {printable(of_files[0].path)}{more} ({counted(pages, 'page')})")
+    return f"by {', '.join(holders)}" if holders else "by something that no survey shows"
 
 
 # -- acting

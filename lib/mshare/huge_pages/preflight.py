@@ -57,7 +57,7 @@ def _used(case: Case) -> Iterator[MshareError]:
             yield Conflict(
                 f"the {change.text} cannot have {counted(change.wanted, 'page')}: {pool.used:,} of its"
                 f" {pool.total or 0:,} are in use or reserved, {case.holders(change.page_bytes)}; ask for at"
-                f" least {pool.used:,}, or stop who uses them first"
+                f" least {pool.used:,}, or first stop the programs, or remove the files, that have them"
             )
 
 

@@ -1,0 +1,1 @@
+../../../../lib/mshare/host/hugetlbfs.py
