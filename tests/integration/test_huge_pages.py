@@ -160,7 +160,8 @@ def test_files_that_nobody_has_open_keep_their_pages_and_are_named(host: Host, e
         # A write is not possible there; its pages are taken when they are touched.
         program = (
             "import mmap, os; f = os.open('/run/huge/rtemap_0', os.O_CREAT | os.O_RDWR);"
-            " os.ftruncate(f, 4 << 21); m = mmap.mmap(f, 4 << 21); [m.__setitem__(i << 21, 1) for i in range(4)]"
+            " os.ftruncate(f, 4 << 21); m = mmap.mmap(f, 4 << 21)\n"
+            "for at in range(0, 4 << 21, 1 << 21): m[at] = 1"
         )
         host.do("/usr/bin/python3", "-c", program)
         for refused in (
