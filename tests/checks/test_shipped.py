@@ -23,9 +23,9 @@ MOST_OF = {
     # 81: parameters in that store, and huge_pages among them, each a file.
     "mshare_postgresql": 81,
     # It lists the clusters that do not run, by the units and managers that start them.
-    "mshare_huge_pages": 84,
+    "mshare_huge_pages": 85,
     # It surveys, plans, and applies what the other modules apply.
-    "mshare_remedy": 126,
+    "mshare_remedy": 127,
 }
 # They run on the controller only.
 NEVER_SENT = {path.stem for path in modules() if "AnsibleModule(" not in path.read_text()}
