@@ -16,6 +16,7 @@ from mshare.postgresql.managers.evidence import Ancestor, Evidence
 from mshare.postgresql.managers.keepers import KEEPERS
 from mshare.postgresql.managers.systemd_unit import SYSTEMD_UNIT
 
+REPMGRD, EFM = (keeper for keeper in KEEPERS if keeper.name in ("repmgrd", "EDB Failover Manager"))
 HAND = "hand (pg_ctl in a login or a script)"
 RUNNING = Evidence("/srv/pg", "/srv/pg", postmaster=4711)
 
@@ -31,7 +32,6 @@ def recognised(evidence: Evidence) -> list[str]:
         ("/usr/bin/pg_autoctl run", "pg_auto_failover"),
         ("stolon-keeper --cluster-name x", "Stolon"),
         ("repmgrd -f /etc/repmgr.conf", "repmgr"),
-        ("/controller/manager instance run", "the operator CloudNativePG"),
         ("/usr/bin/python3 /usr/bin/supervisord -n", "supervisord"),
         ("/usr/bin/python3 -s -E -u /usr/bin/supervisord", "supervisord"),
         ("/usr/bin/perl -T /usr/sbin/pacemakerd", "Pacemaker"),
@@ -167,9 +167,9 @@ def repmgrd(stopped, tmp_path):
 
 
 def test_repmgrd_that_runs(stopped, repmgrd):
-    assert keepers.REPMGRD.recognise(stopped) == f"{repmgrd} {stopped.data_directory}"
+    assert REPMGRD.recognise(stopped) == f"{repmgrd} {stopped.data_directory}"
     elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
-    assert keepers.REPMGRD.recognise(elsewhere) is None
+    assert REPMGRD.recognise(elsewhere) is None
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,33 @@ def test_repmgrd_that_is_paused_does_nothing(stopped, repmgrd, tmp_path, state, 
     """As the extension writes it (repmgr.c, repmgrd_pause), with a null byte behind."""
     (tmp_path / "keeper/data/pg_stat").mkdir()
     (tmp_path / "keeper/data/pg_stat/repmgrd_state.txt").write_text(state)
-    assert (keepers.REPMGRD.recognise(stopped) is None) == paused
+    assert (REPMGRD.recognise(stopped) is None) == paused
+
+
+# -- EDB Failover Manager, which starts nothing either
+
+
+@pytest.fixture
+def agent(stopped, tmp_path):
+    """A process whose command line is that of its agent, with properties for the cluster."""
+    properties = tmp_path / "efm.properties"
+    properties.write_text(f"db.service.name=edb-as-16\ndb.data.dir={stopped.data_directory}\n")
+    java = tmp_path / "java"
+    java.symlink_to(sys.executable)
+    words = [str(java), "-c", "print(flush=True)\ninput()", "-cp", "/usr/edb/efm-4.9/lib/EFM-4.9.jar"]
+    words += ["com.enterprisedb.efm.main.ServiceCommand", "__int_start", str(properties)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield f"EDB Failover Manager runs as process {running.pid}, and {properties} names its directory"
+        running.kill()
+
+
+def test_failover_manager_that_runs(stopped, agent):
+    assert EFM.recognise(stopped) == f"{agent} {stopped.data_directory}"
+    elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
+    assert EFM.recognise(elsewhere) is None
+
+
+def test_failover_manager_that_was_stopped_is_none_of_its_managers(stopped):
+    assert EFM.recognise(stopped) is None

@@ -147,6 +147,109 @@ def test_a_refusal_says_who_and_what_to_set_there(found, sentence):
         choose.require_supported("15-main", found)
 
 
+POD = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-0a.scope"
+SPILO = replace(EL, data_directory="/home/postgres/pgdata/pgroot/data", cgroups=(POD,))
+PGO = replace(EL, data_directory="/pgdata/pg16", cgroups=(POD,), is_first=False)
+EPAS_START = (
+    "{ path=/usr/edb/as16/bin/edb-postgres ; argv[]=/usr/edb/as16/bin/edb-postgres -D /data ; pid=0 }"
+)
+# How each of them starts a postmaster, by its source or documentation, and what the refusal has to say.
+FOREIGN = {
+    # internal/postgresql/postgresql.go, start: the keeper itself runs postgres.
+    "Stolon": (
+        replace(
+            EL, parents=parents("/usr/local/bin/stolon-keeper --data-dir /stolon"), unit="stolon.service"
+        ),
+        "is managed by Stolon",
+        "stolonctl update --patch",
+    ),
+    # A supervisor process runs postgres: "pg_autoctl: start/stop postgres".
+    "pg_auto_failover": (
+        replace(
+            EL,
+            parents=parents("pg_autoctl: start/stop postgres", "/usr/bin/pg_autoctl run"),
+            unit="pgautofailover.service",
+        ),
+        "is managed by pg_auto_failover",
+        "pg_autoctl enable maintenance",
+    ),
+    # ocf:heartbeat:pgsql and PAF's pgsqlms use pg_ctl, so that the postmaster's parent is the first process.
+    "Pacemaker": (replace(EL, unit="pacemaker.service"), "is managed by Pacemaker", "pcs resource unmanage"),
+    # It daemonises PostgreSQL through pg_ctl, or has service_start_command do so.
+    "repmgr": (
+        replace(EL, unit="repmgr-16.service", starts="{ path=/usr/pgsql-16/bin/repmgrd ; }"),
+        "is managed by repmgr",
+        "service_start_command in repmgr.conf",
+    ),
+    "runit": (
+        replace(EL, parents=parents("runsv postgres", "runsvdir /etc/service")),
+        "is managed by a runit, s6 or daemontools supervisor",
+        "its run script",
+    ),
+    "s6": (
+        replace(EL, parents=parents("s6-supervise postgres", "s6-svscan /run/service")),
+        "is managed by a runit, s6 or daemontools supervisor",
+        "its run script",
+    ),
+    "supervisord": (
+        replace(EL, parents=parents("/usr/bin/python3 /usr/bin/supervisord -c /etc/supervisord.conf")),
+        "is managed by supervisord",
+        "environment= in its program section",
+    ),
+    # /controller/manager is the first process of the container, and runs postgres.
+    "CloudNativePG": (
+        replace(EL, cgroups=(POD,), parents=parents("/controller/manager instance run --status-port-tls")),
+        "is managed by the operator CloudNativePG",
+        "spec.postgresql.parameters, hugepages-2Mi in spec.resources .* spec.env of the Cluster",
+    ),
+    # Its image Spilo runs Patroni under runit; the postmaster's parent is the container's first process.
+    "Zalando": (
+        replace(SPILO, parents=parents("/usr/bin/dumb-init -c --rewrite 1:0 -- /bin/sh /launch.sh init")),
+        "is managed by the operator postgres-operator of Zalando",
+        "spec.env of the resource postgresql",
+    ),
+    "Zalando, Patroni as a parent": (
+        replace(
+            SPILO, parents=parents("/usr/bin/python3 /usr/local/bin/patroni /home/postgres/postgres.yml")
+        ),
+        "is managed by the operator postgres-operator of Zalando",
+        "spec.env of the resource postgresql",
+    ),
+    # Patroni is the first process of the container, with its configuration in a directory.
+    "Crunchy": (
+        replace(PGO, parents=parents("/usr/bin/python3 /usr/local/bin/patroni /etc/patroni")),
+        "is managed by the operator PGO of Crunchy Data",
+        "spec.patroni.dynamicConfiguration.postgresql.parameters",
+    ),
+    "another operator": (
+        replace(EL, cgroups=(POD,), parents=parents("/usr/bin/tini -- postgres")),
+        "is managed by a container of Kubernetes",
+        "the operator's resource or the pod's specification",
+    ),
+}
+
+
+@pytest.mark.parametrize("manager", FOREIGN)
+def test_who_manages_a_foreign_cluster_and_where_to_set_it(manager):
+    found, who, where = FOREIGN[manager]
+    with pytest.raises(Conflict, match=rf"PostgreSQL cluster db1 {who}.*so nothing was changed;.*{where}"):
+        choose.require_supported("db1", found)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        # EDB Postgres Advanced Server, by a systemd unit of its own.
+        replace(EL, unit="edb-as-16.service", starts=EPAS_START),
+        # A directory of that name on a host is no pod.
+        replace(EL, data_directory="/pgdata/pg16", unit="postgresql-16.service", starts=EL_START),
+        replace(EL, data_directory=SPILO.data_directory, unit="postgresql-16.service", starts=EL_START),
+    ],
+)
+def test_what_is_supported_beside_them(found):
+    assert choose.require_supported("db1", found).name == "a systemd unit"
+
+
 def test_every_manager_that_is_left_alone_has_advice():
     assert [each.name for each in choose.MANAGERS if each.advice == ""] == []
     assert len({id(each) for each in choose.MANAGERS}) == len(choose.MANAGERS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .evidence import Evidence
 from .manager import Manager
 
+_POD = r"kubepods"
 _WHERE_MADE = "set huge_pages and the environment where the container is made"
 _INSIDE = "run the role inside the container, as on a host of its own"
 
@@ -28,6 +29,30 @@ class _Runtime:
         return None if path is None else f"its postmaster {evidence.postmaster} is in control group {path}"
 
 
+@dataclass(frozen=True)
+class _Operator:
+    """An operator of Kubernetes, by what it runs in its pods or where it has the data there."""
+
+    name: str
+    advice: str
+    words: tuple[str, ...] = ()
+    """How the command line of a process above the postmaster begins."""
+    data: str | None = None
+    """A pattern for the data directory, as the pod has it."""
+
+    def recognise(self, evidence: Evidence) -> str | None:
+        path = next((path for path in evidence.cgroups if re.search(_POD, path)), None)
+        for process in evidence.parents:
+            if self.words and process.words[: len(self.words)] == self.words:
+                return evidence.started_by(process)
+        if path is None or self.data is None or not re.match(self.data, evidence.data_directory):
+            return None
+        return (
+            f"its postmaster {evidence.postmaster} is in control group {path}, with its data in"
+            f" {evidence.data_directory}"
+        )
+
+
 def _is_apart(evidence: Evidence) -> str | None:
     """Whatever made the container: it has its own processes or its own files."""
     kinds = {"pid": "a pid namespace", "root": "a root file system"}
@@ -39,11 +64,32 @@ def _is_apart(evidence: Evidence) -> str | None:
     return None
 
 
+_OPERATORS = (
+    _Operator(
+        "CloudNativePG",
+        "set huge_pages in spec.postgresql.parameters, hugepages-2Mi in spec.resources and the environment in"
+        " spec.env of the Cluster",
+        words=("manager", "instance", "run"),
+    ),
+    _Operator(
+        "postgres-operator of Zalando",
+        "set huge_pages in spec.postgresql.parameters, hugepages-2Mi in spec.resources and the environment in"
+        " spec.env of the resource postgresql",
+        # Of its image Spilo.
+        data=r"/home/postgres/pgdata/",
+    ),
+    _Operator(
+        "PGO of Crunchy Data, or that of Percona",
+        "set huge_pages in spec.patroni.dynamicConfiguration.postgresql.parameters and hugepages-2Mi in"
+        " spec.instances.resources.limits of its resource",
+        data=r"/pgdata/pg\d+/?\Z",
+    ),
+)
 # The most telling first: a pod is in a containerd as well.
 _RUNTIMES = (
     _Runtime(
         "Kubernetes",
-        r"kubepods",
+        _POD,
         "set huge_pages and the environment in the operator's resource or the pod's specification",
     ),
     _Runtime("Podman", r"libpod", _WHERE_MADE),
@@ -54,6 +100,7 @@ _RUNTIMES = (
     _Runtime("systemd-nspawn", r"\bmachine\.slice\b|systemd-nspawn@", _INSIDE),
 )
 CONTAINERS = (
+    *(Manager(f"the operator {each.name}", each.recognise, each.advice) for each in _OPERATORS),
     *(Manager(f"a container of {each.name}", each.recognise, each.advice) for each in _RUNTIMES),
     Manager("a container", _is_apart, _WHERE_MADE),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 
@@ -77,23 +77,24 @@ _KEEPERS = (
         "Pacemaker",
         ("pacemakerd", "pacemaker-execd", "lrmd"),
         r"pacemaker\.service",
-        "put the resource into maintenance (`pcs resource unmanage`), set huge_pages in PostgreSQL's"
-        " configuration, restart it, and have Pacemaker manage it again",
+        "take the resource out of its hands (`pcs resource unmanage`), set huge_pages in PostgreSQL's"
+        " configuration, restart it, and have Pacemaker manage it again (`pcs resource manage`)",
         configurations=("/var/lib/pacemaker/cib/cib.xml",),
     ),
     _Keeper(
         "pg_auto_failover",
         ("pg_autoctl",),
         r"pg_?auto_?(ctl|failover).*\.service",
-        "set huge_pages in its postgresql.conf and the environment on the unit of pg_autoctl, and restart"
-        " with pg_autoctl",
+        "set huge_pages in its postgresql.conf or the environment on the unit of pg_autoctl, and restart that"
+        " unit between `pg_autoctl enable maintenance` and `pg_autoctl disable maintenance`, standbys first",
         leaves=("postgresql-auto-failover.conf", "postgresql-auto-failover-standby.conf"),
     ),
     _Keeper(
         "Stolon",
         ("stolon-keeper",),
         r"stolon.*\.service",
-        "set huge_pages with `stolonctl update --patch` and the environment on the unit of stolon-keeper",
+        "set huge_pages under pgParameters with `stolonctl update --patch`, or the environment on the unit of"
+        " stolon-keeper, and restart that unit, standbys first",
         leaves=("../keeperstate",),
     ),
     _Keeper(
@@ -101,12 +102,6 @@ _KEEPERS = (
         ("repmgrd", "repmgr"),
         r"repmgrd?\b.*\.service",
         "set service_start_command in repmgr.conf so that PostgreSQL's own unit starts it, and start it so",
-    ),
-    _Keeper(
-        "the operator CloudNativePG",
-        ("manager",),
-        None,
-        "set huge_pages in spec.postgresql.parameters and the environment in spec.env of the Cluster",
     ),
     _Keeper(
         "supervisord",
@@ -129,37 +124,65 @@ _KEEPERS = (
         " is called",
     ),
 )
-_REPMGR_FILES = ("/etc/repmgr.conf", "/etc/repmgr/*.conf", "/etc/repmgr/*/repmgr.conf")
-"""Where Debian, PGDG and repmgr's own documentation have it."""
 _REPMGRD_STATE = "pg_stat/repmgrd_state.txt"
 """Where the extension notes a pause, as NODE:1 (repmgr.c, REPMGRD_STATE_FILE)."""
 
 
-def _repmgrd(evidence: Evidence) -> str | None:
-    """It takes a server that is down for one that failed; while it is paused, it does nothing."""
+def _repmgrd_is_paused(evidence: Evidence) -> bool:
     state = text_for(os.path.join(evidence.data_directory, _REPMGRD_STATE), evidence.data_directory)
-    if state.partition(":")[2].strip("\0\n ") == "1":
+    return state.partition(":")[2].strip("\0\n ") == "1"
+
+
+@dataclass(frozen=True)
+class _Watcher:
+    """A program that starts nothing, and takes a server that is down for one that failed."""
+
+    name: str
+    is_it: Callable[[Ancestor], bool]
+    """Whether a process is one of its own."""
+    configurations: tuple[str, ...]
+    """Where its files are, as patterns, if its command line names none; they name the data directory."""
+    advice: str
+    suffix: str = ".conf"
+    """How their names end."""
+    is_paused: Callable[[Evidence], bool] = lambda evidence: False
+
+    def recognise(self, evidence: Evidence) -> str | None:
+        if self.is_paused(evidence):
+            return None
+        for pid, title in self._running():
+            words = title.split()
+            files = tuple(word for word in words if word.startswith("/") and word.endswith(self.suffix))
+            named = _named(files or self.configurations, evidence)
+            if named is not None:
+                return f"{self.name} runs as process {pid}, and {named}"
         return None
-    for pid, files in _running("repmgrd"):
-        named = _named(files or _REPMGR_FILES, evidence)
-        if named is not None:
-            return f"repmgrd runs as process {pid}, and {named}"
-    return None
+
+    def _running(self) -> Iterator[tuple[int, str]]:
+        """Its processes on this host, without those of containers, each with its command line."""
+        for pid in procfs.pids():
+            process = Ancestor(pid, procfs.command(pid))
+            if self.is_it(process) and not {"pid", "root"} & {*apart(pid)}:
+                yield pid, process.title
 
 
-def _running(program: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The processes of a program on this host, without those of containers, each with the configuration
-    files in its command line."""
-    for pid in procfs.pids():
-        title = procfs.command(pid)
-        if program in Ancestor(pid, title).programs and not {"pid", "root"} & {*apart(pid)}:
-            yield pid, tuple(word for word in title.split() if re.fullmatch(r"/.*\.conf", word))
-
-
-REPMGRD = Manager(
-    "repmgrd",
-    _repmgrd,
-    "a restart may look like a failure to it: run `repmgr service pause`, run this again, standbys first, and"
-    " `repmgr service unpause` afterwards",
+_WATCHERS = (
+    _Watcher(
+        "repmgrd",
+        lambda process: "repmgrd" in process.programs,
+        # Where Debian, PGDG and repmgr's own documentation have it.
+        ("/etc/repmgr.conf", "/etc/repmgr/*.conf", "/etc/repmgr/*/repmgr.conf"),
+        "a restart may look like a failure to it: run `repmgr service pause`, run this again, standbys first,"
+        " and `repmgr service unpause` afterwards",
+        is_paused=_repmgrd_is_paused,
+    ),
+    _Watcher(
+        "EDB Failover Manager",
+        lambda process: process.programs[:1] == ("java",) and "com.enterprisedb.efm." in process.title,
+        ("/etc/edb/efm-*/*.properties", "/etc/efm-*/*.properties"),
+        "a restart may look like a failure to its agent: stop that on this host (systemctl stop"
+        " edb-efm-VERSION), run this again, standbys first, and start the agent afterwards",
+        suffix=".properties",
+    ),
 )
-KEEPERS = (*(Manager(each.name, each.recognise, each.advice) for each in _KEEPERS), REPMGRD)
+KEEPERS = tuple(Manager(each.name, each.recognise, each.advice) for each in (*_KEEPERS, *_WATCHERS))
