@@ -110,7 +110,7 @@ def test_two_members_are_never_down(cluster: PatroniCluster) -> None:
     refused = failures(move(cluster))
     assert "no Patroni runs for it on this host" in refused.pop(name(last))
     # Or the store has forgotten that member by now; the play has ended for all of them.
-    assert all("two would be down at once" in text for text in refused.values())
+    assert all("two would be down at once" in text for text in refused.values()), refused
     cluster.world.do(last, f"systemctl start {UNIT}")
     cluster.world.eventually(lambda: cluster.is_whole(cluster.leader), "all members run")
     kept = [number for number in cluster.numbers if number != last]
@@ -186,7 +186,7 @@ def test_native_pages_are_set_in_the_store(cluster: PatroniCluster) -> None:
     """From the library's pages: without a pool, in a check, and for good; and back, exactly."""
     settings, before = cluster.ask(0, "config"), postmasters(cluster)
     refused = failures(move(cluster, pages="native"))
-    assert all("reserve" in text and "so nothing was changed" in text for text in refused.values())
+    assert all("reserve" in text and "so nothing was changed" in text for text in refused.values()), refused
     assert (cluster.ask(0, "config"), postmasters(cluster)) == (settings, before)
     with huge_pages.reserved(HOSTS * PAGES_EACH):
         alone = failures(move(cluster, "--limit", name(0), pages="native"))
