@@ -182,7 +182,7 @@ CASES = {
         " && chmod 755 /usr/local/bin/pg_autoctl && "
         + _unit("app.service", "ExecStart=/usr/local/bin/pg_autoctl"),
         r"is managed by pg_auto_failover \(its postmaster \d+ was started by process \d+, /bin/sh"
-        r" /usr/local/bin/pg_autoctl\), so nothing was changed; set huge_pages in its postgresql.conf and the"
+        r" /usr/local/bin/pg_autoctl\), so nothing was changed; set huge_pages in its postgresql.conf or the"
         r" environment on the unit of pg_autoctl",
     ),
     "Pacemaker": Case(

@@ -533,6 +533,9 @@ def _lost(move: _Move) -> str | None:
     verified = recorded.verified if recorded is not None else None
     if move.why_restart is None or move.server is None or verified is None or move.changes:
         return None
+    if move.withheld is not None:
+        # Other pages are asked for than were verified.
+        return None
     if verified.is_of(move.server):
         since = f"the same postmaster {move.server.pid} allocated new memory (a crash restart)"
     else:

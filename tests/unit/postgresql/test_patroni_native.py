@@ -19,6 +19,7 @@ from mshare.errors import Conflict, MshareError
 from mshare.host.huge_pages import Pool
 from mshare.postgresql import clusters, converge, files, native
 from mshare.postgresql.clusters import Cluster
+from mshare.postgresql.files import Verified
 from mshare.postgresql.patroni import huge_pages, restart, store
 from mshare.postgresql.server import Server
 from mshare.postgresql.spec import NATIVE, ClusterSpec
@@ -124,7 +125,7 @@ def one(tmp_path, monkeypatch):
         monkeypatch.setattr(native.huge_pages, "sizes_bytes", lambda: [2 * MIB])
         monkeypatch.setattr(native.procfs, "meminfo_bytes", lambda: {"Hugepagesize": 2 * MIB})
         monkeypatch.setattr(native.huge_pages, "pool", lambda size: Pool(size, None, 512, 512, 0, 0, 0))
-        made.own = own
+        made.own, made.cluster = own, replace(cluster, patroni=own)
         yield made
 
 
@@ -179,9 +180,14 @@ def test_a_check_shows_the_store_and_changes_nothing(one, tmp_path):
 
 
 def test_without_permission_the_store_is_left_alone(one, tmp_path):
+    thp = files.different(files.present(one.cluster, ClusterSpec("thp"), None, False))
+    files.write(thp, one.cluster)
+    files.write_verified(one.cluster, Verified("thp", one.pid, one.pid))
     before = written(tmp_path)
     done = present(restart=False)
     assert not done.changed
+    # Other pages were verified than are asked for now.
+    assert done.facts.lost is None
     assert done.facts.restart_required
     assert done.facts.summary[1] == (
         "The store of Patroni cluster demo was left as it is, without permission to restart: huge_pages"
