@@ -223,6 +223,37 @@ def test_the_member_of_this_host(process, monkeypatch):
     assert found == Member("demo", "pg1", UNIT, RestApi("10.0.0.1:8008"))
 
 
+@pytest.mark.parametrize("way", ["a file of another name", "a folder", "a relative path"])
+def test_a_configuration_by_whatever_path(way, tmp_path, monkeypatch):
+    """Patroni takes a file of any name, and all YAML files of a folder."""
+    monkeypatch.setattr(patroni, "CONFIGURATIONS", ())
+    monkeypatch.setattr(evidence, "unit_of_process", lambda pid: UNIT)
+    monkeypatch.setattr(units, "describe", lambda name: units.Unit(name, "{ path=/usr/bin/patroni ; }"))
+    data, folder, program = tmp_path / "data", tmp_path / "conf", tmp_path / "patroni"
+    for path in (data, folder):
+        path.mkdir()
+    program.write_text("print(flush=True)\ninput()\n")
+    first = "scope: demo\nname: other\nrestapi: {connect_address: 10.0.0.1:8008, certfile: /c}\n"
+    second = f"name: pg1\npostgresql:\n  data_dir: {data}\n"
+    if way == "a folder":
+        (folder / "10-all.yml").write_text(first)
+        (folder / "20-own.yaml").write_text(second + "restapi: {cafile: /ca}\n")
+        (folder / "30-notes.txt").write_text("name: [")
+        given = str(folder)
+    else:
+        (folder / "settings").write_text(first.replace("name: other\n", "") + second)
+        given = str(folder / "settings") if way == "a file of another name" else "conf/settings"
+    words = [sys.executable, str(program), "--ignore-listen-port", given]
+    with subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        found = local.member("demo", "it says so", str(data))
+        running.kill()
+    authority = "/ca" if way == "a folder" else None
+    assert found == Member("demo", "pg1", UNIT, RestApi("10.0.0.1:8008", True, authority=authority))
+    assert found.configuration == given
+
+
 def test_no_patroni_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(patroni, "CONFIGURATIONS", ())
     with pytest.raises(Conflict, match=r"is managed by Patroni \(a reason\), and no Patroni runs for it"):

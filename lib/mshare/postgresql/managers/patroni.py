@@ -23,6 +23,7 @@ from .manager import Manager
 
 CONFIGURATIONS = ("/etc/patroni/*.yml", "/etc/patroni/*.yaml", "/etc/patroni.yml", "/etc/patroni.yaml")
 """Where Debian, PGDG and Patroni's own documentation have it."""
+_PROGRAM = "patroni"
 DYNAMIC = "patroni.dynamic.json"
 """Patroni's copy of the settings in its store, in each data directory (patroni/config.py, CACHE_FILENAME)."""
 _HEADER = "It will be overwritten by Patroni"
@@ -62,7 +63,7 @@ def configurations() -> list[str]:
     """Patroni's configuration files: where they usually are, and what running ones were given."""
     paths = {path for pattern in CONFIGURATIONS for path in glob(pattern)}
     for pid in processes():
-        paths |= _named_by(pid)
+        paths |= {*files_of(pid)}
     return sorted(paths)
 
 
@@ -72,7 +73,7 @@ def data_directories_of(pid: int) -> set[str]:
     if own:
         return {os.path.realpath(path) for path in own}
     places: set[str] = set()
-    for path in _named_by(pid):
+    for path in files_of(pid):
         places |= {os.path.realpath(place) for place in _DATA_DIRECTORY.findall(_text_of(path, pid))}
     return places
 
@@ -82,10 +83,23 @@ def _text_of(path: str, pid: int) -> str:
     return text_of(os.path.realpath(path), process.uids, process.gids)
 
 
-def _named_by(pid: int) -> set[str]:
-    """The configuration files in the command line of a process."""
-    words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
-    return {word for word in words if word.startswith("/") and word.endswith((".yml", ".yaml"))}
+def given(pid: int) -> str:
+    """The configuration in the command line of a Patroni: a file or a folder; empty where it has none."""
+    words = (procfs.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
+    program = next((number for number, word in enumerate(words[:3]) if os.path.basename(word) == _PROGRAM), 2)
+    paths = [word for word in words[program + 1 :] if not word.startswith("-")]
+    return paths[-1] if paths else ""
+
+
+def files_of(pid: int) -> list[str]:
+    """The files of that configuration, in the order in which Patroni reads them (patroni/config.py)."""
+    path = given(pid)
+    if not path:
+        return []
+    place = path if path.startswith("/") else os.path.realpath(os.path.join(f"/proc/{pid}/cwd", path))
+    if not os.path.isdir(place):
+        return [place]
+    return sorted(each for suffix in ("yml", "yaml") for each in glob(os.path.join(place, f"*.{suffix}")))
 
 
 def configured() -> dict[str, str]:
@@ -110,7 +124,7 @@ def processes() -> list[int]:
     pids = []
     for pid in procfs.pids():
         words = (procfs.read(f"/proc/{pid}/cmdline") or "").split("\0")
-        if "patroni" in map(os.path.basename, words[:3]) and not {"pid", "root"} & {*apart(pid)}:
+        if _PROGRAM in map(os.path.basename, words[:3]) and not {"pid", "root"} & {*apart(pid)}:
             pids.append(pid)
     return pids
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ...errors import Conflict, Unavailable
 from ...host import procfs
 from ..managers import evidence, units
-from ..managers.patroni import data_directories_of, processes
+from ..managers.patroni import data_directories_of, files_of, given, processes
 
 _TEXT_NAME = "PATRONI_CONFIGURATION"
 
@@ -79,23 +79,32 @@ def member(cluster: str, reason: str, data_directory: str) -> Member:
             " mshare_runtime_preload: true), set LD_PRELOAD and MSHARE_PRELOAD_PAGES in the environment that"
             " Patroni is started with, and restart Patroni on one member after the other, replicas first"
         )
-    path, text, environment = _configuration(pid, data_directory)
-    return of_configuration(_fields(text, path), environment, path, unit)
+    path, fields, environment = _configuration(pid, data_directory)
+    return of_configuration(fields, environment, path, unit)
 
 
-def _configuration(pid: int, data_directory: str) -> tuple[str, str, dict[str, str]]:
-    """Where the configuration of a process is, its text, and what the environment has of it."""
+def _configuration(pid: int, data_directory: str) -> tuple[str, Mapping[str, object], dict[str, str]]:
+    """Where the configuration of a process is, what it has, and what the environment has of it."""
     pairs = (pair.partition("=") for pair in (procfs.read(f"/proc/{pid}/environ") or "").split("\0"))
     environment = {name: value for name, __, value in pairs if name.startswith("PATRONI_")}
     if _TEXT_NAME in environment:
-        return f"{_TEXT_NAME} of process {pid}", environment[_TEXT_NAME], environment
-    words = (procfs.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
-    # After Python and its program: options, and the one path.
-    named = [word for word in words[1:] if word.endswith((".yml", ".yaml"))]
-    if not named:
-        return f"the environment of process {pid}", "", environment
-    place = os.path.join(f"/proc/{pid}/cwd", named[-1]) if not named[-1].startswith("/") else named[-1]
-    return named[-1], evidence.text_for(os.path.realpath(place), data_directory), environment
+        source = f"{_TEXT_NAME} of process {pid}"
+        return source, _fields(environment[_TEXT_NAME], source), environment
+    fields: dict[str, object] = {}
+    for path in files_of(pid):
+        text = evidence.text_for(os.path.realpath(path), data_directory)
+        fields = _merged(fields, _fields(text, path))
+    return given(pid) or f"the environment of process {pid}", fields, environment
+
+
+def _merged(fields: Mapping[str, object], later: Mapping[str, object]) -> dict[str, object]:
+    """What several files of a folder make together: of a key that two have, the later one counts."""
+    merged = {**fields, **later}
+    for name, value in later.items():
+        before = fields.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[name] = _merged(before, value)
+    return merged
 
 
 def _fields(text: str, path: str) -> Mapping[str, object]:
