@@ -44,6 +44,7 @@ def test_operations_that_are_disturbed(machine: Machine, suite: str) -> None:
     require(disturb.run(machine, disturb.only(table, DISTURBED[suite]), suite, TRIES))
 
 
+@pytest.mark.usefixtures("machine")
 def test_surveys_for_prometheus_that_are_disturbed() -> None:
     table = disturb.only(operations.monitoring(), {"mshare_monitoring present"})
     require(disturb.run_apart(table, "kills", 1))
