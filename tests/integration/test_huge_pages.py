@@ -133,14 +133,7 @@ def test_a_node_has_a_pool_of_its_own(host: Host, pool: int) -> None:
 
 def test_pages_that_a_program_reserved_are_not_taken(host: Host, empty_pool: int) -> None:
     result(role(host, pages=[{"wanted": empty_pool + 6}], persist=False))
-    program = (
-        "import mmap, sys; m = mmap.mmap(-1, 4 << 21, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000);"
-        " print('ready', flush=True); sys.stdin.read()"
-    )
-    words = [sys.executable, "-c", program]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with huge_pages.held(4):
         refused = role(host, pages=[{"wanted": empty_pool + 2}], persist=False)
         assert "are in use or reserved" in refused.said
         assert f"cannot have {empty_pool + 2}" in refused.said

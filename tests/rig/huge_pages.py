@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,6 +102,40 @@ def restored() -> Iterator[None]:
             yield
         finally:
             (_POOL / "nr_hugepages").write_text(str(before))
+
+
+_HOLD = """
+import mmap, sys
+memory = mmap.mmap(-1, int(sys.argv[1]) << 21, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(count: int) -> Iterator[int]:
+    """A program that has so many pages of the pool reserved, which are there; its pid."""
+    words = [sys.executable, "-c", _HOLD, str(count)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.communicate()
+
+
+@contextmanager
+def of_others(count: int) -> Iterator[int]:
+    """More pages in the pool, which a program of somebody else's has reserved: how many the pool has then.
+
+    For who has the pool's turn; whatever was done to it meanwhile, it has in the end what it had before.
+    """
+    before = _pages("nr")
+    try:
+        _set(before + count)
+        with held(count):
+            yield _pages("nr")
+    finally:
+        _set(before)
 
 
 def count() -> int:

@@ -394,9 +394,7 @@ def _absent(spec: RemedySpec, check: bool) -> Result:
     recorded = written_down.load()
     run = _Run(spec, check)
     tables_bytes = procfs.meminfo_bytes()["PageTables"]
-    # What is refused is refused before anything is changed.
-    for entry in recorded.entries:
-        _take_back(_Run(spec, True), entry)
+    _require_undoable(spec, recorded)
     left = recorded
     for entry in recorded.entries:
         waits = _take_back(run, entry)
@@ -428,6 +426,14 @@ def _absent(spec: RemedySpec, check: bool) -> Result:
         recorded=bool(left),
         warnings=tuple(dict.fromkeys(run.warnings)),
     )
+
+
+def _require_undoable(spec: RemedySpec, recorded: Recorded) -> None:
+    """Raise what is refused, the pool's pages in use by others included, before anything is changed."""
+    tried = _Run(spec, True)
+    waiting = [entry for entry in recorded.entries if _take_back(tried, entry)]
+    if recorded.pool and not waiting:
+        _give_pool_back(tried)
 
 
 def _take_back(run: _Run, entry: Entry) -> bool:
