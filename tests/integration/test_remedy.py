@@ -124,7 +124,7 @@ def require_survey_and_plan(clusters: list[Cluster], folder: Path) -> None:
     """What the two say of both servers before anything is done."""
     main = clusters[0]
     surveyed = main.host.playbook("dbmem.mshare.survey", variables={"mshare_survey_folder": str(folder)})
-    instances = {each["name"]: each for each in surveyed.succeeded()["Survey"]["instances"]}
+    instances = {each["name"]: each for each in surveyed.succeeded()["Survey"]["survey"]["instances"]}
     planned = main.host.playbook("dbmem.mshare.plan").succeeded()["Plan"]
     rows = {each["name"]: {row["id"]: row for row in each["rows"]} for each in planned["instances"]}
     for cluster in clusters:
