@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conformance.actors import ANONYMOUS, NEW, Actor, stage
+from conformance.actors import ANONYMOUS, NEW, READ_WRITE, Actor, stage
 from conformance.cases import NOREPLACE, PAGE, Scene, killed, refused
 from conformance.targets import TARGETS, Target
-from mshare.kernel import probe
+from mshare.kernel import abi, probe
 
 SEQUENCES = 3000 if os.environ.get("MSHARE_PROVE") == "1" else 30
 PROCESSES, PAGES = 3, 12
@@ -55,6 +55,9 @@ STEPS = st.builds(
             "detach",
             "fork",
             "size again",
+            "protect",
+            "remove",
+            "dontneed",
         )
     ),
     st.integers(0, PROCESSES - 1),
@@ -69,16 +72,33 @@ class Model:
     """A region as everybody sees it."""
 
     pages: dict[int, int] = field(default_factory=dict)
+    read_only: set[int] = field(default_factory=set)
 
     def map(self, pages: range, replace: bool) -> int:
         if not replace and any(page in self.pages for page in pages):
             return errno.EEXIST
         self.pages.update(dict.fromkeys(pages, 0))
+        self.read_only -= {*pages}
         return 0
 
     def unmap(self, pages: range) -> None:
         for page in pages:
             self.pages.pop(page, None)
+        self.read_only -= {*pages}
+
+    def protect(self, pages: range, writable: bool) -> int:
+        if any(page not in self.pages for page in pages):
+            return errno.ENOMEM
+        self.read_only = self.read_only - {*pages} if writable else self.read_only | {*pages}
+        return 0
+
+    def remove(self, pages: range) -> int:
+        if any(page not in self.pages for page in pages):
+            return errno.ENOMEM
+        if self.read_only & {*pages}:
+            return errno.EACCES
+        self.pages.update(dict.fromkeys(pages, 0))
+        return 0
 
     def near(self, page: int) -> int | None:
         """The first mapped page from here on, or any."""
@@ -90,6 +110,7 @@ class Play:
 
     def __init__(self, scene: Scene) -> None:
         self.model = Model()
+        self.features = scene.features
         self.actors = [scene.actor() for __ in range(PROCESSES)]
         self.attached = [False] * PROCESSES
         owner, *others = self.actors
@@ -111,8 +132,11 @@ class Play:
             else:
                 actor.map(offset, size, flags=flags)
         elif step.what == "unmap":
-            self.model.unmap(pages)
-            actor.unmap(offset, size)
+            if self.features.unmap:
+                self.model.unmap(pages)
+                actor.unmap(offset, size)
+        elif step.what in ("protect", "remove", "dontneed"):
+            self.change(step, actor, pages)
         elif step.what == "size again":
             with refused(errno.EINVAL):
                 actor.set_size()
@@ -125,12 +149,35 @@ class Play:
         elif self.attached[step.process]:
             self.touch(step, actor)
 
+    def change(self, step: Step, actor: Actor, pages: range) -> None:
+        """What is mapped, in a generation that can; ENOMEM where not all of it is."""
+        if not self.features.protect or not self.features.advice:
+            return
+        place = (step.page * PAGE, step.count * PAGE)
+        if step.what == "protect":
+            writable = step.value % 2 == 0
+            code = self.model.protect(pages, writable)
+            call, arguments = actor.protect, (*place, READ_WRITE if writable else abi.PROT_READ)
+        elif step.what == "remove":
+            code = self.model.remove(pages)
+            call, arguments = actor.advise, (*place, abi.MADV_REMOVE)
+        else:
+            code = 0 if all(page in self.model.pages for page in pages) else errno.ENOMEM
+            call, arguments = actor.advise, (*place, abi.MADV_DONTNEED)
+        if code:
+            with refused(code):
+                call(*arguments)
+        else:
+            call(*arguments)
+
     def touch(self, step: Step, actor: Actor) -> None:
         """A page that is mapped: a touch of any other ends the process."""
         page = self.model.near(step.page)
         if page is None:
             return
         actor.follow()
+        if step.what == "write" and page in self.model.read_only:
+            return
         if step.what == "write":
             self.model.pages[page] = step.value
             actor.write(page * PAGE, bytes([step.value]))
@@ -160,8 +207,8 @@ class Play:
             killed(actor, "touch_for_long", min(self.model.pages, default=0) * PAGE)
         late = scene.actor()
         assert late.names() == ["r"]
-        late.open()
-        with refused(errno.EINVAL):
+        with refused(errno.ESTALE if self.features.nameless else errno.EINVAL):
+            late.open()
             late.attach()
         with refused(errno.EEXIST):
             late.open(flags=NEW)
@@ -174,7 +221,7 @@ class Play:
     [
         pytest.param(target, id=target.id)
         for target in TARGETS
-        if target.present() and target.id in ("2025-08", "kernel")
+        if target.present() and target.id in ("2025-08", "2026-05", "kernel")
     ],
 )
 @settings(
@@ -205,4 +252,8 @@ def test_the_model_refuses_what_lies_over_something() -> None:
     assert model.pages == {0: 0, 1: 0, 2: 0, 3: 0}
     model.unmap(range(1, 3))
     assert sorted(model.pages) == [0, 3]
+    assert model.protect(range(2), writable=False) == model.remove(range(2)) == errno.ENOMEM
+    assert model.protect(range(1), writable=False) == 0
+    assert model.remove(range(1)) == errno.EACCES
+    assert model.protect(range(1), writable=True) == model.remove(range(1)) == 0
     assert (model.near(1), Model().near(1)) == (3, None)

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from ..kernel.calls import v2026_05
+from ..kernel.generations import DESCRIBED
 from .base import Backend
+from .called import CalledBackend
 from .choose import locate
 from .kernel import KernelBackend
 from .simulated.backend import SimulatedBackend
@@ -16,4 +19,7 @@ _BACKENDS = {"kernel": KernelBackend, "simulated": SimulatedBackend}
 def connect(backend: str = "auto", root: str | None = None) -> Backend:
     """The backend at a mounted root; Unavailable, with the next step, where there is none."""
     choice = locate(backend, root)
-    return _BACKENDS[choice.backend](choice.root)
+    found = _BACKENDS[choice.backend](choice.root)
+    if backend != "simulated" and found.generation.id in DESCRIBED and v2026_05.why_not() is None:
+        return CalledBackend(choice.root)
+    return found

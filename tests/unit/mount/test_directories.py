@@ -356,9 +356,18 @@ def test_a_survey_names_a_region_with_its_directory(
     assert segments.kind(mapping, segments.Filesystem(*filesystem, places=places)).region == region
 
 
-def test_a_survey_names_a_region_of_an_ordinary_user() -> None:
-    mapping = segments.Mapping(0, 4096, 0, True, b"00:21", 7, b"/dev/shm/msharefs-1000/sales/sga")
-    assert segments.kind(mapping, segments.Filesystem("tmpfs", "tmpfs")).region == "sales/sga"
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/dev/shm/msharefs-1000/sales/sga",
+        # A region without a file.
+        b"/memfd:mshare-region:sales/sga (deleted)",
+    ],
+)
+def test_a_survey_names_a_region_by_the_path_alone(path: bytes) -> None:
+    mapping = segments.Mapping(0, 4096, 0, True, b"00:21", 7, path)
+    kind = segments.kind(mapping, segments.Filesystem("tmpfs", "tmpfs"))
+    assert (kind.kind, kind.region) == ("msharefs", "sales/sga")
 
 
 def snapshot(world: World) -> dict[str, tuple[str, int]]:

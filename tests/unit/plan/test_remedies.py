@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mshare.kernel.generations import GENERATIONS
+from mshare.kernel.generations import DESCRIBED, GENERATIONS
 from mshare.pagetable import page_tables, totals
 from mshare.plan.facts import Host, Instance, Pool, Segment
 from mshare.plan.remedies import NOTHING, REMEDIES, Case, cost, refusals
@@ -21,6 +21,7 @@ SIZE = 300 * GIB
 TABLE = 4 * KIB
 BY_ID = {remedy.id: remedy for remedy in REMEDIES}
 MSHARE = [f"mshare_{generation}" for generation in GENERATIONS]
+
 OPEN_HOST = Host(
     surveyed=True,
     kernel="6.12.0",
@@ -29,6 +30,11 @@ OPEN_HOST = Host(
     pools={2 * MIB: Pool(0, 0), GIB: Pool(0, 0)},
     kernel_has_mshare=True,
 )
+
+
+def test_an_interface_that_was_not_posted_is_no_remedy():
+    assert DESCRIBED
+    assert not [remedy.id for remedy in REMEDIES if remedy.generation in DESCRIBED]
 
 
 def host_of(remedy):

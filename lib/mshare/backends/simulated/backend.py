@@ -313,7 +313,7 @@ class SimulatedRegionFile(RegionFile):
     def mappings(self) -> list[Mapping] | None:
         return sorted((e.mapping for e in self._sidecar.read().placed), key=lambda m: m.offset)
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> Pieces | None:
         return SimulatedPieces(self.fd, self._sidecar)
 
     # -- the window
@@ -373,7 +373,8 @@ class SimulatedRegionFile(RegionFile):
     # -- the file
 
     def set_access(self, mode: int, uid: int = -1, gid: int = -1) -> None:
-        super().set_access(mode, uid, gid)
+        if self._backend.memory_is_a_file:
+            super().set_access(mode, uid, gid)
         self._sidecar.set_access(mode, uid, gid)
         record = self._sidecar.read()
         if record.memory is not None:
@@ -449,6 +450,9 @@ class SimulatedBackend(Backend):
     """A root laid out by `Layout.create`. Raises Unavailable where there is none, or no cffi."""
 
     name = "simulated"
+    region_file = SimulatedRegionFile
+    memory_is_a_file = True
+    """Of regions without a file: whether their memory is one, with a mode of its own."""
 
     def __init__(self, root: str) -> None:
         syscalls.require()
@@ -473,7 +477,7 @@ class SimulatedBackend(Backend):
             try:
                 if self.generation.features.nameless:
                     return self._without_file(name, fd, flags)
-                return SimulatedRegionFile(self, name, fd, self._new_sidecar(name, fd))
+                return self.region_file(self, name, fd, self._new_sidecar(name, fd))
             except BaseException:
                 os.close(fd)
                 # On a full tmpfs there is no room for it: nothing half-done stays.
@@ -482,24 +486,45 @@ class SimulatedBackend(Backend):
 
     def _without_file(self, name: str, name_fd: int, flags: int) -> RegionFile:
         """Make the memory of a new region, which this process gives out; takes the name's descriptor."""
-        with contextlib.ExitStack() as undo:
-            memory_fd = os.memfd_create(f"{paths.REGION_MEMORY}{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            undo.callback(os.close, memory_fd)
-            fd = os.open(f"/proc/self/fd/{memory_fd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
+        mode = stat.S_IMODE(os.fstat(name_fd).st_mode)
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as scratch:
+            memory_fd = self.new_memory(name)
+            scratch.callback(os.close, memory_fd)
+            fd = self.reopened(memory_fd, flags)
             undo.callback(os.close, fd)
-            mode = stat.S_IMODE(os.fstat(name_fd).st_mode)
             sidecar = self._new_sidecar(name, name_fd, Memory.of(memory_fd))
             undo.callback(sidecar.close)
-            listener = files.make_socket(self._layout.door_path(name), sidecar_mode(mode))
-            undo.callback(listener.close)
-            door = Door(listener, name_fd, memory_fd)
+            door = self._door(name, mode, name_fd, memory_fd)
             undo.callback(door.close)
-            os.fchmod(memory_fd, mode)
             DOORMAN.open(door)
             undo.pop_all()
-        os.close(memory_fd)
         os.close(name_fd)
-        return SimulatedRegionFile(self, name, fd, sidecar, door)
+        return self.region_file(self, name, fd, sidecar, door)
+
+    def _door(self, name: str, mode: int, name_fd: int, memory_fd: int) -> Door:
+        listener = files.make_socket(self._layout.door_path(name), sidecar_mode(mode))
+        try:
+            if not self.memory_is_a_file:
+                return Door(listener, name_fd, memory_fd, None)
+            read_only_fd = self.reopened(memory_fd, os.O_RDONLY)
+            try:
+                os.fchmod(memory_fd, mode)
+                return Door(listener, name_fd, memory_fd, read_only_fd)
+            finally:
+                os.close(read_only_fd)
+        except BaseException:
+            listener.close()
+            raise
+
+    # What a kernel with the described calls does itself; see backends/called.py.
+
+    def new_memory(self, name: str) -> int:
+        """The memory of a region without a file: a descriptor, of no size yet."""
+        return os.memfd_create(f"{paths.REGION_MEMORY}{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+    def reopened(self, memory_fd: int, flags: int) -> int:
+        """The same memory, open in the way that was asked for."""
+        return os.open(f"/proc/self/fd/{memory_fd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
 
     def _open_existing(self, name: str, flags: int) -> RegionFile:
         if stat.S_ISDIR(files.status(self.path(name)).st_mode):
@@ -513,7 +538,7 @@ class SimulatedBackend(Backend):
             if self.generation.features.nameless:
                 fd = self._given(name, name_fd, sidecar, flags)
                 undo.callback(os.close, fd)
-            region = SimulatedRegionFile(self, name, fd, sidecar)
+            region = self.region_file(self, name, fd, sidecar)
             if flags & os.O_TRUNC:
                 region.set_size(0)
             undo.pop_all()
@@ -537,10 +562,9 @@ class SimulatedBackend(Backend):
         try:
             if Memory.of(given) != record.memory:
                 raise files.NotTrusted(self._layout.door_path(name), "not the door of this region")
-            fd = os.open(f"/proc/self/fd/{given}", flags & os.O_ACCMODE | os.O_CLOEXEC)
+            return self.reopened(given, flags)
         finally:
             os.close(given)
-        return fd
 
     def _new_sidecar(self, name: str, region_fd: int, memory: Memory | None = None) -> Sidecar:
         status = os.fstat(region_fd)

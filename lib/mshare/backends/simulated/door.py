@@ -80,14 +80,16 @@ class Peer:
 class Door:
     """One region's: what is given out, and whose mode decides."""
 
-    def __init__(self, listener: socket.socket, name_fd: int, memory_fd: int) -> None:
-        """The descriptors stay the caller's."""
+    def __init__(
+        self, listener: socket.socket, name_fd: int, memory_fd: int, read_only_fd: int | None
+    ) -> None:
+        """The descriptors stay the caller's. Who may only read is given `read_only_fd`; None of a kernel's
+        region, whose descriptor there is only one of."""
         self.pid = os.getpid()
         self.listener = listener
         self._name_fd = os.dup(name_fd)
         self._memory_fd = os.dup(memory_fd)
-        # Another open file: what is open for writing must not be given to who may only read.
-        self._read_only_fd = os.open(f"/proc/self/fd/{memory_fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self._read_only_fd = None if read_only_fd is None else os.dup(read_only_fd)
 
     def answer(self, visitor: socket.socket, peer: Peer) -> bytes:
         """Give a visitor what it may have; the byte that it got."""
@@ -96,8 +98,10 @@ class Door:
         if access is None:
             visitor.send(REFUSED)
             return REFUSED
-        self._follow(name)
-        fd = self._memory_fd if access == os.O_RDWR else self._read_only_fd
+        fd = self._memory_fd
+        if self._read_only_fd is not None:
+            self._follow(name)
+            fd = self._memory_fd if access == os.O_RDWR else self._read_only_fd
         try:
             socket.send_fds(visitor, [GIVEN], [fd])
         except OSError as error:
@@ -120,7 +124,8 @@ class Door:
     def close(self) -> None:
         self.listener.close()
         for fd in (self._name_fd, self._memory_fd, self._read_only_fd):
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
 
 def _access(file: os.stat_result) -> tuple[int, int, int]:

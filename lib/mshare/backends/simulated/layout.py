@@ -345,8 +345,10 @@ class Files:
         sidecar.set_access(mode, uid, gid)
         sidecar.close()
         if region is not None and region.memory is not None:
-            # The creator gives its memory the same access when somebody comes for it.
-            self.set_door_access(name, mode, uid, gid)
+            # The creator gives its memory the same access when somebody comes for it. Beside a name that a
+            # killed one left there may be no door.
+            with contextlib.suppress(FileNotFoundError):
+                self.set_door_access(name, mode, uid, gid)
 
     def set_door_access(self, name: str, mode: int, uid: int, gid: int) -> None:
         """Let those come to a region's door who may open the region: connecting takes the right to write."""

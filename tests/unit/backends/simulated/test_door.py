@@ -517,3 +517,10 @@ def test_what_a_killed_maker_left_goes_with_the_root(backend, root):
     socket.socket(socket.AF_UNIX).bind(str(left))
     roots.take_down(str(root))
     assert not left.exists()
+
+
+def test_the_access_of_a_name_without_a_door(region, root):
+    """As a killed owner may leave it, whose door somebody took away."""
+    os.unlink(path_of(root))
+    roots.set_region_access(str(root), "sga", 0o640, -1, -1)
+    assert stat.S_IMODE(os.stat(root / "sga").st_mode) == 0o640

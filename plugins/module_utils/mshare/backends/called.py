@@ -1,0 +1,1 @@
+../../../../lib/mshare/backends/called.py
