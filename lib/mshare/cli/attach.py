@@ -12,15 +12,17 @@ import click
 
 from .. import record
 from ..backends.connect import connect
-from ..clients import client, fault
+from ..clients import client
 from ..converge.spec import parse_number
 from ..errors import InvalidRequest, MshareError
 from ..pagetable import STRIDE_BYTES
+from ..region.filling import Filler, ranges
 from ..region.rules import region_name
 from ..services import signals
 from ..units import counted, format_milliseconds, format_size, parse_size
 from . import display
 from .options import region_argument, where_options
+from .progress import Step
 from .screen import Screen
 
 
@@ -55,9 +57,8 @@ def attach_command(
             f"{format_size(span_bytes)} cannot be touched: {format_size(target.mapped_bytes)} are known to be"
             f" mapped in region {name}"
         )
-    unreachable = fault.find(target, span_bytes, STRIDE_BYTES) if span_bytes else None
-    if unreachable is not None:
-        raise MshareError(unreachable.sentence(name))
+    if span_bytes:
+        _touch(screen, target, span_bytes)
     attachment, done = client.attach_and_touch(target, span_bytes, STRIDE_BYTES, where)
     with attachment:
         screen.answer(
@@ -78,6 +79,23 @@ def attach_command(
             with contextlib.suppress(KeyboardInterrupt):
                 screen.sentence("Ctrl-C detaches it.")
                 signals.wait_for_ever()
+
+
+def _touch(screen: Screen, target: client.Target, span_bytes: int) -> None:
+    """Have another process touch it first: what is not there any more would end this one."""
+    filler = Filler(target.place())
+    if filler.why_python is not None:
+        screen.note(f"Python touches it, and not the program in C, which is faster: {filler.why_python}")
+    with screen.waiting(f"Touching region {target.name}") as bar:
+        fault = filler.touch(
+            list(ranges(target.mappings, span_bytes)),
+            STRIDE_BYTES,
+            lambda done, total: bar.step(
+                Step(done, total, f"touched {format_size(done)} of {format_size(total)}")
+            ),
+        )
+    if fault is not None:
+        raise MshareError(fault.sentence(target.name))
 
 
 def _lines(target: client.Target, span_bytes: int, done: client.Touched) -> Iterator[tuple[str, str]]:

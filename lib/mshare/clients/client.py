@@ -22,6 +22,7 @@ from ..backends.mapping import Mapping
 from ..errors import MshareError
 from ..host import procfs
 from ..kernel import syscalls
+from ..region.filling import Place
 from ..region.pattern import Pattern, touch
 from ..region.region import Attachment, Region
 from ..region.status import running_owner
@@ -97,6 +98,10 @@ class Target:
             address=facts.address,
             memory_max_bytes=limit if isinstance(limit, int) else None,
         )
+
+    def place(self) -> Place:
+        """Where it is touched."""
+        return Place(self.name, self.backend, self.window_bytes, self.address)
 
     def environment(self, number: int) -> dict[str, str]:
         """What a client's own program is told."""

@@ -28,12 +28,13 @@ from ..backends.connect import connect
 from ..errors import Failure, InvalidRequest, MshareError
 from ..host import procfs
 from ..kernel import syscalls
+from ..region.filling import FATAL, Fault, Filler, ranges
 from ..region.status import OwnerStatus, require_owner
 from ..services import signals, status_file, tree
 from ..services.lock import locked
 from ..services.notify import notify
 from ..units import counted, format_size
-from . import client, fault, starter
+from . import client, starter
 from .roll import Member, Roll
 from .span import next_span
 from .spec import ClientsSpec
@@ -107,7 +108,7 @@ class _Launcher:
         self._reloads = 0
         self._first_start = True
         self._owner_alive = True
-        self._fault: fault.Fault | None = None
+        self._fault: Fault | None = None
         self._touches_left = 0
         self._written = 0.0
         self.status_path = status_file.file(target.backend.root, spec.region, CLIENTS)
@@ -358,11 +359,14 @@ class _Launcher:
 
     def _why(self, code: int) -> str:
         """Of a client of ours that died of a touch: where that was; an empty text for all others."""
-        if self._spec.command or not self._owner_alive or -code not in fault.FATAL:
+        if self._spec.command or not self._owner_alive or -code not in FATAL:
             return ""
         # One for all of them: they touch the same.
         if self._fault is None:
-            self._fault = fault.find(self._target, self._span_bytes, self._spec.stride_bytes)
+            touched = list(ranges(self._target.mappings, self._span_bytes))
+            # Whoever cannot attach it either finds no place.
+            with contextlib.suppress(MshareError, OSError):
+                self._fault = Filler(self._target.place()).touch(touched, self._spec.stride_bytes)
         return "" if self._fault is None else f": {self._fault.sentence(self._spec.region)}"
 
     def _on_owner_end(self) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Collection
 from typing import Protocol
 
 from ..errors import Unavailable, sentence
+from ..preload.client import program
 from .client import Report, Target
 from .forked import Forked
-from .lean import Lean, program
+from .lean import Lean
 from .spec import ClientsSpec
 from .status import Kind
 

@@ -41,7 +41,7 @@ from ..services.supervisor import Progress, Supervisor, no_progress
 from ..units import counted, format_size
 from . import preflight, rules
 from .spec import RegionSpec
-from .status import OWNER, starting
+from .status import OWNER, OwnerStatus, starting
 from .units import address_space_limit, region_files_differ, region_files_written, remove_region_files
 
 # What a running region can take over; what matters only while one is being made, or to systemd.
@@ -151,7 +151,7 @@ class _Region:
                 if units:
                     undo.enter_context(region_files_written(spec))
                 if start:
-                    self._start()
+                    warnings += _prefaulted_in_python(self._start())
                     undo.add(lambda: _end(self.keeper, name, self.root))
                 if live:
                     undo.add(self._put_access_back)
@@ -194,11 +194,11 @@ class _Region:
         if self.stale:
             roots.unlink(self.root, self.spec.name)
 
-    def _start(self) -> None:
+    def _start(self) -> OwnerStatus:
         argv = [*self.request.program, "own", "--spec", self.spec_path]
         try:
             first = starting(self.spec.name, self.root, self.spec.to_dict())
-            self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.request.progress)
+            return self.keeper.start(OWNER, self.spec.name, self.root, argv, first, self.request.progress)
         except BaseException:
             # An owner that is killed while it fills its region cannot remove the name, and so the memory.
             if not inventory.region_facts(self.root, self.spec.name).owner.alive:
@@ -259,6 +259,15 @@ class _Region:
         facts = self.facts
         if facts.mode is not None and facts.uid is not None and facts.gid is not None:
             roots.set_region_access(self.root, facts.name, int(facts.mode, 8), facts.uid, facts.gid)
+
+
+def _prefaulted_in_python(status: OwnerStatus) -> list[str]:
+    if status.prefault is None or status.filler_reason is None:
+        return []
+    return [
+        f"region {status.region} was prefaulted by Python and not by the program in C, which is faster:"
+        f" {status.filler_reason}"
+    ]
 
 
 def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[preflight.Finding]:

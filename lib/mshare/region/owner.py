@@ -31,9 +31,9 @@ from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, page_tables, span_for_bud
 from ..services import signals, status_file
 from ..services.lock import locked
 from ..services.notify import notify
-from ..units import GIB, MIB, format_size
-from .pattern import Pattern, touch
-from .region import Region
+from ..units import GIB, format_size
+from .pattern import Pattern
+from .region import Region, RegionStat
 from .spec import RegionSpec
 from .status import OWNER, OwnerStatus, Prefault, starting
 
@@ -41,7 +41,6 @@ OOM_SCORE_ADJUST = -900
 """Its death kills the database, so the OOM killer should choose it last."""
 # The pattern may use an eighth of the free memory (a page and a leaf table for each 2 MiB).
 _PATTERN_SHARE = 8
-_PREFAULT_STEP_BYTES = 256 * MIB
 _PROGRESS_SECONDS = 0.5
 
 
@@ -58,6 +57,7 @@ class _Status:
 
     def __init__(self, path: str, first: OwnerStatus) -> None:
         self._path = path
+        self._told = 0.0
         self.now = first
 
     def write(self, status: OwnerStatus) -> None:
@@ -69,6 +69,12 @@ class _Status:
         text = f"prefaulted {format_size(done_bytes)} of {format_size(total_bytes)}"
         # Prefaulting for minutes must not look like a service that hangs.
         notify(STATUS=text, EXTEND_TIMEOUT_USEC=str(60_000_000))
+
+    def seldom(self, done_bytes: int, total_bytes: int) -> None:
+        """As `progress`, for who has it more often than anybody reads it."""
+        if time.monotonic() - self._told > _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            self.progress(done_bytes, total_bytes)
 
     def ready(self) -> None:
         self.write(replace(self.now, state="ready"))
@@ -156,7 +162,7 @@ def _own(
             )
         )
         if spec.prefault or spec.pattern:
-            _fill(spec, created, backend, status)
+            _fill(spec, stat, backend, status)
         status.ready()
         on_ready(status.now)
         signals.wait_for_ever()
@@ -211,31 +217,27 @@ def _resist_oom() -> int:
         return int(file.read())
 
 
-def _fill(spec: RegionSpec, created: Region, backend: Backend, status: _Status) -> None:
-    """Prefault and write the pattern through an attachment of the owner, which is detached afterwards."""
-    with created.attach() as attachment:
-        if spec.prefault:
-            _prefault(spec, attachment.memory, status)
-        if spec.pattern:
-            pattern = _pattern(spec, backend)
-            pattern.write(attachment.memory)
-            status.now = replace(status.now, pattern=pattern)
+def _fill(spec: RegionSpec, stat: RegionStat, backend: Backend, status: _Status) -> None:
+    """Prefault and write the pattern, in a child, so that a touch that nothing answers ends no owner."""
+    # An owner lives long, and most fill nothing.
+    from .filling import Fault, Filler, Place, ranges
 
+    def require(fault: Fault | None) -> None:
+        if fault is not None:
+            raise MshareError(fault.sentence(spec.name))
 
-def _prefault(spec: RegionSpec, memory: memoryview, status: _Status) -> None:
-    """Touch every page: asking the kernel to do it (madvise, mmap) makes it warn."""
-    total_bytes = spec.mapped_bytes
-    done_bytes = 0
-    reported_at = 0.0
-    for mapping in spec.mappings:
-        for offset in range(mapping.offset, mapping.end, _PREFAULT_STEP_BYTES):
-            step_bytes = min(_PREFAULT_STEP_BYTES, mapping.end - offset)
-            if time.monotonic() - reported_at > _PROGRESS_SECONDS:
-                status.progress(done_bytes, total_bytes)
-                reported_at = time.monotonic()
-            touch(memory, offset, step_bytes, BASE_PAGE_BYTES)
-            done_bytes += step_bytes
-    status.progress(done_bytes, total_bytes)
+    filler = Filler(Place(spec.name, backend, stat.window_bytes, stat.address))
+    status.now = replace(status.now, filler_reason=filler.why_python)
+    if spec.prefault:
+        # Every page is touched: asking the kernel to do it (madvise, mmap) makes it warn.
+        whole = list(ranges(spec.mappings, spec.mapped_bytes))
+        status.progress(0, spec.mapped_bytes)
+        require(filler.touch(whole, BASE_PAGE_BYTES, status.seldom))
+        status.progress(spec.mapped_bytes, spec.mapped_bytes)
+    if spec.pattern:
+        pattern = _pattern(spec, backend)
+        require(filler.write(pattern))
+        status.now = replace(status.now, pattern=pattern)
 
 
 def _pattern(spec: RegionSpec, backend: Backend) -> Pattern:

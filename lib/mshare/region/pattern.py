@@ -15,6 +15,24 @@ _PAGES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some pages of a pattern."""
+
+    start: int
+    stop: int
+    """Offsets of the first byte, and behind the last one."""
+    stride_bytes: int
+    expected: bytes
+    """One for each page."""
+
+    def view(self, memory: memoryview) -> memoryview:
+        return memory[self.start : self.stop : self.stride_bytes]
+
+    def write(self, memory: memoryview) -> None:
+        self.view(memory)[:] = self.expected
+
+
+@dataclass(frozen=True)
 class Pattern:
     """Page number n, at n times the stride, starts with a byte that depends on n and the salt."""
 
@@ -32,24 +50,25 @@ class Pattern:
         # 251 is prime, so neighbours differ, and so do pages at a distance of a power of two.
         return bytes((self.salt + page) % 251 for page in range(first, first + count))
 
-    def _chunks(self, memory: memoryview, span_bytes: int) -> Iterator[tuple[memoryview, bytes]]:
-        pages = self.pages(span_bytes)
+    def parts(self, span_bytes: int | None = None) -> Iterator[Part]:
+        """The pattern of the first `span_bytes` (by default of all), some thousand pages at a time."""
+        pages = self.pages(self.span_bytes if span_bytes is None else span_bytes)
         for first in range(0, pages, _PAGES_AT_ONCE):
             count = min(_PAGES_AT_ONCE, pages - first)
             start = self.offset + first * self.stride_bytes
             stop = start + (count - 1) * self.stride_bytes + 1
-            yield memory[start : stop : self.stride_bytes], self._expected(first, count)
+            yield Part(start, stop, self.stride_bytes, self._expected(first, count))
 
     def write(self, memory: memoryview) -> None:
         """Touch every page of the span and write the pattern."""
-        for view, expected in self._chunks(memory, self.span_bytes):
-            view[:] = expected
+        for part in self.parts():
+            part.write(memory)
 
     def verify(self, memory: memoryview, span_bytes: int) -> int:
         """Touch the pages of the first `span_bytes`; returns how many do not hold the pattern."""
         wrong = 0
-        for view, expected in self._chunks(memory, span_bytes):
-            content = view.tobytes()
+        for part in self.parts(span_bytes):
+            content, expected = part.view(memory).tobytes(), part.expected
             if content != expected:
                 wrong += sum(a != b for a, b in zip(content, expected))
         return wrong

@@ -43,6 +43,9 @@ class OwnerStatus(Status):
     pattern: Pattern | None
     host_page_tables_before_bytes: int | None = None
     """PageTables of /proc/meminfo before the region was made."""
+    filler_reason: str | None = None
+    """Why Python touched the region or wrote its pattern, where the program in C could have; None where it
+    did, or there was nothing to do."""
 
     @property
     def touched_bytes(self) -> int:

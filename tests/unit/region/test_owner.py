@@ -12,8 +12,8 @@ import threading
 import pytest
 
 from mshare.backends.simulated.layout import Layout
-from mshare.errors import Conflict, InvalidRequest, MshareError
-from mshare.region import owner
+from mshare.errors import Conflict, InvalidRequest, MshareError, Unavailable
+from mshare.region import filling, owner
 from mshare.region.spec import RegionSpec
 from mshare.region.status import OWNER
 from mshare.services import status_file
@@ -97,6 +97,37 @@ def test_why_it_failed_stays_for_whoever_started_it(here):
     assert left.state == "failed"
     assert "/no/such/file" in left.error.message
     assert not (here.root / "sga").exists()
+
+
+def _no_program():
+    raise Unavailable("mshare-client cannot be had here")
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_memory_that_is_not_there_is_explained_and_ends_no_owner(here, monkeypatch, in_python):
+    if in_python:
+        monkeypatch.setattr(filling.client, "program", _no_program)
+    short = here.directory / "short"
+    short.write_bytes(bytes(4 * MIB))
+    mapped = [{"kind": "file", "path": str(short), "size": "8MiB"}]
+    given = {"name": "sga", "mappings": mapped, "backend": "simulated", "root": str(here.root)}
+    with pytest.raises(MshareError, match=r"region sga cannot be touched at offset 0x400000: .*\(SIGBUS\)"):
+        owner.run(RegionSpec.from_dict({**given, "prefault": True}))
+    left = status(here)
+    assert (left.state, left.error.message[:24]) == ("failed", "region sga cannot be tou")
+    assert (left.filler_reason is not None) is in_python
+    assert not (here.root / "sga").exists()
+
+
+def test_a_prefault_without_the_program_in_c_is_warned_of(here):
+    here.environment.update(PATH="/nonexistent", MSHARE_CACHE_DIR=str(here.directory / "cache"))
+    done = here.run("create", "sga", "--size", "64MiB", "--prefault")
+    assert done.returncode == 0
+    assert "Warning: region sga was prefaulted by Python and not by the program in C" in done.stderr
+    assert "this host has no C compiler" in done.stderr
+    here.ok("rm", "sga")
+    assert here.run("create", "sga", "--size", "64MiB", "--pattern").stderr == ""
+    here.ok("rm", "sga")
 
 
 def test_a_thread_cannot_own(here):

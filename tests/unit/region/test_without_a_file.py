@@ -170,7 +170,7 @@ def test_an_owner_and_its_clients_and_the_owner_s_end(world: World) -> None:
         assert region["clients"]["attached"] == 3
         assert region["clients"]["client_kind"] == "python"
         assert region["clients"]["client_kind_reason"] == (
-            "lean clients open a region by its path, and one of generation 2026-05 has none"
+            "mshare-client opens a region by its path, and one of generation 2026-05 has none"
         )
         pids = [process.pid for process in attached.processes(str(world.root), "sga")]
         assert len(pids) == 3

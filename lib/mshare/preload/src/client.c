@@ -2,12 +2,13 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * A program of its own, mshare-client: a client of a region in as little memory as possible. It opens, maps,
- * verifies and touches the region by itself, reports once, and stays until its launcher ends it.
+ * A program of its own, mshare-client, in as little memory as possible. Each opens and maps a region by itself.
+ * As a client it verifies and touches the region, reports once, and stays until its launcher ends it. Or it
+ * fills the region (touches it, or writes the owner's pattern), reports how far it is, and ends.
  *
- * The launcher (lib/mshare/clients/lean.py, which has the same structures) says by a file that cannot
- * change, on descriptor PLAN_FD, what there is to map and to touch: who reads a region's record, which others
- * may write to, is the library alone. A change comes as a new file in the place of the first one, announced
+ * Who starts it says by a file that cannot change, on descriptor PLAN_FD, what there is to map and to touch
+ * (lib/mshare/preload/client.py has the same structures): who reads a region's record, which others may write
+ * to, is the library alone. To a client a change comes as a new file in the place of the first one, announced
  * by SIGUSR2; SIGUSR1 asks for one more touch, by which a client finds out that its region is gone.
  */
 #define _GNU_SOURCE
@@ -31,17 +32,22 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-enum { PLAN_FD = 3, REPORT_FD = 4, PLAN_VERSION = 1, PAGES_AT_ONCE = 512, SALT_MODULUS = 251 };
+enum { PLAN_FD = 3, REPORT_FD = 4, PLAN_VERSION = 2, PAGES_AT_ONCE = 512, SALT_MODULUS = 251 };
+enum { PROGRESS_NS = 100000000 };
 enum { LOCK_TRIES = 50, LOCK_STEP_MICROSECONDS = 20000 };
 
 /* How a generation of the kernel's interface tells a region's window. */
 enum lookup { BY_FILE_SIZE, BY_IOCTL, BY_READ };
 
-/* What failed; the launcher makes a sentence of it. */
-enum stage { ATTACHED, PLAN, OPEN, OTHER_FILE, WINDOW, ATTACH, OBJECT };
+/* What it is for. */
+enum task { BE_CLIENT, TOUCH, WRITE_PATTERN };
+
+/* How far it is, or what failed, of which the library makes a sentence. */
+enum stage { DONE, PLAN, OPEN, OTHER_FILE, WINDOW, ATTACH, OBJECT, FILLING, FAULT };
 
 struct plan {
     uint64_t version;
+    uint64_t task;
     uint64_t launcher_pid;
     uint64_t plan_fd; /* of the launcher: the newest plan */
     uint64_t kernel;  /* 0: the simulated store */
@@ -74,10 +80,12 @@ struct piece {
 
 /* Short enough (PIPE_BUF) to be written to a shared pipe in one piece. */
 struct report {
-    uint32_t pid, number, stage, error;
+    uint32_t pid, number, stage, error; /* errno; of a fault, the signal */
     uint64_t attach_ns, touch_ns;
     uint64_t vm_pte_before_bytes, vm_pte_after_bytes;
     uint64_t verified_pages, wrong_pages;
+    uint64_t filled_bytes;
+    uint64_t fault_offset;
 };
 
 static struct report result;
@@ -346,6 +354,76 @@ static void touch_all(void)
         touch_range(ranges_of(plan)[i], plan->stride_bytes);
 }
 
+static void report_progress(uint64_t filled_bytes)
+{
+    static uint64_t reported_at;
+    uint64_t now = now_ns();
+    result.filled_bytes = filled_bytes;
+    if (now - reported_at < PROGRESS_NS)
+        return;
+    reported_at = now;
+    result.stage = FILLING;
+    send_report();
+}
+
+/* A touch that nothing answers: what is mapped there has no memory for it, or nothing is. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    uint64_t offset = (char *)info->si_addr - window;
+    if (!window || offset >= plan->window_bytes) {
+        /* Not the region's: it happens again, and ends this process. */
+        signal(number, SIG_DFL);
+        return;
+    }
+    result.fault_offset = offset;
+    fail_at(FAULT, number);
+}
+
+static void catch_faults(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+}
+
+static void fill_range(struct range range, uint64_t filled_bytes)
+{
+    uint64_t stride = plan->stride_bytes, step = stride * PAGES_AT_ONCE;
+    for (uint64_t at = 0; at < range.size; at += step) {
+        uint64_t end = at + step < range.size ? at + step : range.size;
+        report_progress(filled_bytes + at);
+        for (uint64_t page = at; page < end; page += stride)
+            touch_page(range.offset + page);
+    }
+}
+
+static void write_pattern(void)
+{
+    uint64_t stride = plan->pattern_stride_bytes, salt = plan->pattern_salt, page = 0;
+    for (uint64_t at = 0; at < plan->pattern_bytes; at += stride, page++) {
+        if (page % PAGES_AT_ONCE == 0)
+            report_progress(at);
+        *(volatile unsigned char *)(window + plan->pattern_offset + at) = (salt + page) % SALT_MODULUS;
+    }
+    result.filled_bytes = plan->pattern_bytes;
+}
+
+static void fill(void)
+{
+    uint64_t filled_bytes = 0;
+    catch_faults();
+    if (plan->task == WRITE_PATTERN) {
+        write_pattern();
+        return;
+    }
+    for (uint64_t i = 0; i < plan->range_count; i++) {
+        fill_range(ranges_of(plan)[i], filled_bytes);
+        filled_bytes += ranges_of(plan)[i].size;
+    }
+    result.filled_bytes = filled_bytes;
+}
+
 static void print_layout(void)
 {
     printf("mshare-client %d %zu %zu %zu %zu\n", PLAN_VERSION, sizeof(struct plan), sizeof(struct range),
@@ -359,7 +437,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc < 2 || !(plan = read_plan(PLAN_FD, &plan_bytes))) {
-        static const char needed[] = "mshare-client is started by mshare clients start only\n";
+        static const char needed[] = "mshare-client is started by mshare only\n";
         return write(STDERR_FILENO, needed, sizeof needed - 1) < 0 ? 1 : 64;
     }
     close(PLAN_FD);
@@ -381,12 +459,18 @@ int main(int argc, char **argv)
     open_region();
     attach_region();
     uint64_t attached = now_ns();
-    touch_all();
+    if (plan->task == BE_CLIENT)
+        touch_all();
+    else
+        fill();
     uint64_t touched = now_ns();
+    result.stage = DONE;
     result.attach_ns = attached - started;
     result.touch_ns = touched - attached;
     result.vm_pte_after_bytes = vm_pte_bytes();
     send_report();
+    if (plan->task != BE_CLIENT)
+        return 0;
     close(REPORT_FD);
     for (;;) {
         int number = sigwaitinfo(&awaited, NULL);

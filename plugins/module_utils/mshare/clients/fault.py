@@ -1,1 +1,0 @@
-../../../../lib/mshare/clients/fault.py

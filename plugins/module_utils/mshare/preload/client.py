@@ -1,0 +1,1 @@
+../../../../lib/mshare/preload/client.py

@@ -1,0 +1,1 @@
+../../../../lib/mshare/region/filling.py
