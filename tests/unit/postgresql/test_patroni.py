@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -413,6 +414,28 @@ def test_an_own_authority(pem):
     with encrypted(pem, pem.server) as server:
         server.members(*WHOLE)
         restart.require_possible(member(server, encrypted=True, authority=pem.authority))
+
+
+def test_an_authority_that_patroni_accepts_and_new_pythons_refuse(pem, monkeypatch):
+    """Its certificate has no Authority Key Identifier, which Python wants by default since 3.13."""
+    usual = ssl.create_default_context
+
+    def strict(**how):
+        context = usual(**how)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    with encrypted(pem, pem.server) as server:
+        server.members(*WHOLE)
+        host, __, port = server.address.partition(":")
+        with (
+            pytest.raises(ssl.SSLCertVerificationError),
+            socket.create_connection((host, int(port))) as plain,
+        ):
+            strict(cafile=pem.authority).wrap_socket(plain, server_hostname=host)
+        monkeypatch.setattr(ssl, "create_default_context", strict)
+        one = api.Api(RestApi(server.address, True, authority=pem.authority))
+        assert len(one.view().members) == 3
 
 
 @pytest.mark.parametrize("how", [{}, {"authority": "stranger"}])

@@ -244,6 +244,9 @@ class Api:
             "certificates (ctl.cacert or restapi.cafile)",
             lambda: ssl.create_default_context(cafile=rest.authority),
         )
+        # Python's default since 3.13 refuses certificates of many a private authority (without an Authority
+        # Key Identifier). Patroni's own client accepts them.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not rest.verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
