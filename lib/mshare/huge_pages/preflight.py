@@ -52,7 +52,8 @@ class Case:
 def _used(case: Case) -> Iterator[MshareError]:
     for change in case.changes if case.live else ():
         pool = case.pools[(change.page_bytes, change.node)]
-        staying = pool.used - case.released_bytes // change.page_bytes
+        # What the kernel may have beyond the pool (overcommit) stays, as surplus, and can be had again.
+        staying = pool.used - case.released_bytes // change.page_bytes - (pool.overcommit or 0)
         if change.wanted < change.before and change.wanted < min(staying, change.before):
             yield Conflict(
                 f"the {change.text} cannot have {counted(change.wanted, 'page')}: {pool.used:,} of its"

@@ -94,14 +94,16 @@ def _sentence(text: str) -> str:
 
 
 def pool_lines(pool: PoolFacts) -> Iterable[str]:
-    """What a pool has, and where the figure that is wanted comes from."""
+    """What a pool has, and of which terms the figure that is wanted is the sum; one that was asked for is its
+    own."""
     size = format_size(pool.granted * pool.page_bytes)
     name = pool_text(pool.page_bytes, pool.node)
     wanted = "as wanted" if pool.granted == pool.wanted else f"{pool.wanted:,} are wanted"
     used = f"{pool.used:,} of them in use or reserved"
     yield f"The {name} has {counted(pool.granted, 'page')} ({size}), {used}; {wanted}."
-    yield f"  {counted(pool.wanted, 'page is', 'pages are')} wanted:"
-    yield from term_lines(pool.formula)
+    if any(term.kind != "requested" for term in pool.formula):
+        yield f"  The {counted(pool.wanted, 'page')} {'is' if pool.wanted == 1 else 'are'} the sum of:"
+        yield from term_lines(pool.formula)
 
 
 def term_lines(formula: Iterable[Term]) -> Iterable[str]:

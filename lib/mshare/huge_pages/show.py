@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .. import record
 from ..errors import MshareError, sentence
-from ..host.huge_pages import Pool
+from ..host.huge_pages import Pool, nr_file
 from ..survey.record import Survey
 from ..units import counted, format_size
 from . import before, elsewhere, need, oracle
@@ -48,7 +48,13 @@ class Shown:
 
     def lines(self) -> list[str]:
         """What the host needs, and what its administrators have to do."""
-        lines = []
+        lines = [
+            f"Beyond its pool, the kernel may take {counted(pool.overcommit, 'page')} of"
+            f" {format_size(pool.page_bytes)} from free memory, if it finds any"
+            f" ({nr_file(pool.page_bytes).replace('/nr_', '/nr_overcommit_')})."
+            for pool in self.pools
+            if pool.overcommit
+        ]
         if self.needed_page_bytes is not None:
             if self.needed_error is not None:
                 lines.append(f"What the host needs is not known: {self.needed_error}.")

@@ -44,24 +44,22 @@ def _of_cluster(cluster: Cluster, page_bytes: int, default_bytes: int | None) ->
     own_bytes = postgresql_bytes(settings.get("huge_page_size", ("0", ""))[0], KIB) or default_bytes
     if version < _FIRST_VERSION or setting.lower() not in TAKES_PAGES or own_bytes != page_bytes:
         return
-    yield (
-        f"PostgreSQL cluster {cluster.id} does not run, so its huge pages are not counted, and has huge_pages"
-        f" = {setting} ({source}); {_need(cluster, page_bytes)}"
-    )
-
-
-def _need(cluster: Cluster, page_bytes: int) -> str:
-    """How many pages a cluster takes, and so what to do."""
+    told = f"huge_pages = {setting}, {source}"
     try:
         sizing.require_counting(cluster.version)
         pages = sizing.of_stopped(
             cluster.uid, cluster.server_program, cluster.data_directory, cluster.main, page_bytes
         )
     except sizing.Unanswered as error:
-        return f"how many it needs is not known ({error}); run this again while it runs"
-    return (
-        f"its next start takes {counted(pages, 'page')} of {format_size(page_bytes)} (postgres -C"
-        f" {sizing.PARAMETER}): add them to spare, or run this again while it runs"
+        yield (
+            f"PostgreSQL cluster {cluster.id} does not run, so its huge pages are not counted ({told}), and"
+            f" how many it needs is not known: {error}; run this again while it runs"
+        )
+        return
+    yield (
+        f"PostgreSQL cluster {cluster.id} does not run, so the {counted(pages, 'page')} of"
+        f" {format_size(page_bytes)} that it takes at its start are not counted ({told}; configured: postgres"
+        f" -C {sizing.PARAMETER}); add them to spare, or run this again while it runs"
     )
 
 

@@ -66,6 +66,16 @@ def test_without_options_it_shows_and_changes_nothing(run: Run, pools: Pools) ->
     assert [term["pages"] for term in answer["needed"]] == [60, 12, 8]
 
 
+def test_pages_beyond_the_pool_are_told(run: Run, pools: Pools) -> None:
+    assert "Beyond its pool" not in run().stdout
+    place = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages"
+    pools.write(place, "64\n")
+    assert (
+        f"Beyond its pool, the kernel may take 64 pages of 2 MiB from free memory, if it finds any ({place})."
+        in run().stdout
+    )
+
+
 def test_what_the_kernel_has_none_of_is_not_counted(run: Run, pools: Pools) -> None:
     pools.write("proc/meminfo", "MemTotal: 1024 kB\n")
     assert "need" not in run().stdout

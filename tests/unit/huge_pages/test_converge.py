@@ -319,6 +319,27 @@ def test_a_run_for_the_next_boot_only_keeps_what_is_known_of_the_pool(machine: M
     assert machine.pools.count("nr") == 5
 
 
+OVERCOMMIT = "sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages"
+
+
+@pytest.mark.parametrize(("overcommit", "refused"), [(75, False), (74, True), (0, True)])
+def test_pages_that_were_surplus_before_are_so_again(
+    machine: Machine, overcommit: int, refused: bool
+) -> None:
+    """A server that runs in pages beyond the pool, which vm.nr_overcommit_hugepages allows, keeps them."""
+    machine.pools.set(2 * MIB, nr=75, used=75, surplus=75)
+    machine.pools.write(OVERCOMMIT, f"{overcommit}\n")
+    machine.present({"wanted": 83})
+    assert (machine.pools.count("nr"), machine.pools.count("surplus")) == (83, 0)
+    machine.pools.write(OVERCOMMIT, f"{overcommit}\n")
+    if refused:
+        with pytest.raises(Conflict, match="cannot have 0 pages: 75 of its 83 are in use or reserved"):
+            machine.absent()
+        return
+    machine.absent()
+    assert (machine.pools.count("nr"), machine.pools.count("surplus")) == (75, 75)
+
+
 def test_surplus_pages_are_made_permanent_before_they_are_counted(machine: Machine) -> None:
     # Overcommitted pages in use: 10 permanent ones and 15 surplus ones.
     machine.pools.set(2 * MIB, nr=25, used=25, surplus=15)

@@ -69,9 +69,9 @@ def test_a_cluster_that_does_not_run_is_told_with_what_it_needs(clusters: Cluste
     clusters.add("runs", huge_pages="on")
     clusters.running.add("runs")
     assert told() == [
-        "PostgreSQL cluster 15-on does not run, so its huge pages are not counted, and has huge_pages = on"
-        " (postgresql.conf); its next start takes 74 pages of 2 MiB (postgres -C"
-        " shared_memory_size_in_huge_pages): add them to spare, or run this again while it runs"
+        "PostgreSQL cluster 15-on does not run, so the 74 pages of 2 MiB that it takes at its start are not"
+        " counted (huge_pages = on, postgresql.conf; configured: postgres -C"
+        " shared_memory_size_in_huge_pages); add them to spare, or run this again while it runs"
     ]
     assert clusters.asked == [
         (7, "/pg/bin/postgres", "/data/on", "/etc/postgresql/15/on/postgresql.conf", 2 * MIB)
@@ -81,10 +81,11 @@ def test_a_cluster_that_does_not_run_is_told_with_what_it_needs(clusters: Cluste
 def test_where_it_cannot_be_asked_that_is_told(clusters: Clusters) -> None:
     clusters.pages = None
     clusters.add("main")
-    (text,) = told()
-    assert (
-        "has huge_pages = try (PostgreSQL's default); how many it needs is not known (it is broken)" in text
-    )
+    assert told() == [
+        "PostgreSQL cluster 15-main does not run, so its huge pages are not counted (huge_pages = try,"
+        " PostgreSQL's default), and how many it needs is not known: it is broken; run this again while it"
+        " runs"
+    ]
     clusters.version = "14"
     (text,) = told()
     assert "PostgreSQL 14 cannot say (15 can)" in text

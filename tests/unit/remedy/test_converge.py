@@ -310,8 +310,8 @@ def test_a_cluster_that_is_stopped_is_told(
     )
     (warning,) = run(choice("main")).warnings
     assert warning.startswith(
-        "PostgreSQL cluster 15-on does not run, so its huge pages are not counted, and has huge_pages = on"
-        " (postgresql.conf); how many it needs is not known (`/usr/bin/postgres"
+        "PostgreSQL cluster 15-on does not run, so its huge pages are not counted (huge_pages = on,"
+        " postgresql.conf), and how many it needs is not known: `/usr/bin/postgres"
     )
 
 
