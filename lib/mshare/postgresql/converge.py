@@ -411,13 +411,21 @@ def _require_no_demand(cluster: Cluster, change: Change | None) -> None:
     """The same for the library under Patroni, whose settings are left alone: `try` does without a pool.
     What we have set ourselves is put back."""
     value = ask.setting(cluster, "huge_pages")
-    ours = change is not None and change.names and not patroni_huge_pages.is_on(change.after)
-    if value in _ON and not ours:
-        raise Conflict(
-            f"huge_pages of PostgreSQL cluster {cluster.id} is {value}, so PostgreSQL takes huge pages of"
-            " the host's pool or does not start; set it to try (`patronictl edit-config`:"
-            " postgresql.parameters.huge_pages), and run this again"
-        )
+    if value not in _ON:
+        return
+    stays = change is None or patroni_huge_pages.is_on(change.after)
+    if change is not None and change.names and not stays:
+        return
+    recorded = files.record(cluster)
+    if not stays and cluster.patroni is not None and recorded is not None and recorded.pages == NATIVE:
+        # Another member's turn has put it back, and this one hears of it soon.
+        patroni_huge_pages.require_heard(cluster, cluster.patroni, demanded=False, restarts=False)
+        return
+    raise Conflict(
+        f"huge_pages of PostgreSQL cluster {cluster.id} is {value}, so PostgreSQL takes huge pages of the"
+        " host's pool or does not start; set it to try (`patronictl edit-config`:"
+        " postgresql.parameters.huge_pages), and run this again"
+    )
 
 
 def _require_loader(move: _Move) -> None:

@@ -219,6 +219,26 @@ def test_a_member_for_which_another_one_has_changed_the_store(one):
     assert "the server still runs with huge_pages = on" in done.actions[-1]
 
 
+def test_the_library_after_another_member_has_put_the_store_back(one, monkeypatch):
+    """This one has the old setting for a moment, which is no reason to refuse the library."""
+    present()
+    one.hears = False
+    one.patch(json.dumps(store.change(one.store, "demo", {}).patch))
+    looks = []
+
+    def health(body):
+        looks.append(body)
+        if len(looks) == 3:
+            one.hear()
+        return 200, json.dumps(one.health())
+
+    one.patroni.does["GET", "/patroni"] = health
+    monkeypatch.setattr(Server, "is_secure", lambda self: False)
+    done = present(wanted=replace(ClusterSpec("thp"), prefault=True), check=True)
+    assert len(looks) >= 3
+    assert "restart PostgreSQL cluster demo" in done.actions[-1]
+
+
 def test_a_leader_hands_over_and_is_not_restarted_twice(one):
     one.patroni.members(*LEADER)
     done = present()
