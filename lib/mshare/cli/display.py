@@ -12,6 +12,7 @@ from ..clients.status import KINDS
 from ..converge.outcome import Outcome
 from ..host import accounts
 from ..info.facts import ClientsFacts, DirectoryFacts, MountFacts, RegionFacts
+from ..kernel.generations import DESCRIBED
 from ..units import format_milliseconds, format_size
 from .screen import Screen
 
@@ -19,6 +20,13 @@ from .screen import Screen
 def size(size_bytes: int | None) -> str:
     """A size, or a dash if it is unknown."""
     return "-" if size_bytes is None else format_size(size_bytes)
+
+
+def generation(identifier: str | None) -> str:
+    """A generation, marked where there is no kernel of it."""
+    if identifier in DESCRIBED:
+        return f"{identifier} ({DESCRIBED[identifier].status})"
+    return identifier or "-"
 
 
 def access(facts: MountFacts | DirectoryFacts | RegionFacts) -> str:

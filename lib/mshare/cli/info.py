@@ -24,6 +24,7 @@ from ..info.facts import (
     RegionFacts,
     Support,
 )
+from ..kernel.generations import DESCRIBED
 from ..region.rules import region_name
 from . import display
 from .options import region_argument, where_options
@@ -122,6 +123,10 @@ def _mounts(screen: Screen, mounts: Sequence[MountFacts]) -> None:
     for mount in mounts:
         if mount.reason is not None:
             screen.sentence(f"  {mount.reason}")
+        if mount.generation in DESCRIBED:
+            screen.sentence(
+                f"  {mount.root}: generation {display.generation(mount.generation)}, no kernel has it"
+            )
     _directories(screen, {mount.root: mount.directories for mount in mounts})
 
 

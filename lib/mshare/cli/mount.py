@@ -50,7 +50,7 @@ def mount_command(
     if message and done.facts is not None:
         screen.fields(
             [
-                ("generation", done.facts.generation),
+                ("generation", display.generation(done.facts.generation)),
                 ("alignment", display.size(done.facts.alignment_bytes)),
                 ("access", display.access(done.facts)),
                 ("reboot", display.reboot(done.boot)),

@@ -190,6 +190,13 @@ def test_an_owner_and_its_clients_and_the_owner_s_end(world: World) -> None:
         world.ok("attach", "sga", "--touch", "64MiB")
 
 
+def test_it_is_marked_wherever_it_is_shown(world: World) -> None:
+    marked = f"{world.root}: generation 2026-05 (described, not posted), no kernel has it"
+    assert marked in world.ok("info")
+    fields = world.json("info")["mounts"]
+    assert [mount["generation"] for mount in fields if mount["root"] == str(world.root)] == ["2026-05"]
+
+
 def test_an_owner_that_is_told_to_end_leaves_nothing(world: World) -> None:
     world.ok("create", "sga", "--size", "64MiB")
     assert world.health() == "healthy"
