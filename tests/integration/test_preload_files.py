@@ -48,6 +48,14 @@ os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 print(mmap.mmap(fd, {mapped.PAGES * mapped.PAGE_BYTES}, mmap.MAP_SHARED, mmap.PROT_READ)[8192])
 """
 
+WRITER = """
+import mmap, os, sys
+memory = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), os.path.getsize(sys.argv[1]), mmap.MAP_SHARED)
+memory[0:5], memory[-6:] = b"first", b"second"
+print("written", flush=True)
+sys.stdin.read()
+"""
+
 
 class Kept:
     """A world with a keeper, which is a child of ours, and what programs are started with."""
@@ -264,6 +272,32 @@ class TestTheKeeper:
                 with keeping(world, library) as kept:
                     assert kept.regions() == []
                     assert mapped.run("whole", world.directory, kept.environment()).taken == 1
+
+    def test_it_and_a_program_that_writes_are_killed_and_no_data_is_lost(self, library: str) -> None:
+        with new_world() as world:
+            path = mapped.make_file(world.directory / "file")
+            before = path.read_bytes()
+            with keeping(world, library) as killed:
+                command = [sys.executable, "-c", WRITER, str(path)]
+                environment = {**os.environ, **killed.environment()}
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+                with subprocess.Popen(command, env=environment, text=True, **pipes) as writer:  # type: ignore[call-overload]
+                    try:
+                        assert writer.stdout.readline() == "written\n"
+                        assert len(killed.regions()) == 1
+                        killed.process.kill()
+                        killed.process.wait()
+                    finally:
+                        writer.kill()
+                assert world.processes() == []
+            after = bytearray(before)
+            after[0:5], after[-6:] = b"first", b"second"
+            assert path.read_bytes() == after
+            with keeping(world, library) as kept:
+                assert kept.regions() == []
+                kept.process.terminate()
+                assert kept.process.wait(HANG_SECONDS) == 0
+            assert world.files() == ["file"]
 
     def test_one_that_is_told_to_end_waits_for_its_programs(self, kept: Kept) -> None:
         path = mapped.make_file(kept.world.directory / "file")

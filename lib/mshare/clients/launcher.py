@@ -50,6 +50,8 @@ _F_SETPIPE_SZ = 1031  # Python has its name since 3.10.
 # A multiple of what a client writes, and of what the pipe is to hold.
 _PIPE_BYTES = 1 << 20
 _STATUS_SECONDS = 0.25
+_REST = 9
+"""Times what writing the status took, between two of them."""
 _SETTLE_POLL_SECONDS = 0.05
 _UNWRITTEN_SECONDS = 1.0
 # The simulator's clients follow the end of an owner with a thread, which needs time on a busy machine.
@@ -111,6 +113,7 @@ class _Launcher:
         self._fault: Fault | None = None
         self._touches_left = 0
         self._written = 0.0
+        self._writing_seconds = 0.0
         self.status_path = status_file.file(target.backend.root, spec.region, CLIENTS)
         self._file = StatusFile(self.status_path)
         self._span_bytes = 0
@@ -424,8 +427,11 @@ class _Launcher:
         return f"{len(self._clients.attached())} of {counted(self._spec.count, 'client')} attached"
 
     def _write_progress(self) -> None:
-        if time.monotonic() - self._written > _STATUS_SECONDS:
+        # With thousands of clients writing takes a while, which is better used to start them.
+        if time.monotonic() - self._written > max(_STATUS_SECONDS, _REST * self._writing_seconds):
+            before = time.process_time()
             self.write("starting")
+            self._writing_seconds = time.process_time() - before
             notify(STATUS=self._summary(), EXTEND_TIMEOUT_USEC=str(60_000_000))
 
     def write(self, state: str, failure: Failure | None = None) -> LauncherStatus:

@@ -23,6 +23,8 @@ START_SECONDS = 3600.0
 """Prefaulting 300 GiB takes minutes; a process that makes no progress is the user's to interrupt."""
 STOP_SECONDS = 90.0
 _POLL_SECONDS = 0.02
+_REST = 9
+"""Times what a look took: so that looking takes at most a tenth of a processor."""
 
 
 def no_progress(status: Status | None) -> None:
@@ -75,10 +77,13 @@ def status_of(role: Role[S], name: str, root: str) -> S | None:
 def wait(condition: Callable[[], bool], seconds: float, what: str, next_step: str) -> None:
     """Poll until a condition holds; MshareError with the next step when it does not in time."""
     deadline = time.monotonic() + seconds
+    before = time.process_time()
     while not condition():
         if time.monotonic() > deadline:
             raise MshareError(f"{what} took longer than {seconds:g} s; {next_step}")
-        time.sleep(_POLL_SECONDS)
+        # To read how thousands of clients are takes a while, which they could use themselves.
+        time.sleep(max(_POLL_SECONDS, _REST * (time.process_time() - before)))
+        before = time.process_time()
 
 
 def settled(role: Role[S], name: str, root: str, progress: Progress) -> S | None:

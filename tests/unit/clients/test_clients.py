@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -18,6 +20,7 @@ from mshare.clients.spec import CLIENTS_MAXIMUM, ClientsSpec, client_count
 from mshare.converge.request import apply
 from mshare.errors import InvalidRequest, MshareError
 from mshare.info import inventory
+from mshare.savings.validate import validate
 from mshare.units import GIB, MIB
 from rig.faults import fail_at
 from rig.world import COMMAND, eventually
@@ -120,6 +123,43 @@ def test_a_client_that_dies_is_reported_and_started_again_on_request(here):
         facts = apply(present(here, 2), check=True).facts
         assert [dead.pid for dead in facts.dead] == [clients[0]]
         assert apply(present(here, 2, restart_dead=True)).facts.attached == 2
+
+
+@contextlib.contextmanager
+def not_yet():
+    """What a validation says where clients are just coming or going."""
+    try:
+        yield
+    except MshareError as error:
+        if not re.search("are still starting|no clients of region sga", str(error)):
+            raise
+
+
+def test_what_is_seen_while_clients_start_and_end_is_never_wrong(here):
+    """Status files come and go, and so do processes between two looks at them."""
+    seen = set()
+
+    def look() -> None:
+        facts = inventory.region_facts(str(here.root), "sga")
+        assert facts.health == "healthy"
+        if facts.clients is not None:
+            attached, dead = facts.clients.attached, facts.clients.dead
+            assert 0 <= attached <= 40
+            assert dead == ()
+            seen.add(attached)
+        with not_yet():
+            savings = validate("sga", backend="simulated", root=str(here.root), probes=1, span_bytes=2 * MIB)
+            assert savings.figures["clients_attached"].value <= 40
+
+    with here.owned():
+        for words in (("start", "sga", "--count", "20"), ("start", "sga", "--count", "40"), ("stop", "sga")):
+            with here.started("clients", *words) as command:
+                while command.poll() is None:
+                    look()
+                assert command.returncode == 0
+        look()
+    assert seen <= set(range(41))
+    assert seen
 
 
 class Kernel:
