@@ -18,7 +18,19 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -37,15 +49,18 @@ class Pair:
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked).decode()
 
 
-def authority(name: str) -> Pair:
+def authority(name: str, *, strict: bool = True) -> Pair:
+    """`strict` is as RFC 5280 has it, and as Python wants it by default since 3.13; else without identifiers
+    of keys, as many a private authority."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return Pair(_signed(name, key, None, key), key)
+    return Pair(_signed(name, key, None, key, strict=strict), key)
 
 
 def issued(name: str, by: Pair, address: str | None = None) -> Pair:
     """For a client, or for a server at an address."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return Pair(_signed(name, key, by.certificate, by.key, address), key)
+    strict = any(each.oid == ExtensionOID.SUBJECT_KEY_IDENTIFIER for each in by.certificate.extensions)
+    return Pair(_signed(name, key, by.certificate, by.key, address, strict=strict), key)
 
 
 def _signed(
@@ -54,6 +69,8 @@ def _signed(
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     address: str | None = None,
+    *,
+    strict: bool,
 ) -> x509.Certificate:
     """A certificate; without an issuer it is an authority's."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -68,4 +85,11 @@ def _signed(
     if address is not None:
         names = [x509.IPAddress(ip_address(address))]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if strict:
+        signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+        builder = builder.add_extension(signed_by, critical=False).add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+    if strict and issuer is None:
+        builder = builder.add_extension(_SIGNS, critical=True)
     return builder.sign(issuer_key, hashes.SHA256())
