@@ -475,6 +475,24 @@ def test_a_member_that_wants_a_certificate(pem):
 
 
 @pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        (
+            ssl.SSLCertVerificationError(1, "certificate verify failed"),
+            "name the authority of its certificate",
+        ),
+        ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", "it does not accept the certificate that this host shows"),
+        (ssl.SSLError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca"), "it does not accept"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "or wants one; "),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", ""),
+        (ConnectionRefusedError(111, "Connection refused"), ""),
+    ],
+)
+def test_what_to_do_about_a_certificate(reason, hint):
+    assert (hint in api._hint(reason)) if hint else api._hint(reason) == ""
+
+
+@pytest.mark.parametrize(
     ("key", "path", "sentence"),
     [
         ("authority", "/nowhere/ca", "cannot be read as certificates .*: No such file or directory"),

@@ -46,6 +46,10 @@ _CERTIFICATE = (
     "name the authority of its certificate in ctl.cacert of Patroni's configuration, and see that the"
     " certificate names the host of restapi.connect_address; "
 )
+_OWN_CERTIFICATE = (
+    "it does not accept the certificate that this host shows (ctl.certfile of Patroni's configuration), or"
+    " wants one; "
+)
 _T = TypeVar("_T")
 
 
@@ -232,9 +236,8 @@ class Api:
             return error.code, error.read(_ANSWER_BYTES)
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            hint = _CERTIFICATE if isinstance(reason, ssl.SSLCertVerificationError) else ""
             raise Unavailable(
-                f"{url} does not answer ({reason or type(error).__name__}); {hint}{_NEXT}"
+                f"{url} does not answer ({reason or type(error).__name__}); {_hint(reason)}{_NEXT}"
             ) from None
 
     def _context(self) -> ssl.SSLContext:
@@ -259,6 +262,15 @@ class Api:
                 lambda: context.load_cert_chain(certificate, rest.key, lambda: password),
             )
         return context
+
+
+def _hint(reason: object) -> str:
+    """What to do about a certificate that one of both sides does not accept."""
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return _CERTIFICATE
+    # The other side ends TLS with an alert: TLSV1_ALERT_UNKNOWN_CA, SSLV3_ALERT_CERTIFICATE_UNKNOWN.
+    text = str(reason).lower()
+    return _OWN_CERTIFICATE if "alert" in text and ("certificate" in text or "unknown" in text) else ""
 
 
 def _loaded(path: str | None, what: str, load: Callable[[], _T]) -> _T:
