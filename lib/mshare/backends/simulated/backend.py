@@ -376,9 +376,8 @@ class SimulatedRegionFile(RegionFile):
         if self._backend.memory_is_a_file:
             super().set_access(mode, uid, gid)
         self._sidecar.set_access(mode, uid, gid)
-        record = self._sidecar.read()
-        if record.memory is not None:
-            self._backend.set_name_access(self.name, record.inode, mode, uid, gid)
+        if self._features.nameless:
+            self._backend.set_name_access(self.name, self._sidecar.read().inode, mode, uid, gid)
 
     def close(self) -> None:
         if self.fd < 0:
