@@ -74,7 +74,7 @@ docs: venv ## regenerate the roles' tables of variables, docs/reference, the shi
 	@PYTHONPATH=tests:lib .venv/bin/python -m checks.schemas
 	@PYTHONPATH=tests .venv/bin/python -m prove.tally
 
-picture: venv ## draw the dashboard for docs/monitoring.md, from a quarter of an hour of a test host
+picture: venv ## draw the dashboard for docs/monitoring.md, from some minutes of a test host
 	@MSHARE_PICTURE="$$PWD/docs/monitoring.svg" PATH="$$PWD/.venv/bin:$$PATH" \
 	  ANSIBLE_COLLECTIONS_PATH="$$PWD/.venv/collections" pytest -q tests/fleet/test_prometheus.py
 

@@ -24,7 +24,7 @@ _COLUMNS = 24
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _HOST = '{instance=~"$host"}'
 _SERVER = '{instance=~"$host",data_directory=~"$data_directory"}'
-_SERVER_LEGEND = "{{instance}}: {{kind}} {{port}}{{sid}} {{data_directory}}"
+_SERVER_LEGEND = "{{instance}}: {{program}} {{port}}{{sid}} {{data_directory}} {{container}}"
 
 
 @dataclass(frozen=True)

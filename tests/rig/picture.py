@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOTE = "Drawn from the dashboard's panels and a test host's data; Grafana's look differs."
 LIMIT_BYTES = 300 << 10
 _COLUMNS = 24
-_CELL = 0.54, 0.27
+_CELL = 0.54, 0.3
 """Inches across and down, of a cell of Grafana's grid."""
 _GAP = 0.06
 _PAPER, _FRAME, _INK, _FAINT = "#f4f5f5", "#d8dade", "#24292e", "#6e7178"
@@ -37,6 +37,8 @@ _COLOURS = (
     *("#56a64b", "#e0b400", "#3274d9", "#ff780a", "#e02f44", "#8f3bb8", "#00a5a8", "#a16a3c"),
     *("#8ab8ff", "#37872d", "#b877d9", "#c4162a"),
 )
+_LINE, _LEGEND = 0.115, 3.1
+"""Inches that a legend takes down and across."""
 _WIDE = 0.062
 """Inches that a letter takes of a table's text, at most."""
 
@@ -190,15 +192,18 @@ def _lines(frame: Axes, panel: Mapping[str, Any], own: _Own) -> None:
     top = _title(frame, panel)
     every = [(query, series) for query, answer in own for series in answer]
     width, height = _inches(frame)
-    foot = (0.12 * len(every) + 0.3) / height
+    across = max(1, int(width / _LEGEND)) if len(every) > 4 else 1
+    down = math.ceil(len(every) / across)
+    foot = (_LINE * down + 0.3) / height
     plot = frame.inset_axes((0.72 / width, foot, 1 - 0.85 / width, top - foot), facecolor="none")
     for number, (query, series) in enumerate(every):
         seconds, values = zip(*series.points)
         colour = _COLOURS[number % len(_COLOURS)]
         plot.plot(seconds, values, color=colour, linewidth=1.1)
-        down = (0.12 * (len(every) - number) - 0.04) / height
-        frame.plot([0.1 / width, 0.25 / width], [down, down], color=colour, linewidth=1.6)
-        frame.text(0.31 / width, down, legend(query.legend, series.labels), fontsize=6.2, va="center")
+        left, up = 0.1 + _LEGEND * (number // down), (_LINE * (down - number % down) - 0.03) / height
+        frame.plot([left / width, (left + 0.15) / width], [up, up], color=colour, linewidth=1.6)
+        text = legend(query.legend, series.labels)
+        frame.text((left + 0.21) / width, up, text, fontsize=6, va="center")
     frame.set(xlim=(0, 1), ylim=(0, 1))
     nothing = not any(value for __, series in every for ___, value in series.points)
     highest = 1 if nothing else plot.get_ylim()[1]

@@ -36,7 +36,7 @@ _DATABASES = ("postgresql", "oracle")
 _OFF = ("off", "false", "no", "0", "none")
 _SERIES_MOST = 200
 """Of instances on a host: a dashboard is useful up to some dozens, and everybody can start programs."""
-_REST = Identity(kind="rest", program="", data_directory="", sid="", unit="", container="", port="")
+_REST = Identity(kind="rest", program="rest", data_directory="", sid="", unit="", container="", port="")
 _UNSEEN = ("unknown", "unreadable")
 """States of what may not be read, which says nothing about whether it runs."""
 

@@ -194,7 +194,7 @@ def test_very_many_instances_are_a_bounded_number_of_series():
     assert figures.survey.instances == 251
     assert figures.instances[0].kind == "postgresql"
     rest = figures.instances[-1]
-    assert (rest.kind, rest.program, rest.port) == ("rest", "", "")
+    assert (rest.kind, rest.program, rest.port) == ("rest", "rest", "")
     # Those with the smallest page tables; nothing of them is lost.
     assert rest.processes == sum(1 + n for n in range(52))
     assert sum(each.page_tables_bytes for each in figures.instances) == sum(
