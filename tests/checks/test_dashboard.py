@@ -18,9 +18,12 @@ from typing import Any
 import pytest
 
 from checks import dashboard
+from checks.layout import ROOT
 from checks.test_alerts import unknown_metrics
 from mshare.monitoring import metrics
+from rig import picture
 
+PICTURE = ROOT / "docs" / "monitoring.svg"
 OWN_KINDS = {"row", "stat", "table", "timeseries"}
 
 
@@ -91,6 +94,14 @@ def test_panels_do_not_overlap() -> None:
         taken |= cells
     numbers = [panel["id"] for panel in dashboard.dashboard()["panels"]]
     assert len(numbers) == len(set(numbers))
+
+
+def test_the_picture_is_of_this_dashboard() -> None:
+    """Written by `make picture`, from a test host's data."""
+    text = PICTURE.read_text()
+    assert picture.fingerprint(dashboard.dashboard()) in text, "run `make picture`"
+    assert picture.NOTE in text
+    assert PICTURE.stat().st_size < picture.LIMIT_BYTES
 
 
 def test_the_metrics_of_the_queries_exist() -> None:

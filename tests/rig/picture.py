@@ -37,8 +37,8 @@ _COLOURS = (
     *("#56a64b", "#e0b400", "#3274d9", "#ff780a", "#e02f44", "#8f3bb8", "#00a5a8", "#a16a3c"),
     *("#8ab8ff", "#37872d", "#b877d9", "#c4162a"),
 )
-_LINE, _LEGEND = 0.115, 3.1
-"""Inches that a legend takes down and across."""
+_LINE = 0.1
+"""Inches from one line of a legend to the next."""
 _WIDE = 0.062
 """Inches that a letter takes of a table's text, at most."""
 
@@ -187,30 +187,28 @@ def legend(template: str, labels: Mapping[str, str]) -> str:
 
 
 def _lines(frame: Axes, panel: Mapping[str, Any], own: _Own) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator
 
     top = _title(frame, panel)
     every = [(query, series) for query, answer in own for series in answer]
     width, height = _inches(frame)
-    across = max(1, int(width / _LEGEND)) if len(every) > 4 else 1
-    down = math.ceil(len(every) / across)
-    foot = (_LINE * down + 0.3) / height
+    foot = (_LINE * len(every) + 0.32) / height
     plot = frame.inset_axes((0.72 / width, foot, 1 - 0.85 / width, top - foot), facecolor="none")
     for number, (query, series) in enumerate(every):
         seconds, values = zip(*series.points)
         colour = _COLOURS[number % len(_COLOURS)]
         plot.plot(seconds, values, color=colour, linewidth=1.1)
-        left, up = 0.1 + _LEGEND * (number // down), (_LINE * (down - number % down) - 0.03) / height
-        frame.plot([left / width, (left + 0.15) / width], [up, up], color=colour, linewidth=1.6)
-        text = legend(query.legend, series.labels)
-        frame.text((left + 0.21) / width, up, text, fontsize=6, va="center")
+        up = (_LINE * (len(every) - number) - 0.02) / height
+        frame.plot([0.1 / width, 0.25 / width], [up, up], color=colour, linewidth=1.6)
+        frame.text(0.31 / width, up, legend(query.legend, series.labels), fontsize=6, va="center")
     frame.set(xlim=(0, 1), ylim=(0, 1))
     nothing = not any(value for __, series in every for ___, value in series.points)
     highest = 1 if nothing else plot.get_ylim()[1]
     plot.set_ylim(0, highest)
     plot.yaxis.set_major_locator(FixedLocator(_ticks(panel, plot.get_ylim()[1])))
     plot.yaxis.set_major_formatter(FuncFormatter(lambda value, __: _value(panel, value)))
-    plot.xaxis.set_major_locator(MaxNLocator(5))
+    begin, end = plot.get_xlim()
+    plot.xaxis.set_major_locator(MultipleLocator(60 * math.ceil((end - begin) / 300)))
     plot.xaxis.set_major_formatter(
         FuncFormatter(lambda value, __: time.strftime("%H:%M", time.gmtime(value)))
     )
