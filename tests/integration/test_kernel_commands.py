@@ -188,3 +188,11 @@ def test_more_clients_leave_those_that_run_alone(world: KernelWorld) -> None:
     after = json.loads(next(world.state.glob("*/sga.clients.json")).read_text())
     assert (more["attached"], more["span_bytes"], more["dead"]) == (4, before["span_bytes"], [])
     assert set(before["pids"]) < set(after["pids"])
+
+
+def test_a_region_is_filled_in_c(world: KernelWorld) -> None:
+    world.ok("create", "sga", "--size", "64MiB", "--prefault", "--pattern")
+    status = json.loads(next(world.state.glob("*/sga.owner.json")).read_text())
+    assert (status["filler_reason"], status["prefault"]["done_bytes"]) == (None, 64 << 20)
+    touched = world.json("attach", "sga", "--touch", "64MiB")
+    assert (touched["verified_pages"], touched["wrong_pages"]) == (32, 0)
