@@ -33,6 +33,8 @@ _FILES = (
     "/etc/systemd/system/*.service.d/*.conf",
 )
 _PACKAGED_UNITS = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+# Its script sets what /etc/dpdk/dpdk.conf says, which is read in its own place.
+_READ_ELSEWHERE = ("dpdk.service",)
 _ENABLED = ("/etc/systemd/system", *_PACKAGED_UNITS)
 _INSTALL = re.compile(r"^\[Install\]", re.MULTILINE)
 _PLACE = r"[\"']?(/proc/sys/vm/\w+|[\w./*${}-]+/nr_hugepages|/sys/kernel/mm/transparent_hugepage/enabled)\b"
@@ -55,7 +57,8 @@ def settings(host: Host, default_bytes: int | None) -> Iterator[Setting]:
     for path in (path for folder in _PACKAGED_UNITS for path in host.files(f"{folder}/*.service")):
         name = os.path.basename(path)
         # Most set nothing, which takes less time to learn than whether they are started.
-        made = [] if host.files(f"/etc/systemd/system/{name}") else [*_of_file(host, path, default_bytes)]
+        is_passed = name in _READ_ELSEWHERE or host.files(f"/etc/systemd/system/{name}")
+        made = [] if is_passed else [*_of_file(host, path, default_bytes)]
         if made and _is_started(host, name, host.read(path) or ""):
             yield from made
 

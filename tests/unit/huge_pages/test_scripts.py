@@ -97,6 +97,16 @@ def test_a_script_that_a_unit_runs_is_read_as_well(tmp_path: Path) -> None:
     assert found(pools) == []
 
 
+def test_the_script_of_dpdk_sets_what_its_file_says(tmp_path: Path) -> None:
+    pools = Pools(tmp_path)
+    script = "/usr/lib/dpdk/dpdk-init"
+    pools.write("usr/lib/systemd/system/dpdk.service", f"[Service]\nExecStart={script} start\n")
+    pools.write(script, '#!/bin/sh\necho "$PAGES" > "$MMDIR/nr_hugepages"\n')
+    assert found(pools) == []
+    pools.write("etc/dpdk/dpdk.conf", "NR_2M_PAGES=64\n")
+    assert found(pools) == [("/etc/dpdk/dpdk.conf", POOL, "64")]
+
+
 def test_what_is_no_script_is_not_read(tmp_path: Path) -> None:
     pools = Pools(tmp_path)
     pools.write("usr/local/bin/pages", "\x7fELF sysctl -w vm.nr_hugepages=64\n")
