@@ -72,7 +72,7 @@ def ours(root: str, part: Part, in_python: bool = False) -> float:
             filler = Filler(place)
             assert (filler.why_python is None) is not in_python, filler.why_python
             started = time.perf_counter()
-            assert filler.touch([(0, part.size_bytes)], part.stride_bytes) is None
+            assert filler.touch_pages([(0, part.size_bytes)], part.stride_bytes) is None
             return time.perf_counter() - started
     finally:
         client.program = found

@@ -87,7 +87,7 @@ def _touch(screen: Screen, target: client.Target, span_bytes: int) -> None:
     if filler.why_python is not None:
         screen.note(f"Python touches it, and not the program in C, which is faster: {filler.why_python}")
     with screen.waiting(f"Touching region {target.name}") as bar:
-        fault = filler.touch(
+        fault = filler.touch_pages(
             list(ranges(target.mappings, span_bytes)),
             STRIDE_BYTES,
             lambda done, total: bar.step(

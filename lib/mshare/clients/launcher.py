@@ -369,7 +369,7 @@ class _Launcher:
             touched = list(ranges(self._target.mappings, self._span_bytes))
             # Whoever cannot attach it either finds no place.
             with contextlib.suppress(MshareError, OSError):
-                self._fault = Filler(self._target.place()).touch(touched, self._spec.stride_bytes)
+                self._fault = Filler(self._target.place()).touch_pages(touched, self._spec.stride_bytes)
         return "" if self._fault is None else f": {self._fault.sentence(self._spec.region)}"
 
     def _on_owner_end(self) -> None:

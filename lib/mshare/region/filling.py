@@ -107,7 +107,7 @@ class Filler:
         except (Unavailable, OSError) as error:
             self.why_python = sentence(error)
 
-    def touch(
+    def touch_pages(
         self, wanted: Sequence[Range], stride_bytes: int, progress: Progress = no_progress
     ) -> Fault | None:
         """Read a byte of each stride: that makes a page present and does not change it."""
@@ -115,7 +115,7 @@ class Filler:
             return _touch_in_python(self._place, wanted, stride_bytes, progress)
         return self._run(self._path, Task.TOUCH, wanted, stride_bytes, None, progress)
 
-    def write(self, pattern: Pattern, progress: Progress = no_progress) -> Fault | None:
+    def write_pattern(self, pattern: Pattern, progress: Progress = no_progress) -> Fault | None:
         """Write the owner's pattern."""
         if self._path is None:
             return _write_in_python(self._place, pattern, progress)

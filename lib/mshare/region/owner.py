@@ -232,11 +232,11 @@ def _fill(spec: RegionSpec, stat: RegionStat, backend: Backend, status: _Status)
         # Every page is touched: asking the kernel to do it (madvise, mmap) makes it warn.
         whole = list(ranges(spec.mappings, spec.mapped_bytes))
         status.progress(0, spec.mapped_bytes)
-        require(filler.touch(whole, BASE_PAGE_BYTES, status.seldom))
+        require(filler.touch_pages(whole, BASE_PAGE_BYTES, status.seldom))
         status.progress(spec.mapped_bytes, spec.mapped_bytes)
     if spec.pattern:
         pattern = _pattern(spec, backend)
-        require(filler.write(pattern))
+        require(filler.write_pattern(pattern))
         status.now = replace(status.now, pattern=pattern)
 
 

@@ -83,7 +83,9 @@ def test_all_of_it_is_touched_and_stays_as_it_is(place, language, stride_bytes):
     filler = Filler(place)
     assert (filler.why_python is None) is (language == "c")
     assert (
-        filler.touch([(0, 8 * MIB), (16 * MIB, 4 * MIB)], stride_bytes, lambda *step: steps.append(step))
+        filler.touch_pages(
+            [(0, 8 * MIB), (16 * MIB, 4 * MIB)], stride_bytes, lambda *step: steps.append(step)
+        )
         is None
     )
     assert steps[-1] == (12 * MIB, 12 * MIB)
@@ -94,14 +96,14 @@ def test_all_of_it_is_touched_and_stays_as_it_is(place, language, stride_bytes):
 def test_every_page_that_is_touched_is_there(here, language):
     with made(here, "64MiB") as place:
         assert present_bytes(place) == 0
-        assert Filler(place).touch([(4 * MIB, 8 * MIB)], 4 * KIB) is None
+        assert Filler(place).touch_pages([(4 * MIB, 8 * MIB)], 4 * KIB) is None
         assert present_bytes(place) == 8 * MIB
 
 
 def test_a_pattern_is_the_one_that_is_verified(place):
     steps = []
     pattern = Pattern(7, 2 * MIB, 60 * MIB, 4 * KIB)
-    assert Filler(place).write(pattern, lambda *step: steps.append(step)) is None
+    assert Filler(place).write_pattern(pattern, lambda *step: steps.append(step)) is None
     assert steps[-1][0] == steps[-1][1] > 59 * MIB
     with Region.open("sga", backend=place.backend) as region, region.attach() as attachment:
         assert pattern.verify(attachment.memory, 60 * MIB) == 0
@@ -110,20 +112,20 @@ def test_a_pattern_is_the_one_that_is_verified(place):
 
 @pytest.mark.parametrize("stride_bytes", [4 * KIB, 2 * MIB])
 def test_a_hole_is_found_to_the_page(place, stride_bytes):
-    assert Filler(place).touch([(0, 64 * MIB)], stride_bytes) is None, "no further than what is touched"
+    assert Filler(place).touch_pages([(0, 64 * MIB)], stride_bytes) is None, "no further than what is touched"
     wanted = [(0, 64 * MIB), (64 * MIB, 10 * MIB)]
-    assert Filler(place).touch(wanted, stride_bytes) == Fault(64 * MIB, signal.SIGSEGV)
+    assert Filler(place).touch_pages(wanted, stride_bytes) == Fault(64 * MIB, signal.SIGSEGV)
 
 
 def test_a_pattern_that_ends_in_a_hole(place):
-    assert Filler(place).write(Pattern(7, 0, 70 * MIB, 4 * KIB)) == Fault(64 * MIB, signal.SIGSEGV)
+    assert Filler(place).write_pattern(Pattern(7, 0, 70 * MIB, 4 * KIB)) == Fault(64 * MIB, signal.SIGSEGV)
 
 
 def test_a_region_that_cannot_be_attached(place, language):
     filler = Filler(place)
     os.unlink(place.backend.path(place.name))
     with pytest.raises((MshareError, FileNotFoundError)):
-        filler.touch([(0, 64 * MIB)], 2 * MIB)
+        filler.touch_pages([(0, 64 * MIB)], 2 * MIB)
 
 
 def test_one_of_another_window(place):
@@ -131,7 +133,7 @@ def test_one_of_another_window(place):
     filler = Filler(wrong)
     if filler.why_python is None:
         with pytest.raises(MshareError, match=r"sga: Invalid argument \(EINVAL\)"):
-            filler.touch([(0, 64 * MIB)], 2 * MIB)
+            filler.touch_pages([(0, 64 * MIB)], 2 * MIB)
 
 
 def test_a_child_that_is_killed_is_no_end_of_this_process(place, monkeypatch):
@@ -146,7 +148,7 @@ def test_a_child_that_is_killed_is_no_end_of_this_process(place, monkeypatch):
     monkeypatch.setattr(filling, "_LOOK_SECONDS", 0)
     wanted = [(0, 64 * MIB)] * 500
     with pytest.raises(MshareError, match=r"the process that filled region sga was killed by SIGKILL before"):
-        Filler(place).touch(wanted, 4 * KIB, kill)
+        Filler(place).touch_pages(wanted, 4 * KIB, kill)
     assert not os.path.exists(f"/proc/{children[0]}")
 
 
@@ -160,7 +162,7 @@ def test_who_is_interrupted_leaves_no_child(place, monkeypatch):
     monkeypatch.setattr(filling, "_LOOK_SECONDS", 0)
     open_before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(KeyboardInterrupt):
-        Filler(place).touch([(0, 64 * MIB)] * 500, 4 * KIB, interrupt)
+        Filler(place).touch_pages([(0, 64 * MIB)] * 500, 4 * KIB, interrupt)
     assert children
     assert not os.path.exists(f"/proc/{children[0]}")
     assert len(os.listdir("/proc/self/fd")) == open_before
