@@ -46,6 +46,7 @@ ALLOWED = {
     ("lib/mshare/kernel/madvise.py", "SYS_process_madvise"): "likewise",
     ("benchmarks/survey.py", "MADV_POPULATE_WRITE"): "anonymous memory of its own",
     ("benchmarks/survey.py", "MADV_POPULATE_READ"): "likewise",
+    ("tests/vm/fragment.py", "MADV_POPULATE_WRITE"): "anonymous memory of its own",
     ("tests/integration/test_fixpoint.py", "MADV_COLLAPSE"): "a constant for what another program is given",
     ("tests/unit/plan/test_layouts.py", "MADV_COLLAPSE"): "anonymous memory of its own",
     ("tests/unit/survey/test_segments.py", "MADV_COLLAPSE"): "likewise",
