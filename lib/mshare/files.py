@@ -387,8 +387,9 @@ def write_bytes(path: str, data: bytes, access: Access, *, durable: bool = True)
             try:
                 _put(above, name, data, access, durable)
                 return
-            except FileNotFoundError as error:
-                # Another process removed it as a leftover of a killed process.
+            except (FileNotFoundError, BlockingIOError) as error:
+                # Another process removed it as a leftover of a killed process, or is about to: it was quicker
+                # to lock it.
                 if last:
                     raise _at(error, path) from None
             except OSError as error:

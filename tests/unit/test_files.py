@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -262,13 +264,32 @@ def test_a_writer_that_lives_is_not_swept_away(theirs):
     children = []
     for number in range(6):
         if (child := apart.fork()) == 0:
-            for __ in range(50):
-                files.write_text(str(theirs / "x"), str(number) * 5000, durable=False)
-            os._exit(0)
+            with contextlib.suppress(OSError):
+                for __ in range(50):
+                    files.write_text(str(theirs / "x"), str(number) * 5000, durable=False)
+                os._exit(0)
+            os._exit(1)
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
     assert os.listdir(theirs) == ["x"]
     assert len(set((theirs / "x").read_text())) == 1
+
+
+def test_a_writer_that_is_taken_for_dead_writes_again(theirs, monkeypatch):
+    """Whoever sweeps opens the new file and locks it, before its writer does."""
+    answers = [BlockingIOError(errno.EAGAIN, "locked by who sweeps"), None]
+    tried = []
+
+    def flock(fd, operation):
+        tried.append(operation)
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    files.write_text(str(theirs / "x"), "whole")
+    assert len(tried) == 2
+    assert os.listdir(theirs) == ["x"]
+    assert (theirs / "x").read_text() == "whole"
 
 
 def test_what_dead_writers_left_is_swept_away_and_nothing_else(theirs):
