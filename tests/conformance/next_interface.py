@@ -340,19 +340,22 @@ def __(scene: Scene) -> None:
     owner.write(4 * MIB - 5, b"still")
 
 
+def _protect_is_invalid(says: str, options: dict[str, int]) -> None:
+    @case("protect", f"{says}: EINVAL", PROTECT, source=GUESSED)
+    def __(scene: Scene) -> None:
+        owner = scene.owner()
+        with refused(errno.EINVAL):
+            owner.protect(**options)
+        owner.write(0, b"still")
+
+
 for _says, _options in (
     ("unaligned", {"offset": 1, "size": PAGE}),
     ("of nothing", {"offset": 0, "size": 0}),
     ("beyond the region", {"offset": 1 << 45, "size": PAGE}),
     ("of an unknown kind", {"offset": 0, "size": PAGE, "prot": 0x100}),
 ):
-
-    @case("protect", f"{_says}: EINVAL", PROTECT, source=GUESSED)
-    def __(scene: Scene, options: dict[str, int] = _options) -> None:
-        owner = scene.owner()
-        with refused(errno.EINVAL):
-            owner.protect(**options)
-        owner.write(0, b"still")
+    _protect_is_invalid(_says, _options)
 
 
 @case("protect", "in a generation without it: EOPNOTSUPP", NO_PROTECT)
@@ -428,6 +431,13 @@ def __(scene: Scene) -> None:
             owner.advise(3 * MIB, 2 * MIB, advice)
 
 
+def _advise_is_invalid(says: str, options: dict[str, int]) -> None:
+    @case("advise", f"{says}: EINVAL", ADVICE, source=GUESSED)
+    def __(scene: Scene) -> None:
+        with refused(errno.EINVAL):
+            scene.owner().advise(**options)
+
+
 for _says, _options in (
     ("unaligned", {"offset": 1, "size": PAGE}),
     ("beyond the region", {"offset": 1 << 45, "size": PAGE}),
@@ -435,11 +445,7 @@ for _says, _options in (
     ("to populate", {"offset": 0, "size": PAGE, "advice": 22}),
     ("of an unknown kind", {"offset": 0, "size": PAGE, "advice": 12345}),
 ):
-
-    @case("advise", f"{_says}: EINVAL", ADVICE, source=GUESSED)
-    def __(scene: Scene, options: dict[str, int] = _options) -> None:
-        with refused(errno.EINVAL):
-            scene.owner().advise(**options)
+    _advise_is_invalid(_says, _options)
 
 
 @case("advise", "in a generation without it: EOPNOTSUPP", NO_ADVICE)

@@ -68,7 +68,7 @@ def undisturbed(
     The server starts and ends processes of its own (autovacuum) whenever it likes. After a survey that listed
     one of those, both are made again.
     """
-    for _ in range(20):
+    for __ in range(20):
         surveyed = survey_now()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return surveyed, tuple(sum(map(one, of(surveyed, server)["pids"])) for one in read)

@@ -86,11 +86,11 @@ def _touch(screen: Screen, target: client.Target, span_bytes: int) -> None:
     filler = Filler(target.place())
     if filler.why_python is not None:
         screen.note(f"Python touches it, and not the program in C, which is faster: {filler.why_python}")
-    with screen.waiting(f"Touching region {target.name}") as bar:
+    with screen.waiting(f"Touching region {target.name}") as shown:
         fault = filler.touch_pages(
             list(ranges(target.mappings, span_bytes)),
             STRIDE_BYTES,
-            lambda done, total: bar.step(
+            lambda done, total: shown.step(
                 Step(done, total, f"touched {format_size(done)} of {format_size(total)}")
             ),
         )

@@ -84,22 +84,22 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 def test_the_simulated_backend_plays_it_until_then(root: str) -> None:
-    assert type(connect("auto", root)) is SimulatedBackend
+    assert connect("auto", root).__class__ is SimulatedBackend
 
 
 @pytest.mark.usefixtures("kernel")
 def test_the_numbers_decide(root: str) -> None:
     backend = connect("auto", root)
-    assert type(backend) is CalledBackend
+    assert backend.__class__ is CalledBackend
     assert (backend.name, backend.generation.id) == ("kernel", "2026-05")
     # Who asks for the simulated backend gets it, as on every kernel.
-    assert type(connect("simulated", root)) is SimulatedBackend
+    assert connect("simulated", root).__class__ is SimulatedBackend
 
 
 @pytest.mark.usefixtures("kernel")
 def test_of_the_older_generations_it_takes_none() -> None:
     with Target("2025-08", "simulated").mounted() as root:
-        assert type(connect("auto", root)) is SimulatedBackend
+        assert connect("auto", root).__class__ is SimulatedBackend
 
 
 def test_create_attach_change_and_close(root: str, kernel: Kernel) -> None:

@@ -52,10 +52,12 @@ def language(request, monkeypatch):
 def made(here, size):
     """A region of this process."""
     backend = connect("simulated", str(here.root))
-    with Region.create("sga", size, backend=backend) as region:
-        yield Place("sga", backend, region.stat().window_bytes, None)
-    with contextlib.suppress(FileNotFoundError):
-        backend.unlink("sga")
+    try:
+        with Region.create("sga", size, backend=backend) as region:
+            yield Place("sga", backend, region.stat().window_bytes, None)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            backend.unlink("sga")
 
 
 @pytest.fixture

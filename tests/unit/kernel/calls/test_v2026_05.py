@@ -40,7 +40,7 @@ def calls():
     new = NewMapping(2 * MIB, MIB, abi.PROT_READ, abi.MAP_SHARED, 9, 4096)
     window = (3, MIB, 2 * MIB)
     return (
-        (lambda: speaks.create(), ("mshare_create", os.O_CLOEXEC)),
+        (speaks.create, ("mshare_create", os.O_CLOEXEC)),
         (lambda: speaks.attach(*window, None, abi.MAP_SHARED), ("mshare_attach", *window, 0, abi.MAP_SHARED)),
         (lambda: speaks.attach(*window, 1 << 39, 1), ("mshare_attach", *window, 1 << 39, 1)),
         (lambda: speaks.create_mapping(3, new), ("mshare_map", 3, 2 * MIB, MIB, 1, 1, 9, 4096)),
