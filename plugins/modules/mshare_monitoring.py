@@ -118,12 +118,10 @@ def converge(module: AnsibleModule) -> Outcome[Any]:
     if params["state"] == "absent":
         return absent(check=module.check_mode)
     spec = MonitoringSpec(params["directory"], params["interval"], params["executable"])
-    checked = present(spec, check=True)
-    if module.check_mode or not checked.changed:
-        return checked
     # Where everything is refused that can be, nothing runs yet that needs the command line.
-    _module.program(module)
-    return present(spec)
+    if present(spec, check=True).changed:
+        _module.program(module)
+    return present(spec, check=module.check_mode)
 
 
 def main() -> None:
