@@ -480,7 +480,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of pgbench (default: 5)")
     parser.add_argument("--seconds", type=int, default=10, help="of each pgbench (default: 10)")
     parser.add_argument(
-        "--collapse-seconds", type=int, default=20, help="of each pgbench during a collapse (default: 20)"
+        "--collapse-seconds", type=int, default=50, help="of each pgbench during a collapse (default: 50)"
     )
     parser.add_argument("--clients", type=int, default=8, help="of pgbench (default: 8)")
     parser.add_argument("--only", nargs="+", choices=[mode.name for mode in MODES], help="beside the peer")
