@@ -9,17 +9,13 @@ Each keeps its pages until it is removed, even if no process has it open any mor
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from ..units import GIB, KIB, MIB
 from .limits import Host
-from .mounts import Mount, parse_mounts
+from .mounts import huge_page_bytes, parse_mounts
 
-_PAGE_SIZE = re.compile(r"(?:^|,)pagesize=([0-9]+)([KMG])")
-_UNITS = {"K": KIB, "M": MIB, "G": GIB}
 _BLOCK_BYTES = 512
 """Of st_blocks."""
 _MOST_FILES = 10000
@@ -38,7 +34,7 @@ def huge_files(host: Host, page_bytes: int) -> list[HugeFile]:
     mounts = {
         mount.device: mount
         for mount in parse_mounts(host.read("/proc/self/mountinfo"))
-        if mount.filesystem == "hugetlbfs" and _page_bytes(mount) == page_bytes
+        if mount.filesystem == "hugetlbfs" and huge_page_bytes(mount) == page_bytes
     }
     found = [
         HugeFile(path, pages)
@@ -48,11 +44,6 @@ def huge_files(host: Host, page_bytes: int) -> list[HugeFile]:
         if pages
     ]
     return sorted(found, key=lambda file: (-file.pages, file.path))
-
-
-def _page_bytes(mount: Mount) -> int | None:
-    match = _PAGE_SIZE.search(mount.super_options)
-    return None if match is None else int(match[1]) * _UNITS[match[2]]
 
 
 def _paths(host: Host, top: str) -> Iterator[str]:

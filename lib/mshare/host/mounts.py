@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from .procfs import lines, read
 
+_PAGE_SIZE = re.compile(r"(?:^|,)pagesize=([0-9]+)([KMG])")
+_UNITS_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
 
 class Mount(NamedTuple):
     """One line of /proc/self/mountinfo."""
@@ -31,6 +34,12 @@ def _unescape(field: str) -> str:
     if "\\" not in field:
         return field
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), field)
+
+
+def huge_page_bytes(mount: Mount) -> int | None:
+    """The size of the pages of a hugetlbfs; None where its options do not say."""
+    match = _PAGE_SIZE.search(mount.super_options)
+    return None if match is None else int(match[1]) * _UNITS_BYTES[match[2]]
 
 
 def mounts() -> list[Mount]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .. import paths
 from ..kernel import abi
 from ..pagetable import BASE_PAGE_BYTES
-from ..units import GIB, MIB, parse_size
+from ..units import GIB, MIB
 from . import huge_pages, mounts, processes, procmap
 
 MINIMUM_BYTES = MIB
@@ -199,7 +199,7 @@ class Devices:
                 name = f"{int(major):02x}:{int(minor):02x}".encode()
                 if name not in self._known:
                     huge = mount.filesystem == "hugetlbfs"
-                    page_bytes = _page_bytes(mount.super_options) if huge else BASE_PAGE_BYTES
+                    page_bytes = (mounts.huge_page_bytes(mount) or 2 * MIB) if huge else BASE_PAGE_BYTES
                     self._known[name] = Filesystem(mount.filesystem, mount.source, page_bytes)
                 self._known[name].places.append((mount.path, mount.inside))
 
@@ -213,13 +213,6 @@ class Devices:
                 self._seen.add(namespace)
                 self._learn(f"/proc/{pid}/mountinfo")
         return self._known.get(mapping.device, Filesystem("unknown"))
-
-
-def _page_bytes(options: str) -> int:
-    for option in options.split(","):
-        if option.startswith("pagesize="):
-            return parse_size(option[9:])
-    return 2 * MIB
 
 
 class Kind(NamedTuple):
