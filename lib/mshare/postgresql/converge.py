@@ -579,7 +579,7 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
     )
     before = {path: read_text(path) for path in move.changes}
     if (restarting or (move.store is not None and move.demands)) and move.cluster.patroni is not None:
-        patroni_restart.require_possible(move.cluster.patroni)
+        move.warnings += patroni_restart.require_possible(move.cluster.patroni)
     if restarting:
         # Whoever is not let in could not be verified afterwards.
         with _probed(move, min(probes, 1)):

@@ -314,8 +314,9 @@ def test_a_member_that_is_not_in_order_says_so(server):
 def test_how_far_behind_a_replica_may_be(server):
     one = api.Api(RestApi(server.address))
     assert one.settings().lag_bytes == 1 << 20
-    server.say("/config", {"maximum_lag_on_failover": 7})
-    assert one.settings().lag_bytes == 7
+    for given, lag_bytes in ((7, 7), ("7", 7), ("7 of them", 1 << 20), (True, 1 << 20), (None, 1 << 20)):
+        server.say("/config", {"maximum_lag_on_failover": given})
+        assert one.settings().lag_bytes == lag_bytes
 
 
 @pytest.mark.parametrize(
@@ -352,12 +353,22 @@ def test_a_switchover_is_authorised_and_a_look_is_not(server, monkeypatch):
     ]
 
 
-def test_a_switchover_that_fails(server):
-    server.say("/switchover", "Switchover failed", 503)
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (503, "Switchover failed", api.NotNow),
+        (412, "switchover is not possible: can not find sync_standby", api.NotNow),
+        (400, "Switchover could be performed only from a specific leader", MshareError),
+        (401, "no auth header received", MshareError),
+    ],
+)
+def test_a_switchover_that_fails(code, text, kind, server):
+    server.say("/switchover", text, code)
     with pytest.raises(
-        MshareError, match=r"\(HTTP 503: Switchover failed\), so this server was not restarted"
-    ):
+        MshareError, match=rf"\(HTTP {code}: {text}\), so this server was not restarted"
+    ) as raised:
         api.Api(RestApi(server.address)).switch_over("pg1")
+    assert type(raised.value) is kind
 
 
 # -- its REST API with TLS
@@ -588,13 +599,123 @@ def test_a_synchronous_leader_hands_over_to_a_synchronous_replica_only(synchrono
     restart.require_possible(member(server, "pg2"))
 
 
-@pytest.mark.parametrize("tags", [{"nofailover": True}, {"failover_priority": 0}])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"nofailover": True},
+        {"nofailover": "true"},
+        {"failover_priority": 0},
+        {"failover_priority": "-1"},
+        {"nofailover": True, "failover_priority": 7},
+    ],
+)
 def test_a_replica_that_may_not_lead_takes_nothing_over(tags, server):
     server.members(WHOLE[0], status("pg2", tags=tags))
     with pytest.raises(Conflict, match="no replica is near enough to it and free to take over"):
         restart.require_possible(member(server))
-    server.members(WHOLE[0], status("pg2", tags={"clonefrom": True, "failover_priority": 1}))
-    restart.require_possible(member(server))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"clonefrom": True, "failover_priority": 1},
+        {"noloadbalance": True},
+        # Contradictory: Patroni takes nofailover.
+        {"nofailover": False, "failover_priority": 0},
+        {"failover_priority": "none"},
+        "nonsense",
+    ],
+)
+def test_a_replica_that_may_lead_whatever_its_other_tags(tags, server):
+    server.members(WHOLE[0], status("pg2", tags=tags))
+    assert restart.require_possible(member(server)) == []
+
+
+def test_a_replica_that_does_not_stream(server):
+    """It is behind by what is not archived yet: it takes nothing over, and is in order all the same."""
+    behind = status("pg2", state="in archive recovery", lag=9 << 20, tags={"nostream": True})
+    server.members(WHOLE[0], behind)
+    assert api.Api(RestApi(server.address)).view().follows("pg2", 1 << 20)
+    assert restart.require_possible(member(server, "pg2")) == []
+    with pytest.raises(Conflict, match="no replica is near enough to it and free to take over"):
+        restart.require_possible(member(server))
+
+
+SOURCE = {"host": "10.0.0.9", "port": 5432, "primary_slot_name": "second"}
+
+
+@pytest.mark.parametrize(
+    ("config", "synchronous"),
+    [
+        ({"synchronous_mode": True}, True),
+        ({"synchronous_mode": "quorum"}, True),
+        ({"synchronous_mode": True, "standby_cluster": SOURCE}, False),
+        ({"synchronous_mode": True, "standby_cluster": {"restore_command": "cp a b"}}, False),
+        # As Patroni has it after `patronictl edit-config -s standby_cluster=null`, or with nothing in it.
+        ({"synchronous_mode": True, "standby_cluster": None}, True),
+        ({"synchronous_mode": True, "standby_cluster": {"create_replica_methods": ["x"]}}, True),
+        ({"synchronous_mode": "off"}, False),
+        ({}, False),
+    ],
+)
+def test_a_standby_cluster_is_never_synchronous(config, synchronous, server):
+    server.say("/config", config)
+    assert api.Api(RestApi(server.address)).settings().is_synchronous == synchronous
+    server.members(WHOLE[0], status("pg2"), status("pg3"))
+    if synchronous:
+        with pytest.raises(Conflict, match="no synchronous replica"):
+            restart.require_possible(member(server))
+    else:
+        restart.require_possible(member(server))
+
+
+STRICT = {"synchronous_mode": True, "synchronous_mode_strict": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "members", "name", "waits"),
+    [
+        (STRICT, WHOLE, "pg1", False),
+        (STRICT, WHOLE, "pg2", False),
+        (STRICT, WHOLE[:2], "pg2", True),
+        # Its only replica leads while it is restarted.
+        (STRICT, WHOLE[:2], "pg1", True),
+        (STRICT, WHOLE[:1], "pg1", False),
+        (STRICT, (*WHOLE[:2], status("pg3", tags={"nosync": True})), "pg2", True),
+        (STRICT, (*WHOLE[:2], status("pg3", tags={"nostream": True})), "pg2", True),
+        ({**STRICT, "synchronous_mode_strict": "off"}, WHOLE[:2], "pg2", False),
+        ({**STRICT, "synchronous_mode": False}, WHOLE[:2], "pg2", False),
+    ],
+)
+def test_commits_that_wait_for_a_member(config, members, name, waits, server):
+    server.say("/config", config)
+    server.members(*members)
+    expected = [
+        "Patroni cluster 17-main has synchronous_mode_strict, and no other replica can be synchronous while"
+        f" member {name} is restarted, so commits wait until it is back"
+    ]
+    assert restart.require_possible(member(server, name)) == (expected if waits else [])
+
+
+def test_a_replica_that_becomes_synchronous_again_is_waited_for(server, monkeypatch):
+    """Patroni needs some time for it, and the leader's turn is next."""
+    monkeypatch.setattr(restart, "_POLL_SECONDS", 0.001)
+    server.say("/config", {"synchronous_mode": True})
+    looks = []
+
+    def look(body):
+        looks.append(body)
+        role = "replica" if len(looks) < 4 else "sync_standby"
+        return 200, json.dumps({"members": [WHOLE[0], status("pg2", role)]})
+
+    server.does["GET", "/cluster"] = look
+    restart._await_successor(api.Api(RestApi(server.address)), member(server, "pg2"))
+    assert len(looks) == 4
+    monkeypatch.setattr(restart, "_FOLLOW_SECONDS", 0.01)
+    server.does.clear()
+    server.members(*WHOLE[:1], status("pg2"))
+    with pytest.raises(MshareError, match="pg2 runs again, and no replica could take over from the leader"):
+        restart._await_successor(api.Api(RestApi(server.address)), member(server, "pg2"))
 
 
 def test_a_member_that_is_gone_is_still_known_to_the_store(server):
@@ -612,6 +733,56 @@ def test_who_leads(server):
     assert [leads(server, name) for name in ("pg1", "pg2", "pg9")] == [True, False, False]
     nobody = Member("s", "pg1", UNIT, RestApi("127.0.0.1:1"))
     assert restart.leads(nobody, restart.view_of(nobody)) is None
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    monkeypatch.setattr(restart, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(restart, "_ASKED_AGAIN_SECONDS", 0.001)
+
+
+NOBODY = (412, "switchover is not possible: no good candidates have been found")
+
+
+def test_a_switchover_is_asked_for_again_while_nobody_can_take_over(server, hasty):
+    """A member may have been too slow to answer Patroni."""
+    answers = [NOBODY, (503, "Switchover failed"), (200, "Successfully switched over")]
+    server.members(*WHOLE)
+    server.does["POST", "/switchover"] = lambda body: answers.pop(0)
+    restart._hand_over(api.Api(RestApi(server.address)), member(server))
+    assert answers == []
+    asked = []
+    server.does["POST", "/switchover"] = lambda body: asked.append(body) or NOBODY
+    with pytest.raises(MshareError, match="no good candidates have been found"):
+        restart._hand_over(api.Api(RestApi(server.address)), member(server))
+    assert len(asked) == restart._ASKED
+
+
+def test_somebody_else_has_switched_over_meanwhile(server, hasty):
+    server.members(WHOLE[1], status("pg2", "leader", "running"), WHOLE[2])
+    server.say("/switchover", "leader name does not match", 412)
+    restart._hand_over(api.Api(RestApi(server.address)), member(server))
+    assert [path for __, path, *__ in server.asked] == ["/switchover", "/cluster"]
+
+
+def test_a_switchover_that_takes_longer_than_patroni_waits(server, hasty, monkeypatch):
+    """It answers after twice its loop_wait, and a server with much to write takes longer to stop."""
+    looks = []
+
+    def look(body):
+        looks.append(body)
+        leader = "pg1" if len(looks) < 3 else "pg2"
+        return 200, json.dumps({"members": [status(leader, "leader", "running"), status("pg3")]})
+
+    server.say("/switchover", "Switchover status unknown", 503)
+    server.does["GET", "/cluster"] = look
+    restart._hand_over(api.Api(RestApi(server.address)), member(server))
+    assert len(looks) == 3
+    server.does.clear()
+    server.members(*WHOLE)
+    monkeypatch.setattr(restart, "_FOLLOW_SECONDS", 0.01)
+    with pytest.raises(MshareError, match="Patroni began to switch over from pg1, the leader, and no other"):
+        restart._hand_over(api.Api(RestApi(server.address)), member(server))
 
 
 def test_only_a_leader_of_others_steps_down(server):

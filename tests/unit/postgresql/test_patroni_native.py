@@ -122,6 +122,7 @@ def one(tmp_path, monkeypatch):
         monkeypatch.setattr(Server, "children", lambda self: [self.pid])
         monkeypatch.setattr(restart.systemd, "systemctl", made.unit)
         monkeypatch.setattr(restart, "_POLL_SECONDS", 0.001)
+        monkeypatch.setattr(restart, "_ASKED_AGAIN_SECONDS", 0.001)
         monkeypatch.setattr(native.huge_pages, "sizes_bytes", lambda: [2 * MIB])
         monkeypatch.setattr(native.procfs, "meminfo_bytes", lambda: {"Hugepagesize": 2 * MIB})
         monkeypatch.setattr(native.huge_pages, "pool", lambda size: Pool(size, None, 512, 512, 0, 0, 0))

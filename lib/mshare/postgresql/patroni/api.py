@@ -21,6 +21,7 @@ from typing import TypeVar
 from ... import record
 from ...errors import MshareError, Unavailable
 from .local import RestApi
+from .store import means
 
 LEADERS = ("leader", "standby_leader")
 SYNCHRONOUS = ("sync_standby", "quorum_standby")
@@ -29,12 +30,14 @@ RUNNING = ("running", "streaming", "in archive recovery")
 standby cluster without replication slots recovers from the archive."""
 FAILED = ("start failed", "restart failed")
 """States of a member whose PostgreSQL did not start with the settings that it has."""
+_SOURCES = ("host", "port", "restore_command")
 _LAG_BYTES = 1 << 20
 """Patroni's own default for maximum_lag_on_failover."""
 _ANSWER_BYTES = 1 << 22
 _READ_SECONDS = 15
-# Patroni itself waits twice its loop_wait for the outcome, with the new leader on its way.
-_SWITCHOVER_SECONDS = 120
+# Patroni answers before that: it waits for the outcome twice its loop_wait, and at least 20 s.
+_SWITCHOVER_SECONDS = 600
+_UNKNOWN = b"status unknown"
 _NEXT = "see whether Patroni's REST API works (`patronictl list`)"
 # By what Patroni answers with; anything else is no matter of how this was asked.
 _REFUSALS = {
@@ -51,6 +54,10 @@ _OWN_CERTIFICATE = (
     " wants one; "
 )
 _T = TypeVar("_T")
+
+
+class NotNow(MshareError):
+    """What Patroni could not do at this moment, and has not begun."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,26 @@ class Status:
 
     @property
     def may_lead(self) -> bool:
-        """Whether Patroni would make it the leader, by its tags."""
-        tags = self.tags if isinstance(self.tags, dict) else {}
-        return not tags.get("nofailover") and tags.get("failover_priority") not in (0, "0")
+        """Whether Patroni would make it the leader, by its tags (patroni/tags.py): a nofailover counts more
+        than a failover_priority."""
+        nofailover, priority = self._tag("nofailover"), _integer(self._tag("failover_priority"))
+        if nofailover is not None:
+            return not nofailover
+        return priority is None or priority > 0
+
+    @property
+    def may_be_synchronous(self) -> bool:
+        """Whether Patroni would make it a synchronous replica, by its tags."""
+        return not self._tag("nosync") and self.streams
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is to stream from another member; otherwise it recovers from the archive, and is behind
+        by what is not archived yet."""
+        return means(self._tag("nostream")) is not True
+
+    def _tag(self, name: str) -> object | None:
+        return self.tags.get(name) if isinstance(self.tags, dict) else None
 
 
 @dataclass(frozen=True)
@@ -100,12 +124,12 @@ class View:
         return tuple(each for each in self.members if each.name != name)
 
     def follows(self, name: str, lag_bytes: int) -> bool:
-        """Whether a member is a replica that runs on the leader's timeline, and no more behind than that."""
+        """Whether a member is a replica that runs on the leader's timeline, and no more behind than that if
+        it streams."""
         own, leader = self.member(name), self.leader
         if own is None or leader is None or own.leads or not (own.runs and leader.runs):
             return False
-        near = isinstance(own.lag, int) and own.lag <= lag_bytes
-        return near and own.timeline == leader.timeline
+        return own.timeline == leader.timeline and (not own.streams or _is_near(own, lag_bytes))
 
     def can_take_over(self, name: str, settings: Settings) -> bool:
         """Whether a member could become the leader by a switchover: with synchronous replication only one
@@ -113,7 +137,17 @@ class View:
         own = self.member(name)
         if own is None or not own.may_lead or not self.follows(name, settings.lag_bytes):
             return False
+        if not _is_near(own, settings.lag_bytes):
+            return False
         return not settings.is_synchronous or own.role in SYNCHRONOUS
+
+    def successors(self, settings: Settings) -> list[str]:
+        """The members that could take over from the leader."""
+        return [each.name for each in self.members if self.can_take_over(each.name, settings)]
+
+
+def _is_near(member: Status, lag_bytes: int) -> bool:
+    return isinstance(member.lag, int) and member.lag <= lag_bytes
 
 
 @dataclass(frozen=True)
@@ -124,7 +158,7 @@ class Health:
     pending_restart: bool | None = None
     """Whether its server was started with other settings than it is to have; missing where it was not."""
     pending_restart_reason: object | None = None
-    """Since Patroni 4.0: an object with these settings as names."""
+    """Since Patroni 3.3: an object with these settings as names."""
 
     @property
     def failed(self) -> bool:
@@ -138,20 +172,47 @@ class Health:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the cluster's store says about who may become its leader."""
+    """What the cluster's store says about who may become its leader (patroni/global_config.py)."""
 
-    maximum_lag_on_failover: int | None = None
+    maximum_lag_on_failover: object | None = None
+    """A number, or a text with one; Patroni takes its default instead of anything else."""
     synchronous_mode: object | None = None
     """A truth value, or "quorum"."""
+    synchronous_mode_strict: object | None = None
+    standby_cluster: object | None = None
+    """An object that says whom a standby cluster follows."""
 
     @property
     def lag_bytes(self) -> int:
         """How far behind a replica may be that is to become the leader."""
-        return _LAG_BYTES if self.maximum_lag_on_failover is None else self.maximum_lag_on_failover
+        lag_bytes = _integer(self.maximum_lag_on_failover)
+        return _LAG_BYTES if lag_bytes is None else lag_bytes
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it is a standby cluster, whose leader follows a primary elsewhere."""
+        source = self.standby_cluster
+        return isinstance(source, dict) and any(source.get(key) for key in _SOURCES)
 
     @property
     def is_synchronous(self) -> bool:
-        return str(self.synchronous_mode).lower() in ("true", "on", "yes", "1", "quorum")
+        """Whether it has synchronous replicas; a standby cluster never has."""
+        return means(self.synchronous_mode) in (True, "quorum") and not self.is_standby
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether its commits wait where there is no synchronous replica."""
+        return self.is_synchronous and means(self.synchronous_mode_strict) is True
+
+
+def _integer(value: object) -> int | None:
+    """A whole number, also where it is in a text; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
 
 
 class Api:
@@ -199,15 +260,24 @@ class Api:
                 f" {_REFUSALS.get(status, _NEXT)}"
             )
 
-    def switch_over(self, leader: str) -> None:
-        """Have Patroni make a replica of its choice the leader; MshareError, with its words, if not."""
+    def switch_over(self, leader: str) -> bool:
+        """Have Patroni make a replica of its choice the leader; False where it is not done yet when Patroni
+        answers, as with a server that takes long to stop.
+
+        NotNow where Patroni found no replica that could take over; MshareError for any other refusal. Both
+        have its words, and the leader is the same.
+        """
         body = json.dumps({"leader": leader}).encode()
         status, text = self._ask("POST", f"{self._rest.url}/switchover", body, _SWITCHOVER_SECONDS)
-        if status != 200:
-            raise MshareError(
-                f"Patroni did not switch over from {leader}, the leader (HTTP {status}: {_short(text)}), so"
-                " this server was not restarted; see `patronictl list`, and run this again"
-            )
+        if status == 200:
+            return True
+        if status == 503 and _UNKNOWN in text:
+            return False
+        refused = NotNow if status in (412, 503) else MshareError
+        raise refused(
+            f"Patroni did not switch over from {leader}, the leader (HTTP {status}: {_short(text)}), so this"
+            " server was not restarted; see `patronictl list`, and run this again"
+        )
 
     def _get(self, path: str, url: str | None = None) -> tuple[str, bytes]:
         url = url or f"{self._rest.url}{path}"

@@ -90,7 +90,7 @@ def _own(cluster: Cluster, member: Member) -> _Own | None:
 
 def waits(member: Member) -> bool:
     """Whether Patroni has PostgreSQL wait for a restart because of its huge_pages; False where it does not
-    say, as before Patroni 4.0."""
+    say, as before Patroni 3.3."""
     try:
         return Api(member.rest).health().waits_for(HUGE_PAGES)
     except MshareError:

@@ -25,7 +25,7 @@ from .. import server
 from ..clusters import Cluster
 from ..server import LogPosition, Server
 from ..spec import START_SECONDS
-from .api import RUNNING, Api, Health, Settings, View
+from .api import RUNNING, Api, Health, NotNow, Settings, View
 from .local import Member
 
 _POLL_SECONDS = 0.5
@@ -35,6 +35,10 @@ _FAILURES = 20
 """How often a member may be seen that did not start: Patroni tries again by itself, and rewinds it first."""
 _FOLLOW_SECONDS = 600
 """How long a member may take to follow its leader after a switchover, or after its PostgreSQL has started."""
+_ASKED = 6
+_ASKED_AGAIN_SECONDS = 5
+"""How often Patroni is asked to switch over while it finds no replica for it: on a host under load one may
+not answer Patroni within its 2 s."""
 
 
 def view_of(member: Member) -> View | None:
@@ -53,16 +57,32 @@ def leads(member: Member, view: View | None) -> bool | None:
     return own is not None and own.leads
 
 
-def require_possible(member: Member) -> None:
-    """Conflict or Unavailable, before anything is changed, where a restart would harm the cluster."""
+def require_possible(member: Member) -> list[str]:
+    """Conflict or Unavailable, before anything is changed, where a restart would harm the cluster; warnings
+    of what it costs it."""
     api = Api(member.rest)
-    view = api.view()
-    for reason in _obstacles(member, view, api.settings()):
+    view, settings = api.view(), api.settings()
+    for reason in _obstacles(member, view, settings):
         raise Conflict(
             f"member {member.name} of Patroni cluster {member.scope} may not be restarted now, because"
             f" {reason}; see `patronictl list`, and run this again when it is in order"
         )
     _require_others(member, api, view)
+    return list(_costs(member, view, settings))
+
+
+def _costs(member: Member, view: View, settings: Settings) -> Iterator[str]:
+    """A warning where commits wait for a member that is restarted."""
+    others = view.others(member.name)
+    left = [other for other in others if not other.leads and other.may_be_synchronous]
+    own = view.member(member.name)
+    # One of a leader's replicas leads while it is restarted.
+    replicas = len(left) - (1 if own is not None and own.leads else 0)
+    if settings.is_strict and others and replicas < 1:
+        yield (
+            f"Patroni cluster {member.scope} has synchronous_mode_strict, and no other replica can be"
+            f" synchronous while member {member.name} is restarted, so commits wait until it is back"
+        )
 
 
 def _obstacles(member: Member, view: View, settings: Settings) -> Iterator[str]:
@@ -118,9 +138,9 @@ def step_down(cluster: Cluster, member: Member) -> Server | None:
     own = view.member(member.name)
     if own is None or not own.leads or not view.others(member.name):
         return None
-    api.switch_over(member.name)
-    lag_bytes = api.settings().lag_bytes
     position = server.log_position(cluster)
+    _hand_over(api, member)
+    lag_bytes = api.settings().lag_bytes
     failures: list[str] = []
 
     def follows() -> bool:
@@ -137,6 +157,26 @@ def step_down(cluster: Cluster, member: Member) -> Server | None:
             follows, _FOLLOW_SECONDS, f"member {member.name} handed over, and does not follow the new leader"
         )
     return server.running(cluster)
+
+
+def _hand_over(api: Api, member: Member) -> None:
+    """Have another member lead; MshareError where Patroni does not do it."""
+
+    def done() -> bool:
+        return _view(api, lambda view: view.leader is not None and view.leader.name != member.name)
+
+    for left in reversed(range(_ASKED)):
+        try:
+            if not api.switch_over(member.name):
+                complaint = f"Patroni began to switch over from {member.name}, the leader, and no other leads"
+                _wait(done, _FOLLOW_SECONDS, complaint)
+            return
+        except NotNow:
+            if not left:
+                raise
+        time.sleep(_ASKED_AGAIN_SECONDS)
+        if done():
+            return
 
 
 def _failure(api: Api) -> list[str]:
@@ -173,13 +213,30 @@ def restart(cluster: Cluster, member: Member, before: Server, seconds: float, *,
     view = api.view()
     _require_others(member, api, view)
     alone = not view.others(member.name)
+    had_successor = bool(view.successors(api.settings()))
     if environment:
-        return _start_again(cluster, member, before, seconds, alone=alone)
-    how = f"Patroni had restarted it (POST {member.rest.url}/restart)"
-    position = server.log_position(cluster)
-    with _log_told(cluster, position):
-        api.restart(member.name, seconds)
-    return _awaited(cluster, member, before, seconds, how, position, alone=alone)
+        after = _start_again(cluster, member, before, seconds, alone=alone)
+    else:
+        how = f"Patroni had restarted it (POST {member.rest.url}/restart)"
+        position = server.log_position(cluster)
+        with _log_told(cluster, position):
+            api.restart(member.name, seconds)
+        after = _awaited(cluster, member, before, seconds, how, position, alone=alone)
+    if had_successor:
+        _await_successor(api, member)
+    return after
+
+
+def _await_successor(api: Api, member: Member) -> None:
+    """Wait until a replica could take over again, as one could before: Patroni makes a replica synchronous
+    some time after that runs, and the leader's turn is next."""
+    settings = api.settings()
+    _wait(
+        lambda: _view(api, lambda view: bool(view.successors(settings))),
+        _FOLLOW_SECONDS,
+        f"member {member.name} runs again, and no replica could take over from the leader, as one could"
+        " before",
+    )
 
 
 def put_back(cluster: Cluster, member: Member, before: Server | None) -> Server:
