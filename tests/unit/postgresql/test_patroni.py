@@ -150,6 +150,29 @@ def test_patronictl_s_own_login_comes_first():
     assert (rest.user, rest.password) == ("ctl", "e")
 
 
+@pytest.mark.parametrize(
+    ("sections", "login"),
+    [
+        ({"restapi": {"auth": "u:p:q"}}, ("u", "p:q")),
+        ({"restapi": {"auth": "u:p"}, "ctl": {"auth": "ctl:c"}}, ("ctl", "c")),
+        # Patroni makes the one of the other.
+        ({"restapi": {"auth": "u:p", "authentication": {"username": "a", "password": "b"}}}, ("a", "b")),
+        ({"restapi": {"auth": None}}, (None, None)),
+    ],
+)
+def test_a_login_in_one_text(sections, login):
+    fields = {**CONFIGURATION, **sections}
+    fields["restapi"] = {**CONFIGURATION["restapi"], **sections["restapi"]}
+    rest = local.of_configuration(fields, {}, "x.yml", UNIT).rest
+    assert (rest.user, rest.password) == login
+
+
+def test_a_name_where_old_configurations_have_it():
+    fields = {key: value for key, value in CONFIGURATION.items() if key != "name"}
+    fields["postgresql"] = {**CONFIGURATION["postgresql"], "name": "pg7"}
+    assert local.of_configuration(fields, {}, "x.yml", UNIT).name == "pg7"
+
+
 def test_the_environment_wins():
     environment = {"PATRONI_NAME": "pg9", "PATRONI_SCOPE": "s", "PATRONI_RESTAPI_CONNECT_ADDRESS": "a:1"}
     found = local.of_configuration(CONFIGURATION, environment, "x.yml", UNIT)

@@ -157,19 +157,25 @@ def of_configuration(
         (value("ctl", "insecure") or "").lower() not in ("true", "on", "yes", "1"),
     )
     parameters = _section(_section(fields, "postgresql"), "parameters")
-    return Member(needed("", "scope"), needed("", "name"), unit, rest, path, parameters)
+    # Its name may be among PostgreSQL's, as in configurations of long ago.
+    name = value("", "name") or _text(_section(fields, "postgresql").get("name")) or needed("", "name")
+    return Member(needed("", "scope"), name, unit, rest, path, parameters)
 
 
 def _login(fields: Mapping[str, object], environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """User and password for what changes something: those of patronictl (ctl), else the API's own, as
-    Patroni has it (patroni/request.py)."""
+    Patroni has it (patroni/request.py). Either may have both in one text, `auth: user:password`."""
     for section in ("ctl", "restapi"):
-        given = _section(_section(fields, section), "authentication")
+        among = _section(fields, section)
+        given = _section(among, "authentication")
         user, password = (
             environment.get(f"PATRONI_{section.upper()}_{key.upper()}", _text(given.get(key)))
             for key in ("username", "password")
         )
         if user is not None:
+            return user, password
+        if among.get("auth"):
+            user, __, password = str(among["auth"]).partition(":")
             return user, password
     return None, None
 
