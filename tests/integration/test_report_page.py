@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rig import browser, surveys
 DESKTOP, PHONE = 1100, 360
 PAPER = 1031
 """A4 across less its margins, 273 mm, in CSS pixels."""
+Found = Callable[[str], dict[str, Any]]
 LONG_HOST = "db-frankfurt-production-billing-07.eu-central-1.internal.example.com"
 LONG_NAME = "postgresql 15/main in kubepods-burstable-pod7f3c2a1e_9b4d_4c1a_8a51.slice:cri-containerd"
 
@@ -114,33 +117,56 @@ LOOKS: dict[str, dict[str, Any]] = {
     "paper": {"width": PAPER, "printed": True},
     "dark": {"width": DESKTOP, "dark": True},
 }
+SCRIPTS = {
+    "smallest": SMALLEST,
+    "broken": BROKEN,
+    "outside": OUTSIDE,
+    "overlaps": OVERLAPS,
+    "contrast": CONTRAST,
+    "background": "answer = window.getComputedStyle(document.body).backgroundColor;",
+    "verdict": """
+    const verdict = document.getElementById("verdict");
+    answer = [verdict.textContent, verdict.getBoundingClientRect().bottom];
+    """,
+    "card": """
+    const cell = document.querySelector("#hosts tbody td[data-label='available']");
+    const row = window.getComputedStyle(cell.parentElement);
+    answer = [window.getComputedStyle(cell, "::before").content, row.display];
+    """,
+}
+"""They look, and change nothing: a browser is started once for all of them."""
+
+
+@pytest.fixture(scope="module")
+def found(page: Path) -> Found:
+    """What the scripts find out, by look."""
+    return functools.cache(lambda look: browser.measured(page, scripts=SCRIPTS, **LOOKS[look]))
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_nothing_is_set_in_less_than_eleven_pixels(page: Path, look: str) -> None:
-    assert browser.measured(page, script=SMALLEST, **LOOKS[look]) >= 11
+def test_nothing_is_set_in_less_than_eleven_pixels(found: Found, look: str) -> None:
+    assert found(look)["smallest"] >= 11
 
 
 @pytest.mark.parametrize("look", ["desktop", "phone", "paper"])
-def test_no_word_is_broken(page: Path, look: str) -> None:
-    assert browser.measured(page, script=BROKEN, **LOOKS[look]) == []
+def test_no_word_is_broken(found: Found, look: str) -> None:
+    assert found(look)["broken"] == []
 
 
 @pytest.mark.parametrize("look", ["desktop", "phone", "paper"])
-def test_nothing_is_clipped_and_the_page_does_not_scroll_sideways(page: Path, look: str) -> None:
-    assert browser.measured(page, script=OUTSIDE, **LOOKS[look]) == []
-    assert browser.measured(page, script=OVERLAPS, **LOOKS[look]) == []
+def test_nothing_is_clipped_and_the_page_does_not_scroll_sideways(found: Found, look: str) -> None:
+    assert found(look)["outside"] == []
+    assert found(look)["overlaps"] == []
 
 
 @pytest.mark.parametrize("look", ["desktop", "paper", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(page: Path, look: str) -> None:
-    assert browser.measured(page, script=CONTRAST, **LOOKS[look]) == []
+def test_every_text_stands_out_from_what_is_behind_it(found: Found, look: str) -> None:
+    assert found(look)["contrast"] == []
 
 
-def test_the_dark_page_is_dark(page: Path) -> None:
-    colour = "answer = window.getComputedStyle(document.body).backgroundColor;"
-    assert browser.measured(page, script=colour, width=DESKTOP) == "rgb(255, 255, 255)"
-    assert browser.measured(page, script=colour, width=DESKTOP, dark=True) == "rgb(18, 25, 29)"
+def test_the_dark_page_is_dark(found: Found) -> None:
+    assert found("desktop")["background"] == "rgb(255, 255, 255)"
+    assert found("dark")["background"] == "rgb(18, 25, 29)"
 
 
 def test_a_table_is_sorted_by_the_head_that_is_clicked(page: Path) -> None:
@@ -155,28 +181,19 @@ def test_a_table_is_sorted_by_the_head_that_is_clicked(page: Path) -> None:
     button.click();
     answer = [down, figures(), table.tHead.rows[0].cells[column].getAttribute("aria-sort")];
     """
-    down, up, order = browser.measured(page, script=script, width=DESKTOP)
+    down, up, order = browser.measured(page, scripts={"sorted": script}, width=DESKTOP)["sorted"]
     assert len(down) == 13
     assert down == sorted(down, reverse=True)
     assert up == sorted(down)
     assert order == "ascending"
 
 
-def test_on_a_phone_a_row_is_a_card_with_the_heads_beside_its_figures(page: Path) -> None:
-    script = """
-    const cell = document.querySelector("#hosts tbody td[data-label='available']");
-    const row = window.getComputedStyle(cell.parentElement);
-    answer = [window.getComputedStyle(cell, "::before").content, row.display];
-    """
-    assert browser.measured(page, script=script, width=PHONE) == ['"available"', "block"]
+def test_on_a_phone_a_row_is_a_card_with_the_heads_beside_its_figures(found: Found) -> None:
+    assert found("phone")["card"] == ['"available"', "block"]
 
 
-def test_the_verdict_is_above_everything(page: Path) -> None:
-    script = """
-    const verdict = document.getElementById("verdict");
-    answer = [verdict.textContent, verdict.getBoundingClientRect().bottom];
-    """
-    text, bottom = browser.measured(page, script=script, width=PHONE)
+def test_the_verdict_is_above_everything(found: Found) -> None:
+    text, bottom = found("phone")["verdict"]
     assert text.startswith("3 hosts of 13 do not survive their own maxima: ")
     assert bottom < 640
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,11 @@ def shown(page: Path) -> str:
     return _run("--dump-dom", page)
 
 
-def measured(page: Path, width: int, script: str, *, printed: bool = False, dark: bool = False) -> Any:
-    """What a script finds out about the page in a window of a width: `answer` is what it assigns.
+def measured(
+    page: Path, width: int, scripts: Mapping[str, str], *, printed: bool = False, dark: bool = False
+) -> dict[str, Any]:
+    """What scripts find out about the page in a window of a width, by their names: what each of them assigns
+    to `answer`.
 
     The page stands in a frame, for a browser's own window cannot be as narrow as a phone; `document` and
     `window` are the frame's. `printed`: with the rules for paper instead of those for a screen.
@@ -51,9 +55,15 @@ def measured(page: Path, width: int, script: str, *, printed: bool = False, dark
     frame = (
         f'<iframe id="frame" srcdoc="{html.escape(text)}" style="border: 0; width: {width}px; height: 900px">'
     )
+    asked = ",\n".join(
+        f"{json.dumps(name)}: ((document, window) => {{ let answer; {script}\nreturn answer; }})"
+        for name, script in scripts.items()
+    )
     run = (
-        "frame.onload = () => { let answer; ((document, window) => {" + script + "})(frame.contentDocument,"
-        " frame.contentWindow); document.title = JSON.stringify(answer); }"
+        f"const scripts = {{{asked}}}; frame.onload = () => {{ const answers = {{}};"
+        " for (const [name, script] of Object.entries(scripts))"
+        " answers[name] = script(frame.contentDocument, frame.contentWindow);"
+        " document.title = JSON.stringify(answers); }"
     )
     with tempfile.TemporaryDirectory(prefix="mshare-page-") as folder:
         holder = Path(folder, "holder.html")
@@ -65,8 +75,9 @@ def measured(page: Path, width: int, script: str, *, printed: bool = False, dark
         document = _run("--dump-dom", holder, scheme, "--window-size=1400,1000")
     title = re.search(r"<title>(.*?)</title>", document, re.DOTALL)
     assert title is not None
-    assert title[1], "the script did not come to its end"
-    return json.loads(html.unescape(title[1]))
+    assert title[1], "the scripts did not come to their end"
+    answers: dict[str, Any] = json.loads(html.unescape(title[1]))
+    return answers
 
 
 def picture(page: Path, to: Path) -> None:

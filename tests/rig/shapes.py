@@ -103,13 +103,17 @@ class Result(NamedTuple):
 
 @functools.cache
 def program() -> str:
-    """The compiled program; the folder goes with this process."""
-    directory = tempfile.mkdtemp(prefix="mshare-shapes-")
-    path = os.path.join(directory, "shapes")
-    source = Path(__file__).with_suffix(".c")
+    """shapes.c, compiled."""
+    path, source = os.path.join(_folder().name, "shapes"), Path(__file__).with_suffix(".c")
     flags = ("-std=gnu11", "-O1", "-pthread", "-w")
     subprocess.run([preload_library.compiler(), *flags, "-o", path, str(source)], check=True)
     return path
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """It goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="mshare-shapes-")
 
 
 def run(

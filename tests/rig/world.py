@@ -91,7 +91,7 @@ class World:
         """What a command that does not end, and every process it may be waiting for, is doing; ends them."""
         states = [f"{path}: {path.read_text()}" for path in self.state.rglob("*.json")]
         others = sorted({*self.processes()} - {process.pid})
-        waits = [f"{pid} in {Path(f'/proc/{pid}/wchan').read_text()}" for pid in (process.pid, *others)]
+        waits = [f"{pid} in {_wait_channel(pid)}" for pid in (process.pid, *others)]
         # The command first: when another ends, it would go on.
         for pid in (process.pid, *reversed(others)):
             with contextlib.suppress(ProcessLookupError):
@@ -188,6 +188,14 @@ class World:
 def eventually(is_so: Callable[[], object]) -> None:
     """Wait until something is so; fail where it does not come."""
     patience.eventually(is_so)
+
+
+def _wait_channel(pid: int) -> str:
+    """Where in the kernel a process waits."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return "nothing: it has ended"
 
 
 def _output(process: subprocess.Popen[str], patience_seconds: int) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from mshare import __version__
+from rig.patience import HANG_SECONDS
 from rig.world import COMMAND, World, eventually, new_world
 
 # Our command line as that of another version, which finds what this one runs.
@@ -143,7 +145,7 @@ class TestOwner:
     def test_readiness_is_told_to_systemd(self, world, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(tmp_path / "notify"))
-            listener.settimeout(20)
+            listener.settimeout(HANG_SECONDS)
             told = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
             with world.started("own", "sga", "--size", "64MiB", "--prefault", env=told):
                 messages = []
@@ -193,11 +195,12 @@ class TestHold:
 
 def client_pids(world: World) -> list[int]:
     launcher = world.json("clients", "status", "sga")["clients"]["launcher_pid"]
-    return [
-        int(pid)
-        for task in os.listdir(f"/proc/{launcher}/task")
-        for pid in Path(f"/proc/{launcher}/task/{task}/children").read_text().split()
-    ]
+    pids: list[int] = []
+    for task in os.listdir(f"/proc/{launcher}/task"):
+        # A thread may have ended meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            pids += map(int, Path(f"/proc/{launcher}/task/{task}/children").read_text().split())
+    return pids
 
 
 @pytest.fixture
@@ -368,7 +371,7 @@ class TestCommands:
     def test_run_tells_systemd_and_ends_cleanly(self, world, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, world.owned():
             listener.bind(str(tmp_path / "notify"))
-            listener.settimeout(20)
+            listener.settimeout(HANG_SECONDS)
             told = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
             with world.started("clients", "run", "sga", "--count", "3", env=told) as launcher:
                 while "READY=1" not in listener.recv(4096).decode():

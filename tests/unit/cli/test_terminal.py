@@ -22,14 +22,18 @@ import pytest
 from mshare.texttable import width_of
 from mshare.units import GIB
 from rig import surveys
+from rig.hosts.fleet import HERE as RIG
 from rig.world import World, new_world
 
 LIBRARY = Path(__file__).parents[3] / "lib"
+SHARERS = str(RIG / "sharers.py")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def terminal(columns: int, *words: str, world: World | None = None) -> list[str]:
-    """The lines that a command writes into a terminal, with their colours."""
+def terminal(
+    columns: int, *words: str, world: World | None = None, before: tuple[str, ...] = ()
+) -> list[str]:
+    """The lines that a command writes into a terminal, with their colours; `before` is what runs it."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {
@@ -41,7 +45,10 @@ def terminal(columns: int, *words: str, world: World | None = None) -> list[str]
     if world is not None:
         environment = {**world.environment, "TERM": "xterm"}
     with subprocess.Popen(
-        [sys.executable, "-m", "mshare", *words], stdout=follower, stderr=subprocess.STDOUT, env=environment
+        [*before, sys.executable, "-m", "mshare", *words],
+        stdout=follower,
+        stderr=subprocess.STDOUT,
+        env=environment,
     ) as command:
         os.close(follower)
         written = b""
@@ -97,12 +104,32 @@ def test_a_plan_begins_with_the_verdict_and_fits(survey: str, columns: int) -> N
     assert re.search(r"^connection pooling to( 300)? +\d", "\n".join(bare), re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def a_few() -> Iterator[tuple[str, ...]]:
+    """What runs a command where it sees a few processes that share memory, and no others: the programs of
+    other tests may have any name."""
+    if os.geteuid() != 0:
+        yield ()
+        return
+    alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    with subprocess.Popen(
+        [*alone, sys.executable, SHARERS, "database", "5", "64"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as sharers:
+        assert sharers.stdout is not None
+        assert sharers.stdout.readline() == b"ready\n"
+        namespaces = f"/proc/{sharers.pid}/ns"
+        yield "nsenter", f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"
+        sharers.communicate()
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 @pytest.mark.parametrize(
     "words", [("survey",), ("info",), ("model",), ("plan", "--size", "1GiB", "--clients", "9")]
 )
-def test_what_is_looked_up_fits(words: tuple[str, ...], columns: int) -> None:
-    lines = terminal(columns, *words)
+def test_what_is_looked_up_fits(words: tuple[str, ...], columns: int, a_few: tuple[str, ...]) -> None:
+    lines = terminal(columns, *words, before=a_few)
     assert lines
     bare = [line for line in lines if not PASTED.match(line)]
     # A path or a name without a separator is not broken.

@@ -108,8 +108,6 @@ while os.getppid() == {parent}:
 
 
 def test_processes_that_end_during_the_survey_are_counted(segment):
-    # A container's root may not read the maps of every process.
-    quiet = survey(threshold_bytes=1)
     command = [sys.executable, "-S", "-c", CHURN.format(parent=os.getpid())]
     with (
         running(attached(segment, 1.0), 3) as pids,
@@ -128,7 +126,9 @@ def test_processes_that_end_during_the_survey_are_counted(segment):
     one = instance_of(found, pids[0])
     assert set(pids) <= set(one["pids"])
     assert one["page_tables"]["segments_bytes"] >= 3 * 128 * 4096
-    assert found["missing"] == quiet["missing"]
+    # Others may be read no better than before: what they lack is none of this test's.
+    gaps = [gap for gap in found["missing"] if gap["what"] in ("status", "maps", "pagemap")]
+    assert [gap for gap in gaps if not os.path.exists(f"/proc/{gap['pid']}")] == []
 
 
 # A small parent, so that two thousand fit: an interpreter of pytest's size would take gigabytes.

@@ -266,4 +266,4 @@ def test_a_brother_with_a_segment_of_the_same_size_is_told_apart():
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    assert [instance.pids for instance in found.values()] == [(pid,) for pid in sorted(pids)]
+    assert sorted(instance.pids for instance in found.values()) == [(pid,) for pid in sorted(pids)]
