@@ -118,10 +118,8 @@ def converge(module: AnsibleModule) -> Outcome[Any]:
     if params["state"] == "absent":
         return absent(check=module.check_mode)
     spec = MonitoringSpec(params["directory"], params["interval"], params["executable"])
-    # Where everything is refused that can be, nothing runs yet that needs the command line.
-    if present(spec, check=True).changed:
-        _module.program(module)
-    return present(spec, check=module.check_mode)
+    # Where there is nothing to do, nothing needs the command line.
+    return present(spec, check=module.check_mode, require_program=lambda: _module.program(module))
 
 
 def main() -> None:

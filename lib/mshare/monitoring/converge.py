@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .. import files, paths, record
@@ -53,26 +53,32 @@ class MonitoringFacts:
     """Who repeats the survey: systemd timer, systemd service, or cron."""
 
 
-def present(spec: MonitoringSpec, *, check: bool = False) -> Outcome[MonitoringFacts]:
+def present(
+    spec: MonitoringSpec, *, check: bool = False, require_program: Callable[[], object] = lambda: None
+) -> Outcome[MonitoringFacts]:
     """See to it that the host is surveyed. Afterwards there is a first file of metrics, or nothing is left of
     this run and MshareError says why.
 
-    Raises what stands in the way before anything is changed.
+    Raises what stands in the way before anything is changed; `require_program` is called where something is
+    to be changed, and may refuse it.
     """
     _require_root("survey the host for Prometheus")
     with one_at_a_time(check):
         known = _recorded()
         wanted = _Wanted.of(spec, known)
-        before = _side(wanted, known)
-        actions = wanted.actions(known)
+        decision = wanted.decide(known)
+        actions = decision.actions()
+        if actions:
+            require_program()
+        before = decision.side_before()
         if actions and not check:
             try:
-                wanted.apply(known)
+                decision.apply()
             except BaseException:
                 if known is None:
                     _remove(Recorded(SCHEMA_VERSION, wanted.directory, wanted.makes_user))
                 raise
-        after = {**before, **wanted.side()} if actions else before
+        after = {**before, **decision.side_after()} if actions else before
         return Outcome(bool(actions), actions, before, after, wanted.facts)
 
 
@@ -130,13 +136,6 @@ def _lines(path: str) -> object:
     return ABSENT if text is None else text.split("\n")
 
 
-def _side(wanted: _Wanted, known: Recorded | None) -> dict[str, object]:
-    if known is None:
-        return {**ABSENT, **dict.fromkeys(wanted.files, ABSENT)}
-    side: dict[str, object] = {"state": "present", "directory": known.directory}
-    return {**side, **{path: _lines(path) for path in {*wanted.files, *wanted.obsolete}}}
-
-
 @dataclass(frozen=True)
 class _Wanted:
     """A host as it should be."""
@@ -172,12 +171,7 @@ class _Wanted:
         return self.account is None
 
     @property
-    def obsolete(self) -> list[str]:
-        """Units of another kind of interval, or the other of systemd and cron."""
-        return [path for path in _paths() if path not in self.files and os.path.lexists(path)]
-
-    @property
-    def _unit(self) -> str:
+    def unit(self) -> str:
         """What is enabled."""
         return units.SERVICE if self.spec.is_resident else units.TIMER
 
@@ -188,18 +182,20 @@ class _Wanted:
             kept_by = "systemd service" if self.spec.is_resident else "systemd timer"
         return MonitoringFacts(self.directory, units.OUTPUT, USER, self.spec.interval_seconds, kept_by)
 
-    def record(self, known: Recorded | None) -> Recorded:
-        return Recorded(
-            SCHEMA_VERSION, self.directory, self.makes_user or (known is not None and known.user_made)
+    def decide(self, known: Recorded | None) -> _Decision:
+        """What is to be changed, by a single look at the host."""
+        return _Decision(
+            wanted=self,
+            known=known,
+            makes_folder=not os.path.lexists(FOLDER),
+            gives_folder=not self._folder_is_right(),
+            outdated=tuple(path for path, text in self.files.items() if files.read_text(path) != text),
+            obsolete=tuple(path for path in _paths() if path not in self.files and os.path.lexists(path)),
+            moved_from=known.directory if known is not None and known.directory != self.directory else None,
+            starts=self.under_systemd and not self._runs(),
+            surveys=not os.path.exists(units.OUTPUT),
+            links=not _is_ours(_link(self.directory)),
         )
-
-    def side(self) -> dict[str, object]:
-        texts: dict[str, object] = {path: text.split("\n") for path, text in self.files.items()}
-        gone = dict.fromkeys(self.obsolete, ABSENT)
-        return {"state": "present", "directory": self.directory, **texts, **gone}
-
-    def _outdated(self) -> list[str]:
-        return [path for path, text in self.files.items() if files.read_text(path) != text]
 
     def _folder_is_right(self) -> bool:
         try:
@@ -210,65 +206,110 @@ class _Wanted:
         return (status.st_uid, status.st_gid) == owner and stat.S_IMODE(status.st_mode) == 0o755
 
     def _runs(self) -> bool:
-        if not self.under_systemd:
-            return True
-        return (systemd.ask("is-enabled", self._unit), systemd.ask("is-active", self._unit)) == (
+        return (systemd.ask("is-enabled", self.unit), systemd.ask("is-active", self.unit)) == (
             "enabled",
             "active",
         )
 
-    def actions(self, known: Recorded | None) -> list[str]:
-        moved = known is not None and known.directory != self.directory
+
+@dataclass(frozen=True)
+class _Decision:
+    """What is to be changed on a host. It is both what is told and what is done."""
+
+    wanted: _Wanted
+    known: Recorded | None
+    makes_folder: bool
+    gives_folder: bool
+    """Whether the surveys' folder is not its user's, or is to be made."""
+    outdated: tuple[str, ...]
+    """Units, or the cron entry, that are missing or have another text."""
+    obsolete: tuple[str, ...]
+    """Units of another kind of interval, or the other of systemd and cron."""
+    moved_from: str | None
+    """The directory in which an earlier run made the link, where that is another one."""
+    starts: bool
+    surveys: bool
+    """Whether there are no metrics yet."""
+    links: bool
+
+    @property
+    def _record(self) -> Recorded:
+        known = self.known
+        return Recorded(
+            SCHEMA_VERSION,
+            self.wanted.directory,
+            self.wanted.makes_user or (known is not None and known.user_made),
+        )
+
+    @property
+    def _rewrites(self) -> bool:
+        return bool(self.outdated or self.obsolete)
+
+    def actions(self) -> list[str]:
+        wanted = self.wanted
         return chosen(
             (
-                (self.makes_user, f"make user {USER}"),
-                (not self._folder_is_right(), f"make {FOLDER} for it"),
-                (bool(self._outdated()), f"write {', '.join(self._outdated())}"),
+                (wanted.makes_user, f"make user {USER}"),
+                (self.gives_folder, f"make {FOLDER} for it"),
+                (bool(self.outdated), f"write {', '.join(self.outdated)}"),
                 (bool(self.obsolete), f"remove {', '.join(self.obsolete)}"),
-                (moved, f"remove {_link(known.directory) if known is not None else ''}"),
-                (self.under_systemd and not self._runs(), f"start {self._unit}, now and at boot"),
-                (not os.path.exists(units.OUTPUT), "survey the host for the first time"),
-                (not _is_ours(_link(self.directory)), f"link {_link(self.directory)} to {units.OUTPUT}"),
+                (self.moved_from is not None, f"remove {_link(self.moved_from or '')}"),
+                (self.starts, f"start {wanted.unit}, now and at boot"),
+                (self.surveys, "survey the host for the first time"),
+                (self.links, f"link {_link(wanted.directory)} to {units.OUTPUT}"),
                 (
-                    known != self.record(known),
+                    self.known != self._record,
                     f"write down in {paths.monitoring_file()} what is to be removed again",
                 ),
             )
         )
 
-    def apply(self, known: Recorded | None) -> None:
+    def side_before(self) -> dict[str, object]:
+        """The side of the diff before anything is done."""
+        if self.known is None:
+            return {**ABSENT, **dict.fromkeys(self.wanted.files, ABSENT)}
+        side: dict[str, object] = {"state": "present", "directory": self.known.directory}
+        return {**side, **{path: _lines(path) for path in {*self.wanted.files, *self.obsolete}}}
+
+    def side_after(self) -> dict[str, object]:
+        texts: dict[str, object] = {path: text.split("\n") for path, text in self.wanted.files.items()}
+        gone = dict.fromkeys(self.obsolete, ABSENT)
+        return {"state": "present", "directory": self.wanted.directory, **texts, **gone}
+
+    def apply(self) -> None:
         # First, so that after an interruption there is a record of what may exist.
-        record.save_kept(self.record(known), paths.monitoring_file())
-        owner = account.make() if self.account is None else self.account
-        if not os.path.lexists(FOLDER):
+        record.save_kept(self._record, paths.monitoring_file())
+        owner = self.wanted.account or account.make()
+        if self.makes_folder:
             files.make_directory(FOLDER)
-        files.set_access(FOLDER, files.Access(0o755, owner.uid, owner.gid))
-        changed = bool(self._outdated() or self.obsolete)
-        if changed:
-            _stop(self.under_systemd)
+        if self.gives_folder:
+            files.set_access(FOLDER, files.Access(0o755, owner.uid, owner.gid))
+        if self._rewrites:
+            _stop(self.wanted.under_systemd)
             files.remove(*self.obsolete)
-            for path, text in self.files.items():
-                files.write_text(path, text)
-        self._start(changed)
+            for path in self.outdated:
+                files.write_text(path, self.wanted.files[path])
+        self._start()
         if not os.path.exists(units.OUTPUT):
             raise MshareError(
                 f"the first survey wrote no {units.OUTPUT}; see `journalctl -u {units.SERVICE}`"
             )
-        if known is not None and known.directory != self.directory:
-            _unlink(known.directory)
-        if not _is_ours(_link(self.directory)):
-            files.make_link(units.OUTPUT, _link(self.directory))
+        if self.moved_from is not None:
+            _unlink(self.moved_from)
+        if self.links:
+            files.make_link(units.OUTPUT, _link(self.wanted.directory))
 
-    def _start(self, changed: bool) -> None:
-        if not self.under_systemd:
-            if changed or not os.path.exists(units.OUTPUT):
-                _survey_now(self.spec)
+    def _start(self) -> None:
+        anew = self._rewrites or self.surveys
+        if not self.wanted.under_systemd:
+            if anew:
+                _survey_now(self.wanted.spec)
             return
         systemd.systemctl("daemon-reload")
         # Of the service that stays, and of the one that the timer starts, the first survey is done then.
-        if changed or not os.path.exists(units.OUTPUT):
+        if anew:
             systemd.systemctl("restart", units.SERVICE)
-        systemd.systemctl("enable", "--now", self._unit)
+        systemd.systemctl("enable", "--now", self.wanted.unit)
 
 
 def _found(known: Recorded | None) -> str:

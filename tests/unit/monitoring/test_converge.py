@@ -116,6 +116,50 @@ def test_a_check_run_says_what_would_be_done_and_does_nothing(own_folders):
     assert os.listdir(where) == []
 
 
+def test_it_looks_once_and_does_what_it_told(own_folders, monkeypatch):
+    """What is decided twice may be decided differently; so the command line is asked for in between."""
+    where = str(own_folders / "textfiles")
+    unit, folder = str(own_folders / "unit"), str(own_folders / "folder")
+    looks, done = [], []
+    monkeypatch.setattr(account, "current", lambda: looks.append("user"))
+    monkeypatch.setattr(account, "make", lambda: done.append("make user") or account.Account(0, 0))
+    monkeypatch.setattr(converge, "FOLDER", folder)
+    monkeypatch.setattr(units, "OUTPUT", f"{folder}/mshare.prom")
+    monkeypatch.setattr(units, "systemd_files", lambda spec: {unit: "x"})
+    monkeypatch.setattr(converge.systemd, "ask", lambda *words: looks.append(words[0]))
+    monkeypatch.setattr(converge.systemd, "systemctl", lambda *words: files.write_text(units.OUTPUT, "x"))
+    outcome = converge.present(MonitoringSpec(where), require_program=lambda: done.append("program"))
+    assert outcome.changed
+    # systemd's second answer, to is-active, does not matter when it is not enabled; both are asked for.
+    assert looks == ["user", "is-enabled", "is-active"]
+    assert done == ["program", "make user"]
+
+
+def test_without_the_command_line_nothing_is_changed(own_folders):
+    def missing():
+        raise Unavailable("no program")
+
+    with pytest.raises(Unavailable, match="no program"):
+        converge.present(MonitoringSpec(str(own_folders / "textfiles")), require_program=missing)
+    assert os.listdir(own_folders) == ["textfiles"]
+
+
+def test_with_nothing_to_do_the_command_line_is_not_asked_for(own_folders, monkeypatch):
+    where = str(own_folders / "textfiles")
+    monkeypatch.setattr(account, "make", lambda: account.Account(0, 0))
+    monkeypatch.setattr(converge, "FOLDER", str(own_folders / "folder"))
+    monkeypatch.setattr(units, "OUTPUT", str(own_folders / "folder" / "mshare.prom"))
+    monkeypatch.setattr(units, "systemd_files", lambda spec: {str(own_folders / "unit"): "x"})
+    monkeypatch.setattr(converge.systemd, "systemctl", lambda *words: files.write_text(units.OUTPUT, "x"))
+    answers = {"is-enabled": "enabled", "is-active": "active"}
+    monkeypatch.setattr(converge.systemd, "ask", lambda *words: answers[words[0]])
+    assert converge.present(MonitoringSpec(where)).changed
+    monkeypatch.setattr(account, "current", lambda: account.Account(0, 0))
+    asked = []
+    again = converge.present(MonitoringSpec(where), require_program=lambda: asked.append("program"))
+    assert (again.changed, asked) == (False, [])
+
+
 def test_where_nothing_is_set_up_there_is_nothing_to_remove():
     assert not converge.absent().changed
 
@@ -160,9 +204,7 @@ def test_without_room_for_the_link_all_of_it_is_undone(own_folders, monkeypatch)
     monkeypatch.setattr(units, "systemd_files", lambda spec: {str(own_folders / "unit"): "x"})
     monkeypatch.setattr(converge.systemd, "systemctl", lambda *words: None)
     monkeypatch.setattr(converge.systemd, "ask", lambda *words: None)
-    monkeypatch.setattr(
-        converge._Wanted, "_start", lambda wanted, changed: files.write_text(units.OUTPUT, "x")
-    )
+    monkeypatch.setattr(converge._Decision, "_start", lambda decision: files.write_text(units.OUTPUT, "x"))
     monkeypatch.setattr(files, "make_link", full)
     with pytest.raises(OSError, match="No space left on device"):
         converge.present(MonitoringSpec(directory=where))
