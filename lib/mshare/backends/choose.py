@@ -75,6 +75,11 @@ def require_entry(root: str) -> None:
         )
 
 
+def _called(root: str) -> Choice:
+    reason = f"{root} holds the names of regions, which this kernel makes by the calls of generation 2026-05"
+    return Choice("kernel", root, reason)
+
+
 def locate(backend: str = "auto", root: str | None = None) -> Choice:
     """The backend of a root that is mounted already; Unavailable, with the next step, if none is."""
     if root is not None:
@@ -82,19 +87,26 @@ def locate(backend: str = "auto", root: str | None = None) -> Choice:
         mount = mounts.mount_at(root)
         if mount is not None and mount.filesystem == abi.FILESYSTEM and backend != "simulated":
             return Choice("kernel", root, f"msharefs is mounted at {root}")
+        if roots.called(root) and backend != "simulated":
+            return _called(root)
         if roots.simulated(root) and backend != "kernel":
             return Choice("simulated", root, f"{root} holds a simulated msharefs")
         wanted = "msharefs" if backend == "auto" else f"msharefs of backend {backend}"
         raise Unavailable(f"{root} holds no {wanted}; mount it with `mshare mount --root {root}`")
-    choice = choose(backend)
-    require_entry(choice.root)
-    mounted = kernel_root() is not None if choice.backend == "kernel" else roots.simulated(choice.root)
+    own = paths.simulated_root()
+    if backend != "simulated" and not kernel_has_msharefs() and roots.called(own):
+        choice, mounted = _called(own), True
+        require_entry(own)
+    else:
+        choice = choose(backend)
+        require_entry(choice.root)
+        mounted = kernel_root() is not None if choice.backend == "kernel" else roots.simulated(choice.root)
     if not mounted:
         raise Unavailable(
             f"no msharefs is mounted ({choice.reason}; tried {choice.root}); run `mshare mount"
             f" --backend {choice.backend}` or the role dbmem.mshare.msharefs"
         )
-    if choice.backend == "simulated" and not paths.is_root():
+    if choice.root == own and not paths.is_root():
         # /dev/shm/msharefs-UID: anybody can make that first, and wait for this user's memory.
         files.require_own_directory(choice.root)
     return choice

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from ..kernel.calls import v2026_05
-from ..kernel.generations import DESCRIBED
+from . import root as roots
 from .base import Backend
 from .called import CalledBackend
 from .choose import locate
@@ -19,7 +18,6 @@ _BACKENDS = {"kernel": KernelBackend, "simulated": SimulatedBackend}
 def connect(backend: str = "auto", root: str | None = None) -> Backend:
     """The backend at a mounted root; Unavailable, with the next step, where there is none."""
     choice = locate(backend, root)
-    found = _BACKENDS[choice.backend](choice.root)
-    if backend != "simulated" and found.generation.id in DESCRIBED and v2026_05.why_not() is None:
+    if choice.backend == "kernel" and roots.called(choice.root):
         return CalledBackend(choice.root)
-    return found
+    return _BACKENDS[choice.backend](choice.root)

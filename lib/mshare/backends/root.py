@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .. import files, paths
-from ..errors import Conflict, Unavailable
+from ..errors import Conflict, MshareError, Unavailable
 from ..host import mounts
 from ..kernel import abi, probe
-from ..kernel.generations import NEWEST, PLAYED, Generation
+from ..kernel.generations import DESCRIBED, NEWEST, PLAYED, Generation
 from .mapping import Mapping
 from .simulated.layout import Files, Layout
 
@@ -28,11 +28,25 @@ BackendName = Literal["kernel", "simulated"]
 
 
 def backend_at(root: str) -> BackendName | None:
-    """Whose msharefs is at a root; None where there is none."""
+    """Who laid out the msharefs at a root; None where there is none."""
     mount = mounts.mount_at(root)
     if mount is not None and mount.filesystem == abi.FILESYSTEM:
         return "kernel"
     return "simulated" if simulated(root) else None
+
+
+def called(root: str) -> bool:
+    """Whether the kernel's calls make the regions at a root, of which only the names are there then."""
+    if probe.why_no_calls() is not None:
+        return False
+    with contextlib.suppress(MshareError, OSError):
+        return simulated(root) and Layout.read(root).generation_id in DESCRIBED
+    return False
+
+
+def used_at(root: str) -> BackendName | None:
+    """The backend of regions at a root, unless the simulated one is asked for; None without an msharefs."""
+    return "kernel" if called(root) else backend_at(root)
 
 
 def roots() -> list[str]:
@@ -59,7 +73,7 @@ def unfinished(root: str) -> bool:
 def generation(root: str, backend: BackendName, probing: bool = True) -> Generation | None:
     """Which posted interface a root has. A kernel is probed with a scratch file that is unlinked before
     it is asked, and None without `probing`. Unavailable where it is none that is known."""
-    if backend == "simulated":
+    if backend == "simulated" or simulated(root):
         return PLAYED[Layout.read(root).generation_id]
     return probe.generation(root) if probing else None
 

@@ -48,8 +48,10 @@ def mount_command(
         f"The {spec.backend} msharefs is mounted at {spec.root} already, as requested; nothing to do.",
     )
     if message and done.facts is not None:
+        used = converge.used(choice, done)
         screen.fields(
             [
+                ("regions", None if used is choice else f"backend {used.backend}: {used.reason}"),
                 ("generation", display.generation(done.facts.generation)),
                 ("alignment", display.size(done.facts.alignment_bytes)),
                 ("access", display.access(done.facts)),

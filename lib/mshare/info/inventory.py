@@ -22,6 +22,7 @@ from ..backends.mapping import MappingEntry
 from ..clients.status import CLIENTS, LauncherStatus
 from ..errors import MshareError, sentence
 from ..host import procfs
+from ..kernel import probe
 from ..kernel.generations import PLAYED
 from ..record import Malformed
 from ..region.status import OWNER, OwnerStatus
@@ -49,7 +50,7 @@ def mount_facts(root: str, probing: bool = True) -> MountFacts:
     try:
         file = os.stat(root)
         facts = replace(facts, mode=f"{stat.S_IMODE(file.st_mode):04o}", uid=file.st_uid, gid=file.st_gid)
-        backend = roots.backend_at(root) or "simulated"
+        backend = roots.used_at(root) or "simulated"
         facts = replace(facts, backend=backend)
         generation = roots.generation(root, backend, probing)
         if generation is not None:
@@ -73,22 +74,22 @@ def directory_facts(root: str) -> Iterator[DirectoryFacts]:
 
 def support(backend: str = "auto", root: str | None = None) -> Support:
     """Whether mshare can be used here, which backend that would be, and why or why not."""
-    chosen_backend = chosen_root = None
-    reasons = []
-    mounted = False
+    found, mounted, reasons = None, False, []
     try:
-        choice = choose(backend)
-        chosen_backend, chosen_root = choice.backend, root or choice.root
-        reasons.append(choice.reason)
-        located = locate(backend, root)
-        chosen_backend, chosen_root, mounted = located.backend, located.root, True
-    except MshareError as error:
-        reasons.append(str(error))
+        found = locate(backend, root)
+        mounted = True
+        reasons.append(found.reason)
+    except MshareError as not_mounted:
+        with contextlib.suppress(MshareError):
+            found = choose(backend)
+            found = found._replace(root=root or found.root)
+            reasons.append(found.reason)
+        reasons.append(str(not_mounted))
     return Support(
-        supported=chosen_backend is not None,
-        kernel_supported=kernel_has_msharefs(),
-        backend=chosen_backend,
-        root=chosen_root,
+        supported=found is not None,
+        kernel_supported=kernel_has_msharefs() or probe.why_no_calls() is None,
+        backend=None if found is None else found.backend,
+        root=None if found is None else found.root,
         mounted=mounted,
         reasons=tuple(reasons),
     )

@@ -1,7 +1,8 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Detects the generation of a mounted msharefs with a temporary file, never by kernel version.
+"""Detects the generation of a mounted msharefs with a temporary file, never by kernel version; and whether
+the kernel has the calls that were described, which need no msharefs.
 
 Each call is harmless on a file without a size. `0x40107801` means SET_SIZE in the old generations and
 UNMAP in the new ones, so it is not used here. Needs only the standard library.
@@ -14,7 +15,7 @@ import fcntl
 import os
 import struct
 import uuid
-from typing import Callable
+from typing import Any, Callable
 
 from .. import files
 from ..errors import Unavailable
@@ -49,6 +50,8 @@ def _create_without_object(fd: int) -> int:
     fields = struct.pack("=QQQIIIxxxx", 0, abi.PAGE_BYTES, 0, abi.PROT_READ, _MAP_WITHOUT_OBJECT, _UNUSED_FD)
     return _errno_of(lambda: fcntl.ioctl(fd, abi.CREATE_MAPPING_BY_OFFSET, bytearray(fields)))
 
+
+_NOT_POSTED = "not posted yet: the calls of generation 2026-05 have no numbers, so no kernel has them"
 
 # Errno of (read(16), ioctl GET_SIZE, ioctl UNMAP_BY_ADDRESS) -> the generation.
 _ANSWERS: dict[tuple[int, ...], str] = {
@@ -108,3 +111,37 @@ def generation(root: str) -> Generation:
             + "; please report it with the kernel's origin"
         )
     return GENERATIONS[identifier]
+
+
+def why_no_calls() -> str | None:
+    """Why this kernel cannot be asked by the calls of 2026-05, in a sentence; None for one that has them."""
+    if any(name not in abi.CALL_NUMBERS for name in abi.NUMBERED_CALLS):
+        return _NOT_POSTED
+    try:
+        # No flag is -1: a kernel with the call refuses it, and makes nothing.
+        os.close(call("mshare_create", -1))
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return f"kernel {os.uname().release} has no mshare_create"
+    return None
+
+
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *arguments: int) -> int:
+    """Make a numbered call; Unavailable, and no call is made, without its number. OSError as it answers."""
+    if name not in abi.CALL_NUMBERS:
+        raise Unavailable(f"{name} cannot be called, {_NOT_POSTED}; use the simulated backend")
+    # Here, because every look at a host imports this file, and none makes such a call.
+    import ctypes
+
+    SYS_number = ctypes.c_long(abi.CALL_NUMBERS[name])
+    done = int(_libc().syscall(SYS_number, *map(ctypes.c_long, arguments)))
+    if done == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return done

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from .. import files, paths
 from ..backends import root as roots
-from ..backends.choose import Choice, choose
+from ..backends.choose import Choice, choose, locate
 from ..clients.status import CLIENTS
 from ..converge.outcome import (
     ABSENT,
@@ -146,13 +146,23 @@ def _wanted(spec: MountSpec) -> Mapping[str, object]:
 
 
 def result(choice: Choice, outcome: Outcome[MountFacts]) -> dict[str, object]:
-    """What the command line answers and the module returns."""
+    """What the command line answers and the module returns: the backend is that of the regions there."""
+    choice = used(choice, outcome)
+    choice = used(choice, outcome)
     return {
         **outcome.to_dict("mount"),
         "backend": choice.backend,
         "backend_reason": choice.reason,
         "root": choice.root,
     }
+
+
+def used(choice: Choice, outcome: Outcome[MountFacts]) -> Choice:
+    """What was asked for; for names of regions that the kernel's calls make, that."""
+    facts = outcome.facts
+    if facts is None or facts.backend in (None, choice.backend):
+        return choice
+    return locate("auto", choice.root)
 
 
 def choose_absent(backend: str, root: str | None) -> Choice:

@@ -286,7 +286,7 @@ def _preflight(spec: RegionSpec, root: str | None, window_bytes: int) -> list[pr
             memory_max_bytes=spec.memory_max_bytes,
             units=spec.before,
             uid=os.geteuid() if uid < 0 else uid,
-            simulated=root is not None and roots.backend_at(root) == "simulated",
+            simulated=root is not None and choose.locate(spec.backend, root).backend == "simulated",
             address_space_limit=address_space_limit(spec.name) if supervised else None,
             supervised=supervised,
         )

@@ -18,12 +18,18 @@ import pytest
 
 from conformance.actors import crowd
 from conformance.targets import Target
+from mshare import paths
+from mshare.backends import choose
 from mshare.backends.called import CalledBackend
+from mshare.backends.choose import Choice
 from mshare.backends.connect import connect
 from mshare.backends.mapping import Mapping
 from mshare.backends.simulated.backend import SimulatedBackend
-from mshare.kernel import abi, syscalls
-from mshare.kernel.calls import v2026_05
+from mshare.converge.outcome import Outcome
+from mshare.info import inventory
+from mshare.kernel import abi, probe, syscalls
+from mshare.mount import msharefs
+from mshare.mount.converge import result as mount_result
 from mshare.region.region import Region, RegionStat
 from mshare.units import GIB, MIB
 
@@ -35,11 +41,11 @@ class Kernel:
     """Answers numbered calls. The numbers are none of any kernel's."""
 
     def __init__(self) -> None:
-        self.numbers = {call: 10_000 + place for place, call in enumerate(v2026_05.CALLS)}
+        self.numbers = {call: 10_000 + place for place, call in enumerate(abi.NUMBERED_CALLS)}
         self.asked: list[tuple[object, ...]] = []
 
     def syscall(self, number: ctypes.c_long, *words: ctypes.c_long) -> int:
-        name = v2026_05.CALLS[number.value - 10_000]
+        name = abi.NUMBERED_CALLS[number.value - 10_000]
         try:
             return int(getattr(self, name)(*(word.value for word in words)))
         except OSError as error:
@@ -78,8 +84,8 @@ def root() -> Iterator[str]:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     double = Kernel()
-    monkeypatch.setattr(v2026_05, "NUMBERS", double.numbers)
-    monkeypatch.setattr(v2026_05, "_LIBC", double)
+    monkeypatch.setattr(abi, "CALL_NUMBERS", double.numbers)
+    monkeypatch.setattr(probe, "_libc", lambda: double)
     return double
 
 
@@ -94,6 +100,55 @@ def test_the_numbers_decide(root: str) -> None:
     assert (backend.name, backend.generation.id) == ("kernel", "2026-05")
     # Who asks for the simulated backend gets it, as on every kernel.
     assert connect("simulated", root).__class__ is SimulatedBackend
+
+
+def test_who_looks_calls_it_what_it_is(root: str, kernel: Kernel) -> None:
+    """Facts, modules and the command line, which all ask here."""
+    facts, support = inventory.mount_facts(root), inventory.support("auto", root)
+    assert (facts.backend, facts.generation, facts.reason) == ("kernel", "2026-05", None)
+    assert (support.backend, support.mounted, support.kernel_supported) == ("kernel", True, True)
+    assert support.reasons == (
+        f"{root} holds the names of regions, which this kernel makes by the calls of generation 2026-05",
+    )
+    assert inventory.support("kernel", root).backend == "kernel"
+    asked = inventory.support("simulated", root)
+    assert (asked.backend, asked.reasons) == ("simulated", (f"{root} holds a simulated msharefs",))
+    kernel.numbers.clear()
+    assert inventory.mount_facts(root).backend == inventory.support("auto", root).backend == "simulated"
+    assert not inventory.support("auto", root).kernel_supported
+
+
+@pytest.mark.usefixtures("kernel")
+def test_what_is_mounted_is_called_what_its_regions_are(root: str) -> None:
+    asked = Choice("simulated", root, "the simulated backend was requested")
+    outcome = Outcome(False, [], {}, {}, inventory.mount_facts(root))
+    answer = mount_result(asked, outcome)
+    assert (answer["backend"], answer["root"]) == ("kernel", root)
+    assert "by the calls of generation 2026-05" in str(answer["backend_reason"])
+    # What was asked for is as it was asked for: it is laid out by this library.
+    assert msharefs.observe(root).backend == "simulated"
+
+
+@pytest.mark.usefixtures("kernel")
+def test_at_the_usual_place_as_well(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "simulated_root", lambda: root)
+    monkeypatch.setattr(choose, "kernel_has_msharefs", lambda: False)
+    for backend, is_class in (
+        ("auto", CalledBackend),
+        ("kernel", CalledBackend),
+        ("simulated", SimulatedBackend),
+    ):
+        assert connect(backend).__class__ is is_class
+    assert inventory.support().backend == "kernel"
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_damaged_layout_is_nobody_s(root: str) -> None:
+    with open(os.path.join(root, ".simulated", "layout.json"), "w") as file:
+        file.write("{")
+    facts = inventory.mount_facts(root)
+    assert facts.backend == "simulated"
+    assert "layout.json is not valid JSON" in (facts.reason or "")
 
 
 @pytest.mark.usefixtures("kernel")

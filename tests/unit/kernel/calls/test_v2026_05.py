@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 
 import pytest
 
 from mshare.errors import Unavailable
-from mshare.kernel import abi
+from mshare.kernel import abi, probe
 from mshare.kernel.calls import CALLS, v2026_05
 from mshare.kernel.syscalls import NewMapping
 from mshare.units import MIB
@@ -23,13 +24,13 @@ class Kernel:
     def __init__(self, monkeypatch):
         self.asked = []
         self.code = 0
-        numbers = {call: 10_000 + place for place, call in enumerate(v2026_05.CALLS)}
-        monkeypatch.setattr(v2026_05, "NUMBERS", numbers)
-        monkeypatch.setattr(v2026_05, "_LIBC", self)
-        monkeypatch.setattr(v2026_05.ctypes, "get_errno", lambda: self.code)
+        numbers = {call: 10_000 + place for place, call in enumerate(abi.NUMBERED_CALLS)}
+        monkeypatch.setattr(abi, "CALL_NUMBERS", numbers)
+        monkeypatch.setattr(probe, "_libc", lambda: self)
+        monkeypatch.setattr(ctypes, "get_errno", lambda: self.code)
 
     def syscall(self, number, *words):
-        call = v2026_05.CALLS[number.value - 10_000]
+        call = abi.NUMBERED_CALLS[number.value - 10_000]
         self.asked.append((call, *(word.value for word in words)))
         return -1 if self.code else 7
 
@@ -51,16 +52,16 @@ def calls():
 
 def test_they_have_no_numbers():
     """On the day they are posted this test goes, with the table filled in."""
-    assert v2026_05.NUMBERS == {}
+    assert abi.CALL_NUMBERS == {}
     assert "2026-05" not in CALLS
-    assert v2026_05.why_not() == (
+    assert probe.why_no_calls() == (
         "not posted yet: the calls of generation 2026-05 have no numbers, so no kernel has them"
     )
 
 
 @pytest.mark.parametrize("number", range(len(calls())))
 def test_none_is_made_without_a_number(number, monkeypatch):
-    monkeypatch.setattr(v2026_05, "_LIBC", None)
+    monkeypatch.setattr(probe, "_libc", None)
     call, (name, *__) = calls()[number]
     with pytest.raises(Unavailable) as caught:
         call()
@@ -83,8 +84,8 @@ def test_with_numbers_each_is_one_system_call(number, monkeypatch):
 
 def test_some_numbers_are_not_enough(monkeypatch):
     Kernel(monkeypatch)
-    monkeypatch.setattr(v2026_05, "NUMBERS", {"mshare_create": 10_000})
-    assert (v2026_05.why_not() or "").startswith("not posted yet")
+    monkeypatch.setattr(abi, "CALL_NUMBERS", {"mshare_create": 10_000})
+    assert (probe.why_no_calls() or "").startswith("not posted yet")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_some_numbers_are_not_enough(monkeypatch):
 def test_a_kernel_is_asked_with_flags_that_make_nothing(monkeypatch, code, why):
     kernel = Kernel(monkeypatch)
     kernel.code = code
-    assert v2026_05.why_not() == why
+    assert probe.why_no_calls() == why
     assert kernel.asked == [("mshare_create", -1)]
 
 
