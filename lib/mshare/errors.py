@@ -56,7 +56,7 @@ _NEXT_STEPS = {
     errno.EINVAL: "check size and address against the alignment in mshare_info, and that the owner is alive",
     errno.ENOENT: "check the path; `mshare list` shows the regions",
     errno.ENOMEM: "request less, allow overcommit, raise RLIMIT_AS (ulimit -v), or reserve huge pages",
-    errno.ESTALE: "the region ended with its owner; remove its name with `mshare rm`, then create it again",
+    errno.ESTALE: "remove its name with `mshare rm` (--force while its owner lives), then create it again",
     errno.ENOSPC: "give the tmpfs more room (mount -o remount,size=...)",
     errno.EOPNOTSUPP: "see `mshare info` for what this generation of the kernel interface can do",
     errno.EPERM: "run as root (become: true)",

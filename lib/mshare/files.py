@@ -47,9 +47,24 @@ _KINDS = {
 class NotTrusted(Conflict):
     """A file that is not what it should be, or that somebody put there who is not trusted with it."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} is {reason}; remove it, or put a regular file of its owner there")
+    def __init__(
+        self, path: str, reason: str, *, kind_bits: int | None = None, next_step: str | None = None
+    ) -> None:
+        """`reason` is what it is; `kind_bits` the kind of file that belongs there, if it is of another."""
+        what = reason
+        if kind_bits is not None and (next_step is not None or kind_bits != stat.S_IFREG):
+            what = f"{reason} where {_KINDS[kind_bits]} belongs"
+        if next_step is None:
+            regular = kind_bits in (None, stat.S_IFREG)
+            next_step = "remove it, or put a regular file of its owner there" if regular else "remove it"
+        super().__init__(f"{path} is {what}; {next_step}")
+        self.path = path
         self.reason = reason
+        self.kind_bits = kind_bits
+
+    def then(self, next_step: str) -> NotTrusted:
+        """The same, with another next step."""
+        return NotTrusted(self.path, self.reason, kind_bits=self.kind_bits, next_step=next_step)
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ def require_regular(fd: int, path: str, *, links_maximum: int = 1) -> os.stat_re
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise NotTrusted(path, kind(status))
+        raise NotTrusted(path, kind(status), kind_bits=stat.S_IFREG)
     if status.st_nlink > links_maximum:
         raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
     return status
@@ -269,7 +284,7 @@ def open_file(path: str, flags: int, kind_bits: int = stat.S_IFREG) -> int:
 def _require_kind(status: os.stat_result, path: str, kind_bits: int) -> None:
     """NotTrusted for a file of another kind, or with more than one name."""
     if stat.S_IFMT(status.st_mode) != kind_bits:
-        raise NotTrusted(path, kind(status))
+        raise NotTrusted(path, kind(status), kind_bits=kind_bits)
     if status.st_nlink > 1:
         raise NotTrusted(path, f"a file with {status.st_nlink} hard links")
 
@@ -685,8 +700,14 @@ def unlink(path: str) -> None:
 def remove(*files: str) -> None:
     """As `unlink`, for several; missing ones are fine."""
     for path in files:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except IsADirectoryError as error:
+            # It may hold anything, so it is never removed here.
+            reason = "a directory is where a file belongs; remove it by hand (rmdir), then run this again"
+            raise OSError(error.errno, reason, path) from None
 
 
 def rmdir(path: str) -> None:

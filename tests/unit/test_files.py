@@ -17,6 +17,7 @@ import pytest
 from mshare import files, paths
 from mshare.backends import choose
 from mshare.backends.simulated.layout import Layout
+from mshare.errors import sentence
 from mshare.mount import msharefs
 from mshare.mount.spec import MountSpec
 from rig import apart
@@ -84,6 +85,31 @@ def test_what_is_no_regular_file_is_refused_without_waiting(theirs, make, what):
         assert caught.value.reason == what
         sentence = f"{path} is {what}; remove it, or put a regular file of its owner there"
         assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("belongs", "name"),
+    [(stat.S_IFIFO, "a FIFO"), (stat.S_IFSOCK, "a socket"), (stat.S_IFDIR, "a directory")],
+)
+def test_what_belongs_there_is_said(tmp_path, belongs, name):
+    path = str(tmp_path / "here")
+    files.write_text(path, "")
+    with pytest.raises(files.NotTrusted) as caught:
+        files.open_file(path, os.O_RDONLY, belongs)
+    assert str(caught.value) == f"{path} is a regular file where {name} belongs; remove it"
+    assert str(caught.value.then("do that")) == f"{path} is a regular file where {name} belongs; do that"
+
+
+def test_a_directory_in_the_place_of_a_file_that_is_removed(tmp_path):
+    path = str(tmp_path / "a.json")
+    os.mkdir(path)
+    with pytest.raises(IsADirectoryError) as caught:
+        files.remove(path)
+    assert sentence(caught.value) == (
+        f"{path}: a directory is where a file belongs; remove it by hand (rmdir), then run this again"
+        " (EISDIR)"
+    )
+    assert os.path.isdir(path)
 
 
 @pytest.mark.parametrize("directly", [True, False])

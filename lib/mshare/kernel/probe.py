@@ -73,14 +73,19 @@ def alignment_bytes(root: str) -> int:
     path = os.path.join(root, abi.INFO_FILE)
     try:
         text = files.read_text(path)
-        if text is not None:
-            return int(text)
+    except files.NotTrusted as error:
+        raise Unavailable(
+            f"{path} is {error.reason} where a file with the alignment belongs; is this msharefs?"
+        ) from None
+    if text is None:
         raise Unavailable(
             f"{path} is missing: this is an msharefs of the 2022-01 or 2022-04 series, whose system calls"
             f" are not safe on today's kernels; boot a kernel with a later series"
         )
-    except (ValueError, files.NotTrusted) as error:
-        raise Unavailable(f"{path} contains no alignment ({error}); is this msharefs?") from None
+    try:
+        return int(text)
+    except ValueError:
+        raise Unavailable(f"{path} contains no alignment ({text[:20]!a}); is this msharefs?") from None
 
 
 def generation(root: str) -> Generation:

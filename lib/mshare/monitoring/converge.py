@@ -9,6 +9,7 @@ access, is a link to the file there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -156,6 +157,7 @@ class _Wanted:
         texts = units.systemd_files(spec) if under_systemd else units.cron_file(spec, os.uname().nodename)
         where = spec.directory or _found(known)
         directory.require(where)
+        _require_folder()
         there = account.current()
         if there is None:
             account.require_programs()
@@ -310,6 +312,14 @@ class _Decision:
         if anew:
             systemd.systemctl("restart", units.SERVICE)
         systemd.systemctl("enable", "--now", self.wanted.unit)
+
+
+def _require_folder() -> None:
+    """NotTrusted for anything but a directory where the surveys' files are to be."""
+    with contextlib.suppress(FileNotFoundError):
+        status = files.status(FOLDER)
+        if not stat.S_ISDIR(status.st_mode):
+            raise files.NotTrusted(FOLDER, files.kind(status), kind_bits=stat.S_IFDIR)
 
 
 def _found(known: Recorded | None) -> str:

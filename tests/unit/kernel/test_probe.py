@@ -109,6 +109,16 @@ def test_no_alignment_in_mshare_info(root, text):
         probe.alignment_bytes(str(root))
 
 
+def test_something_else_in_the_place_of_mshare_info(root):
+    os.unlink(root / "mshare_info")
+    os.mkfifo(root / "mshare_info")
+    with pytest.raises(Unavailable) as caught:
+        probe.alignment_bytes(str(root))
+    assert str(caught.value) == (
+        f"{root}/mshare_info is a FIFO where a file with the alignment belongs; is this msharefs?"
+    )
+
+
 @pytest.mark.parametrize("identifier", ["2022-01", "2022-04"])
 def test_generations_that_were_system_calls_are_refused(identifier):
     with pytest.raises(

@@ -52,6 +52,16 @@ def test_a_file_of_somebody_else_s(own_folders):
     assert "mshare.prom is there and was not made by this role; move it away" in text
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/null", path)])
+def test_something_else_in_the_place_of_the_surveys_folder(own_folders, monkeypatch, make):
+    folder = str(own_folders / "folder")
+    monkeypatch.setattr(converge, "FOLDER", folder)
+    make(folder)
+    text = refused(files.NotTrusted, directory=str(own_folders / "textfiles"))
+    what = "a symbolic link" if os.path.islink(folder) else "a FIFO"
+    assert text == f"{folder} is {what} where a directory belongs; remove it"
+
+
 def test_a_link_of_somebody_else_s_in_its_place(own_folders):
     """The file that it leads to is neither written nor replaced."""
     (own_folders / "textfiles").chmod(0o1777)

@@ -18,6 +18,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -42,6 +43,8 @@ from .layout import (
     Record,
     Sidecar,
     Task,
+    end_it,
+    file_of,
     sidecar_mode,
     within,
     without,
@@ -59,6 +62,13 @@ from .window import (
     refusal,
     reopened,
 )
+
+# While a region is made, its sidecar is there a moment before its door.
+_DOOR_LOOKS, _DOOR_PAUSE_SECONDS = 250, 0.001
+
+
+def _stale(path: str, reason: str) -> OSError:
+    return OSError(errno.ESTALE, reason, path)
 
 
 def _this_task() -> Task:
@@ -528,7 +538,8 @@ class SimulatedBackend(Backend):
     def _open_existing(self, name: str, flags: int) -> RegionFile:
         if stat.S_ISDIR(files.status(self.path(name)).st_mode):
             raise refusal(errno.EISDIR, self.path(name))
-        fd = files.open_file(self.path(name), flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL))
+        with file_of(name):
+            fd = files.open_file(self.path(name), flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL))
         with contextlib.ExitStack() as undo:
             name_fd = fd
             undo.callback(os.close, name_fd)
@@ -548,19 +559,26 @@ class SimulatedBackend(Backend):
     def _given(self, name: str, name_fd: int, sidecar: Sidecar, flags: int) -> int:
         """The memory of a region without a file, which its creator gives.
 
-        ESTALE where the creator is gone, and the region with it.
+        ESTALE where the creator is gone, and the region with it, or does not give it out any more.
         """
-        record = sidecar.read()
-        gone = OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.path(name))
-        if record.dead:
-            raise gone
-        try:
-            given = call(self._layout.door_path(name), name, os.fstat(name_fd).st_uid)
-        except (ConnectionRefusedError, FileNotFoundError):
-            raise gone from None
+        path = self._layout.door_path(name)
+        for looks_left in range(_DOOR_LOOKS, -1, -1):
+            record = sidecar.read()
+            if record.dead:
+                raise _stale(self.path(name), "the region ended with its owner")
+            try:
+                with file_of(name):
+                    given = call(path, name, os.fstat(name_fd).st_uid)
+                break
+            except (ConnectionRefusedError, FileNotFoundError):
+                # It may be just making the door, or just ending.
+                if not looks_left:
+                    owner = "its owner" if record.owner is None else f"its owner (process {record.owner.pid})"
+                    raise _stale(self.path(name), f"{owner} lives, but nobody answers at {path}") from None
+            time.sleep(_DOOR_PAUSE_SECONDS)
         try:
             if Memory.of(given) != record.memory:
-                raise files.NotTrusted(self._layout.door_path(name), "not the door of this region")
+                raise files.NotTrusted(path, "not the door of this region", next_step=end_it(name))
             return self.reopened(given, flags)
         finally:
             os.close(given)
@@ -591,7 +609,7 @@ class SimulatedBackend(Backend):
 
     def set_name_access(self, name: str, inode: int, mode: int, uid: int, gid: int) -> None:
         """Give the name of a region without a file another mode, user or group, while it has that name."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), file_of(name):
             files.set_access(self.path(name), files.Access(mode, uid, gid), inode)
             self._layout.set_door_access(name, mode, uid, gid)
 

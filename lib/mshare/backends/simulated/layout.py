@@ -128,7 +128,21 @@ class Record:
     @classmethod
     def from_json(cls, text: bytes | str, path: str = "a sidecar", name: str = "NAME") -> Record:
         """Malformed, naming the file and the field, for anything that the simulator does not write."""
-        return record.parse(cls, text, path, f"`mshare rm {name} --force` ends what is left of the region")
+        return record.parse(cls, text, path, end_it(name))
+
+
+def end_it(name: str) -> str:
+    """What to do about a region of which a file is damaged, or is no file of ours."""
+    return f"`mshare rm {name} --force` ends what is left of the region"
+
+
+@contextlib.contextmanager
+def file_of(name: str) -> Iterator[None]:
+    """A file that is not what it should be is one of a region's, for the sentence."""
+    try:
+        yield
+    except files.NotTrusted as error:
+        raise error.then(end_it(name)) from None
 
 
 class Sidecar:
@@ -294,12 +308,13 @@ class Files:
 
     def _sidecar(self, name: str, flags: int) -> Sidecar:
         path = self.sidecar_path(name)
-        fd = files.open_file(path, flags)
-        try:
-            return Sidecar(fd, files.open_file(self.bell_path(name), flags, stat.S_IFIFO), path, name)
-        except BaseException:
-            os.close(fd)
-            raise
+        with file_of(name):
+            fd = files.open_file(path, flags)
+            try:
+                return Sidecar(fd, files.open_file(self.bell_path(name), flags, stat.S_IFIFO), path, name)
+            except BaseException:
+                os.close(fd)
+                raise
 
     def sidecar_of(self, name: str, region_fd: int) -> Sidecar:
         """The sidecar of a region file that is open. One that is being made or removed is looked at again:
@@ -323,7 +338,9 @@ class Files:
                 if not looks_left or not os.fstat(region_fd).st_nlink:
                     raise
             time.sleep(_POLL_SECONDS)
-        raise files.NotTrusted(self.sidecar_path(name), "not the record of the region's file")
+        raise files.NotTrusted(
+            self.sidecar_path(name), "not the record of the region's file", next_step=end_it(name)
+        )
 
     def create_sidecar(self, name: str, first: Record, mode: int) -> Sidecar:
         """Make the sidecar of a new region file with that mode."""
@@ -340,7 +357,8 @@ class Files:
         """Give a region's file, and what belongs to it, another mode, user or group (-1: as it is)."""
         region = self.record(name)
         inode = None if region is None else region.inode
-        files.set_access(os.path.join(self.root, name), files.Access(mode, uid, gid), inode)
+        with file_of(name):
+            files.set_access(os.path.join(self.root, name), files.Access(mode, uid, gid), inode)
         sidecar = self.sidecar(name)
         sidecar.set_access(mode, uid, gid)
         sidecar.close()
@@ -353,7 +371,8 @@ class Files:
     def set_door_access(self, name: str, mode: int, uid: int, gid: int) -> None:
         """Let those come to a region's door who may open the region: connecting takes the right to write."""
         access = files.Access(sidecar_mode(mode), uid, gid)
-        files.set_access(self.door_path(name), access, kind_bits=stat.S_IFSOCK)
+        with file_of(name):
+            files.set_access(self.door_path(name), access, kind_bits=stat.S_IFSOCK)
 
     def unlink(self, name: str) -> None:
         """Remove a region's name and what belongs to it; missing files are fine."""

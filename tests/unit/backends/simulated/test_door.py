@@ -379,9 +379,12 @@ def test_an_owner_that_forked_and_is_killed_leaves_nobody_waiting(root, backend)
     os.read(ready, 1)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with pytest.raises(OSError, match="Stale file handle") as caught:
+    with pytest.raises(OSError, match="ended with its owner") as caught:
         backend.open("sga", os.O_RDWR)
-    assert "the region ended with its owner; remove its name with `mshare rm`" in sentence(caught.value)
+    assert sentence(caught.value) == (
+        f"{root}/sga: the region ended with its owner (ESTALE); remove its name with `mshare rm` (--force"
+        " while its owner lives), then create it again"
+    )
     backend.unlink("sga")
     os.close(ready)
     os.close(say)
@@ -441,13 +444,14 @@ def with_bytes(data):
 )
 def test_a_door_that_answers_nonsense_is_nobody_s(region, backend, root, answer):
     before = len(open_files())
-    with another_door(path_of(root), answer), pytest.raises(OSError, match="Stale file handle"):
+    with another_door(path_of(root), answer), pytest.raises(OSError, match="nobody answers") as caught:
         backend.open("sga", os.O_RDWR)
+    assert caught.value.errno == errno.ESTALE
     patience.eventually(lambda: len(open_files()) == before)
 
 
 def test_a_door_that_gives_another_file(region, backend, root):
-    not_this = pytest.raises(files.NotTrusted, match="not the door of this region")
+    not_this = pytest.raises(files.NotTrusted, match="not the door of this region; `mshare rm sga --force`")
     with another_door(path_of(root), with_fds(1)), not_this:
         backend.open("sga", os.O_RDWR)
 
@@ -500,11 +504,11 @@ def test_another_user_s_door(region, backend, root):
 @pytest.mark.parametrize(
     ("put", "said"),
     [
-        (lambda path, elsewhere: os.symlink(elsewhere, path), "is a symbolic link"),
-        (lambda path, elsewhere: os.link(elsewhere, path), "is a file with 2 hard links"),
-        (lambda path, elsewhere: os.mkfifo(path), "is a FIFO"),
-        (lambda path, elsewhere: os.mkdir(path), "is a directory"),
-        (lambda path, elsewhere: open(path, "w").close(), "is a regular file"),
+        (lambda path, elsewhere: os.symlink(elsewhere, path), "a symbolic link where a socket belongs"),
+        (lambda path, elsewhere: os.link(elsewhere, path), "a file with 2 hard links"),
+        (lambda path, elsewhere: os.mkfifo(path), "a FIFO where a socket belongs"),
+        (lambda path, elsewhere: os.mkdir(path), "a directory where a socket belongs"),
+        (lambda path, elsewhere: open(path, "w").close(), "a regular file where a socket belongs"),
     ],
     ids=["link", "hard link", "fifo", "directory", "file"],
 )
@@ -515,14 +519,47 @@ def test_something_else_in_the_place_of_a_door(region, backend, root, shared, pu
     mode = os.stat(elsewhere).st_mode
     os.unlink(path_of(root))
     put(path_of(root), elsewhere)
-    with pytest.raises(files.NotTrusted, match=said):
-        backend.open("sga", os.O_RDWR)
-    with pytest.raises(files.NotTrusted, match=said):
-        roots.set_region_access(str(root), "sga", 0o666, -1, -1)
+    for use in (
+        lambda: backend.open("sga", os.O_RDWR),
+        lambda: roots.set_region_access(str(root), "sga", 0o666, -1, -1),
+    ):
+        with pytest.raises(files.NotTrusted) as caught:
+            use()
+        assert str(caught.value) == (
+            f"{path_of(root)} is {said}; `mshare rm sga --force` ends what is left of the region"
+        )
     assert os.stat(elsewhere).st_mode == mode
     if os.path.isdir(path_of(root)):
         os.rmdir(path_of(root))
     listener.close()
+
+
+@pytest.mark.parametrize("put", [lambda path: None, lambda path: socket.socket(socket.AF_UNIX).bind(path)])
+def test_a_door_at_which_nobody_listens(region, backend, root, put, monkeypatch):
+    """The owner lives, so the region did not end with it."""
+    monkeypatch.setattr("mshare.backends.simulated.backend._DOOR_PAUSE_SECONDS", 0)
+    os.unlink(path_of(root))
+    put(path_of(root))
+    with pytest.raises(OSError, match="nobody answers") as caught:
+        backend.open("sga", os.O_RDWR)
+    assert sentence(caught.value) == (
+        f"{root}/sga: its owner (process {os.getpid()}) lives, but nobody answers at {path_of(root)}"
+        " (ESTALE); remove its name with `mshare rm` (--force while its owner lives), then create it again"
+    )
+
+
+def test_a_door_that_is_just_being_made_is_waited_for(region, backend, root, monkeypatch):
+    kept, looks = f"{path_of(root)}.kept", []
+
+    def pause(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            os.rename(kept, path_of(root))
+
+    os.rename(path_of(root), kept)
+    monkeypatch.setattr("mshare.backends.simulated.backend.time.sleep", pause)
+    backend.open("sga", os.O_RDWR).close()
+    assert len(looks) == 3
 
 
 def test_what_a_killed_maker_left_goes_with_the_root(backend, root):

@@ -156,8 +156,13 @@ def test_odd_files_in_the_place_of_a_region_s_hang_nobody(backend, root, place, 
     if (place, make) != (".simulated/sga.bell", os.mkfifo):
         # A directory of regions is no trap, and no region.
         is_directory = (place, make) == ("sga", os.mkdir)
-        with pytest.raises(IsADirectoryError if is_directory else files.NotTrusted):
+        with pytest.raises(IsADirectoryError if is_directory else files.NotTrusted) as caught:
             backend.open("sga", os.O_RDWR)
+        belongs = "a FIFO" if place.endswith(".bell") else "a regular file"
+        if not is_directory:
+            assert str(caught.value).endswith(
+                f" where {belongs} belongs; `mshare rm sga --force` ends what is left of the region"
+            )
     assert roots.peek(str(root), "sga") is None or place == "sga" or make is os.mkfifo
     region.close()
 
