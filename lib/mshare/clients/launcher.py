@@ -19,7 +19,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ from .status import CLIENTS, LauncherStatus, StatusFile, starting
 if TYPE_CHECKING:
     import psutil
 
-_END_SECONDS = 10.0
+_END_SECONDS, _END_POLL_SECONDS = 10.0, 0.005
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 """What fork answers where there is no room for another process."""
 _F_SETPIPE_SZ = 1031  # Python has its name since 3.10.
@@ -114,6 +114,11 @@ class _Launcher:
         self._touches_left = 0
         self._written = 0.0
         self._writing_seconds = 0.0
+        self._state = ""
+        """In the status file."""
+        self._news = False
+        """Whether anything has happened that the status file does not say."""
+        self._touched = 0.0
         self.status_path = status_file.file(target.backend.root, spec.region, CLIENTS)
         self._file = StatusFile(self.status_path)
         self._span_bytes = 0
@@ -207,8 +212,10 @@ class _Launcher:
     def _wait(self) -> bool:
         """Handle what happens next; False when it is time to end."""
         events = self._selector.select(self._patience())
-        if not events and self._touches_left:
+        self._news = self._news or bool(events)
+        if self._touches_left and time.monotonic() - self._touched >= _OWNER_END_SECONDS:
             self._touches_left -= 1
+            self._touched = time.monotonic()
             for pid in self._clients.alive:
                 os.kill(pid, signal.SIGUSR1)
                 # One that somebody stopped would be counted as attached, to a region that is gone.
@@ -230,9 +237,9 @@ class _Launcher:
         self._settle()
         if self._first_start and self._errors:
             raise MshareError(self._failure())
-        if self._clients.waiting():
+        if self._clients.waiting:
             self._write_progress()
-        else:
+        elif self._state != "ready" or (self._news and self._rested() >= 0):
             status = self.write("ready")
             notify(READY="1", STATUS=self._summary())
             if self._first_start:
@@ -241,14 +248,24 @@ class _Launcher:
 
     def _patience(self) -> float | None:
         """How long to wait for something to happen."""
+        waits = []
         if self._settling():
-            return _SETTLE_POLL_SECONDS
+            waits.append(_SETTLE_POLL_SECONDS)
         if self._touches_left and self._clients.alive:
-            return _OWNER_END_SECONDS
-        return None if self._file.current else _UNWRITTEN_SECONDS
+            waits.append(max(0.0, self._touched + _OWNER_END_SECONDS - time.monotonic()))
+        if not self._file.current:
+            waits.append(_UNWRITTEN_SECONDS)
+        elif self._news and not self._clients.waiting:
+            waits.append(max(0.0, -self._rested()))
+        return min(waits, default=None)
 
     def _settling(self) -> bool:
-        return bool(self._spec.command) and bool(self._clients.waiting())
+        return bool(self._spec.command) and bool(self._clients.waiting)
+
+    def _rested(self) -> float:
+        """Seconds since the status file may be written again. With thousands of clients that takes a while,
+        and they may end one after the other: it is written for many of them then."""
+        return time.monotonic() - self._written - _REST * self._writing_seconds
 
     def _on_signals(self, numbers: bytes) -> bool:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -304,7 +321,7 @@ class _Launcher:
                 " for another process (memory, kernel.pid_max, kernel.threads-max, RLIMIT_NPROC, pids.max of"
                 " a cgroup); raise the limit that was reached, or ask for fewer clients"
             ) from error
-        self._clients.alive[pid] = Member(number, pid, time.monotonic())
+        self._clients.add(Member(number, pid, time.monotonic()))
 
     def _read_reports(self) -> None:
         """Take in the reports there are. Each was written as a whole, so they are complete."""
@@ -314,9 +331,7 @@ class _Launcher:
                     self._take_in(report)
 
     def _take_in(self, report: client.Report) -> None:
-        member = self._clients.alive.get(report.pid)
-        if member is not None:
-            member.report = report
+        self._clients.report(report)
         if report.error is not None:
             self._errors.append(f"client {report.number}: {report.error}")
         elif report.touched is not None and report.touched.wrong_pages:
@@ -331,23 +346,22 @@ class _Launcher:
         if not self._spec.command:
             return
         due = time.monotonic() - self._spec.settle_seconds
-        for member in self._clients.waiting():
-            if member.report is None and member.started <= due:
-                member.settled_vm_pte_bytes = procfs.vm_pte_bytes(member.pid)
+        lived = []
+        for member in self._clients.waiting.values():
+            if member.started > due:
+                break
+            lived.append(member)
+        for member in lived:
+            if member.report is None:
+                self._clients.settle(member, procfs.vm_pte_bytes(member.pid))
 
     def _reap(self) -> None:
         self._read_reports()
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in _ended():
             self._on_death(pid, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, pid: int, code: int) -> None:
-        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        reason = f"was killed by {signals.name(-code)}" if code < 0 else f"ended with exit code {code}"
         if not self._owner_alive:
             reason += ", after the region's owner had ended"
         member = self._clients.bury(pid, reason)
@@ -358,7 +372,6 @@ class _Launcher:
             print(f"client {member.number} (process {pid}) {reason}", file=sys.stderr, flush=True)
         if member.report is None and member.settled_vm_pte_bytes is None:
             self._errors.append(f"client {member.number} {reason} before it was attached{self._why(code)}")
-        self._written = 0.0
 
     def _why(self, code: int) -> str:
         """Of a client of ours that died of a touch: where that was; an empty text for all others."""
@@ -379,23 +392,24 @@ class _Launcher:
         self._errors.append("the region's owner has ended")
         self._starting().tell(self._clients.alive)
         if not self._spec.command:
-            self._touches_left = _OWNER_END_TOUCHES
+            self._touches_left, self._touched = _OWNER_END_TOUCHES, time.monotonic()
 
     def _end(self, clients: list[Member]) -> None:
         """SIGTERM, and SIGKILL for those that do not listen; returns when they and theirs are gone."""
         started = self._started_by(clients)
+        ending = {member.pid for member in clients} & self._clients.alive.keys()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for member in clients:
-                if member.pid in self._clients.alive:
-                    self._signal(member.pid, number)
+            for pid in ending:
+                self._signal(pid, number)
             deadline = time.monotonic() + _END_SECONDS
-            while (
-                any(member.pid in self._clients.alive for member in clients) and time.monotonic() < deadline
-            ):
-                for member in clients:
-                    if member.pid in self._clients.alive and os.waitpid(member.pid, os.WNOHANG)[0]:
-                        del self._clients.alive[member.pid]
-                time.sleep(0.005)
+            while ending and time.monotonic() < deadline:
+                for pid, status in _ended():
+                    if pid in ending:
+                        ending.remove(pid)
+                        self._clients.remove(pid)
+                    else:
+                        self._on_death(pid, os.waitstatus_to_exitcode(status))
+                time.sleep(_END_POLL_SECONDS)
         tree.end(started, _END_SECONDS)
 
     def _started_by(self, clients: list[Member]) -> list[psutil.Process]:
@@ -424,19 +438,18 @@ class _Launcher:
         return f"the clients of region {self._spec.region} did not start: {first}{more}{hint}"
 
     def _summary(self) -> str:
-        return f"{len(self._clients.attached())} of {counted(self._spec.count, 'client')} attached"
+        return f"{self._clients.attached} of {counted(self._spec.count, 'client')} attached"
 
     def _write_progress(self) -> None:
         # With thousands of clients writing takes a while, which is better used to start them.
         if time.monotonic() - self._written > max(_STATUS_SECONDS, _REST * self._writing_seconds):
-            before = time.process_time()
             self.write("starting")
-            self._writing_seconds = time.process_time() - before
             notify(STATUS=self._summary(), EXTEND_TIMEOUT_USEC=str(60_000_000))
 
     def write(self, state: str, failure: Failure | None = None) -> LauncherStatus:
         """Write the status file: figures over the clients that are attached now."""
-        self._written = time.monotonic()
+        self._state, self._news = state, False
+        self._written, began = time.monotonic(), time.process_time()
         spec, target, clients = self._spec, self._target, self._clients
         root = target.backend.root
         status = replace(
@@ -447,7 +460,7 @@ class _Launcher:
             generation=target.backend.generation.id,
             reloads=self._reloads,
             owner_alive=self._owner_alive,
-            attached=len(clients.attached()) if self._owner_alive else 0,
+            attached=clients.attached if self._owner_alive else 0,
             pids=tuple(sorted(clients.alive)),
             dead=tuple(clients.dead),
             errors=tuple(self._errors),
@@ -465,4 +478,15 @@ class _Launcher:
             client_kind_reason=self._starter.why if self._starter is not None else None,
         )
         self._file.store(status, required=self._first_start)
+        self._writing_seconds = time.process_time() - began
         return status
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """The children that have ended, with their wait status: each once."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            yield pid, status

@@ -164,7 +164,7 @@ class Filler:
 
 
 def _ended_early(name: str, code: int) -> MshareError:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {signals.name(-code)}" if code < 0 else f"ended with exit code {code}"
     return MshareError(
         f"the process that filled region {name} {how} before it was done; if that was the OOM killer (see"
         " dmesg, and the memory limits of the region and of this cgroup), raise the limit or fill less of it"

@@ -11,14 +11,17 @@ import faulthandler
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mshare.backends.connect import connect
 from mshare.clients import launcher, starter
 from mshare.clients.lean import Lean
+from mshare.clients.roll import Roll
 from mshare.clients.spec import ClientsSpec
 from mshare.clients.status import CLIENTS, LauncherStatus
 from mshare.errors import MshareError, Unavailable
@@ -240,6 +243,52 @@ def test_a_client_that_is_killed_is_reported_and_started_again_on_sighup(here: W
         ]
         os.kill(pid, signal.SIGHUP)
         eventually(lambda: attached(here) == 2)
+
+
+def test_a_signal_without_a_name_ends_a_client_and_nobody_else(here: World, kind: str) -> None:
+    with here.owned(), launched(lambda: spec(here, 2)):
+        eventually(lambda: attached(here) == 2)
+        first = status(here)
+        assert first is not None
+        os.kill(first.pids[0], 35)
+        eventually(lambda: (status(here) or first).dead)
+        current = status(here)
+        assert current is not None
+        assert current.attached == 1
+        assert [dead.reason for dead in current.dead] == ["was killed by signal 35"]
+
+
+def test_thousands_that_end_one_after_the_other_are_written_down_together() -> None:
+    """The file names them all, so that writing it for each of them would be quadratic."""
+    written: list[str] = []
+    one = launcher._Launcher.__new__(launcher._Launcher)
+    one.__dict__.update(
+        _spec=SimpleNamespace(command=(), count=0),
+        _clients=Roll(),
+        _errors=[],
+        _first_start=False,
+        _touches_left=0,
+        _file=SimpleNamespace(current=True),
+        _state="ready",
+        _news=False,
+        _written=time.monotonic(),
+        _writing_seconds=1e6,
+        write=lambda state: written.append(state) or one.__dict__.update(_news=False),
+    )
+    for __ in range(3):
+        one._news = True
+        one._tell()
+    assert (written, one._news) == ([], True)
+    assert 0 < (one._patience() or 0) <= 9e6
+    one._writing_seconds = 0.0
+    assert one._patience() == 0
+    one._tell()
+    one._tell()
+    assert (written, one._patience()) == (["ready"], None)
+    # What else than ready was written before is not left there.
+    one._state, one._writing_seconds = "starting", 1e6
+    one._tell()
+    assert written == ["ready", "ready"]
 
 
 def test_a_client_that_is_stopped_is_not_attached_to_a_region_that_is_gone(here: World, kind: str) -> None:

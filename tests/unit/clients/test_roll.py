@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import random
+import statistics
+
 import pytest
 
 from mshare.clients.client import Report, Touched
@@ -28,7 +31,10 @@ def member(number: int, pid: int, report: Report | None = None, settled_bytes: i
 
 
 def roll(*members: Member) -> Roll:
-    return Roll({each.pid: each for each in members})
+    some = Roll()
+    for each in members:
+        some.add(each)
+    return some
 
 
 WAITING = member(0, 10)
@@ -40,8 +46,8 @@ PROGRAM = member(4, 14, settled_bytes=20480)
 
 def test_a_client_is_attached_once_it_has_touched_or_lived_for_long_enough() -> None:
     some = roll(WAITING, OURS, FAILED, PROGRAM)
-    assert [each.number for each in some.attached()] == [1, 4]
-    assert [each.number for each in some.waiting()] == [0, 3]
+    assert some.attached == 2
+    assert [each.number for each in some.waiting.values()] == [0, 3]
     assert some.numbers() == {0, 1, 3, 4}
 
 
@@ -78,6 +84,68 @@ def test_programs_of_the_users_have_page_tables_and_no_times() -> None:
     some = roll(PROGRAM)
     assert some.vm_pte_after_bytes() == 20480
     assert (some.attach_ms_median(), some.attach_ms_max()) == (None, None)
+
+
+class Walked(dict):  # type: ignore[type-arg]
+    """Counts how many of its entries were walked."""
+
+    count = 0
+
+    def values(self):  # type: ignore[no-untyped-def]
+        self.count += len(self)
+        return super().values()
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        self.count += len(self)
+        return super().__iter__()
+
+    items = keys = values
+
+
+def test_no_look_walks_the_clients() -> None:
+    """Thousands may end one after the other, and after each of them the launcher looks."""
+    walked = Walked()
+    some = Roll(_alive=walked)
+    for number in range(2000):
+        some.add(Member(number, 100 + number, 0.0))
+        some.report(Report(100 + number, number, touched(attach_us=number % 7)))
+    for left in range(1999, -1, -1):
+        some.bury(2099 - left, "was killed by SIGKILL")
+        assert (some.attached, len(some.waiting)) == (left, 0)
+        looks = (some.attach_ms_median(), some.attach_ms_max())
+        assert looks == ((None, None) if not left else looks)
+        assert some.vm_pte_before_bytes() == 4096 * left
+        assert some.vm_pte_after_bytes() == 12288 * left
+    assert walked.count == 0
+
+
+def test_the_figures_are_those_of_walking_them() -> None:
+    """Whatever happened in between, and in which order."""
+    dice = random.Random(1)
+    some, kept = Roll(), {}
+    for number in range(500):
+        kept[number] = Member(number, number, float(number))
+        some.add(kept[number])
+    for __ in range(3000):
+        pid = dice.choice(sorted(kept))
+        happens = dice.randrange(8)
+        if happens == 0:
+            assert some.remove(pid) is kept.pop(pid)
+        elif happens == 1:
+            some.report(Report(pid, pid, error="no memory"))
+        elif happens == 2:
+            some.settle(kept[pid], dice.choice([None, 4096]))
+        else:
+            some.report(Report(pid, pid, touched(dice.randrange(9), after_bytes=dice.randrange(9))))
+    attached = [each for each in kept.values() if each.attached]
+    assert some.attached == len(attached) > 0
+    assert set(some.waiting) == {each.pid for each in kept.values() if not each.attached}
+    times = [each.touched.attach_us for each in attached if each.touched is not None]
+    assert some.attach_ms_median() == statistics.median(times) / 1000
+    assert some.attach_ms_max() == max(times) / 1000
+    before = [each.vm_pte_before_bytes for each in attached]
+    assert some.vm_pte_before_bytes() == (None if None in before else sum(filter(None, before)))
+    assert some.vm_pte_after_bytes() == sum(each.vm_pte_after_bytes or 0 for each in attached)
 
 
 def test_nobody_attached_has_no_time_and_no_page_tables() -> None:
