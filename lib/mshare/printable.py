@@ -10,6 +10,7 @@ that are not text and cannot be written to a file.
 from __future__ import annotations
 
 import re
+import signal
 
 # A tab, or the beginning or end of a colour.
 _OURS = re.compile(r"(\t|\x1b\[[0-9;]*m)")
@@ -27,6 +28,14 @@ def printable_painted(text: str) -> str:
     """The same for a line that mshare writes, which may have tabs and colours."""
     parts = _OURS.split(text)
     return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; most of the real-time ones have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _shown(character: str) -> bool:

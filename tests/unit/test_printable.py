@@ -14,7 +14,7 @@ import pytest
 from mshare import texttable
 from mshare.cli.screen import Screen
 from mshare.host import procfs
-from mshare.printable import printable, printable_painted
+from mshare.printable import printable, printable_painted, signal_name
 
 TITLE = "\x1b]0;owned\x07"
 
@@ -75,3 +75,8 @@ def test_a_command_line_of_a_process():
         command = procfs.command(process.pid)
         process.stdin.close()
     assert command.endswith(r"\x1b]0;owned\x07\x0a \xff")
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (34, "SIGRTMIN"), (35, "signal 35")])
+def test_the_names_of_signals(number: int, name: str) -> None:
+    assert signal_name(number) == name

@@ -20,7 +20,7 @@ from .. import record
 from ..errors import InvalidRequest, MshareError, sentence
 from ..host import procfs
 from ..pagetable import BASE_PAGE_BYTES, STRIDE_BYTES, TABLE_BYTES, page_tables
-from ..services import signals
+from ..printable import signal_name
 from ..units import GIB, counted, format_size
 
 MAX_PROCESSES = 64
@@ -224,7 +224,7 @@ def _collect(pid: int, running: dict[int, int]) -> dict[str, int]:
     code = _wait(pid)
     if code < 0:
         raise MshareError(
-            f"process {pid} of the baseline was killed by {signals.name(-code)}; if that was the"
+            f"process {pid} of the baseline was killed by {signal_name(-code)}; if that was the"
             " OOM killer (see dmesg, and the memory limit of this cgroup), use a smaller span"
         )
     if not text:

@@ -42,14 +42,6 @@ def wait_for_ever() -> NoReturn:
         wait(fd)
 
 
-def name(number: int) -> str:
-    """What a signal is called; of the real-time ones most have no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 @contextlib.contextmanager
 def held(numbers: Iterable[int]) -> Iterator[None]:
     """Have signals wait for the end of the block; a child forked in it has to `leave`."""

@@ -10,16 +10,9 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 from mshare.services import signals
 from rig.patience import HANG_SECONDS
 from rig.world import LIBRARY
-
-
-@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (34, "SIGRTMIN"), (35, "signal 35")])
-def test_names(number, name):
-    assert signals.name(number) == name
 
 
 def says(script: str) -> str:
