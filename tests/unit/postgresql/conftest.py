@@ -5,10 +5,25 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
 
 from mshare.postgresql import files
-from mshare.postgresql.managers import pg_ctlcluster
+from mshare.postgresql.managers import patroni, pg_ctlcluster
+
+
+@pytest.fixture(autouse=True)
+def only_our_own_patroni(monkeypatch):
+    """Tests that run beside this one have stand-ins of Patroni, which are none of its business."""
+    every = patroni.processes
+
+    def own() -> list[int]:
+        children = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+        return [pid for pid in every() if pid in children]
+
+    monkeypatch.setattr(patroni, "processes", own)
 
 
 @pytest.fixture
