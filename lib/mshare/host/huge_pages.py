@@ -94,11 +94,19 @@ def pools(root: str = "/") -> list[Pool]:
 
 
 def _pool(folder: str, page_bytes: int, node: int | None) -> Pool:
-    counts = (
-        _number(os.path.join(folder, f"{name}_hugepages"))
-        for name in ("nr", "free", "resv", "surplus", "nr_overcommit")
+    def count(name: str) -> int | None:
+        return _number(f"{folder}/{name}_hugepages")
+
+    of_host = node is None
+    return Pool(
+        page_bytes,
+        node,
+        total=count("nr"),
+        free=count("free"),
+        reserved=count("resv") if of_host else None,
+        surplus=count("surplus"),
+        overcommit=count("nr_overcommit") if of_host else None,
     )
-    return Pool(page_bytes, node, *counts)
 
 
 def _folders(place: str) -> list[tuple[int, str]]:

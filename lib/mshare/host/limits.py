@@ -179,11 +179,16 @@ class Host:
     ) -> Iterator[tuple[tuple[str, str], str]]:
         """(mount point, path in it) of the cgroup with the controller, and the file with its limit."""
         for hierarchy, controllers, path in procfs.cgroups(self.read(f"/proc/{pid}/cgroup")):
-            for mount in self._cgroup_mounts:
-                if hierarchy == "0" and mount.filesystem == "cgroup2":
-                    yield (mount.path, below or path), v2_file
-                elif controller in controllers.split(",") and _has(mount, controller):
-                    yield (mount.path, below or path), v1_file
+            if hierarchy == "0":
+                folders = [mount.path for mount in self._cgroup_mounts if mount.filesystem == "cgroup2"]
+                name = v2_file
+            elif controller in controllers.split(","):
+                folders = [mount.path for mount in self._cgroup_mounts if _has(mount, controller)]
+                name = v1_file
+            else:
+                continue
+            for folder in folders:
+                yield (folder, below or path), name
 
 
 def _status_field(text: str, name: str) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from .procfs import lines, read
 
 _PAGE_SIZE = re.compile(r"(?:^|,)pagesize=([0-9]+)([KMG])")
+_TEXTS_KEPT = 4
 _UNITS_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -42,13 +44,14 @@ def huge_page_bytes(mount: Mount) -> int | None:
     return None if match is None else int(match[1]) * _UNITS_BYTES[match[2]]
 
 
-def mounts() -> list[Mount]:
+def mounts() -> tuple[Mount, ...]:
     """What is mounted in this process's mount namespace, in mount order."""
     return parse_mounts(read("/proc/self/mountinfo"))
 
 
-def parse_mounts(mountinfo: str | None) -> list[Mount]:
-    """The lines of a mountinfo file."""
+@lru_cache(maxsize=_TEXTS_KEPT)
+def parse_mounts(mountinfo: str | None) -> tuple[Mount, ...]:
+    """The lines of a mountinfo file. Several who look at a host one after the other read the same ones."""
     parsed = []
     for line in lines(mountinfo):
         left, __, right = line.partition(" - ")
@@ -64,7 +67,7 @@ def parse_mounts(mountinfo: str | None) -> list[Mount]:
                 _unescape(fields[3]),
             )
         )
-    return parsed
+    return tuple(parsed)
 
 
 def mount_at(path: str) -> Mount | None:

@@ -13,12 +13,14 @@ import os
 import re
 import resource
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..units import KIB
 from . import procfs
 
 _CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
+_LINES_KEPT = 1 << 10
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _FILES_LEFT = 256
 """Descriptors that stay free for everything else."""
@@ -36,6 +38,9 @@ class Missing:
 
 class Vanished(Exception):
     """The process is gone: an answer, not an error."""
+
+
+_GONE = (Vanished, FileNotFoundError, ProcessLookupError, NotADirectoryError)
 
 
 def opened(path: str) -> int:
@@ -73,7 +78,7 @@ def text(path: str) -> str:
 class Process:
     """A process with memory of its own, by its /proc/PID/status; most fields are parsed on demand."""
 
-    __slots__ = ("_threads", "name", "parent", "pid", "status", "vm_pte_bytes")
+    __slots__ = ("name", "parent", "pid", "status", "vm_pte_bytes")
 
     def __init__(self, pid: int, status: bytes, vm_pte_bytes: int) -> None:
         self.pid = pid
@@ -83,7 +88,6 @@ class Process:
         """The command name, cut by the kernel to 15 bytes."""
         start = status.find(b"\nPPid:\t") + 7
         self.parent = int(status[start : status.find(b"\n", start)] or 0)
-        self._threads = 0
 
     def _field(self, name: bytes) -> bytes:
         start = self.status.find(b"\n" + name + b":\t") + len(name) + 3
@@ -105,9 +109,8 @@ class Process:
 
     @property
     def threads(self) -> int:
-        if not self._threads:
-            self._threads = int(self._field(b"Threads"))
-        return self._threads
+        start = self.status.find(b"\nThreads:\t") + 10
+        return 1 if self.status.startswith(b"1\n", start) else int(self._field(b"Threads"))
 
     @property
     def thp_enabled(self) -> bool | None:
@@ -123,12 +126,9 @@ class Process:
         as soon as one maps something shared that the others do not have.
         """
         status = self.status
-        start = status.find(b"\nVmSize:") + 8
-        size_kib = int(status[start : status.find(b" kB", start)])
-        # VmData, VmStk, VmExe and VmLib, which follow each other: a name, a number and a unit each.
-        start = status.find(b"\nVmData:")
-        words = status[start : status.find(b"\nVmPTE:", start)].split()
-        return size_kib - int(words[1]) - int(words[4]) - int(words[7]) - int(words[10])
+        size, data = status.find(b"\nVmSize:"), status.find(b"\nVmData:")
+        size_end, data_end = status.find(b"\n", size + 1), status.find(b"\nVmPTE:", data)
+        return _other_kib(status[size:size_end], status[data:data_end])
 
     def path(self, name: str) -> str:
         return f"/proc/{self.pid}/{name}"
@@ -185,6 +185,17 @@ class Process:
             return False
 
 
+@lru_cache(maxsize=_LINES_KEPT)
+def _other_kib(size: bytes, rest: bytes) -> int:
+    """From VmSize, and from VmData, VmStk, VmExe and VmLib, which follow each other.
+
+    Most processes have the very lines of another.
+    """
+    # A name, a number and a unit each.
+    words = rest.split()
+    return int(size.split()[1]) - int(words[1]) - int(words[4]) - int(words[7]) - int(words[10])
+
+
 @dataclass
 class Pass:
     """The result of one pass over all processes."""
@@ -201,20 +212,54 @@ def of_pid(pid: int) -> Process:
 
 def read_all() -> Pass:
     """VmPTE of every process, without kernel threads and zombies, which have none."""
-    return Passes(0).read_all()
+    result = Pass()
+    add = result.processes.append
+    # Where a survey spends most of its time: not a call more than the kernel's.
+    open_file, read_file, close_file = os.open, os.read, os.close
+    for name in _names():
+        try:
+            fd = open_file(f"/proc/{name}/status", _READ)
+            try:
+                status = read_file(fd, _STATUS_BYTES)
+            finally:
+                close_file(fd)
+            if len(status) == _STATUS_BYTES:
+                # A member of hundreds of groups.
+                status = read(f"/proc/{name}/status")
+        except _GONE:
+            result.vanished += 1
+        except PermissionError:
+            result.missing.append(missing(int(name), "status"))
+        else:
+            process = _process(name, status)
+            if process is not None:
+                add(process)
+    return result
+
+
+def _names() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _process(name: str, status: bytes) -> Process | None:
+    """A process by the name of its folder and its status; None for one without memory of its own."""
+    start = status.find(b"\nVmPTE:")
+    if start < 0:
+        return None
+    return Process(int(name), status, int(status[start + 7 : status.find(b" kB", start)]) * KIB)
 
 
 class Passes:
     """Passes over all processes one after the other.
 
     A process that has not run since the pass before is the very object again. The files stay open between
-    passes, as many as `files` and the limit allow: an open file belongs to the very process, which another
+    passes, as many as the limit allows: an open file belongs to the very process, which another
     with its pid is not, and reading it again takes half the time of opening it.
     """
 
-    def __init__(self, files: int = _FILES_MOST) -> None:
+    def __init__(self) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._files_maximum = max(0, min(files, soft - _FILES_LEFT))
+        self._files_maximum = max(0, min(_FILES_MOST, soft - _FILES_LEFT))
         self._files: dict[str, int] = {}
         self._resting: dict[str, Process] = {}
         self._buffer = bytearray(_STATUS_BYTES)
@@ -229,15 +274,15 @@ class Passes:
         """VmPTE of every process, without kernel threads and zombies, which have none."""
         result = Pass()
         before, self._resting = self._resting, {}
-        names = [name for name in os.listdir("/proc") if name.isdigit()]
+        names = _names()
         for name in self._files.keys() - set(names):
             os.close(self._files.pop(name))
-        # Where a pass spends most of its time: not a call more than the kernel's.
+        # As in `read_all`.
         add, keep, buffer = result.processes.append, self._resting.__setitem__, self._buffer
         for name in names:
             try:
                 length = self._read(name)
-            except (Vanished, ProcessLookupError):
+            except _GONE:
                 result.vanished += 1
                 continue
             except PermissionError:
@@ -249,15 +294,12 @@ class Passes:
                 keep(name, process)
                 continue
             status = bytes(buffer[:length])
-            start = status.find(b"\nVmPTE:")
-            if start < 0:
-                continue
             if process is None or not has_not_run(process.status, status):
-                size_bytes = int(status[start + 7 : status.find(b" kB", start)]) * KIB
-                process = Process(int(name), status, size_bytes)
-            add(process)
-            if self._files_maximum and rests(status):
-                keep(name, process)
+                process = _process(name, status)
+            if process is not None:
+                add(process)
+                if rests(status):
+                    keep(name, process)
         return result
 
     def _read(self, name: str) -> int:
@@ -269,7 +311,7 @@ class Passes:
             except ProcessLookupError:
                 # It is gone; another may have its pid.
                 os.close(self._files.pop(name))
-        fd = opened(f"/proc/{name}/status")
+        fd = os.open(f"/proc/{name}/status", _READ)
         if len(self._files) < self._files_maximum:
             self._files[name] = fd
             return self._read_from(fd)

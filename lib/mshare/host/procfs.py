@@ -13,7 +13,7 @@ import errno
 import os
 import select
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..printable import printable
@@ -21,6 +21,7 @@ from ..printable import printable
 # The kernel writes kB, and means 1024 bytes.
 _KB_BYTES = 1024
 _CHUNK_BYTES = 1 << 14
+_TEXTS_KEPT = 256
 # Fewer than the open files that a process may have (RLIMIT_NOFILE) by default.
 _PIDFDS_AT_ONCE = 256
 # CAP_SYS_PTRACE, by its bit.
@@ -44,7 +45,11 @@ def content(path: str) -> bytes:
     # Not open(), which takes three times as long for each of the many small files that are read here.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        parts = list(iter(partial(os.read, fd, _CHUNK_BYTES), b""))
+        part = os.read(fd, _CHUNK_BYTES)
+        parts = [part]
+        while part:
+            part = os.read(fd, _CHUNK_BYTES)
+            parts.append(part)
     finally:
         os.close(fd)
     return b"".join(parts)
@@ -111,10 +116,11 @@ class Cgroup(NamedTuple):
     path: str
 
 
-def cgroups(text: str | None) -> list[Cgroup]:
-    """The lines of /proc/PID/cgroup."""
+@lru_cache(maxsize=_TEXTS_KEPT)
+def cgroups(text: str | None) -> tuple[Cgroup, ...]:
+    """The lines of /proc/PID/cgroup. All processes of a unit have the same ones."""
     parts = [line.split(":", 2) for line in lines(text)]
-    return [Cgroup(*part) for part in parts if len(part) == 3]
+    return tuple(Cgroup(*part) for part in parts if len(part) == 3)
 
 
 def unit(pid: int) -> str | None:

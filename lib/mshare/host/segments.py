@@ -10,6 +10,7 @@ import errno
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from .. import paths
@@ -27,7 +28,8 @@ SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
 """Kinds of segment that are memory of shmem: the kernel can put them into transparent huge pages."""
 # What shared mappings of maps look like between address and offset; the fourth letter says shared.
 _SHARED = (b"-s ", b"xs ")
-_HUGE_MASK_SHIFT = 26
+_MFD_CLOEXEC, _MFD_HUGETLB, _HUGE_MASK_SHIFT = 1, 4, 26
+_OWN_MEMORY = re.compile(rf"/dev/shm/msharefs-\d+/|/memfd:{paths.REGION_MEMORY}")
 
 
 class Mapping(NamedTuple):
@@ -53,8 +55,8 @@ Mappings = tuple[Mapping, ...]
 class _Sibling(NamedTuple):
     """A process that others are compared with."""
 
-    telling: tuple[procmap.Fields, ...]
-    """Those of its shared mappings that the others are asked for: the large ones, or all where none is."""
+    questions: tuple[procmap.Question, ...]
+    """The others are asked for its large shared mappings, or for all where none is large."""
     mappings: Mappings
 
 
@@ -88,14 +90,15 @@ class Reader:
         fd = processes.opened(f"/proc/{process.pid}/maps")
         try:
             sibling = self._siblings.get(family)
-            if sibling is None or not procmap.has(fd, sibling.telling):
+            if sibling is None or not procmap.has(fd, sibling.questions):
                 keys = tuple(procmap.shared(fd))
                 for fields in keys:
                     if fields not in self._known:
                         self._known[fields] = _queried(fd, fields)
                 mappings = self._set(keys)
                 large = tuple(fields for fields in keys if self._known[fields] in mappings)
-                sibling = self._siblings[family] = _Sibling(large or keys, mappings)
+                questions = tuple(map(procmap.question, large or keys))
+                sibling = self._siblings[family] = _Sibling(questions, mappings)
             return sibling.mappings
         finally:
             os.close(fd)
@@ -130,7 +133,7 @@ class Reader:
 
 
 def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
-    start, end, flags, offset, inode, device = fields
+    start, end, flags, __, offset, inode, device = fields
     path = procmap.name(fd, start)
     if not _of_interest(path):
         return None
@@ -172,29 +175,38 @@ class Devices:
     def __init__(self) -> None:
         self._known: dict[bytes, Filesystem] = {}
         self._seen: set[str] = set()
-        self._learn("/proc/self/mountinfo")
-        self._internal()
+        # In this order, and no more than it takes: most segments lie in the kernel's own memory.
+        self._to_learn = iter((self._memory, self._huge_memory, partial(self._learn, "self")))
 
-    def _internal(self) -> None:
+    def _memory(self) -> None:
+        self._internal(0, BASE_PAGE_BYTES)
+
+    def _huge_memory(self) -> None:
+        for page_bytes in huge_pages.sizes_bytes():
+            self._internal(_MFD_HUGETLB | (page_bytes.bit_length() - 1) << _HUGE_MASK_SHIFT, page_bytes)
+
+    def _internal(self, flags: int, page_bytes: int) -> None:
         # The kernel's own mounts for memory without a file are in nobody's mountinfo, but an empty
         # memfd lies on the same ones: it costs nothing, not even a huge page.
-        flags = [(0, BASE_PAGE_BYTES)]
-        flags += [
-            (4 | (page_bytes.bit_length() - 1) << _HUGE_MASK_SHIFT, page_bytes)
-            for page_bytes in huge_pages.sizes_bytes()
-        ]
-        for flag, page_bytes in flags:
-            with contextlib.suppress(OSError, AttributeError):
-                fd = os.memfd_create("mshare-survey", 1 | flag)
-                device = os.fstat(fd).st_dev
-                os.close(fd)
-                name = f"{os.major(device):02x}:{os.minor(device):02x}".encode()
-                kind = "tmpfs" if page_bytes == BASE_PAGE_BYTES else "hugetlbfs"
-                self._known[name] = Filesystem(kind, page_bytes=page_bytes, internal=True)
+        with contextlib.suppress(OSError, AttributeError):
+            fd = os.memfd_create("mshare-survey", _MFD_CLOEXEC | flags)
+            device = os.fstat(fd).st_dev
+            os.close(fd)
+            name = f"{os.major(device):02x}:{os.minor(device):02x}".encode()
+            kind = "hugetlbfs" if flags & _MFD_HUGETLB else "tmpfs"
+            self._known[name] = Filesystem(kind, page_bytes=page_bytes, internal=True)
 
-    def _learn(self, path: str) -> None:
-        with contextlib.suppress(processes.Vanished, PermissionError, OSError):
-            for mount in mounts.parse_mounts(processes.text(path)):
+    def _learn(self, process: int | str) -> None:
+        """What is mounted in a process's mount namespace, unless it is known."""
+        # A kernel without namespaces has one for all.
+        namespace = ""
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+        if namespace in self._seen:
+            return
+        self._seen.add(namespace)
+        with contextlib.suppress(processes.Vanished, OSError):
+            for mount in mounts.parse_mounts(processes.text(f"/proc/{process}/mountinfo")):
                 major, __, minor = mount.device.partition(":")
                 name = f"{int(major):02x}:{int(minor):02x}".encode()
                 if name not in self._known:
@@ -206,12 +218,12 @@ class Devices:
     def of(self, mapping: Mapping, pid: int) -> Filesystem:
         """The file system of a mapping in a process, which may live in a container."""
         if mapping.device not in self._known:
-            namespace = ""
-            with contextlib.suppress(OSError):
-                namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-            if namespace not in self._seen:
-                self._seen.add(namespace)
-                self._learn(f"/proc/{pid}/mountinfo")
+            for learn in self._to_learn:
+                learn()
+                if mapping.device in self._known:
+                    break
+            else:
+                self._learn(pid)
         return self._known.get(mapping.device, Filesystem("unknown"))
 
 
@@ -239,7 +251,7 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
         return Kind("msharefs", name, None, filesystem.page_bytes, shares_tables=True, region=region)
     if filesystem.source == paths.SIMULATED_SOURCE:
         return Kind("msharefs", name, None, filesystem.page_bytes, region=_region(name, filesystem))
-    own = re.match(rf"/dev/shm/msharefs-\d+/|/memfd:{paths.REGION_MEMORY}", name)
+    own = _OWN_MEMORY.match(name)
     if own:
         return Kind("msharefs", name, None, filesystem.page_bytes, region=name[own.end() :])
     word = _word(path, sysv, filesystem)

@@ -39,7 +39,7 @@ def make(name: str) -> str | None:
     return None
 
 
-def _own() -> list[procfs.Cgroup]:
+def _own() -> tuple[procfs.Cgroup, ...]:
     return procfs.cgroups(procfs.read("/proc/self/cgroup"))
 
 

@@ -80,20 +80,22 @@ class Grouping:
         """Every instance there is; in none of two groups is the same process."""
         large, small = self._wanted()
         readable = [process for process in large if self._readable(process)]
-        attached = [process for process in readable if self._mappings[process]]
-        families = {(process.name, process.parent) for process in attached}
-        families |= {(process.name, process.pid) for process in attached}
+        mappings = self._mappings
+        attached = [process for process in readable if mappings[process]]
         parents = {process.parent for process in attached}
         names = {process.name for process in attached}
-        # New children and idle parents of these processes, which are clients just as much.
-        attached += [
-            process
-            for process in small
-            if process.name in names
-            and ((process.name, process.parent) in families or process.pid in parents)
-            and self._readable(process)
-            and self._mappings[process]
-        ]
+        related = [process for process in small if process.name in names]
+        if related:
+            families = {(process.name, process.parent) for process in attached}
+            families |= {(process.name, process.pid) for process in attached}
+            # New children and idle parents of these processes, which are clients just as much.
+            attached += [
+                process
+                for process in related
+                if ((process.name, process.parent) in families or process.pid in parents)
+                and self._readable(process)
+                and mappings[process]
+            ]
         united = self._without_common_files(self._united(attached))
         return united + self._without_memory(readable) + self._unknown()
 
@@ -104,6 +106,9 @@ class Grouping:
         for process in self._seen.processes:
             wanted = process.vm_pte_bytes >= self._threshold_bytes or databases.suspected(process.name)
             (large if wanted else small).append(process)
+        if not self._matters(small):
+            # Nor does any family of them.
+            return large, small
         rest: list[Process] = []
         for family in _families(small):
             (large if self._matters(family) else rest).extend(family)
@@ -129,9 +134,13 @@ class Grouping:
         return True
 
     def _united(self, attached: list[Process]) -> list[Group]:
-        same: dict[Mappings, list[Process]] = {}
+        # By the tuples themselves, of which there are few: to hash each process's anew takes longer.
+        tuples: dict[int, list[Process]] = {}
         for process in attached:
-            same.setdefault(self._mappings[process], []).append(process)
+            tuples.setdefault(id(self._mappings[process]), []).append(process)
+        same: dict[Mappings, list[Process]] = {}
+        for members in tuples.values():
+            same.setdefault(self._mappings[members[0]], []).extend(members)
         parents = {process.parent for process in attached}
         union = _Union()
         for mappings, members in same.items():

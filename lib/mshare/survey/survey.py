@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -41,7 +41,7 @@ THRESHOLD_BYTES = 256 << 10
 
 def survey(exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> Survey:
     """Survey this host now. Changes nothing."""
-    return Series(exact, threshold_bytes, processes.Passes(0)).survey()
+    return _survey(processes.read_all, _Known(), exact, threshold_bytes)
 
 
 @dataclass
@@ -67,15 +67,10 @@ class Series:
     has run since the survey before: until then it has neither mapped nor touched anything.
     """
 
-    def __init__(
-        self,
-        exact: bool = False,
-        threshold_bytes: int = THRESHOLD_BYTES,
-        passes: processes.Passes | None = None,
-    ) -> None:
+    def __init__(self, exact: bool = False, threshold_bytes: int = THRESHOLD_BYTES) -> None:
         self._exact = exact
         self._threshold_bytes = threshold_bytes
-        self._passes = passes or processes.Passes()
+        self._passes = processes.Passes()
         self._known = _Known()
 
     def __enter__(self) -> Series:
@@ -86,36 +81,43 @@ class Series:
 
     def survey(self) -> Survey:
         """Survey this host now. Changes nothing."""
-        began = time.perf_counter()
-        created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        seen = self._passes.read_all()
-        self._known.keep(seen.processes)
-        grouping = Grouping(seen, self._threshold_bytes, self._known.mappings)
-        groups = grouping.groups()
-        facts = host.facts()
-        looking = _Looking(grouping, self._exact, facts, _outside_bytes(seen, facts), self._known)
-        instances = names.apart(looking.instance(group) for group in groups)
-        instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
-        counted = {pid for instance in instances for pid in instance.pids}
-        rest = [process for process in seen.processes if process.pid not in counted]
-        gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
-        return Survey(
-            schema_version=SCHEMA_VERSION,
-            created_at=created_at,
-            host=facts,
-            method=Method(
-                exact=self._exact,
-                threshold_bytes=self._threshold_bytes,
-                samples_per_group=None if self._exact else attribution.SAMPLES,
-                duration_ms=round((time.perf_counter() - began) * 1000, 1),
-                uid=os.geteuid(),
-            ),
-            complete=not gaps,
-            missing=tuple(gaps),
-            vanished=seen.vanished + grouping.vanished + looking.vanished,
-            instances=tuple(instances),
-            others=Others(len(rest), sum(process.vm_pte_bytes for process in rest)),
-        )
+        return _survey(self._passes.read_all, self._known, self._exact, self._threshold_bytes)
+
+
+def _survey(
+    read_all: Callable[[], processes.Pass], known: _Known, exact: bool, threshold_bytes: int
+) -> Survey:
+    """One survey; `known` is what earlier ones have read, and is added to."""
+    began = time.perf_counter()
+    created_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    seen = read_all()
+    known.keep(seen.processes)
+    grouping = Grouping(seen, threshold_bytes, known.mappings)
+    groups = grouping.groups()
+    facts = host.facts()
+    looking = _Looking(grouping, exact, facts, _outside_bytes(seen, facts), known)
+    instances = names.apart(looking.instance(group) for group in groups)
+    instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
+    counted = {pid for instance in instances for pid in instance.pids}
+    rest = [process for process in seen.processes if process.pid not in counted]
+    gaps = seen.missing + grouping.missing + looking.missing + _hidden(facts)
+    return Survey(
+        schema_version=SCHEMA_VERSION,
+        created_at=created_at,
+        host=facts,
+        method=Method(
+            exact=exact,
+            threshold_bytes=threshold_bytes,
+            samples_per_group=None if exact else attribution.SAMPLES,
+            duration_ms=round((time.perf_counter() - began) * 1000, 1),
+            uid=os.geteuid(),
+        ),
+        complete=not gaps,
+        missing=tuple(gaps),
+        vanished=seen.vanished + grouping.vanished + looking.vanished,
+        instances=tuple(instances),
+        others=Others(len(rest), sum(process.vm_pte_bytes for process in rest)),
+    )
 
 
 def _hidden(facts: HostFacts) -> list[Missing]:
@@ -189,7 +191,7 @@ class _Looking:
             processes=len(members),
             helpers=database.helpers,
             pids=tuple(sorted(process.pid for process in members)),
-            threads=max(process.threads for process in members),
+            threads=max([process.threads for process in members]),
             setuid=first.setuid(),
             processes_maximum=database.processes_maximum,
             segments=rows,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -117,3 +118,71 @@ def test_what_may_be_shared_is_what_is_neither_written_alone_nor_run():
         assert shared_kib() - before == 8 * 1024
     with mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
         assert shared_kib() == before
+
+
+STATUS = """Name:\tpostgres
+PPid:\t1
+VmPeak:\t 999999999 kB
+VmSize:\t{size} kB
+VmLck:\t       0 kB
+VmRSS:\t  999999 kB
+VmData:\t{data} kB
+VmStk:\t     132 kB
+VmExe:\t    7000 kB
+VmLib:\t   50000 kB
+VmPTE:\t  614400 kB
+Threads:\t{threads}
+"""
+
+
+@pytest.mark.parametrize("size_kib", [60_000, 99_999_999, 314_572_800, 12_884_901_888])
+def test_a_process_of_whatever_size(size_kib):
+    """The kernel writes sizes eight digits wide, and wider from 96 GiB on."""
+    status = STATUS.format(size=f"{size_kib:8}", data="     800", threads="12").encode()
+    process = processes.Process(7, status, 0)
+    assert process.other_kib() == size_kib - 800 - 132 - 7000 - 50000
+    assert process.threads == 12
+    only = processes.Process(7, status.replace(b"Threads:\t12", b"Threads:\t1"), 0)
+    assert only.threads == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="supplementary groups: root only")
+def test_a_member_of_thousands_of_groups():
+    """Its status is longer than one read."""
+    groups = range(10**8, 10**8 + 4000)
+    code = f"import os; os.setgroups(range({groups.start}, {groups.stop})); print(flush=True); input()"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        passes = processes.Passes()
+        found = [
+            next(each for each in seen.processes if each.pid == running.pid)
+            for seen in (processes.read_all(), passes.read_all(), passes.read_all())
+        ]
+        passes.close()
+        running.kill()
+    assert [each.gids >= set(groups) for each in found] == [True] * 3
+    assert [each.threads for each in found] == [1, 1, 1]
+
+
+def test_the_kernel_is_asked_for_the_very_mapping(mapped):
+    """A mapping of another file, part or size at the same address is another one."""
+    fd = os.open("/proc/self/maps", os.O_RDONLY)
+    try:
+        every = procmap.shared(fd)
+        (found,) = (fields for fields in every if fields[5] == mapped.stat().st_ino)
+        assert procmap.has(fd, map(procmap.question, every))
+        for word in range(len(found)):
+            other = list(found)
+            # The address asked for stays in the mapping.
+            other[word] += 4096
+            assert not procmap.has(fd, [procmap.question(tuple(other))])
+        beyond = max(fields[1] for fields in every)
+        assert not procmap.has(fd, [procmap.question((beyond, *found[1:]))])
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise
+        pytest.skip("this kernel has no PROCMAP_QUERY (Linux 6.11)")
+    finally:
+        os.close(fd)

@@ -35,7 +35,7 @@ def test_the_uppermost_counts(monkeypatch):
 
 
 def test_nothing_to_read():
-    assert mounts.parse_mounts(None) == []
+    assert mounts.parse_mounts(None) == ()
 
 
 def test_this_host_has_proc():

@@ -40,10 +40,10 @@ def proc(monkeypatch):
 
 def test_mounts(proc):
     proc["/proc/self/mountinfo"] = MOUNTINFO
-    assert mounts.mounts()[1:3] == [
+    assert mounts.mounts()[1:3] == (
         Mount("/sys/fs/mshare", "msharefs", "msharefs", "rw,nosuid", "rw", "0:21"),
         Mount("/a b/\\c\td", "tmpfs", "with#hash", "rw", "rw,size=1k", "0:22"),
-    ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_last_mount_at_a_path_is_the_one_that_is_seen(proc, path, source):
 
 
 def test_no_mountinfo_no_mounts(proc):
-    assert mounts.mounts() == []
+    assert mounts.mounts() == ()
 
 
 def escaped(text: str) -> str:
@@ -76,7 +76,7 @@ def test_any_mount_point_can_be_read(name):
     text = f"9 1 0:9 / /{escaped(name)} rw - tmpfs {escaped(name)} rw\n"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mounts, "read", lambda _path: text)
-        assert mounts.mounts() == [Mount(f"/{name}", "tmpfs", name, "rw", "rw", "0:9")]
+        assert mounts.mounts() == (Mount(f"/{name}", "tmpfs", name, "rw", "rw", "0:9"),)
 
 
 STAT = "{pid} ({name}) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21\n"
