@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import click
@@ -24,6 +25,7 @@ from . import display
 from .screen import Screen
 
 _MISSING_SHOWN = 5
+_SEGMENTS_SHOWN = 8
 
 
 @click.command("survey")
@@ -174,25 +176,59 @@ def _databases(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
 
 def _segments(screen: Screen, instances: Iterable[InstanceRecord]) -> None:
     rows = [
-        (
-            instance.name,
-            segment.kind,
-            segment.name,
-            format_size(segment.size_bytes),
-            format_size(segment.page_bytes),
-            format_size(segment.huge_bytes),
-            f"preload {instance.preload}" if instance.preload else instance.huge_pages_requested or "-",
-            _placed(segment),
-            f"{segment.processes:,}",
-            _known(segment.page_tables_bytes),
-        )
-        for instance in instances
-        for segment in instance.segments
+        row for instance in instances for alike in _alike(instance.segments) for row in _rows(instance, alike)
     ]
     heads = ["Instance", "Kind", "Segment", "Size", "Pages", "Huge in use", "Huge asked for", "Begins at"]
     heads += ["Attached", "Page tables"]
     if rows:
         screen.table(heads, rows, right=("Size", "Pages", "Huge in use", "Attached", "Page tables"))
+
+
+_Row = tuple[str, ...]
+
+
+def _alike(records: Iterable[SegmentRecord]) -> Iterable[list[SegmentRecord]]:
+    """Segments by kind and size of pages: a program may have thousands, like Oracle with its granules."""
+    same: dict[tuple[str, int], list[SegmentRecord]] = {}
+    for segment in records:
+        same.setdefault((segment.kind, segment.page_bytes), []).append(segment)
+    return same.values()
+
+
+def _rows(instance: InstanceRecord, records: Sequence[SegmentRecord]) -> Iterable[_Row]:
+    """The largest segments each, and all the others of a kind in one row."""
+    shown, rest = records[:_SEGMENTS_SHOWN], records[_SEGMENTS_SHOWN:]
+    if len(rest) < 2:
+        shown, rest = records, []
+    for segment in shown:
+        yield _row(instance, segment, segment.name)
+    if rest:
+        tables = [segment.page_tables_bytes for segment in rest]
+        together = replace(
+            rest[0],
+            size_bytes=sum(segment.size_bytes for segment in rest),
+            huge_bytes=sum(segment.huge_bytes for segment in rest),
+            congruent_2mib=all(segment.congruent_2mib for segment in rest),
+            aligned_1gib=all(segment.aligned_1gib for segment in rest),
+            processes=max(segment.processes for segment in rest),
+            page_tables_bytes=None if None in tables else sum(each or 0 for each in tables),
+        )
+        yield _row(instance, together, f"{len(rest):,} more (--json)")
+
+
+def _row(instance: InstanceRecord, segment: SegmentRecord, name: str) -> _Row:
+    return (
+        instance.name,
+        segment.kind,
+        name,
+        format_size(segment.size_bytes),
+        format_size(segment.page_bytes),
+        format_size(segment.huge_bytes),
+        f"preload {instance.preload}" if instance.preload else instance.huge_pages_requested or "-",
+        _placed(segment),
+        f"{segment.processes:,}",
+        _known(segment.page_tables_bytes),
+    )
 
 
 def _placed(segment: SegmentRecord) -> str:

@@ -12,13 +12,14 @@ import os
 import re
 from dataclasses import dataclass
 
-from ..units import KIB
+from ..units import GIB, KIB, MIB
 from .procfs import read_line
 
 _POOLS = "/sys/kernel/mm/hugepages"
 _NODES = "/sys/devices/system/node"
 _POOL_NAME = re.compile(r"hugepages-([0-9]+)kB\Z")
 _NODE_NAME = re.compile(r"node([0-9]+)\Z")
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,23 @@ def nr_file(page_bytes: int, node: int | None = None) -> str:
     return f"{place}/hugepages-{page_bytes // KIB}kB/nr_hugepages"
 
 
+def controller_size(page_bytes: int) -> str:
+    """How the hugetlb controller of cgroups names a size: 64KB, 2MB, 1GB."""
+    if page_bytes >= GIB:
+        return f"{page_bytes // GIB}GB"
+    return f"{page_bytes // MIB}MB" if page_bytes >= MIB else f"{page_bytes // KIB}KB"
+
+
 def pools(root: str = "/") -> list[Pool]:
-    """Every pool: per page size for the whole host (node None), then per NUMA node."""
+    """Every pool: per page size for the whole host (node None), then per NUMA node that has memory."""
     places: list[tuple[int | None, str]] = [(None, os.path.join(root, _POOLS[1:]))]
     nodes = os.path.join(root, _NODES[1:])
+    with_memory = _listed(read_line(os.path.join(nodes, "has_memory")))
     places += sorted(
         (int(name[1]), os.path.join(nodes, name[0], "hugepages"))
         for name in map(_NODE_NAME.match, _names(nodes))
-        if name
+        # Since Linux 6.1 a node of processors only has these files too, and never a page.
+        if name and (with_memory is None or int(name[1]) in with_memory)
     )
     return [
         _pool(folder, page_bytes, node) for node, place in places for page_bytes, folder in _folders(place)
@@ -107,6 +117,14 @@ def _pool(folder: str, page_bytes: int, node: int | None) -> Pool:
         surplus=count("surplus"),
         overcommit=count("nr_overcommit") if of_host else None,
     )
+
+
+def _listed(line: str | None) -> set[int] | None:
+    """The numbers of a list like 0-1,4; None where there is none."""
+    if not line:
+        return None
+    ranges = (_RANGE.fullmatch(part) for part in line.split(","))
+    return {number for part in ranges if part for number in range(int(part[1]), int(part[2] or part[1]) + 1)}
 
 
 def _folders(place: str) -> list[tuple[int, str]]:

@@ -169,6 +169,20 @@ class Host:
             if text.isdigit() and int(text) < _NO_LIMIT_BYTES
         ]
 
+    def cgroup_memory_left(self, limit: CgroupLimit) -> int | None:
+        """Bytes of memory that a cgroup can still take below its limit, as it can give back the page cache of
+        files; None where its use cannot be read."""
+        folder, name = os.path.split(limit.path)
+        use, prefix = (
+            ("memory.usage_in_bytes", "total_") if name.endswith("_in_bytes") else ("memory.current", "")
+        )
+        used = (self.read(f"{folder}/{use}") or "").strip()
+        if not used.isdigit():
+            return None
+        stat = dict(line.partition(" ")[::2] for line in procfs.lines(self.read(f"{folder}/memory.stat")))
+        cache = (stat.get(f"{prefix}{kind}_file", "0") for kind in ("active", "inactive"))
+        return max(0, limit.limit - max(0, int(used) - sum(int(each) for each in cache if each.isdigit())))
+
     @cached_property
     def _cgroup_mounts(self) -> list[Mount]:
         mounts = parse_mounts(self.read("/proc/self/mountinfo"))

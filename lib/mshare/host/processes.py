@@ -168,10 +168,17 @@ class Process:
         return {cgroup.controllers: cgroup.path for cgroup in memberships}
 
     def cgroup(self) -> str | None:
-        """The path in the unified hierarchy, or else in systemd's."""
+        """The path in the unified hierarchy, or else in systemd's, or else whichever names a container.
+
+        Where cgroups of both versions are in use, Docker puts a container into those of version 1 only, and
+        its processes stay in the unified cgroup of containerd.service.
+        """
         paths = self.cgroups()
         unified = paths.get("")
-        return paths.get("name=systemd", unified) if unified in (None, "/") else unified
+        usual = paths.get("name=systemd", unified) if unified in (None, "/") else unified
+        if len(paths) < 2 or container(usual) is not None:
+            return usual
+        return next((path for path in paths.values() if container(path) is not None), usual)
 
     def namespace(self, name: str) -> str | None:
         """A namespace it lives in, like pid:[4026531836]; None if it may not be read."""
@@ -369,24 +376,34 @@ def unit(cgroup: str | None) -> str | None:
 
 
 _CONTAINER_ID = re.compile(
-    r"(?:^|[/-])(?:docker|libpod|cri-containerd|crio|containerd)?[-/]?([0-9a-f]{64})(?:\.scope)?(?:/|$)"
+    r"(?:^|[/:-])(?:docker|libpod|cri-containerd|crio|containerd)?[-/]?([0-9a-f]{64})(?:\.scope)?(?=/|$)"
 )
-_POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
+# The pods that a node's own files describe have 32 digits without hyphens.
+_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?![0-9a-f])")
 _NAMED_CONTAINER = re.compile(
     r"/(?:lxc(?:\.payload)?[./]|machine\.slice/(?:machine-|systemd-nspawn@))"
-    r"([^/]+?)(?:\.scope|\.service)?(?:/|$)"
+    r"([^/]+?)(?:\.scope|\.service)?(?=/|$)"
 )
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
 def container(cgroup: str | None) -> str | None:
-    """The container that a cgroup belongs to: pods and ids by their first 12 digits, others by name."""
+    """The container that a cgroup belongs to, the innermost of several: pods and ids by their first 12
+    digits, others by name."""
     path = cgroup or ""
-    pod, identity, named = _POD.search(path), _CONTAINER_ID.search(path), _NAMED_CONTAINER.search(path)
+    pod, identity, named = (_last(pattern, path) for pattern in (_POD, _CONTAINER_ID, _NAMED_CONTAINER))
     parts = []
     if pod:
-        parts.append(f"pod {pod[1].replace('_', '-')[:13]}")
+        digits = pod.replace("-", "").replace("_", "")[:12]
+        parts.append(f"pod {digits[:8]}-{digits[8:]}")
     if identity:
-        parts.append(f"container {identity[1][:12]}")
+        parts.append(f"container {identity[:12]}")
     elif named:
-        parts.append(f"container {named[1]}")
+        # systemd escapes what a unit's name may not hold.
+        parts.append(f"container {_ESCAPED.sub(lambda code: chr(int(code[1], 16)), named)}")
     return " ".join(parts) or None
+
+
+def _last(pattern: re.Pattern[str], path: str) -> str | None:
+    found = pattern.findall(path)
+    return found[-1] if found else None

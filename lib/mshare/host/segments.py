@@ -30,6 +30,9 @@ SHMEM_KINDS = (*ANONYMOUS_KINDS, "posix", "tmpfs")
 _SHARED = (b"-s ", b"xs ")
 _MFD_CLOEXEC, _MFD_HUGETLB, _HUGE_MASK_SHIFT = 1, 4, 26
 _OWN_MEMORY = re.compile(rf"/dev/shm/msharefs-\d+/|/memfd:{paths.REGION_MEMORY}")
+_SYSV = b"/SYSV"
+_NAMED_ANONYMOUS = b"[anon_shmem:"
+"""How maps begins the name that a program, like PHP, gave its shared anonymous memory (prctl, Linux 6.2)."""
 
 
 class Mapping(NamedTuple):
@@ -40,6 +43,7 @@ class Mapping(NamedTuple):
     offset: int
     writable: bool
     device: bytes
+    """As maps writes it; of System V memory with the IPC namespace, within which its ids are unique."""
     inode: int
     path: bytes
 
@@ -73,9 +77,18 @@ class Reader:
         self._known: dict[object, Mapping | None] = {}
         self._sets: dict[tuple[object, ...], Mappings] = {}
         self._siblings: dict[tuple[int, str, int], _Sibling] = {}
+        self._with_sysv: set[int] = set()
+        """The sets, by their id, in which there is System V memory."""
+        self._of_namespaces: dict[tuple[int, str | None], Mappings] = {}
 
     def shared(self, process: processes.Process) -> Mappings:
         """The shared mappings in order of address, without segments that are too small."""
+        mappings = self._shared(process)
+        if id(mappings) in self._with_sysv:
+            return self._of_namespace(mappings, process.namespace("ipc"))
+        return mappings
+
+    def _shared(self, process: processes.Process) -> Mappings:
         if self._querying:
             try:
                 return self._query(process)
@@ -96,7 +109,9 @@ class Reader:
                     if fields not in self._known:
                         self._known[fields] = _queried(fd, fields)
                 mappings = self._set(keys)
-                large = tuple(fields for fields in keys if self._known[fields] in mappings)
+                # A set: of mappings of its files or granules a program may have thousands.
+                kept = set(mappings)
+                large = tuple(fields for fields in keys if self._known[fields] in kept)
                 questions = tuple(map(procmap.question, large or keys))
                 sibling = self._siblings[family] = _Sibling(questions, mappings)
             return sibling.mappings
@@ -129,7 +144,26 @@ class Reader:
                 sizes_bytes[mapping.identity] = size_bytes
             large = sorted(mapping for mapping in mappings if sizes_bytes[mapping.identity] >= MINIMUM_BYTES)
             self._sets[keys] = tuple(large)
+            if any(mapping.path.startswith(_SYSV) for mapping in large):
+                self._with_sysv.add(id(self._sets[keys]))
         return self._sets[keys]
+
+    def _of_namespace(self, mappings: Mappings, namespace: str | None) -> Mappings:
+        """The set with the namespace in which the ids of System V memory count.
+
+        The kernel writes such an id where others have their inode. Each namespace begins anew with 0, and
+        memory without a file has numbers as small on the same device.
+        """
+        key = (id(mappings), namespace)
+        if key not in self._of_namespaces:
+            within = f" {namespace or 'ipc'}".encode()
+            self._of_namespaces[key] = tuple(
+                mapping._replace(device=mapping.device + within)
+                if mapping.path.startswith(_SYSV)
+                else mapping
+                for mapping in mappings
+            )
+        return self._of_namespaces[key]
 
 
 def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
@@ -143,7 +177,7 @@ def _queried(fd: int, fields: procmap.Fields) -> Mapping | None:
 def _of_interest(path: bytes) -> bool:
     # A device's memory or a ring buffer of the kernel is not a segment that could be placed elsewhere.
     of_device = path.startswith(b"/dev/") and not path.startswith((b"/dev/shm/", b"/dev/zero", b"/dev/huge"))
-    return path.startswith(b"/") and not of_device
+    return path.startswith((b"/", _NAMED_ANONYMOUS)) and not of_device
 
 
 def _parse(line: bytes) -> Mapping | None:
@@ -217,14 +251,15 @@ class Devices:
 
     def of(self, mapping: Mapping, pid: int) -> Filesystem:
         """The file system of a mapping in a process, which may live in a container."""
-        if mapping.device not in self._known:
+        device = mapping.device.partition(b" ")[0]
+        if device not in self._known:
             for learn in self._to_learn:
                 learn()
-                if mapping.device in self._known:
+                if device in self._known:
                     break
             else:
                 self._learn(pid)
-        return self._known.get(mapping.device, Filesystem("unknown"))
+        return self._known.get(device, Filesystem("unknown"))
 
 
 class Kind(NamedTuple):
@@ -244,7 +279,7 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
     """What sort of segment a mapping belongs to."""
     path = mapping.path[: -len(_DELETED)] if mapping.path.endswith(_DELETED) else mapping.path
     name = os.fsdecode(path)
-    sysv = path.startswith(b"/SYSV") and len(path) == 13
+    sysv = path.startswith(_SYSV) and len(path) == 13
     key = int(path[5:], 16) if sysv else None
     if filesystem.type == abi.FILESYSTEM:
         region = _region(name, filesystem)
@@ -257,6 +292,8 @@ def kind(mapping: Mapping, filesystem: Filesystem) -> Kind:
     word = _word(path, sysv, filesystem)
     if sysv:
         name = f"key 0x{key:08x}, id {mapping.inode}"
+    elif path.startswith(_NAMED_ANONYMOUS):
+        name = name[len(_NAMED_ANONYMOUS) : -1]
     elif filesystem.internal:
         name = name[7:] if path.startswith(b"/memfd:") else f"inode {mapping.inode}"
     return Kind(word, name, key, filesystem.page_bytes)
@@ -279,7 +316,7 @@ def _word(path: bytes, sysv: bool, filesystem: Filesystem) -> str:
             return "sysv"
         if path.startswith(b"/memfd:"):
             return "memfd"
-        return "anonymous" if path.startswith(b"/dev/zero") else "file"
+        return "anonymous" if path.startswith((b"/dev/zero", _NAMED_ANONYMOUS)) else "file"
     if filesystem.type == "tmpfs":
         return "posix" if path.startswith(b"/dev/shm/") else "tmpfs"
     return "file"

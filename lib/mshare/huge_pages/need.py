@@ -19,7 +19,7 @@ from ..errors import Conflict, InvalidRequest, Unavailable
 from ..host import huge_pages
 from ..host.huge_pages import Pool
 from ..postgresql import sizing
-from ..survey.record import InstanceRecord, SegmentRecord, Survey, full_names
+from ..survey.record import OPCACHE_KINDS, InstanceRecord, SegmentRecord, Survey, full_names
 from ..units import GIB, KIB, MIB, counted, format_size, parse_size
 from .spec import HugePagesSpec, PoolRequest
 
@@ -140,7 +140,7 @@ def _not_counted(instance: InstanceRecord, page_bytes: int, survey: Survey) -> s
             )
         if page_bytes != survey.host.huge_page_default_bytes:
             return "its huge pages are those of the default size"
-    if instance.kind == "php-fpm" and page_bytes != 2 * MIB:
+    if instance.kind in OPCACHE_KINDS and page_bytes != 2 * MIB:
         return "its OPcache takes pages of 2 MiB"
     return None
 
@@ -162,7 +162,7 @@ def memory_target(instance: InstanceRecord) -> str | None:
 
 def _require_allowed(instance: InstanceRecord, need: Need, page_bytes: int) -> None:
     """Conflict where a cgroup of the instance allows fewer huge pages than it needs."""
-    size = f"{page_bytes // GIB}GB" if page_bytes >= GIB else f"{page_bytes // MIB}MB"
+    size = huge_pages.controller_size(page_bytes)
     for limit in instance.limits:
         if limit.resource == f"hugetlb {size}" and limit.limit_bytes < need.pages * page_bytes:
             raise Conflict(
@@ -290,7 +290,7 @@ def oracle_bytes(value: str | None) -> int:
 _NEEDS: dict[str, Callable[[InstanceRecord, int, Ask], _Figure]] = {
     "postgresql": _postgresql,
     "oracle": _oracle,
-    "php-fpm": _opcache,
+    **dict.fromkeys(OPCACHE_KINDS, _opcache),
 }
 
 

@@ -12,11 +12,10 @@ from ..errors import MshareError, sentence
 from ..host.limits import Host
 from ..postgresql import clusters, server, sizing
 from ..postgresql.clusters import Cluster
+from ..survey.record import TAKES_HUGE_PAGES
 from ..units import KIB, counted, format_size
 from .need import postgresql_bytes
 
-TAKES_PAGES = ("on", "true", "yes", "1", "try")
-"""huge_pages of PostgreSQL with which it takes pages of the pool at its start."""
 _FIRST_VERSION = (9, 4)
 """The first PostgreSQL with huge pages."""
 _ORATABS = ("/etc/oratab", "/var/opt/oracle/oratab")
@@ -42,7 +41,11 @@ def _of_cluster(cluster: Cluster, page_bytes: int, default_bytes: int | None) ->
     settings = clusters.settings(cluster)
     setting, source = settings.get("huge_pages", ("try", "PostgreSQL's default"))
     own_bytes = postgresql_bytes(settings.get("huge_page_size", ("0", ""))[0], KIB) or default_bytes
-    if version < _FIRST_VERSION or setting.lower() not in TAKES_PAGES or own_bytes != page_bytes:
+    if (
+        version < _FIRST_VERSION
+        or setting.lower() not in TAKES_HUGE_PAGES["postgresql"]
+        or own_bytes != page_bytes
+    ):
         return
     told = f"huge_pages = {setting}, {source}"
     try:

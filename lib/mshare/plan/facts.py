@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,7 +15,7 @@ from ..errors import InvalidRequest
 from ..host import huge_pages
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, page_tables
-from ..survey.record import HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
+from ..survey.record import OPCACHE_KINDS, HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
 from ..units import MIB, counted
 
 # Below it, all segments of an instance together have a leaf table or two per process: nothing to plan.
@@ -85,10 +86,12 @@ class Instance:
     region: str | None = None
     """A region that it has mapped: its memory is there."""
     regions_bytes: int = 0
+    executable: str | None = None
     data_directory: str | None = None
     sid: str | None = None
     container: str | None = None
     manager: str | None = None
+    huge_pages_requested: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     preload: str | None = None
     thp_disabled: bool = False
@@ -114,6 +117,11 @@ class Instance:
         if self.region and self.regions_bytes >= _MOSTLY * (self.regions_bytes + self.size_bytes):
             return f"its shared memory is in region {self.region} already"
         return None
+
+    @property
+    def program(self) -> str:
+        """The name of its program's file."""
+        return os.path.basename((self.executable or "").replace(" (deleted)", ""))
 
     @property
     def size_bytes(self) -> int:
@@ -166,10 +174,12 @@ class Instance:
             helpers=record.helpers,
             region=regions[0].region if regions else None,
             regions_bytes=sum(region.size_bytes for region in regions),
+            executable=record.executable,
             data_directory=record.data_directory,
             sid=record.sid,
             container=record.container,
             manager=record.manager,
+            huge_pages_requested=record.huge_pages_requested,
             settings=record.settings,
             preload=record.preload,
             thp_disabled=record.thp_disabled,
@@ -277,7 +287,7 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
 
 def _opcache(survey: Survey) -> Iterable[tuple[str, int]]:
     for instance in survey.instances:
-        if instance.kind == "php-fpm":
+        if instance.kind in OPCACHE_KINDS:
             size_bytes = sum(
                 segment.size_bytes
                 for segment in instance.segments

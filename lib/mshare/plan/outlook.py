@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ..labels import Kind, weakest
+from ..survey.record import Limit
 from ..units import MIB, format_size
 from .facts import Facts, Host, Instance
 
@@ -202,19 +203,30 @@ def _room(host: Host, growing: Sequence[tuple[Instance, int]]) -> _Room:
         memory_bytes = sum(instance.size_bytes for instance, __ in growing)
         available_bytes = max(0, host.memory_total_bytes - memory_bytes)
     rooms = [_Room(_verdict(_growth(growing), available_bytes), available_bytes)]
-    below: dict[tuple[str, int], list[tuple[Instance, int]]] = {}
+    below: dict[Limit, list[tuple[Instance, int]]] = {}
     for instance, at_bytes in growing:
         for limit in instance.limits:
             if limit.resource == "memory":
-                below.setdefault((limit.file, limit.limit_bytes), []).append((instance, at_bytes))
-    for (file, limit_bytes), members in below.items():
-        # Page tables are charged to the cgroup as its memory is.
-        used_bytes = sum(instance.size_bytes + (instance.tables_bytes or 0) for instance, __ in members)
-        left_bytes = max(0, limit_bytes - used_bytes)
+                below.setdefault(limit, []).append((instance, at_bytes))
+    for limit, members in below.items():
+        left_bytes = _left(limit, [instance for instance, __ in members])
         names = "" if len(growing) == 1 else f" for {', '.join(instance.name for instance, __ in members)}"
-        rooms.append(_Room(_verdict(_growth(members), left_bytes), left_bytes, file, names))
+        rooms.append(_Room(_verdict(_growth(members), left_bytes), left_bytes, limit.file, names))
     ranks = list(_WORDS)
     return max(rooms, key=lambda room: (ranks.index(room.verdict), -(room.available_bytes or 0)))
+
+
+def _left(limit: Limit, instances: Iterable[Instance]) -> int:
+    """What a cgroup's limit leaves: as its use tells, else what the instances in it have not taken."""
+    if limit.available_bytes is not None:
+        return limit.available_bytes
+    # Page tables are charged to the cgroup as its memory is; huge pages of a pool are not.
+    used_bytes = sum(
+        (instance.tables_bytes or 0)
+        + sum(segment.size_bytes for segment in instance.segments if segment.kind != "hugetlb")
+        for instance in instances
+    )
+    return max(0, limit.limit_bytes - used_bytes)
 
 
 def _growth(growing: Iterable[tuple[Instance, int]]) -> int:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..host.huge_pages import controller_size
 from ..host.segments import ANONYMOUS_KINDS
+from ..survey.record import OPCACHE_KINDS, TAKES_HUGE_PAGES
 from ..units import GIB, KIB, MIB, TIB, counted, format_size, round_up
 from .facts import Facts, Host, Instance, Pool
 from .names import region_name
-from .remedies import MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE
+from .remedies import MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE, own_setting
 
 _HUGE_BYTES = 2 * MIB
 _SPARE_PAGES = 8
@@ -55,13 +57,13 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
     preloaded = [
         instance
         for instance, planned, __ in left
-        if instance not in pooled and instance.kind != "php-fpm" and planned.usable("preload_hugetlb")
+        if instance not in pooled and instance.kind not in OPCACHE_KINDS and planned.usable("preload_hugetlb")
     ]
     sharing = [
         instance for instance, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed
     ]
     return Paste(
-        tuple(pool_lines(facts.host, [*pooled, *preloaded])),
+        tuple(pool_lines(facts.host, [*pooled, *preloaded], filter(_takes_pages, facts.instances))),
         tuple(
             line
             for instance, planned, pool_to in left
@@ -108,13 +110,31 @@ def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePa
     ]
 
 
-def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
-    """How large the pool of 2 MiB pages has to be, what of that is for whom, and where the number goes."""
+def _takes_pages(instance: Instance) -> bool:
+    """Whether a server that has nothing left to do, for its memory is in transparent huge pages, takes pages
+    of the pool as soon as it is started again and there are any."""
+    wanted = (instance.huge_pages_requested or "").lower() in TAKES_HUGE_PAGES.get(instance.kind, ())
+    return wanted and instance.done is not None and instance.region is None and instance.preload is None
+
+
+def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Instance] = ()) -> Iterable[str]:
+    """How large the pool of 2 MiB pages has to be, what of that is for whom, and where the number goes.
+
+    `takers` are counted as well, for they take their pages before the others do.
+    """
     needed = [(instance.name, pages) for instance in instances for pages in huge_pages(instance)]
     if not needed:
         return
     pool = host.pools.get(_HUGE_BYTES, Pool(0, 0))
-    first = [(name, HugePages(size_bytes, _HUGE_BYTES)) for name, size_bytes in host.opcache]
+    first = [
+        (f"{name}: its OPcache takes huge pages first", HugePages(size_bytes, _HUGE_BYTES))
+        for name, size_bytes in host.opcache
+    ]
+    first += [
+        (f"{taker.name}: takes huge pages when it is restarted", pages)
+        for taker in takers
+        for pages in huge_pages(taker)
+    ]
     spare = _SPARE_PAGES if host.surveyed else 0
     wanted = sum(pages.count for __, pages in [*needed, *first])
     count = max(pool.total, pool.used + wanted + spare)
@@ -122,10 +142,7 @@ def pool_lines(host: Host, instances: Sequence[Instance]) -> Iterable[str]:
     fits = memory_bytes is None or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
     yield f"# {_pool_file(host) if fits else 'No line to paste'}, for hugetlb 2 MiB"
     yield from (f"# {name}: {pages}" for name, pages in needed)
-    yield from (
-        f"# {name}: its OPcache takes huge pages first: {counted(pages.count, 'page')}"
-        for name, pages in first
-    )
+    yield from (f"# {who}: {counted(pages.count, 'page')}" for who, pages in first)
     yield from _parts(pool, count, spare)
     if memory_bytes is not None:
         yield _of_memory(count, memory_bytes, fits)
@@ -175,7 +192,7 @@ def raise_first(instance: Instance, page_bytes: int) -> Iterable[str]:
     PostgreSQL and others would start all the same, and be killed (SIGBUS) when they use the pages.
     """
     need_bytes = sum(pages.count for pages in huge_pages(instance, page_bytes)) * page_bytes
-    resource = f"hugetlb {page_bytes // GIB}GB" if page_bytes >= GIB else f"hugetlb {page_bytes // MIB}MB"
+    resource = f"hugetlb {controller_size(page_bytes)}"
     for limit in instance.limits:
         if limit.resource == resource and limit.limit_bytes < need_bytes:
             yield f"{limit.file} allows {format_size(limit.limit_bytes)} of {format_size(need_bytes)}"
@@ -203,6 +220,10 @@ def _pool_setting(host: Host, count: int) -> Iterable[str]:
 
 
 def _database(instance: Instance, pool_to: int, pooled: bool) -> Iterable[str]:
+    own = own_setting(instance)
+    if own is not None and pooled:
+        yield f"# {instance.name}, for hugetlb 2 MiB; takes effect at a restart"
+        yield f"# {own}"
     if instance.kind not in _SETTINGS:
         return
     if pooled:

@@ -9,7 +9,7 @@ every figure and stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Literal
@@ -24,11 +24,12 @@ from . import outlook
 from .commands import command
 from .facts import Facts, Host, Instance
 from .outlook import Outlook
-from .paste import Paste, paste, raise_first
-from .remedies import NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
+from .paste import Paste, huge_pages, paste, raise_first
+from .remedies import MOST_OF_MEMORY, NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
 
 SCHEMA_VERSION = 2
 _MOST_OF_IT = 0.9
+_OF_THE_POOL = ("hugetlb_2m", "preload_hugetlb", "hugetlb_1g")
 _POOL_SHARE = 10
 """The default assumes a pool of a tenth of the clients."""
 
@@ -178,15 +179,15 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
         source=facts.source,
         complete=facts.complete,
         host=PlanHost(facts.host.name, facts.host.kernel, facts.host.memory_total_bytes),
-        notes=tuple(_notes(facts)),
+        notes=tuple(_notes(facts, planned)),
         outlook=outlook.of_host(facts, outlooks),
         instances=tuple(planned),
         paste=paste(facts, planned, pools),
     )
 
 
-def _notes(facts: Facts) -> list[str]:
-    notes = []
+def _notes(facts: Facts, planned: Sequence[InstancePlan]) -> list[str]:
+    notes = list(_too_much_together(facts, planned))
     if facts.source == "wishes":
         notes.append(
             "Nothing was measured: every client is taken to touch all of the segment. What a process pays"
@@ -206,6 +207,26 @@ def _notes(facts: Facts) -> list[str]:
             "Nothing to plan: no program here has shared memory and page tables above the survey's threshold."
         )
     return notes
+
+
+def _too_much_together(facts: Facts, planned: Sequence[InstancePlan]) -> Iterator[str]:
+    """Remedies of which each fits the RAM, and all at once do not."""
+    names = {plan.name for plan in planned if plan.outlook.remedy_id in _OF_THE_POOL}
+    taking = [instance for instance in facts.instances if instance.name in names]
+    memory_bytes = facts.host.memory_total_bytes
+    if memory_bytes is None or len(taking) < 2:
+        return
+    used_bytes = sum(size * pool.used for size, pool in facts.host.pools.items())
+    needed_bytes = sum(
+        pages.count * pages.page_bytes for instance in taking for pages in huge_pages(instance)
+    )
+    if needed_bytes + used_bytes > MOST_OF_MEMORY * memory_bytes:
+        beside = f" beside the {format_size(used_bytes)} that are in use" if used_bytes else ""
+        yield (
+            f"Huge pages for {', '.join(instance.name for instance in taking)} at once do not fit: they need"
+            f" {format_size(needed_bytes)}{beside} of {format_size(memory_bytes)} of RAM. Take them for some,"
+            " and plan again."
+        )
 
 
 def _instance(facts: Facts, instance: Instance, pool_to: int, generations: bool) -> InstancePlan:

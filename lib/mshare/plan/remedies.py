@@ -10,6 +10,7 @@ more after it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,6 +27,16 @@ POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
 MOST_OF_MEMORY = 0.9
 """Huge pages that take more of the RAM leave too little for everything else."""
 _DATABASES = ("postgresql", "oracle", "wish")
+OWN_SETTINGS = (
+    (re.compile(r"db2sysc"), "db2set DB2_LARGE_PAGE_MEM=DB"),
+    (re.compile(r"oninit"), "IFX_LARGE_PAGES=1 in the environment of oninit, and RESIDENT in its onconfig"),
+    (re.compile(r"java"), "-XX:+UseLargePages"),
+    (
+        re.compile(r"qemu-(?:system-.*|kvm)"),
+        "hugetlb=on of its memory-backend-memfd; in libvirt, <memoryBacking><hugepages/>",
+    ),
+)
+"""Programs other than the databases that a survey knows, and the setting with which they use the pool."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +244,10 @@ def _can_collapse(case: Case, remedy: Remedy) -> str | None:
 
 
 def _is_database(case: Case, remedy: Remedy) -> str | None:
-    if case.instance.kind in (*_DATABASES, "other"):
+    if case.instance.kind in _DATABASES:
         return None
+    if case.instance.kind == "other":
+        return "it is not known whether its processes are connections, which a pooler could keep"
     return f"{case.instance.kind} workers are not connections that a pooler could keep"
 
 
@@ -243,9 +256,12 @@ def _has_setting(case: Case, remedy: Remedy) -> str | None:
     instance = case.instance
     if case.segment.kind == "hugetlb":
         return None
+    if own_setting(instance) is not None:
+        return None
     if instance.kind not in _DATABASES:
         program = "its program" if instance.kind == "other" else instance.kind
-        return f"no setting of {program} puts its shared memory into the pool; the preload can"
+        known = f"no setting of {program} is known that puts its shared memory into the pool"
+        return known if _can_preload(case, remedy) else f"{known}; the preload can"
     version = instance.major_version
     if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGES:
         return f"PostgreSQL {instance.version} has no setting huge_pages, which exists since 9.4"
@@ -260,6 +276,11 @@ def _has_setting(case: Case, remedy: Remedy) -> str | None:
             " sga_target and pga_aggregate_target first"
         )
     return None
+
+
+def own_setting(instance: Instance) -> str | None:
+    """The setting of a program, other than PostgreSQL and Oracle, with which it takes pages of the pool."""
+    return next((setting for name, setting in OWN_SETTINGS if name.fullmatch(instance.program)), None)
 
 
 def uses_amm(instance: Instance) -> bool:
@@ -295,15 +316,34 @@ def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:
 
 def _fits(case: Case, remedy: Remedy) -> str | None:
     memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
-    needed = sum(round_up(segment.size_bytes, page_bytes) for segment in case.instance.segments)
-    if memory is None or needed <= MOST_OF_MEMORY * memory:
-        return None
-    if needed >= memory:
-        return f"its huge pages need {format_size(needed)} and the host has {format_size(memory)} of RAM"
-    return (
-        f"its huge pages need {format_size(needed)} of {format_size(memory)} of RAM, which leaves"
-        f" {format_size(memory - needed)} for everything else"
+    used = sum(size * pool.used for size, pool in case.host.pools.items())
+    # What it has of the pools is in use already.
+    needed = sum(
+        round_up(segment.size_bytes, page_bytes)
+        for segment in case.instance.segments
+        if segment.page_bytes == BASE_PAGE_BYTES
     )
+    if memory is None or needed + used <= MOST_OF_MEMORY * memory:
+        return None
+    beside = f" beside the {format_size(used)} that are in use" if used else ""
+    if needed + used >= memory:
+        return (
+            f"its huge pages need {format_size(needed)}{beside} and the host has {format_size(memory)} of RAM"
+        )
+    return (
+        f"its huge pages need {format_size(needed)}{beside} of {format_size(memory)} of RAM, which leaves"
+        f" {format_size(memory - needed - used)} for everything else"
+    )
+
+
+def _has_pool(case: Case, remedy: Remedy) -> str | None:
+    """Whether the kernel has pages of 2 MiB; those of 1 GiB are asked for with what they take."""
+    host = case.host
+    if not host.surveyed or 2 * MIB in host.pools:
+        return None
+    sizes = ", ".join(map(format_size, sorted(host.pools)))
+    has = f"its sizes are {sizes}" if sizes else "it has none at all (CONFIG_HUGETLBFS, or the hypervisor)"
+    return f"kernel {host.kernel} has no huge pages of 2 MiB: {has}"
 
 
 def _gib_pages(case: Case, remedy: Remedy) -> str | None:
@@ -379,6 +419,7 @@ def _region(features: Features) -> str:
 
 NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
 _HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits, _has_setting)
+_HUGETLB_2M = (*_HUGETLB, _has_pool)
 _TRANSPARENT = (_not_huge_yet, _is_shmem, _thp_known, _thp_allowed)
 _HUGETLB_BACK = "huge pages off in the database, restart, smaller pool"
 REMEDIES: tuple[Remedy, ...] = (
@@ -437,7 +478,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "rarely",
         "without the preload, restart, smaller pool",
         "modelled",
-        (_not_huge_yet, _can_preload, _fits),
+        (_not_huge_yet, _can_preload, _fits, _has_pool),
         page_bytes=2 * MIB,
         takes="our library preloaded, and vm.nr_hugepages: memory set aside, never swapped",
     ),
@@ -448,7 +489,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "rarely",
         _HUGETLB_BACK,
         "modelled",
-        _HUGETLB,
+        _HUGETLB_2M,
         page_bytes=2 * MIB,
         takes="vm.nr_hugepages and the database's own setting: memory set aside, never swapped",
     ),
@@ -470,7 +511,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "rarely",
         _HUGETLB_BACK,
         "modelled",
-        (_can_be_hugetlb, _fits, _has_setting, _one_process, _shares_pmd),
+        (_can_be_hugetlb, _fits, _has_setting, _has_pool, _one_process, _shares_pmd),
         page_bytes=2 * MIB,
         shares="pmd",
         takes="nothing more than hugetlb 2 MiB: the kernel does it for whole, aligned ranges of 1 GiB",

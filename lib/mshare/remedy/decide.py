@@ -9,12 +9,11 @@ not open to a server.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import Conflict
 from ..huge_pages.need import postgresql_bytes
-from ..huge_pages.stopped import TAKES_PAGES
 from ..plan import facts
 from ..plan.plan import InstancePlan, Plan, plan
 from ..postgresql import clusters, native
@@ -22,7 +21,7 @@ from ..postgresql.clusters import Cluster
 from ..postgresql.managers import choose, evidence
 from ..postgresql.managers.patroni import PATRONI
 from ..postgresql.spec import NATIVE, ClusterSpec
-from ..survey.record import InstanceRecord, Survey, full_names
+from ..survey.record import TAKES_HUGE_PAGES, InstanceRecord, Survey, full_names
 from ..units import KIB, MIB, format_size
 from .recorded import Entry, Recorded
 from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
@@ -32,7 +31,6 @@ _ROWS = {NATIVE: "hugetlb_2m", HUGETLB: "preload_hugetlb", THP: "preload_thp", C
 _REMEDIES = {row: remedy for remedy, row in _ROWS.items()}
 POOL_PAGE_BYTES = 2 * MIB
 """The size of the pages that a remedy reserves; others have to be there."""
-_ORACLE_TAKES_PAGES = ("true", "only", "auto", "auto_only")
 
 
 @dataclass(frozen=True)
@@ -210,10 +208,9 @@ def counted(survey: Survey, choices: tuple[Choice, ...]) -> tuple[str, ...]:
 
 
 def _takers(survey: Survey, chosen: set[str]) -> Iterator[str]:
-    takes: Mapping[str, tuple[str, ...]] = {"postgresql": TAKES_PAGES, "oracle": _ORACLE_TAKES_PAGES}
     for instance in survey.instances:
         requested = (instance.huge_pages_requested or "").lower()
-        if instance.name in chosen or requested not in takes.get(instance.kind, ()):
+        if instance.name in chosen or requested not in TAKES_HUGE_PAGES.get(instance.kind, ()):
             continue
         if instance.kind == "postgresql" and _own_page_bytes(instance, survey) != POOL_PAGE_BYTES:
             continue

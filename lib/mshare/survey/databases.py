@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .. import files
-from ..host.processes import Missing, Process, missing
+from ..host.processes import Missing, Process, Vanished, missing, read
 from ..postgresql import configuration
 from .record import Maximum
 
@@ -26,7 +26,12 @@ _POSTGRESQL_PROGRAMS = ("postgres", "postmaster", "edb-postgres")
 _DEFAULT_CONNECTIONS = 100
 # ora_pmon_ORCL, asm_pmon_+ASM, db_pmon_FREE, xe_pmon_XE: a background process of an instance.
 _ORACLE_PROCESS = re.compile(r"^(?:ora|asm|mdb|apx|ios|db|xe)_[a-z][a-z0-9]{2,4}_(\+?[A-Za-z0-9_$#-]+)")
-_ORACLE_SERVER = re.compile(r"^oracle(\+?[A-Za-z0-9_$#]+)")
+# What sets it apart from other programs of such names, like db_sync_orders.
+_ORACLE_SURELY = re.compile(
+    r"^(?:(?:ora|asm)_[a-z][a-z0-9]{2,4}|(?:mdb|apx|ios|db|xe)_(?:pmon|psp0|vktm|dbw0|lgwr|ckpt|smon))_"
+)
+# oracleORCL, oracle+ASM1_asmb_orcl1: a process that serves a client, here another instance.
+_ORACLE_SERVER = re.compile(r"^oracle(\+[A-Za-z0-9]+|-?[A-Za-z0-9_$#]+)")
 _ORACLE_SETTINGS = (
     "memory_target",
     "memory_max_target",
@@ -46,15 +51,18 @@ _POSTGRESQL_SETTINGS = (
 _PROGRAM_KINDS = (
     ("python", re.compile(r"^python[0-9.]*$")),
     ("php-fpm", re.compile(r"^php-?fpm[0-9.]*$")),
+    ("php", re.compile(r"^(?:php(?:-cgi)?[0-9.]*|lsphp[0-9.]*|frankenphp)$")),
     ("nginx", re.compile(r"^nginx$")),
+    ("apache", re.compile(r"^(?:apache2|httpd)$")),
 )
 """Programs that are not databases, and have remedies of their own."""
-# What max_connections does not count, by the title of the process after the cluster's name.
-_POSTGRESQL_HELPER = re.compile(
-    r"^(?:archiver|autovacuum (?:launcher|worker)|(?:background|wal) ?writer|checkpointer|io worker|logger"
-    r"|logical replication|parallel worker|slotsync worker|startup|stats collector|wal ?(?:receiver|sender"
-    r"|summarizer))\b"
-)
+_PHP_MODULES = (b"/libphp", b"/opcache.so")
+# The title that a server writes: "postgres: 15/main: app shop 10.0.0.7(40022) idle".
+_POSTGRESQL_TITLE = re.compile(r"^[\w-]+: ")
+# Where a client comes from, after its user and database. Only processes of clients have it in their title,
+_POSTGRESQL_CLIENT = re.compile(r"\s(?:\[local\]|\S+\([0-9]+\))(?:\s|$)")
+# and those that send to a standby, which max_connections does not count.
+_POSTGRESQL_SENDER = re.compile(r"[:,] +wal ?sender\b")
 _FILES_MAXIMUM = 200
 _NAMES_KEPT = 4096
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,15}")
@@ -86,14 +94,20 @@ def suspected(name: str) -> bool:
 
 @lru_cache(_NAMES_KEPT)
 def program_kind(name: str) -> str:
-    """The kind of a program by its name: python, php-fpm, nginx or other."""
+    """The kind of a program by its name: python, php-fpm, php, nginx, apache or other."""
     return next((kind for kind, pattern in _PROGRAM_KINDS if pattern.match(name)), "other")
 
 
 @lru_cache(_NAMES_KEPT)
 def is_tree(name: str) -> bool:
     """Whether all processes below one of this name, and of the same name, are one server."""
-    return name in _POSTGRESQL_PROGRAMS or program_kind(name) in ("php-fpm", "nginx")
+    return name in _POSTGRESQL_PROGRAMS or program_kind(name) in ("php-fpm", "nginx", "apache")
+
+
+def family(process: Process) -> object:
+    """What the processes of one server have in common that anybody may read: an Oracle's SID, or a name."""
+    sid = sid_of(process) if _oracle_named(process.name) else None
+    return ("oracle", sid) if sid else process.name
 
 
 def leader(members: list[Process]) -> Process:
@@ -143,7 +157,18 @@ def recognise(
     if database is not None:
         return database
     kind_of_program = program_kind(program)
+    if kind_of_program == "apache" and _has_php(first):
+        kind_of_program = "php"
     return Database(kind_of_program, name=program)
+
+
+def _has_php(process: Process) -> bool:
+    """Whether PHP is a module of a program."""
+    try:
+        maps = read(process.path("maps"))
+    except (Vanished, PermissionError):
+        return False
+    return any(name in maps for name in _PHP_MODULES)
 
 
 def _postgresql(
@@ -190,14 +215,12 @@ def _postgresql(
 
 
 def _is_helper(process: Process) -> bool:
-    """Whether max_connections does not count a process, by its title: background and parallel workers."""
+    """Whether max_connections does not count a process, by its title: background and parallel workers, those
+    of extensions too, whatever they are called. One without a title of its own has just begun."""
     title = " ".join(process.arguments())
-    # postgres: 15/main: checkpointer, postgres: user database [local] idle
-    __, separator, rest = title.partition(": ")
-    cluster, again, after = rest.partition(": ")
-    return bool(separator) and any(
-        _POSTGRESQL_HELPER.match(each.strip()) for each in ((rest, after) if again and cluster else (rest,))
-    )
+    if not _POSTGRESQL_TITLE.match(title):
+        return False
+    return not _POSTGRESQL_CLIENT.search(title) or bool(_POSTGRESQL_SENDER.search(title))
 
 
 class _Files:
@@ -251,9 +274,13 @@ def _arguments(first: Process, files: _Files, here: str) -> list[str]:
 
 
 def _oracle(members: list[Process], first: Process, program: str) -> Database | None:
-    if program != "oracle" and not any(map(_ORACLE_PROCESS.match, {process.name for process in members})):
+    if program != "oracle" and not any(map(_ORACLE_SURELY.match, {process.name for process in members})):
         return None
-    suspects = [process for process in members if _oracle_named(process.name)]
+    # Background processes first: their titles have nothing but the SID.
+    suspects = sorted(
+        (process for process in members if _oracle_named(process.name)),
+        key=lambda process: not _ORACLE_PROCESS.match(process.name),
+    )
     database = Database("oracle", name="oracle")
     database.sid = next((sid for sid in map(sid_of, suspects) if sid), None)
     if database.sid is None:
@@ -290,8 +317,8 @@ def sid_of(process: Process) -> str | None:
 
 def _oracle_parameters(first: Process, database: Database, executable: str) -> None:
     """`processes` from the parameter file; an spfile is binary, but its lines are text."""
-    folder = os.path.join(os.path.dirname(os.path.dirname(executable)), "dbs")
     files = _Files(first, database)
+    folder = _oracle_folder(files, os.path.dirname(os.path.dirname(executable)))
     # In the order in which Oracle looks for them.
     for name in (f"spfile{database.sid}.ora", "spfile.ora", f"init{database.sid}.ora"):
         content = files.content(files.place(f"{folder}/{name}"))
@@ -316,6 +343,16 @@ def _oracle_parameters(first: Process, database: Database, executable: str) -> N
         return
     if not database.missing:
         database.missing.append(missing(first.pid, "parameter file", f"none of {database.sid} in {folder}"))
+
+
+def _oracle_folder(files: _Files, home: str) -> str:
+    """Where the parameter files are: in Oracle's home, or in the base of a home that is read-only, as since
+    21c by default. Which it is, is in a table of the home: HOME:BASE:NAME:Y."""
+    for line in (files.content(files.place(f"{home}/install/orabasetab")) or "").split("\n"):
+        fields = line.split(":")
+        if len(fields) > 3 and fields[1].startswith("/") and fields[3].upper() == "Y":
+            return f"{fields[1].rstrip('/')}/dbs"
+    return os.path.join(home, "dbs")
 
 
 def _spfile_named(content: str) -> str | None:

@@ -21,7 +21,7 @@ from . import databases
 from .attribution import Identity
 
 MATTERS_BYTES = 16 * MIB
-"""Processes of one family that are small each are an instance when they pay this together."""
+"""Processes that share no memory are an instance when they pay this: one alone, or small ones together."""
 _OF_FILES = ("file", "tmpfs")
 
 
@@ -116,7 +116,7 @@ class Grouping:
 
     def _matters(self, family: list[Process]) -> bool:
         least_bytes = max(MATTERS_BYTES, self._threshold_bytes)
-        return len(family) > 1 and sum(process.vm_pte_bytes for process in family) >= least_bytes
+        return sum(process.vm_pte_bytes for process in family) >= least_bytes
 
     def _readable(self, process: Process) -> bool:
         """Read a process's mappings; whether they could be read."""
@@ -206,7 +206,8 @@ class Grouping:
         """Whose mappings may not be read: by name, user and cgroup, so that VmPTE is still there."""
         same: dict[object, list[Process]] = {}
         for process in self._unreadable:
-            same.setdefault((process.name, process.uid, process.cgroup()), []).append(process)
+            key = (databases.family(process), process.uid, process.cgroup())
+            same.setdefault(key, []).append(process)
         return [Group({(): members}, unreadable=True) for members in same.values()]
 
 

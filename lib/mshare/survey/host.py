@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 
+from ..errors import Unavailable
 from ..host import huge_pages, procfs
 from ..host.mounts import hidepid
 from ..host.pagemap import scan_available
 from ..host.procfs import read_line
 from ..info import inventory
+from ..pagetable import BASE_PAGE_BYTES
+from ..units import format_size
 from .record import HostFacts, Support, TransparentHugePages
 
 _THP = "/sys/kernel/mm/transparent_hugepage"
@@ -19,9 +22,19 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def facts() -> HostFacts:
-    """Memory, huge pages, settings, and whether mshare can be used."""
+    """Memory, huge pages, settings, and whether mshare can be used.
+
+    Raises Unavailable where pages have another size than that which page tables are counted for.
+    """
     memory = procfs.meminfo_bytes()
     kernel = os.uname()
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    if page_bytes != BASE_PAGE_BYTES:
+        raise Unavailable(
+            f"kernel {kernel.release} ({kernel.machine}) has pages of {format_size(page_bytes)}, and page"
+            f" tables can be counted for pages of {format_size(BASE_PAGE_BYTES)} only, so nothing was"
+            " surveyed; boot a kernel with such pages"
+        )
     return HostFacts(
         name=kernel.nodename,
         kernel=kernel.release,

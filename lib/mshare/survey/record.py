@@ -15,6 +15,13 @@ from ..host.huge_pages import Pool
 from ..host.processes import Missing
 
 SCHEMA_VERSION = 2
+OPCACHE_KINDS = ("php-fpm", "php")
+"""Programs whose OPcache takes huge pages by itself, wherever there are any."""
+TAKES_HUGE_PAGES: Mapping[str, tuple[str, ...]] = {
+    "postgresql": ("on", "true", "yes", "1", "try"),
+    "oracle": ("true", "only", "auto", "auto_only"),
+}
+"""The settings huge_pages and use_large_pages with which a database takes pages of the pool at its start."""
 _NEXT_STEP = "make a new one with `mshare survey --json`"
 
 
@@ -89,6 +96,9 @@ class Limit:
     """"memory", or "hugetlb 2MB" as the controller names its sizes."""
     file: str
     limit_bytes: int
+    available_bytes: int | None = None
+    """Of memory: what the cgroup can still take, without the page cache that it can give back; None where its
+    use cannot be read, and for other resources."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from ..host.processes import Missing, Process, Vanished, container, missing, uni
 from ..host.segments import Kind, Mapping
 from ..pagetable import LEAF_SPAN_BYTES
 from ..preload import settings as preload_settings
-from ..units import GIB, MIB
 from . import attribution, databases, host, names
 from .attribution import Attribution, Identity
 from .groups import Group, Grouping
@@ -231,7 +230,8 @@ class _Looking:
                 (path for names, path in paths.items() if controller in names.split(",")), paths.get("")
             )
             for limit in self._limits.cgroup_limits(controller, v1_file, v2_file, below):
-                limits.append(Limit(resource, limit.path, limit.limit))
+                left = self._limits.cgroup_memory_left(limit) if controller == "memory" else None
+                limits.append(Limit(resource, limit.path, limit.limit, left))
         return tuple(limits)
 
     def _segments(self, group: Group, first: Process) -> tuple[Attribution, tuple[SegmentRecord, ...]]:
@@ -240,10 +240,11 @@ class _Looking:
         rows: dict[Identity, _Row] = {}
         for mappings, members in group.members.items():
             kinds = {mapping.identity: self._grouping.kind(mapping, members[0].pid) for mapping in mappings}
+            parts: dict[Identity, list[Mapping]] = {}
+            for mapping in mappings:
+                parts.setdefault(mapping.identity, []).append(mapping)
             for identity, kind in kinds.items():
-                row = rows.setdefault(identity, _Row(kind))
-                row.add([mapping for mapping in mappings if mapping.identity == identity], len(members))
-                row.of_leader = row.of_leader or first in members
+                rows.setdefault(identity, _Row(kind)).add(parts[identity], members)
             # Tables of a kernel's regions are in nobody's VmPTE, and their windows are not to be scanned.
             own = tuple(mapping for mapping in mappings if not kinds[mapping.identity].shares_tables)
             if own:
@@ -257,7 +258,8 @@ class _Looking:
             tables_bytes: int | None = round(attributed.segments.get(identity, 0))
             if row.kind.shares_tables:
                 tables_bytes = self._outside_bytes if regions == 1 and self._only_region(identity) else None
-            records.append(row.record(attributed.huge_bytes.get(identity, 0), tables_bytes))
+            short_lived = row.is_without(first, group.processes)
+            records.append(row.record(attributed.huge_bytes.get(identity, 0), tables_bytes, short_lived))
         return attributed, tuple(sorted(records, key=lambda row: (-row.size_bytes, row.address)))
 
     def _only_region(self, identity: Identity) -> bool:
@@ -303,7 +305,7 @@ def _limited() -> list[tuple[str, str, str, str]]:
     """Resource, controller, and the files of its limit in cgroup v1 and v2."""
     rows = [("memory", "memory", "memory.limit_in_bytes", "memory.max")]
     for page_bytes in huge_pages.sizes_bytes():
-        size = f"{page_bytes // GIB}GB" if page_bytes >= GIB else f"{page_bytes // MIB}MB"
+        size = huge_pages.controller_size(page_bytes)
         names = (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.max")
         rows.append((f"hugetlb {size}", "hugetlb", *names))
     return rows
@@ -325,20 +327,26 @@ class _Row:
     kind: Kind
     parts: list[Mapping] = field(default_factory=list)
     size_bytes: int = 0
-    processes: int = 0
+    members: list[Process] = field(default_factory=list)
     congruent_2mib: bool = True
     aligned_1gib: bool = True
-    of_leader: bool = False
 
-    def add(self, parts: list[Mapping], count: int) -> None:
+    def add(self, parts: list[Mapping], members: list[Process]) -> None:
         size_bytes = _size_bytes(parts)
         if size_bytes > self.size_bytes:
             self.parts, self.size_bytes = parts, size_bytes
         self.congruent_2mib = self.congruent_2mib and all(map(segments.congruent, parts))
         self.aligned_1gib = self.aligned_1gib and segments.aligned_1gib(parts[0])
-        self.processes += count
+        self.members += members
 
-    def record(self, huge_bytes: int, page_tables_bytes: int | None) -> SegmentRecord:
+    def is_without(self, leader: Process, group: list[Process]) -> bool:
+        """Whether some that the leader has started have it, and the leader itself has not."""
+        if leader in self.members:
+            return False
+        parents = {process.pid: process.parent for process in group}
+        return all(_is_below(process.parent, leader.pid, parents) for process in self.members)
+
+    def record(self, huge_bytes: int, page_tables_bytes: int | None, short_lived: bool) -> SegmentRecord:
         kind = self.kind
         return SegmentRecord(
             kind=kind.kind,
@@ -353,9 +361,19 @@ class _Row:
             aligned_1gib=self.aligned_1gib,
             huge_bytes=huge_bytes,
             page_tables_bytes=page_tables_bytes,
-            processes=self.processes,
-            short_lived=not self.of_leader,
+            processes=len(self.members),
+            short_lived=short_lived,
         )
+
+
+def _is_below(pid: int, above: int, parents: dict[int, int]) -> bool:
+    """Whether a process is another one, or a descendant of it within a group."""
+    # Bounded: parents are read one after the other, and pids are used again.
+    for __ in parents:
+        if pid == above or pid not in parents:
+            break
+        pid = parents[pid]
+    return pid == above
 
 
 def _size_bytes(parts: list[Mapping]) -> int:

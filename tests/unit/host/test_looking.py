@@ -87,6 +87,54 @@ def test_pools_of_huge_pages(tmp_path):
     assert huge_pages.pool(GIB, str(tmp_path)) is None
 
 
+@pytest.mark.parametrize(
+    ("page_bytes", "name"),
+    [
+        (64 << 10, "64KB"),
+        (MIB, "1MB"),
+        (2 * MIB, "2MB"),
+        (512 * MIB, "512MB"),
+        (GIB, "1GB"),
+        (16 * GIB, "16GB"),
+    ],
+)
+def test_sizes_as_the_controller_of_cgroups_names_them(page_bytes, name):
+    assert huge_pages.controller_size(page_bytes) == name
+
+
+@pytest.mark.parametrize(("has_memory", "nodes"), [("0,2-3", [0, 2, 3]), (None, [0, 1, 2, 3])])
+def test_a_node_without_memory_has_no_pool(has_memory, nodes, tmp_path):
+    """Since Linux 6.1 a node that has only processors shows these files all the same."""
+    above = tmp_path / "sys/devices/system/node"
+    for number in range(4):
+        folder = above / f"node{number}/hugepages/hugepages-2048kB"
+        folder.mkdir(parents=True)
+        (folder / "nr_hugepages").write_text("0\n")
+    if has_memory is not None:
+        (above / "has_memory").write_text(f"{has_memory}\n")
+    assert [pool.node for pool in huge_pages.pools(str(tmp_path))] == nodes
+
+
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"), ("memory.max", "memory.current", "")
+
+
+@pytest.mark.parametrize(("limit", "use", "prefix"), [V1, V2])
+def test_what_a_cgroup_can_still_take(limit, use, prefix, tmp_path):
+    """Page cache of files is not counted, shared memory is: the kernel has it among neither kind of files."""
+    file = limits.CgroupLimit(f"/sys/fs/cgroup/a/{limit}", 100 * MIB)
+    folder = tmp_path / "sys/fs/cgroup/a"
+    folder.mkdir(parents=True)
+    assert Host(str(tmp_path)).cgroup_memory_left(file) is None
+    (folder / use).write_text(f"{90 * MIB}\n")
+    assert Host(str(tmp_path)).cgroup_memory_left(file) == 10 * MIB
+    (folder / "memory.stat").write_text(
+        f"shmem {70 * MIB}\n{prefix}active_file {5 * MIB}\n{prefix}inactive_file {4 * MIB}\n"
+    )
+    assert Host(str(tmp_path)).cgroup_memory_left(file) == 19 * MIB
+    (folder / use).write_text(f"{120 * MIB}\n")
+    assert Host(str(tmp_path)).cgroup_memory_left(file) == 0
+
+
 def test_a_limit_of_the_address_space(tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
     path = tmp_path / "proc/self/limits"

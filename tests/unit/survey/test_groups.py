@@ -13,7 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from mshare.host.processes import container
+from mshare.host.processes import Process, container
+from mshare.host.processes import of_pid as process_of
 from mshare.units import KIB, MIB
 from rig.survey_parts import instance_of, map_shared, running, surveyed, touch
 from rig.survey_parts import survey_fields as survey
@@ -260,7 +261,7 @@ def test_names_do_not_renumber_when_another_ends():
     assert not any("#" in name for name in names.values())
 
 
-ID = "0123456789ab" + "0" * 52
+ID, OUTER = "0123456789ab" + "0" * 52, "fedcba987654" + "1" * 52
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,24 @@ ID = "0123456789ab" + "0" * 52
         ),
         (f"/kubepods/besteffort/poda1b2c3d4-0000-1111-2222-333344445555/{ID}",
          "pod a1b2c3d4-0000 container 0123456789ab"),
+        # A container in a container, and a pod of a cluster whose nodes are containers: the inner one.
+        (f"/docker/{OUTER}/docker/{ID}", "container 0123456789ab"),
+        (
+            f"/docker/{OUTER}/kubelet.slice/kubelet-kubepods-poda1b2c3d4_0000_1111_2222_333344445555.slice"
+            f"/cri-containerd-{ID}.scope",
+            "pod a1b2c3d4-0000 container 0123456789ab",
+        ),
+        ("/lxc.payload.outer/lxc.payload.inner/init.scope", "container inner"),
+        # containerd without SystemdCgroup (falcosecurity/libs#65), and a pod from a file of the node.
+        (
+            "/system.slice/containerd.service/kubepods-burstable-poda1b2c3d4_0000_1111_2222_333344445555.slice"
+            f":cri-containerd:{ID}",
+            "pod a1b2c3d4-0000 container 0123456789ab",
+        ),
+        (f"/kubepods/burstable/poda1b2c3d4000011112222333344445555/{ID}",
+         "pod a1b2c3d4-0000 container 0123456789ab"),
+        (f"/machine.slice/machine-libpod_pod_{OUTER}.slice/libpod-{ID}.scope", "container 0123456789ab"),
+        (r"/machine.slice/machine-qemu\x2d1\x2ddb1.scope/libvirt/emulator", "container qemu-1-db1"),
         ("/lxc/web1", "container web1"),
         ("/lxc.payload.web1/system.slice/x.service", "container web1"),
         ("/machine.slice/machine-db1.scope/payload", "container db1"),
@@ -287,6 +306,21 @@ ID = "0123456789ab" + "0" * 52
 )  # fmt: skip
 def test_containers_by_their_cgroups(cgroup, name):
     assert container(cgroup) == name
+
+
+def test_a_container_that_only_cgroups_of_version_1_name(monkeypatch):
+    """Docker where both versions are in use: the unified path of each container is that of containerd."""
+    one = process_of(os.getpid())
+    paths = {
+        "": "/system.slice/containerd.service",
+        "name=systemd": f"/docker/{ID}",
+        "memory": f"/docker/{ID}",
+    }
+    monkeypatch.setattr(Process, "cgroups", lambda process: paths)
+    assert container(one.cgroup()) == "container 0123456789ab"
+    paths["name=systemd"] = paths["memory"] = "/system.slice/postgresql.service"
+    paths[""] = "/"
+    assert one.cgroup() == "/system.slice/postgresql.service"
 
 
 def test_the_helpers_of_postgresql_are_not_its_clients(tmp_path):

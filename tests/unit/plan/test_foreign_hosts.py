@@ -1,0 +1,231 @@
+# Copyright: dbmem.mshare contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the plan advises on hosts that are unlike those of the other tests, and to other programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mshare.plan import text
+from mshare.plan.facts import from_survey
+from mshare.plan.plan import InstancePlan, Plan, plan
+from mshare.survey.record import from_fields
+from mshare.units import GIB, KIB, MIB
+from rig.surveys import instance, pool, segment, survey
+
+OF_THE_POOL = ("preload_hugetlb", "hugetlb_2m", "hugetlb_pmd_sharing")
+
+
+def planned(*instances: Any, **host: Any) -> Plan:
+    found = survey("db7", list(instances))
+    found["host"].update(host)
+    return plan(from_survey(from_fields(found)))
+
+
+def other(name: str, executable: str, **fields: Any) -> Any:
+    """A program that no survey knows as a database: 200 processes with 32 GiB."""
+    fields = {"kind": "other", "data_directory": None, "port": None, "version": None, **fields}
+    return instance(name, 32 * GIB, 200, executable=executable, **fields)
+
+
+def reason(one: InstancePlan, remedy: str) -> str:
+    return "; ".join(one.row(remedy).reasons)
+
+
+def screen(made: Plan) -> str:
+    return " ".join("\n".join(text.lines(made, width=80)).split())
+
+
+# -- the host
+
+
+@pytest.mark.parametrize(
+    ("default_bytes", "pools", "words"),
+    [
+        (None, [], "no huge pages of 2 MiB: it has none at all"),
+        # ppc64le with the hash MMU, s390x, arm64 with pages of 64 KiB.
+        (16 * MIB, [pool(16 * MIB), pool(16 * GIB)], "no huge pages of 2 MiB: its sizes are 16 MiB, 16 GiB"),
+        (MIB, [pool(MIB)], "no huge pages of 2 MiB: its sizes are 1 MiB"),
+    ],
+)
+def test_a_kernel_without_pages_of_2_mib(default_bytes: int | None, pools: list[Any], words: str) -> None:
+    """No line for a file that the kernel does not have."""
+    made = planned(
+        instance("main", 32 * GIB, 200, maximum=1000),
+        huge_page_default_bytes=default_bytes,
+        huge_page_pools=pools,
+    )
+    (one,) = made.instances
+    for remedy in OF_THE_POOL:
+        assert not one.row(remedy).usable
+        assert words in reason(one, remedy)
+    assert one.outlook.remedy_id == "preload_thp"
+    assert made.paste.sysctl == ()
+    assert not any("huge_pages" in line for line in made.paste.database)
+
+
+def test_small_huge_pages_of_arm64_have_their_own_name_in_a_cgroup() -> None:
+    """64 KiB is a size of huge pages there; the controller calls it 64KB, and no other size is meant."""
+    limit = {"resource": "hugetlb 64KB", "file": "/sys/fs/cgroup/hugetlb.64KB.max", "limit_bytes": 0}
+    made = planned(
+        instance("main", 8 * GIB, 200, maximum=1000, limits=[limit]),
+        huge_page_pools=[pool(64 * KIB), pool(2 * MIB), pool(32 * MIB), pool(GIB)],
+    )
+    assert made.instances[0].row("hugetlb_2m").usable
+    assert "64KB" not in screen(made)
+
+
+def test_pages_that_others_have_leave_no_room() -> None:
+    """DPDK, guests or another database have most of the RAM in the pool: what is left is too little."""
+    taken = pool(2 * MIB, total=200 * 512, free=0)
+    made = planned(
+        instance("main", 60 * GIB, 200, maximum=1000),
+        memory_total_bytes=256 * GIB,
+        huge_page_pools=[taken, pool(GIB)],
+    )
+    (one,) = made.instances
+    for remedy in OF_THE_POOL:
+        assert not one.row(remedy).usable
+        assert "need 60 GiB beside the 200 GiB that are in use" in reason(one, remedy)
+    assert made.paste.sysctl == ()
+
+
+def test_what_an_instance_has_of_the_pool_is_counted_once() -> None:
+    """Most of an SGA in the pool and the rest not, as after it was enlarged without the pool."""
+    one = instance("ORCL", 8 * GIB, 100, kind="oracle")
+    one["segments"].append(segment(60 * GIB, 100, kind="hugetlb", page_bytes=2 * MIB, address=2 << 40))
+    made = planned(
+        one,
+        memory_total_bytes=96 * GIB,
+        huge_page_pools=[pool(2 * MIB, total=60 * 512, free=0), pool(GIB)],
+    )
+    assert made.instances[0].row("hugetlb_2m").usable
+    assert f"vm.nr_hugepages = {68 * 512 + 8}" in made.paste.sysctl
+
+
+def test_each_fits_and_both_do_not() -> None:
+    """Two databases of 300 GiB on 512 GiB, of which little is touched: the pool takes all of it."""
+    made = planned(*(instance(name, 300 * GIB, 100, maximum=200) for name in ("one", "two")))
+    assert [one.outlook.remedy_id for one in made.instances] == ["hugetlb_2m"] * 2
+    assert "Huge pages for one, two at once do not fit: they need 600 GiB of 512 GiB of RAM." in screen(made)
+    assert not any(line.startswith("vm.nr_hugepages") for line in made.paste.sysctl)
+    alone = planned(instance("one", 300 * GIB, 100, maximum=200))
+    assert "at once" not in screen(alone)
+    assert any(line.startswith("vm.nr_hugepages") for line in alone.paste.sysctl)
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"huge_pages_requested": "try"}, True),
+        ({"huge_pages_requested": "on"}, True),
+        ({"huge_pages_requested": "off"}, False),
+        ({"huge_pages_requested": "try", "preload": "thp"}, False),
+        ({"huge_pages_requested": None}, False),
+        ({"huge_pages_requested": "TRUE", "kind": "oracle"}, True),
+        ({"huge_pages_requested": "FALSE", "kind": "oracle"}, False),
+    ],
+)
+def test_who_takes_pages_at_its_next_start_is_counted(fields: dict[str, Any], counted: bool) -> None:
+    """A server that was collapsed where it is finds the pool of the other one when it is restarted."""
+    done = instance("done", 4 * GIB, 100, **fields)
+    done["segments"][0].update(huge_bytes=4 * GIB, page_tables_bytes=100 * 5 * 4 * KIB)
+    made = planned(done, instance("left", 16 * GIB, 200, maximum=1000))
+    assert made.instances[0].outlook.done is not None
+    pages = 16 * 512 + 8 + (4 * 512 if counted else 0)
+    assert f"vm.nr_hugepages = {pages}" in made.paste.sysctl
+    line = "# done: takes huge pages when it is restarted: 2,048 pages"
+    assert (line in made.paste.sysctl) is counted
+
+
+# -- limits of cgroups
+
+
+def in_cgroup(**limit: Any) -> dict[str, Any]:
+    return {"resource": "memory", "file": "/sys/fs/cgroup/db.slice/memory.max", **limit}
+
+
+def test_huge_pages_are_not_charged_to_a_limit_on_memory() -> None:
+    """A pod with 2 GiB of memory and 8 GiB of hugepages-2Mi holds 8 GiB in huge pages, and is fine."""
+    one = instance("main", 0, 50, maximum=100, limits=[in_cgroup(limit_bytes=2 * GIB)])
+    one["segments"] = [segment(8 * GIB, 50, kind="hugetlb", page_bytes=2 * MIB)]
+    made = planned(one)
+    assert made.outlook.verdict == "fine"
+    one["segments"][0].update(kind="anonymous", page_bytes=4 * KIB)
+    assert planned(one).outlook.verdict == "will_run_out"
+
+
+@pytest.mark.parametrize(("left_bytes", "verdict"), [(None, "fine"), (64 * MIB, "will_run_out")])
+def test_what_a_cgroup_uses_decides_what_is_left(left_bytes: int | None, verdict: str) -> None:
+    """Sorting, caches and other processes in the cgroup take from the same limit."""
+    limit = in_cgroup(limit_bytes=64 * GIB, available_bytes=left_bytes)
+    made = planned(instance("main", 8 * GIB, 50, maximum=100, limits=[limit]))
+    assert made.outlook.verdict == verdict
+    if left_bytes is not None:
+        assert made.outlook.limit == "/sys/fs/cgroup/db.slice/memory.max"
+        assert "64 MiB left by /sys/fs/cgroup/db.slice/memory.max" in screen(made)
+
+
+# -- programs that are no databases the survey knows
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("chrome", "other"),
+        ("uwsgi", "other"),
+        ("haproxy", "other"),
+        ("varnishd", "other"),
+        ("apache2", "apache"),
+        ("php", "php"),
+        ("db2sysc", "other"),
+    ],
+)
+def test_no_pooler_for_what_has_no_connections(program: str, kind: str) -> None:
+    (one,) = planned(other(program, f"/usr/bin/{program}", kind=kind)).instances
+    assert not one.row("pooling").usable
+    assert one.outlook.remedy_id != "pooling"
+
+
+@pytest.mark.parametrize(
+    ("program", "setting"),
+    [
+        ("db2sysc", "DB2_LARGE_PAGE_MEM=DB"),
+        ("oninit", "IFX_LARGE_PAGES=1"),
+        ("java", "-XX:+UseLargePages"),
+        ("qemu-system-x86_64", "hugetlb=on"),
+        ("qemu-kvm", "<memoryBacking><hugepages/>"),
+        ("java (deleted)", "-XX:+UseLargePages"),
+    ],
+)
+def test_a_program_s_own_setting(program: str, setting: str) -> None:
+    """Db2 and Informix run setuid, so that the preload cannot help; they have settings for it."""
+    made = planned(other("theirs", f"/opt/{program}", setuid=True))
+    (one,) = made.instances
+    assert one.outlook.remedy_id == "hugetlb_2m"
+    assert any(setting in line for line in made.paste.database)
+    assert all(line.startswith("#") for line in made.paste.database)
+    assert f"vm.nr_hugepages = {32 * 512 + 8}" in made.paste.sysctl
+
+
+def test_the_preload_is_named_only_where_it_can() -> None:
+    (one,) = planned(other("theirs", "/opt/theirs")).instances
+    assert "the preload can" in reason(one, "hugetlb_2m")
+    in_memfd = other("theirs", "/opt/theirs")
+    in_memfd["segments"][0]["kind"] = "memfd"
+    (one,) = planned(in_memfd).instances
+    assert "no setting of its program is known" in reason(one, "hugetlb_2m")
+    assert "the preload can" not in reason(one, "hugetlb_2m")
+    assert not one.row("preload_hugetlb").usable
+
+
+@pytest.mark.parametrize("kind", ["php-fpm", "php"])
+def test_opcache_takes_pages_first_in_a_web_server_too(kind: str) -> None:
+    web = instance("apache2", 0, 20, kind=kind)
+    web["segments"] = [segment(128 * MIB, 20, name="zend_shared_alloc")]
+    made = planned(instance("main", 16 * GIB, 200, maximum=1000), web)
+    assert "# apache2: its OPcache takes huge pages first: 64 pages" in made.paste.sysctl
+    assert f"vm.nr_hugepages = {16 * 512 + 64 + 8}" in made.paste.sysctl
