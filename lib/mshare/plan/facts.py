@@ -291,7 +291,8 @@ def _opcache(survey: Survey) -> Iterable[tuple[str, int]]:
             size_bytes = sum(
                 segment.size_bytes
                 for segment in instance.segments
-                if segment.kind in ("anonymous", "hugetlb")
+                # It takes whole pages only; what is in the pool already is among the pages in use.
+                if segment.kind == "anonymous" and segment.size_bytes % (2 * MIB) == 0
             )
             if size_bytes:
                 yield instance.name, size_bytes

@@ -52,18 +52,16 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
         for instance, pool_to in zip(facts.instances, pools)
         if instance.segments and instance.name in plan_of and not instance.done
     ]
-    pooled = [instance for instance, planned, __ in left if planned.usable("hugetlb_2m")]
-    # PHP's OPcache takes huge pages by itself, and is counted as such.
-    preloaded = [
+    pooled = [
         instance
         for instance, planned, __ in left
-        if instance not in pooled and instance.kind not in OPCACHE_KINDS and planned.usable("preload_hugetlb")
+        if planned.usable("hugetlb_2m") or planned.usable("preload_hugetlb")
     ]
     sharing = [
         instance for instance, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed
     ]
     return Paste(
-        tuple(pool_lines(facts.host, [*pooled, *preloaded], filter(_takes_pages, facts.instances))),
+        tuple(pool_lines(facts.host, pooled, filter(_takes_pages, facts.instances))),
         tuple(
             line
             for instance, planned, pool_to in left
@@ -122,8 +120,14 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
 
     `takers` are counted as well, for they take their pages before the others do.
     """
-    needed = [(instance.name, pages) for instance in instances for pages in huge_pages(instance)]
-    if not needed:
+    # PHP's OPcache takes huge pages by itself, and is counted as such.
+    needed = [
+        (instance.name, pages)
+        for instance in instances
+        if instance.kind not in OPCACHE_KINDS
+        for pages in huge_pages(instance)
+    ]
+    if not instances:
         return
     pool = host.pools.get(_HUGE_BYTES, Pool(0, 0))
     first = [

@@ -25,7 +25,17 @@ from .commands import command
 from .facts import Facts, Host, Instance
 from .outlook import Outlook
 from .paste import Paste, huge_pages, paste, raise_first
-from .remedies import MOST_OF_MEMORY, NOTHING, REMEDIES, Case, Cost, Remedy, cost, refusals
+from .remedies import (
+    MOST_OF_MEMORY,
+    NOTHING,
+    REMEDIES,
+    Case,
+    Cost,
+    Remedy,
+    cost,
+    refusals,
+    setting_words,
+)
 
 SCHEMA_VERSION = 2
 _MOST_OF_IT = 0.9
@@ -389,11 +399,12 @@ def _row(
 
 def _takes(remedy: Remedy, instance: Instance) -> str:
     """What has to be there for a remedy; the limits that would have the program killed come last."""
+    takes = remedy.takes.format(setting=setting_words(instance))
     if remedy.page_bytes is None or remedy.transparent:
-        return remedy.takes
+        return takes
     limits = raise_first(instance, remedy.page_bytes)
     way = "a limit hugepages-2Mi of the pod" if instance.manager == "kubernetes" else "a higher limit"
-    return "; ".join([remedy.takes, *(f"{way}, for {sentence}" for sentence in limits)])
+    return "; ".join([takes, *(f"{way}, for {sentence}" for sentence in limits)])
 
 
 def _inputs(instance: Instance, total: _Total, pool_to: int | None) -> Inputs:

@@ -19,6 +19,7 @@ from ..host.segments import ANONYMOUS_KINDS
 from ..kernel.generations import GENERATIONS, Features
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
+from ..survey.record import OPCACHE_KINDS
 from ..units import GIB, MIB, counted, format_size, round_up
 from .facts import Host, Instance, Segment
 
@@ -258,6 +259,10 @@ def _has_setting(case: Case, remedy: Remedy) -> str | None:
         return None
     if own_setting(instance) is not None:
         return None
+    if instance.kind in OPCACHE_KINDS:
+        if case.segment.size_bytes % (2 * MIB) == 0:
+            return None
+        return "OPcache takes whole huge pages only; set opcache.memory_consumption to an even number of MB"
     if instance.kind not in _DATABASES:
         program = "its program" if instance.kind == "other" else instance.kind
         known = f"no setting of {program} is known that puts its shared memory into the pool"
@@ -276,6 +281,13 @@ def _has_setting(case: Case, remedy: Remedy) -> str | None:
             " sga_target and pga_aggregate_target first"
         )
     return None
+
+
+def setting_words(instance: Instance) -> str:
+    """What it takes beside the pool that a program uses it."""
+    if instance.kind in OPCACHE_KINDS:
+        return ", of which OPcache takes its pages by itself"
+    return f" and the {'database' if instance.kind in _DATABASES else 'program'}'s own setting"
 
 
 def own_setting(instance: Instance) -> str | None:
@@ -351,10 +363,22 @@ def _gib_pages(case: Case, remedy: Remedy) -> str | None:
         return f"it has {format_size(case.segment.size_bytes)}, less than one page of 1 GiB"
     if case.host.surveyed and GIB not in case.host.pools:
         return "this host has no pool of 1 GiB pages: the processor, or the hypervisor, has no pdpe1gb"
-    version = case.instance.major_version
-    if case.instance.kind == "postgresql" and version and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
-        return f"PostgreSQL {case.instance.version} has no huge_page_size, which exists since 14"
     return None
+
+
+def _can_choose(case: Case, remedy: Remedy) -> str | None:
+    """Whether a program can have pages of a size: many take those of the default size, whatever it is."""
+    instance, default_bytes = case.instance, case.host.huge_page_default_bytes
+    version = instance.major_version
+    if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
+        why = f"PostgreSQL {instance.version} has no huge_page_size, which exists since 14, and takes"
+    elif instance.kind == "oracle" or instance.kind in OPCACHE_KINDS:
+        why = f"{'Oracle' if instance.kind == 'oracle' else 'OPcache'} takes"
+    else:
+        return None
+    if case.segment.kind == "hugetlb" or default_bytes in (None, remedy.page_bytes):
+        return None
+    return f"{why} pages of the default size, which is {format_size(default_bytes or 0)} on this host"
 
 
 def _shares_pmd(case: Case, remedy: Remedy) -> str | None:
@@ -418,7 +442,7 @@ def _region(features: Features) -> str:
 
 
 NOTHING = Remedy("nothing", "nothing", "no", "no", "-", "measured")
-_HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits, _has_setting)
+_HUGETLB = (_not_huge_yet, _can_be_hugetlb, _fits, _has_setting, _can_choose)
 _HUGETLB_2M = (*_HUGETLB, _has_pool)
 _TRANSPARENT = (_not_huge_yet, _is_shmem, _thp_known, _thp_allowed)
 _HUGETLB_BACK = "huge pages off in the database, restart, smaller pool"
@@ -491,7 +515,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "modelled",
         _HUGETLB_2M,
         page_bytes=2 * MIB,
-        takes="vm.nr_hugepages and the database's own setting: memory set aside, never swapped",
+        takes="vm.nr_hugepages{setting}: memory set aside, never swapped",
     ),
     Remedy(
         "hugetlb_1g",
@@ -511,7 +535,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "rarely",
         _HUGETLB_BACK,
         "modelled",
-        (_can_be_hugetlb, _fits, _has_setting, _has_pool, _one_process, _shares_pmd),
+        (_can_be_hugetlb, _fits, _has_setting, _can_choose, _has_pool, _one_process, _shares_pmd),
         page_bytes=2 * MIB,
         shares="pmd",
         takes="nothing more than hugetlb 2 MiB: the kernel does it for whole, aligned ranges of 1 GiB",

@@ -166,7 +166,7 @@ def lines(
 ) -> list[str]:
     """The whole plan as text of at most `width` columns; what is to be copied is never broken."""
     shown: list[str] = []
-    if plan.instances:
+    if plan.instances or plan.outlook.today_bytes:
         shown += [*verdict(plan.host.name or "the host", plan.outlook, width, paint), ""]
     for instance in plan.instances:
         shown += [

@@ -28,6 +28,7 @@ from .spec import AUTO, COLLAPSE, HUGETLB, POOLED, THP, RemedySpec
 
 _ROWS = {NATIVE: "hugetlb_2m", HUGETLB: "preload_hugetlb", THP: "preload_thp", COLLAPSE: "collapse"}
 """The plan's rows, by the remedies that can be applied."""
+_LARGER_PAGES = "hugetlb_1g"
 _REMEDIES = {row: remedy for remedy, row in _ROWS.items()}
 POOL_PAGE_BYTES = 2 * MIB
 """The size of the pages that a remedy reserves; others have to be there."""
@@ -184,8 +185,10 @@ def _spec(
         return None
     # A segment that does not lie right is placed at the next start, and collapsed then.
     row = rows[_ROWS[THP if remedy == COLLAPSE else remedy]]
+    # PostgreSQL's own huge pages have the size that it is set to, or that it has by default.
+    usable = row.usable or (remedy == NATIVE and rows[_LARGER_PAGES].usable)
     # What an earlier run did is undone by the same step, so that it does not stand in the way.
-    if not row.usable and entry is None:
+    if not usable and entry is None:
         reasons = "; ".join(row.reasons) or "the plan does not say why"
         raise Conflict(
             f"remedy {remedy} is not open to {instance.name}, so nothing was changed: {reasons}; see `mshare"

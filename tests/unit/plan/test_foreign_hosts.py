@@ -229,3 +229,35 @@ def test_opcache_takes_pages_first_in_a_web_server_too(kind: str) -> None:
     made = planned(instance("main", 16 * GIB, 200, maximum=1000), web)
     assert "# apache2: its OPcache takes huge pages first: 64 pages" in made.paste.sysctl
     assert f"vm.nr_hugepages = {16 * 512 + 64 + 8}" in made.paste.sysctl
+
+
+def test_opcache_alone_gets_a_pool_and_nothing_that_it_cannot_follow() -> None:
+    """500 workers with 2 GiB: the pool is all it takes, for OPcache asks for huge pages by itself."""
+    web = instance("php-fpm", 0, 500, kind="php-fpm", data_directory=None, version=None)
+    web["segments"] = [segment(2 * GIB, 500)]
+    made = planned(web, memory_total_bytes=64 * GIB)
+    outlook = made.instances[0].outlook
+    assert (outlook.remedy_id, outlook.command) == ("hugetlb_2m", None)
+    assert outlook.needs == (
+        "vm.nr_hugepages, of which OPcache takes its pages by itself: memory set aside, never swapped"
+    )
+    assert f"vm.nr_hugepages = {1024 + 8}" in made.paste.sysctl
+    assert made.paste.database == ()
+    # Started again with the pool, it has its pages there, and they are counted once.
+    web["segments"] = [segment(2 * GIB, 500, kind="hugetlb", page_bytes=2 * MIB)]
+    after = planned(
+        web,
+        instance("main", 16 * GIB, 200, maximum=1000),
+        huge_page_pools=[pool(2 * MIB, total=1032, free=8), pool(GIB)],
+    )
+    assert after.instances[0].outlook.done is not None
+    assert f"vm.nr_hugepages = {1024 + 16 * 512 + 8}" in after.paste.sysctl
+
+
+def test_a_host_where_nothing_is_shared_has_a_verdict_too() -> None:
+    """MySQL, or workers that share nothing: what they take at their maximum may be too much."""
+    alone = instance("mysqld", 0, 1, kind="other")
+    alone["page_tables"].update(sum_bytes=400 * MIB, remainder_bytes=400 * MIB)
+    shown = screen(planned(alone))
+    assert shown.startswith("db7: fine: page tables 400 MiB now (measured)")
+    assert shown.endswith("No shared memory of 2 MiB or more, so nothing to plan: mysqld.")

@@ -186,7 +186,20 @@ REFUSED = [
         "memory_target = 0",
     ),
     ("hugetlb_2m", {"instance": {"kind": "nginx"}}, "no setting of nginx"),
-    ("hugetlb_2m", {"instance": {"kind": "php-fpm"}}, "no setting of php-fpm"),
+    ("hugetlb_2m", {"instance": {"kind": "php-fpm"}, "size_bytes": 129 * MIB}, "an even number of MB"),
+    # Those of Oracle and PHP, and of PostgreSQL before 14, are of the default size.
+    (
+        "hugetlb_2m",
+        {"host": replace(OPEN_HOST, huge_page_default_bytes=GIB), "instance": {"kind": "oracle"}},
+        "Oracle takes pages of the default size, which is 1 GiB on this host",
+    ),
+    (
+        "hugetlb_2m",
+        {"host": replace(OPEN_HOST, huge_page_default_bytes=GIB), "instance": {"version": "13"}},
+        "PostgreSQL 13 has no huge_page_size, which exists since 14, and takes pages of the default size",
+    ),
+    ("hugetlb_1g", {"instance": {"kind": "oracle"}}, "which is 2 MiB on this host"),
+    ("hugetlb_1g", {"instance": {"kind": "php-fpm"}}, "OPcache takes pages of the default size"),
     ("hugetlb_2m", {"instance": {"kind": "python"}}, "no setting of python"),
     ("pooling", {"instance": {"kind": "python"}}, "python workers are not connections"),
     ("pooling", {"instance": {"kind": "nginx"}}, "nginx workers are not connections"),
@@ -245,6 +258,12 @@ def test_why_a_remedy_is_not_open(name, changes, reason):
     reasons = refusals(BY_ID[name], case(**changes))
     assert len(reasons) == 1
     assert reason in reasons[0]
+
+
+@pytest.mark.parametrize("instance", [{"kind": "oracle"}, {"version": "13"}])
+def test_pages_of_1_gib_are_had_by_default_where_that_is_the_size(instance):
+    host = replace(OPEN_HOST, huge_page_default_bytes=GIB)
+    assert refusals(BY_ID["hugetlb_1g"], case(host=host, instance=instance)) == []
 
 
 @pytest.mark.parametrize("remedy", REMEDIES, ids=lambda remedy: remedy.id)
