@@ -25,7 +25,7 @@ from . import display
 from .screen import Screen
 
 _MISSING_SHOWN = 5
-_SEGMENTS_SHOWN = 8
+_SEGMENTS_SHOWN = 4
 
 
 @click.command("survey")

@@ -211,7 +211,10 @@ def _notes(facts: Facts, planned: Sequence[InstancePlan]) -> list[str]:
         )
     without = [instance.name for instance in facts.instances if not instance.segments and not instance.region]
     if without:
-        notes.append(f"No shared memory of 2 MiB or more, so nothing to plan: {', '.join(without)}.")
+        notes.append(
+            f"No shared memory of 2 MiB or more, so nothing to plan: {', '.join(without)}. A file that"
+            " several programs map does not count."
+        )
     if not facts.instances:
         notes.append(
             "Nothing to plan: no program here has shared memory and page tables above the survey's threshold."

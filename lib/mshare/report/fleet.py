@@ -330,6 +330,7 @@ class Fleet:
             *(
                 f"  {saving.name} would save {format_size(saving.now.saved_bytes)} now ({saving.now.kind}),"
                 f" {format_size(saving.maximum.saved_bytes)} at the maximum ({saving.maximum.kind})"
+                + _only_some(saving)
                 for saving in (self.huge, self.mshare)
             ),
             *self._compared_lines(),
@@ -470,6 +471,13 @@ def grown(size_bytes: int) -> str:
 def _names(hosts: Sequence[Host]) -> str:
     named = ", ".join(host.name for host in hosts[:_MOST_NAMED])
     return named if len(hosts) <= _MOST_NAMED else f"{named} and {len(hosts) - _MOST_NAMED:,} more"
+
+
+def _only_some(saving: Saving) -> str:
+    """How many of the instances a remedy is open to, where not to all: the others are in its figures too."""
+    if saving.usable == saving.instances:
+        return ""
+    return f", and is open to {saving.usable:,} of {counted(saving.instances, 'instance')}"
 
 
 def _percent(part: float, whole: float) -> float:

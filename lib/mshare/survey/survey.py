@@ -311,11 +311,16 @@ def _limited() -> list[tuple[str, str, str, str]]:
     return rows
 
 
+# By LXC or systemd-nspawn: a container with a system in it, where an administrator edits files as elsewhere.
+# That of one program is called by the digits of its id.
+_SYSTEM_CONTAINER = re.compile(r"container (?![0-9a-f]{12}\Z).+")
+
+
 def _manager(database: databases.Database, inside: str | None) -> str | None:
     """Who writes a database's configuration, where it is not an administrator's own file."""
     if database.managed_by_patroni:
         return "patroni"
-    if inside is None:
+    if inside is None or _SYSTEM_CONTAINER.fullmatch(inside):
         return None
     return "kubernetes" if inside.startswith("pod ") else "container"
 

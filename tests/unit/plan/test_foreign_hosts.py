@@ -260,4 +260,40 @@ def test_a_host_where_nothing_is_shared_has_a_verdict_too() -> None:
     alone["page_tables"].update(sum_bytes=400 * MIB, remainder_bytes=400 * MIB)
     shown = screen(planned(alone))
     assert shown.startswith("db7: fine: page tables 400 MiB now (measured)")
-    assert shown.endswith("No shared memory of 2 MiB or more, so nothing to plan: mysqld.")
+    assert "No shared memory of 2 MiB or more, so nothing to plan: mysqld." in shown
+
+
+# -- as people reported it
+
+
+def test_pages_of_1_gib_by_default_and_a_postgresql_that_cannot_choose() -> None:
+    """CrunchyData/postgres-operator#3126: a node with one page of 1 GiB by default, and PostgreSQL 13."""
+    one = instance("hippo", 256 * MIB, 30, maximum=100, version="13", manager="kubernetes")
+    made = planned(
+        one,
+        memory_total_bytes=16265276 * KIB,
+        huge_page_default_bytes=GIB,
+        huge_page_pools=[pool(2 * MIB), pool(GIB, total=1, free=1)],
+    )
+    (planned_one,) = made.instances
+    assert "takes pages of the default size, which is 1 GiB on this host" in reason(planned_one, "hugetlb_2m")
+    assert planned_one.outlook.remedy_id != "hugetlb_2m"
+    assert not any("huge_page" in line for line in made.paste.database)
+
+
+def test_a_pod_whose_limit_is_some_pages_short() -> None:
+    """Tanguille/cluster#4150: shared_buffers of 1 GB take 556 pages, and the limit of the pod is 512."""
+    file = "/sys/fs/cgroup/kubepods.slice/kubepods-pod1.slice/hugetlb.2MB.max"
+    limit = {"resource": "hugetlb 2MB", "file": file, "limit_bytes": GIB}
+    one = instance("pg-1", 1111 * MIB, 40, maximum=150, manager="kubernetes", limits=[limit])
+    made = planned(one, huge_page_pools=[pool(2 * MIB, total=2048, free=2048), pool(GIB)])
+    assert f"# pg-1: {file} allows 1 GiB of 1.1 GiB; raise it first" in made.paste.sysctl
+    assert "# pg-1: 1.1 GiB / 2 MiB, rounded up: 556 pages, 1 MiB wasted" in made.paste.sysctl
+    assert "vm.nr_hugepages = 2048" in made.paste.sysctl
+
+
+def test_a_server_that_did_not_start_for_want_of_pages() -> None:
+    """autobase-tech/autobase#602: 112 GB of shared_buffers requested 123,243,331,584 bytes."""
+    made = planned(instance("main", 123_243_331_584, 60, maximum=100))
+    pages = next(int(line.split()[-1]) for line in made.paste.sysctl if line.startswith("vm.nr_hugepages"))
+    assert pages == -(-123_243_331_584 // (2 * MIB)) + 8

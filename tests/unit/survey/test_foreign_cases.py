@@ -301,3 +301,62 @@ def test_a_stopped_process_is_read_as_any_other() -> None:
         __, one = surveyed(pid)
         os.kill(pid, signal.SIGCONT)
     assert one["page_tables"]["segments_bytes"] >= 8 * 4 * KIB
+
+
+WORKERS = """
+import mmap, os, signal, sys
+path, workers = sys.argv[1], int(sys.argv[2])
+parent = os.getpid()
+for __ in range(workers):
+    if os.fork() == 0:
+        file = open(path, "rb")
+        index = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        # Only the pages that are touched, and none around them.
+        index.madvise(mmap.MADV_RANDOM)
+        for at in range(0, len(index), 2 << 20):
+            index[at]
+        os.write(1, b"%d\\n" % os.getpid())
+        os.close(1)
+        os.read(0, 1)
+        os._exit(0)
+os.close(1)
+os.read(0, 1)
+"""
+
+
+def test_an_index_that_the_workers_of_two_containers_map(tmp_path: Path) -> None:
+    """mwmbl/mwmbl#418: 34 workers with a file of 390 GiB, 802 MiB of page tables each, and no shared memory.
+
+    Each server is told apart and told what it pays, and nothing is sized for the file.
+    """
+    index = tmp_path / "index.tinysearch"
+    with index.open("wb") as file:
+        file.truncate(3 * GIB)
+    started: list[subprocess.Popen[bytes]] = []
+    workers: list[list[int]] = []
+    try:
+        for name in ("one", "two"):
+            script = tmp_path / f"gunicorn-{name}"
+            script.write_text(WORKERS)
+            words = [sys.executable, "-S", "-E", str(script), str(index), "3"]
+            server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            started.append(server)
+            assert server.stdout is not None
+            workers.append(sorted(map(int, server.stdout.read().split())))
+        found = survey_fields()
+        made = plan(from_survey(from_fields(found)))
+    finally:
+        for server in started:
+            # Its workers end with what they read from.
+            assert server.stdin is not None
+            server.stdin.close()
+            assert server.stdout is not None
+            server.stdout.close()
+            server.wait()
+    for pids, name in zip(workers, ("one", "two")):
+        each = instance_of(found, pids[0])
+        assert (each["pids"], each["segments"]) == (pids, [])
+        assert f"gunicorn-{name}" in each["name"]
+        # 1,536 leaf tables for each worker, and what it has besides.
+        assert 3 * 6 * MIB <= each["page_tables"]["sum_bytes"] <= 3 * 8 * MIB
+        assert any("so nothing to plan" in note and each["name"] in note for note in made.notes)

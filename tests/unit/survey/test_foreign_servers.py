@@ -17,7 +17,7 @@ from mshare.host.processes import Pass, Process, Vanished
 from mshare.host.segments import Filesystem, Kind, Mapping
 from mshare.survey import databases, groups, host
 from mshare.survey.groups import MATTERS_BYTES, Grouping
-from mshare.survey.survey import _Row
+from mshare.survey.survey import _manager, _Row
 from mshare.units import GIB, KIB, MIB
 from rig.survey_parts import LIBC, instance_of, running, survey_fields, touch
 
@@ -266,6 +266,26 @@ def test_where_an_oracle_has_its_parameters(table: str | None, folder: str, tmp_
     assert database.processes_maximum is not None
     assert database.processes_maximum.value == 400
     assert (database.huge_pages_requested, database.missing) == ("ONLY", [])
+
+
+# -- who configures it
+
+
+@pytest.mark.parametrize(
+    ("inside", "patroni", "manager"),
+    [
+        (None, False, None),
+        (None, True, "patroni"),
+        ("container 0123456789ab", False, "container"),
+        ("pod a1b2c3d4-0000 container 0123456789ab", False, "kubernetes"),
+        ("pod a1b2c3d4-0000 container 0123456789ab", True, "patroni"),
+        # LXC and systemd-nspawn have whole systems in them.
+        ("container web1", False, None),
+        ("container 0123456789ab-old", False, None),
+    ],
+)
+def test_who_writes_the_configuration(inside: str | None, patroni: bool, manager: str | None) -> None:
+    assert _manager(databases.Database(managed_by_patroni=patroni), inside) == manager
 
 
 # -- other programs
