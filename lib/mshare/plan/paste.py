@@ -15,12 +15,15 @@ from ..survey.record import OPCACHE_KINDS, TAKES_HUGE_PAGES
 from ..units import GIB, KIB, MIB, TIB, counted, format_size, round_up
 from .facts import Facts, Host, Instance, Pool
 from .names import region_name
+from .outlook import Outlook
 from .remedies import MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE, own_setting
 
 _HUGE_BYTES = 2 * MIB
 _SPARE_PAGES = 8
 _POOL_FILE = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 _POSTGRESQL_COUNTS_HUGE_PAGES = (15,)
+# Of huge_page_size: its default, and 2 MiB.
+_TAKES_2_MIB = ("0", "2MB", "2048kB", "2048")
 _EXACT_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 
 
@@ -38,11 +41,14 @@ class Planned(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def outlook(self) -> Outlook: ...
     def usable(self, identifier: str) -> bool: ...
 
 
 def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste:
-    """The lines for the instances that something is left to do for.
+    """The lines for the instances that something is left to do for; those for which it is optional only
+    where it is for all of them.
 
     `pools` are the connections of their poolers, in the order of the facts' instances.
     """
@@ -50,8 +56,9 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
     left = [
         (instance, plan_of[instance.name], pool_to)
         for instance, pool_to in zip(facts.instances, pools)
-        if instance.segments and instance.name in plan_of and not instance.done
+        if instance.segments and instance.name in plan_of and plan_of[instance.name].outlook.remedy_id
     ]
+    left = [entry for entry in left if not entry[1].outlook.optional] or left
     pooled = [
         instance
         for instance, planned, __ in left
@@ -61,7 +68,7 @@ def paste(facts: Facts, plans: Iterable[Planned], pools: Iterable[int]) -> Paste
         instance for instance, planned, __ in left if planned.usable("mshare") or not facts.host.surveyed
     ]
     return Paste(
-        tuple(pool_lines(facts.host, pooled, filter(_takes_pages, facts.instances))),
+        tuple(pool_lines(facts.host, pooled, _takers(facts.instances, pooled))),
         tuple(
             line
             for instance, planned, pool_to in left
@@ -108,11 +115,15 @@ def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePa
     ]
 
 
-def _takes_pages(instance: Instance) -> bool:
-    """Whether a server that has nothing left to do, for its memory is in transparent huge pages, takes pages
-    of the pool as soon as it is started again and there are any."""
-    wanted = (instance.huge_pages_requested or "").lower() in TAKES_HUGE_PAGES.get(instance.kind, ())
-    return wanted and instance.done is not None and instance.region is None and instance.preload is None
+def _takers(instances: Iterable[Instance], pooled: Sequence[Instance]) -> Iterable[Instance]:
+    """The servers that nothing is to be done for, and that take pages of the pool as soon as they are started
+    again and there are any: their settings say so."""
+    for instance in instances:
+        wanted = (instance.huge_pages_requested or "").lower() in TAKES_HUGE_PAGES.get(instance.kind, ())
+        elsewhere = instance.region is not None or instance.preload is not None
+        own_size = instance.settings.get("huge_page_size", "0") in _TAKES_2_MIB
+        if wanted and own_size and not elsewhere and instance not in pooled:
+            yield instance
 
 
 def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Instance] = ()) -> Iterable[str]:

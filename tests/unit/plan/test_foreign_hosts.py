@@ -141,6 +141,26 @@ def test_who_takes_pages_at_its_next_start_is_counted(fields: dict[str, Any], co
     assert (line in made.paste.sysctl) is counted
 
 
+def test_lines_are_for_those_that_have_something_to_do() -> None:
+    """A small server beside a large one: nothing is to be done for it, so nothing is pasted for it."""
+    large = instance("large", 64 * GIB, 300, maximum=1000)
+    small = instance("small", 16 * MIB, 3, maximum=10, kind="oracle", huge_pages_requested="TRUE")
+    made = planned(large, small)
+    assert [one.outlook.optional for one in made.instances] == [False, True]
+    assert not any("small" in line for line in made.paste.database)
+    # It takes its pages all the same, as its setting says.
+    assert "# small: takes huge pages when it is restarted: 8 pages" in made.paste.sysctl
+    assert f"vm.nr_hugepages = {64 * 512 + 8 + 8}" in made.paste.sysctl
+    # Where it is optional for all, all get their lines.
+    assert any("small" in line for line in planned(small).paste.database)
+
+
+def test_nothing_is_pasted_where_nothing_is_worth_a_change() -> None:
+    made = planned(instance("tiny", 2 * MIB, 2))
+    assert "none of the open remedies saves enough" in (made.instances[0].outlook.done or "")
+    assert (made.paste.sysctl, made.paste.database, made.paste.inventory) == ((), (), ())
+
+
 # -- limits of cgroups
 
 
