@@ -371,14 +371,14 @@ def _can_choose(case: Case, remedy: Remedy) -> str | None:
     instance, default_bytes = case.instance, case.host.huge_page_default_bytes
     version = instance.major_version
     if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
-        why = f"PostgreSQL {instance.version} has no huge_page_size, which exists since 14, and takes"
+        why = f"PostgreSQL {instance.version} has no huge_page_size, which exists since 14, and takes pages"
     elif instance.kind == "oracle" or instance.kind in OPCACHE_KINDS:
-        why = f"{'Oracle' if instance.kind == 'oracle' else 'OPcache'} takes"
+        why = f"{'Oracle' if instance.kind == 'oracle' else 'OPcache'} takes pages"
     else:
         return None
     if case.segment.kind == "hugetlb" or default_bytes in (None, remedy.page_bytes):
         return None
-    return f"{why} pages of the default size, which is {format_size(default_bytes or 0)} on this host"
+    return f"{why} of the default size, which is {format_size(default_bytes or 0)} on this host"
 
 
 def _shares_pmd(case: Case, remedy: Remedy) -> str | None:
