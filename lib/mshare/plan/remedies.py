@@ -372,8 +372,10 @@ def _can_choose(case: Case, remedy: Remedy) -> str | None:
     version = instance.major_version
     if instance.kind == "postgresql" and version is not None and version < POSTGRESQL_WITH_HUGE_PAGE_SIZE:
         why = f"PostgreSQL {instance.version} has no huge_page_size, which exists since 14, and takes pages"
-    elif instance.kind == "oracle" or instance.kind in OPCACHE_KINDS:
-        why = f"{'Oracle' if instance.kind == 'oracle' else 'OPcache'} takes pages"
+    elif instance.kind == "oracle":
+        why = "Oracle takes pages"
+    elif instance.kind in OPCACHE_KINDS:
+        why = "OPcache takes pages"
     else:
         return None
     if case.segment.kind == "hugetlb" or default_bytes in (None, remedy.page_bytes):
