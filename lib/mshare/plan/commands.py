@@ -35,7 +35,9 @@ def command(remedy_id: str, instance: Instance) -> str | None:
             values.append("mshare_remedy_restart_ok=true")
         return " ".join([_REMEDY, *(f"-e {shlex.quote(value)}" for value in values)])
     if remedy_id == "collapse":
-        target = instance.data_directory or instance.unit
+        # A path in a container is another one on its host.
+        place = None if instance.container else instance.data_directory or instance.unit
+        target = place or (str(instance.pid) if instance.pid else None)
         return f"mshare collapse {shlex.quote(target)}" if target else None
     if remedy_id == "mshare":
         return _region(instance)

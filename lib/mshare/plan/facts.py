@@ -86,6 +86,8 @@ class Instance:
     region: str | None = None
     """A region that it has mapped: its memory is there."""
     regions_bytes: int = 0
+    pid: int | None = None
+    """One of its processes, the oldest as a rule."""
     executable: str | None = None
     data_directory: str | None = None
     sid: str | None = None
@@ -117,6 +119,14 @@ class Instance:
         if self.region and self.regions_bytes >= _MOSTLY * (self.regions_bytes + self.size_bytes):
             return f"its shared memory is in region {self.region} already"
         return None
+
+    @property
+    def in_image(self) -> bool:
+        """Whether it runs from an image: its files cannot be changed where it runs, unlike in a container
+        that has a whole system in it."""
+        return self.manager in ("container", "kubernetes") or (
+            self.manager == "patroni" and self.container is not None
+        )
 
     @property
     def program(self) -> str:
@@ -174,6 +184,7 @@ class Instance:
             helpers=record.helpers,
             region=regions[0].region if regions else None,
             regions_bytes=sum(region.size_bytes for region in regions),
+            pid=min(record.pids, default=None),
             executable=record.executable,
             data_directory=record.data_directory,
             sid=record.sid,

@@ -306,6 +306,8 @@ def _can_preload(case: Case, remedy: Remedy) -> str | None:
     instance = case.instance
     if instance.setuid:
         return "its program is setuid, so the loader ignores a preloaded library"
+    if instance.in_image:
+        return "its program runs from the image of a container, which does not have the library"
     if case.segment.kind not in ("anonymous", "sysv", "hugetlb"):
         return f"the preload takes anonymous and System V memory; this segment is of kind {case.segment.kind}"
     return None

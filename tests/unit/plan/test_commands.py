@@ -70,6 +70,9 @@ def test_any_other_program(other):
 def test_collapse_names_what_it_means():
     assert command("collapse", instance("other", unit="pg.service")) == "mshare collapse pg.service"
     assert command("collapse", instance("other")) is None
+    # In a container there may be many of one directory, which are none of its host.
+    inside = instance(data_directory="/var/lib/postgresql/data", container="container 0123456789ab", pid=4711)
+    assert command("collapse", inside) == "mshare collapse 4711"
     hostile = "/srv/$(reboot); x"
     words = command("collapse", instance(data_directory=hostile, manager="patroni"))
     assert shlex.split(words or "") == ["mshare", "collapse", hostile]

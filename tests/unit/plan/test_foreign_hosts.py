@@ -317,3 +317,11 @@ def test_a_server_that_did_not_start_for_want_of_pages() -> None:
     made = planned(instance("main", 123_243_331_584, 60, maximum=100))
     pages = next(int(line.split()[-1]) for line in made.paste.sysctl if line.startswith("vm.nr_hugepages"))
     assert pages == -(-123_243_331_584 // (2 * MIB)) + 8
+
+
+def test_a_pod_on_a_node_without_huge_pages_is_collapsed_from_the_node() -> None:
+    """A library that is not in its image is no advice; process_madvise needs nothing in the pod."""
+    pod = "pod a1b2c3d4-0000 container 0123456789ab"
+    one = instance("pg-1", 32 * GIB, 200, maximum=1000, manager="kubernetes", container=pod)
+    outlook = planned(one, huge_page_default_bytes=None, huge_page_pools=[]).instances[0].outlook
+    assert (outlook.remedy_id, outlook.command) == ("collapse", f"mshare collapse {min(one['pids'])}")
