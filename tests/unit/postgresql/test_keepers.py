@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from mshare.postgresql.managers import keepers
 from mshare.postgresql.managers.evidence import Ancestor, Evidence
 from mshare.postgresql.managers.keepers import KEEPERS
+from mshare.postgresql.managers.manager import Manager
 from mshare.postgresql.managers.systemd_unit import SYSTEMD_UNIT
 
 REPMGRD, EFM = (keeper for keeper in KEEPERS if keeper.name in ("repmgrd", "EDB Failover Manager"))
@@ -148,7 +151,30 @@ def test_a_data_directory_that_is_a_link(stopped, tmp_path):
         assert keepers._named((str(path),), replace(stopped, data_directory=str(link))) is not None
 
 
-# -- repmgrd, which starts nothing
+# -- programs that start nothing, and watch
+
+
+WAITS = "print(flush=True)\ninput()"
+
+
+@contextlib.contextmanager
+def running(*words: str) -> Iterator[int]:
+    """The pid of a process with this command line, whose program WAITS."""
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def require_alone(keeper: Manager, stopped: Evidence, sentence: str) -> None:
+    """That a cluster is recognised by the directory that is named, and no other is."""
+    assert keeper.recognise(stopped) == f"{sentence} {stopped.data_directory}"
+    elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
+    assert keeper.recognise(elsewhere) is None
+
+
+# -- repmgrd
 
 
 @pytest.fixture
@@ -157,19 +183,13 @@ def repmgrd(stopped, tmp_path):
     configuration = tmp_path / "repmgr.conf"
     configuration.write_text(f"node_id=2\ndata_directory='{stopped.data_directory}'\n")
     program = tmp_path / "repmgrd"
-    program.write_text("print(flush=True)\ninput()\n")
-    words = [sys.executable, str(program), "-f", str(configuration)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        running.stdout.readline()
-        yield f"repmgrd runs as process {running.pid}, and {configuration} names its directory"
-        running.kill()
+    program.write_text(WAITS)
+    with running(sys.executable, str(program), "-f", str(configuration)) as pid:
+        yield f"repmgrd runs as process {pid}, and {configuration} names its directory"
 
 
 def test_repmgrd_that_runs(stopped, repmgrd):
-    assert REPMGRD.recognise(stopped) == f"{repmgrd} {stopped.data_directory}"
-    elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
-    assert REPMGRD.recognise(elsewhere) is None
+    require_alone(REPMGRD, stopped, repmgrd)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +202,7 @@ def test_repmgrd_that_is_paused_does_nothing(stopped, repmgrd, tmp_path, state, 
     assert (REPMGRD.recognise(stopped) is None) == paused
 
 
-# -- EDB Failover Manager, which starts nothing either
+# -- EDB Failover Manager
 
 
 @pytest.fixture
@@ -192,19 +212,13 @@ def agent(stopped, tmp_path):
     properties.write_text(f"db.service.name=edb-as-16\ndb.data.dir={stopped.data_directory}\n")
     java = tmp_path / "java"
     java.symlink_to(sys.executable)
-    words = [str(java), "-c", "print(flush=True)\ninput()", "-cp", "/usr/edb/efm-4.9/lib/EFM-4.9.jar"]
-    words += ["com.enterprisedb.efm.main.ServiceCommand", "__int_start", str(properties)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        running.stdout.readline()
-        yield f"EDB Failover Manager runs as process {running.pid}, and {properties} names its directory"
-        running.kill()
+    program = ("-cp", "/usr/edb/efm-4.9/lib/EFM-4.9.jar", "com.enterprisedb.efm.main.ServiceCommand")
+    with running(str(java), "-c", WAITS, *program, "__int_start", str(properties)) as pid:
+        yield f"EDB Failover Manager runs as process {pid}, and {properties} names its directory"
 
 
 def test_failover_manager_that_runs(stopped, agent):
-    assert EFM.recognise(stopped) == f"{agent} {stopped.data_directory}"
-    elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
-    assert EFM.recognise(elsewhere) is None
+    require_alone(EFM, stopped, agent)
 
 
 def test_failover_manager_that_was_stopped_is_none_of_its_managers(stopped):
