@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from .errors import Unavailable
@@ -115,6 +116,12 @@ def spec_file(what: str, name: str) -> str:
 def monitoring_file() -> str:
     """What is written down of the monitoring that was set up on this host."""
     return os.path.join(config_dir(), "monitoring.json")
+
+
+def keeper_socket(root: str) -> str:
+    """Where the keeper of files listens for an msharefs. Beside it are its `.lock` and its `.users`."""
+    name = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:12]
+    return os.path.join(state_dir(), f"files-{name}.sock")
 
 
 def escape(path: str) -> str:

@@ -29,9 +29,15 @@ def disturbed(suite: str, tries: int, names: set[str]) -> Iterator[Row]:
     table = disturb.only(operations.monitoring(), names)
     if table:
         yield from disturb.run_apart(table, suite, tries)
+    table = disturb.only(operations.huge_pages(), names)
+    if table:
+        yield from disturb.run_with_pool(table, suite, tries)
     table = disturb.only(operations.postgresql(), names)
     if table:
         yield from disturb.run_with_cluster(table, suite, tries)
+    table = disturb.only(operations.remedy(), names)
+    if table:
+        yield from disturb.run_with_cluster_and_pool(table, suite, tries)
 
 
 def suites(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:

@@ -18,6 +18,7 @@ from prove.events import Event
 from prove.machine import Done, Machine, State, Staying, exposed, new_machine, unfinished
 from prove.operations import Operation
 from prove.tally import Row
+from rig import huge_pages
 
 CODES = {0, 1, 2, 3, 4, 5}
 """Those in the help of the command line, but for an interruption."""
@@ -175,7 +176,7 @@ class Disturbed:
         if done.code != 0:
             return [f"repeated, it fails with {done.code}: {(done.errors or done.output).strip()[-300:]}"]
         now = self._machine.state()
-        if self._operation.role is not None:
+        if self._operation.role is not None and not self._operation.asked:
             return [f"{path} is still there after a repetition" for path in unfinished(now)]
         return [f"repeated, {text}" for text in now.differences(self._afterwards, content=False)]
 
@@ -217,12 +218,15 @@ class Disturbed:
                 raise NotRunnable(f"{operations.shown(command)}: {done.errors}{done.output}")
 
     def _run(self, words: operations.Command, options: tuple[str, ...]) -> Done:
-        role = self._operation.role
+        role, asked = self._operation.role, self._operation.asked
         if role is None:
             return self._machine.traced(words, options)
 
         def meanwhile(staying: Staying) -> None:
-            staying.end_when_ready(role)
+            if asked:
+                staying.end_when(staying.listens, asked)
+            else:
+                staying.end_when(lambda: staying.status(role) in ("ready", "failed"))
 
         return self._machine.traced(words, options, meanwhile)
 
@@ -297,14 +301,32 @@ def run_apart(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
         yield from run(machine, table, suite, most)
 
 
-def run_with_cluster(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
+def run_with_pool(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
+    """Disturb what changes the machine's pool of huge pages, which others cannot change meanwhile."""
+    with huge_pages.alone() as pages, new_machine() as machine:
+        machine.has_pool = True
+        operations.prepare(machine)
+        operations.prepare_pool(machine, pages)
+        yield from run(machine, table, suite, most)
+
+
+def run_with_cluster(
+    table: list[Operation], suite: str, most: int, *, has_pool: bool = False
+) -> Iterator[Row]:
     """Disturb moving a PostgreSQL cluster there and back."""
     if clusters.missing() is not None:
         return
     with new_machine() as machine:
+        machine.has_pool = has_pool
         cluster = clusters.Cluster(machine.host)
         cluster.create(shared_buffers="64MB", dynamic_shared_memory_type="sysv")
         operations.prepare(machine)
         done = machine.run(*operations.PRELOAD)
         assert done.code == 0, done.output + done.errors
         yield from run(machine, table, suite, most)
+
+
+def run_with_cluster_and_pool(table: list[Operation], suite: str, most: int) -> Iterator[Row]:
+    """Disturb applying a remedy to a PostgreSQL cluster and undoing it."""
+    with huge_pages.alone():
+        yield from run_with_cluster(table, suite, most, has_pool=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from integration import hosts
-from rig import patience
+from rig import huge_pages, patience
 from rig.world import LIBRARY
 
 COMMAND = (sys.executable, "-m", "mshare")
@@ -40,6 +40,7 @@ _WATCHED = (
     *("/run", "/dev/shm", "/usr/local/lib/mshare", "/usr/local/bin/mshare"),
     *("/etc/mshare", "/etc/systemd/system", "/etc/postgresql", "/etc/group", "/etc/gshadow"),
     *("/etc/cron.d", "/etc/passwd", "/etc/shadow", "/etc/subuid", "/var/lib/mshare-monitoring"),
+    *("/etc/sysctl.d", "/etc/security/limits.d"),
 )
 """Where something of the product can be. Below /etc and /usr/local one sees what others change there."""
 _LEFT_BY_OTHERS = {"/run/mount", "/run/mount/utab", "/run/lock", "/etc/mtab"}
@@ -110,6 +111,8 @@ class Machine:
     def __init__(self, host: hosts.Host, scratch: Path) -> None:
         self.host = host
         self._logs = scratch
+        self.has_pool = False
+        """Whether the machine's pool of huge pages is this one's alone, and a part of its state."""
 
     # -- running
 
@@ -149,6 +152,9 @@ class Machine:
 
     def state(self) -> State:
         nodes = dict(self._nodes())
+        if self.has_pool:
+            # As a name, for it is no matter of content.
+            nodes[f"a pool of {huge_pages.count()} huge pages"] = Node(0, 0, 0, "")
         mounts = [line.split()[4] for line in self.inside("/proc/1/mountinfo").read_text().splitlines()]
         return State(nodes, tuple(sorted(self.processes().values())), tuple(sorted(mounts)))
 
@@ -217,10 +223,16 @@ class Staying:
             return None
         return state
 
-    def end_when_ready(self, role: str) -> None:
-        """SIGTERM, once it is ready (or has not become that within some looks)."""
+    def listens(self) -> bool:
+        """Whether there is a socket of a keeper of files."""
+        return any(self._machine.inside("/run/mshare").glob("files-*.sock"))
+
+    def end_when(self, is_ready: Callable[[], bool], meanwhile: Sequence[str] = ()) -> None:
+        """SIGTERM, once it is ready (or has not become that within some looks) and a command has run."""
         with suppress(AssertionError):
-            patience.eventually(lambda: self.ended or self.status(role) in ("ready", "failed"))
+            patience.eventually(lambda: self.ended or is_ready())
+        if meanwhile:
+            self._machine.run(*meanwhile)
         for pid, line in self._machine.processes().items():
             if line.strip() == self._line:
                 with suppress(ProcessLookupError):

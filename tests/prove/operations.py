@@ -45,6 +45,10 @@ _SURVEYS = {
     "survey": {"state": "present", "directory": f"{FOLDER}/textfiles"},
     "no-survey": {"state": "absent"},
 }
+_REMEDIES: dict[str, dict[str, object]] = {
+    "remedy": {"remedy": "native", "restart": True, "probes": 2},
+    "no-remedy": {"state": "absent", "restart": True, "probes": 2},
+}
 METRICS = f"{FOLDER}/metrics/mshare.prom"
 
 
@@ -68,6 +72,8 @@ class Operation:
     """Whether it is a module, which answers in JSON."""
     waits: str | None = None
     """A shell's words that start what it needs to work on, and stay."""
+    asked: Command = ()
+    """What is asked of one that stays, once it listens."""
 
 
 def command_lines() -> list[Operation]:
@@ -95,6 +101,14 @@ def command_lines() -> list[Operation]:
         Operation("validate", ("mshare", "validate", "sga", "--span", "4MiB"), clients),
         Operation("owner", own, (MOUNT,), again=REPLACE, role="owner"),
         Operation("launcher", run, region, again=START, role="clients"),
+        Operation(
+            "keep-files",
+            ("mshare", "keep-files"),
+            (MOUNT,),
+            again=(sys.executable, "-c", _KEPT_ONCE),
+            role="keeper",
+            asked=(sys.executable, "-c", _FILE),
+        ),
         Operation("survey", ("mshare", "survey"), region),
         Operation("survey --json", ("mshare", "--json", "survey"), region),
         Operation("plan", ("mshare", "plan", SURVEY), (), end=()),
@@ -109,6 +123,27 @@ def command_lines() -> list[Operation]:
     ]
 
 
+# What a program of `mshare run --files` asks of the keeper: a region for a file, which it has for a moment.
+_FILE = f"""
+import glob, os, socket
+from mshare.preload.keeper import ANSWER, QUESTION, VERSION
+fd = os.open("{FOLDER}/data", os.O_RDWR)
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as keeper:
+    keeper.settimeout(20)
+    keeper.connect(glob.glob("/run/mshare/files-*.sock")[0])
+    socket.send_fds(keeper, [QUESTION.pack(VERSION, 1, 0, 1 << 20)], [fd])
+    answer, fds, __, __ = socket.recv_fds(keeper, ANSWER.size, 1)
+    assert len(fds) == 1, answer
+"""
+_KEPT_ONCE = f"""
+import glob, os, signal, subprocess, sys, time
+kept = subprocess.Popen([sys.executable, "-m", "mshare", "keep-files"], stdout=subprocess.PIPE)
+assert kept.stdout.readline(), "it listens"
+exec({_FILE!r})
+os.close(fds[0])
+kept.send_signal(signal.SIGTERM)
+sys.exit(kept.wait())
+"""
 # What collapse works on: shared memory that begins where huge pages fit, 8 MiB of it in use.
 _SHARED = (
     "import ctypes, time; c = ctypes.CDLL(None); c.mmap.restype = ctypes.c_void_p;"
@@ -140,6 +175,37 @@ def monitoring() -> list[Operation]:
     ]
 
 
+def huge_pages() -> list[Operation]:
+    """Pages into the machine's pool and back, with files for the next boot and a limit, by the module."""
+    module = (sys.executable, "-m", f"{_MODULES}.mshare_huge_pages")
+    present, absent = (*module, f"{FOLDER}/pool.json"), (*module, f"{FOLDER}/absent-only.json")
+    return [
+        Operation("mshare_huge_pages present", present, (), end=(absent,), module=True, undone=True),
+        Operation("mshare_huge_pages absent", absent, (present,), end=(absent,), module=True),
+    ]
+
+
+def prepare_pool(machine: Machine, pages: int) -> None:
+    """Arguments for a pool that has so many pages."""
+    wanted = {
+        "pages": [{"size": "2MiB", "wanted": str(pages + 4)}],
+        "memlock": [{"user": "postgres", "limit": "1GiB"}],
+    }
+    for name, more in (("pool", wanted), ("absent-only", {"state": "absent"})):
+        text = json.dumps({"ANSIBLE_MODULE_ARGS": more})
+        machine.inside(f"{FOLDER}/{name}.json").write_text(text)
+
+
+def remedy() -> list[Operation]:
+    """The pool and a cluster's server onto it, and back, by the module."""
+    module = (sys.executable, "-m", f"{_MODULES}.mshare_remedy")
+    present, absent = (*module, f"{FOLDER}/remedy.json"), (*module, f"{FOLDER}/no-remedy.json")
+    return [
+        Operation("mshare_remedy present", present, (), end=(absent,), module=True, undone=True),
+        Operation("mshare_remedy absent", absent, (present,), end=(absent,), module=True),
+    ]
+
+
 def prepare_monitoring(machine: Machine) -> None:
     """Cron, as far as it is looked for, and folders of others. Users are made in this machine's /etc; what
     would be written beyond that is memory."""
@@ -158,6 +224,9 @@ def prepare(machine: Machine) -> None:
     folder = machine.inside(FOLDER)
     folder.mkdir(mode=0o700, exist_ok=True)
     for name, more in _SURVEYS.items():
+        (folder / f"{name}.json").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": more}))
+    machine.inside(f"{FOLDER}/data").write_bytes(bytes(1 << 20))
+    for name, more in _REMEDIES.items():
         (folder / f"{name}.json").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": more}))
     survey = machine.run("mshare", "--json", "survey")
     assert survey.code == 0, survey.errors

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from ..kernel import abi
 from ..kernel.calls.base import Geometry
@@ -113,6 +114,10 @@ class Backend(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """The regions that have a name, sorted, as far as this user may read the directories."""
+
+    def clear_away(self, is_mine: Callable[[str], bool]) -> None:  # noqa: B027
+        """Remove what is left of regions that somebody was making or removing who was killed: only of this
+        user's, and only with such names. Of a kernel's there is nothing that is half a region."""
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, name)

@@ -145,7 +145,7 @@ def let_go(server: str, *, check: bool = False) -> Outcome[ServiceFacts]:
             (
                 (alive, f"stop {what}"),
                 (status is not None and not alive, f"forget {what}, which ended"),
-                (os.path.exists(path), f"remove {path}"),
+                (files.left_at(path), f"remove {path}"),
                 (enabled, f"disable {what} at boot"),
             )
         )

@@ -88,6 +88,13 @@ class Before:
     def __bool__(self) -> bool:
         return bool(self.pools or self.settings or self.files)
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a run that wrote this did not end, so that what it made is not known."""
+        return any(each.granted is None for each in self.pools) or any(
+            each.written is None for each in self.files
+        )
+
     def pool(self, page_bytes: int, node: int | None) -> PoolBefore | None:
         return next((each for each in self.pools if (each.page_bytes, each.node) == (page_bytes, node)), None)
 

@@ -76,10 +76,12 @@ class _Decision:
     files: tuple[_FileChange, ...]
     record: Before
     warnings: tuple[str, ...]
+    forgets: bool
+    """Whether nothing has to be written down any more, and something is: also by a run that was killed."""
 
     @property
     def is_empty(self) -> bool:
-        return not (self.pools or self.settings or self.files)
+        return not (self.pools or self.settings or self.files or self.forgets)
 
 
 def present(
@@ -157,6 +159,8 @@ def _converge(
     short = None
     if not check and not decision.is_empty:
         short = _apply(kernel, decision, spec.keep_partial, progress)
+    elif not check and old.is_unfinished:
+        written_down.save(_as_done(kernel, decision.record))
     failed = short is not None and not spec.keep_partial
     planned = decision.pools if check else ()
     return Result(
@@ -254,12 +258,14 @@ def _decide(
     file_changes, file_records = _decide_files(
         kernel.host, {**memlock.files(spec.memlock), **boot_files}, old, kept, warnings
     )
+    record = Before(pools=tuple(pool_records), settings=tuple(setting_records), files=tuple(file_records))
     return _Decision(
         tuple(pool_changes),
         tuple(setting_changes),
         tuple(file_changes),
-        Before(pools=tuple(pool_records), settings=tuple(setting_records), files=tuple(file_records)),
+        record,
         tuple(warnings),
+        not record and files.left_at(written_down.file_path()),
     )
 
 
@@ -487,11 +493,14 @@ def _apply(kernel: Kernel, decision: _Decision, keep_partial: bool, progress: Pr
             kernel.write(setting.path, setting.wanted)
             undo.callback(kernel.write, setting.path, setting.before)
         _write_files(kernel.host, decision, undo)
+        # While it is written down whose they are: a run that was killed may have left these.
+        for known in old.files:
+            path = kernel.host.path(known.path)
+            if decision.record.file(known.path) is None:
+                files.sweep(path)
+                files.remove_empty(*([os.path.dirname(path)] if known.folder_made else []))
         written_down.save(_as_done(kernel, decision.record))
         undo.pop_all()
-    for known in old.files:
-        if decision.record.file(known.path) is None and known.folder_made:
-            files.remove_empty(os.path.dirname(kernel.host.path(known.path)))
     return short
 
 
@@ -571,6 +580,8 @@ def _actions(decision: _Decision) -> Iterator[str]:
             yield f"remove {each.path}"
         else:
             yield f"{'restore' if known is None else 'write'} {each.path}"
+    if decision.forgets and not (decision.pools or decision.settings or decision.files):
+        yield f"remove {written_down.file_path()}, which a run that did not end has left"
 
 
 def _side(decision: _Decision, after: bool) -> dict[str, object]:

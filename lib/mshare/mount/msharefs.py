@@ -33,6 +33,7 @@ from ..kernel.generations import NEWEST
 from ..pagetable import BASE_PAGE_BYTES
 from ..record import Malformed
 from ..services import status_file
+from ..services.lock import locked
 from ..units import format_size, round_up
 from . import directories, preflight
 from .directories import DirectorySeen
@@ -399,9 +400,18 @@ def _remove_root(root: str) -> None:
 def forget(root: str) -> None:
     """Remove the record of a root and the group made for it, and the directories that are empty then."""
     _remove_group(root)
+    _forget_keeper(root)
     files.remove(_record(root))
     files.remove_empty(*paths.spec_directories(), paths.config_dir())
     files.remove_empty(status_file.directory(root), paths.state_dir())
+
+
+def _forget_keeper(root: str) -> None:
+    """Remove what a keeper of files that was killed has left; one that lives removes it as it ends."""
+    path = paths.keeper_socket(root)
+    if any(map(os.path.lexists, (path, f"{path}.users", f"{path}.lock"))):
+        with contextlib.suppress(MshareError, OSError), locked(f"{path}.lock", "the keeper of files"):
+            files.remove(path, f"{path}.users", f"{path}.lock")
 
 
 def _unmount(root: str) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import queue
@@ -98,8 +97,7 @@ class _Refused(Exception):
 
 def socket_path(root: str) -> str:
     """Where the keeper of an msharefs listens; InvalidRequest where no socket can be."""
-    name = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:12]
-    path = os.path.join(paths.state_dir(), f"files-{name}.sock")
+    path = paths.keeper_socket(root)
     if len(os.fsencode(path)) > _PATH_BYTES_MAXIMUM:
         raise InvalidRequest(
             f"the keeper of files would listen at {path}, which is longer than the {_PATH_BYTES_MAXIMUM}"
@@ -368,18 +366,22 @@ def _listening(path: str) -> Iterator[tuple[socket.socket, int]]:
                 yield listener, users_fd
             finally:
                 files.remove(path, f"{path}.users", f"{path}.lock")
+                files.remove_empty(os.path.dirname(path))
 
 
 def _clear_away(backend: Backend) -> None:
-    """Remove what a keeper that was killed has left: names of regions that no program can attach any more."""
-    for name in backend.names():
-        prefix, __, rest = name.partition(".")
-        pid = rest.partition(".")[0]
-        if prefix != "files" or not pid.isdigit():
-            continue
+    """Remove what a keeper that was killed has left: names of regions that no program can attach any more,
+    and what it was just making or removing."""
+    backend.clear_away(_is_a_keepers)
+    for name in filter(_is_a_keepers, backend.names()):
         with contextlib.suppress(OSError):
             if os.stat(backend.path(name)).st_uid == os.geteuid() and _is_dead(backend, name):
                 backend.unlink(name)
+
+
+def _is_a_keepers(name: str) -> bool:
+    prefix, __, rest = name.partition(".")
+    return prefix == "files" and rest.partition(".")[0].isdigit()
 
 
 def _is_dead(backend: Backend, name: str) -> bool:

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from .. import files as files_of_ours
 from ..collapse import converge as collapsing
 from ..collapse.collapse import Result as Collapsed
 from ..collapse.spec import FollowSpec, followed
@@ -408,7 +409,11 @@ def _absent(spec: RemedySpec, check: bool) -> Result:
         else:
             _give_pool_back(run)
             left = dataclasses.replace(left, pool=False)
-    if recorded and not check:
+    # A run that was killed may have left nothing but a record, or the beginning of one.
+    forgets = not left and files_of_ours.left_at(written_down.file_path())
+    if forgets and not run.changed:
+        run.actions.append(f"remove {written_down.file_path()}, which a run that did not end has left")
+    if (recorded or forgets) and not check:
         written_down.save(left)
     return Result(
         changed=run.changed,

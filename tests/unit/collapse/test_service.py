@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mshare import files
 from mshare.cli.program import mshare
 from mshare.collapse import converge, service, spec
-from mshare.collapse.spec import FollowSpec
+from mshare.collapse.spec import FollowSpec, spec_file
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.host import procfs
 from mshare.record import Malformed
@@ -69,6 +70,16 @@ def test_there_and_back(follower, here):
     assert not converge.let_go(TARGET).changed
     assert not here.config.exists()
     assert not here.state.exists()
+
+
+def test_what_a_killed_run_left_of_its_spec_is_removed():
+    path = Path(spec_file(TARGET))
+    left = path.with_name(f".{path.name}.0123456789abcdef.new")
+    files.write_text(str(left), "{")
+    assert converge.let_go(TARGET, check=True).actions == [f"remove {path}"]
+    assert converge.let_go(TARGET).changed
+    assert not left.exists()
+    assert not converge.let_go(TARGET).changed
 
 
 def test_another_interval_starts_it_anew(follower):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mshare import files
 from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.huge_pages import before
 from mshare.huge_pages.converge import Around, absent, present
@@ -22,7 +24,7 @@ from mshare.huge_pages.spec import make
 from mshare.services import systemd
 from mshare.survey.record import from_fields
 from mshare.units import GIB, MIB
-from rig import surveys
+from rig import killed, surveys
 from rig.faults import fail_at
 from rig.pools import FakeKernel, Pools
 
@@ -808,3 +810,90 @@ def test_auto_takes_no_free_pages_that_others_reserved(machine: Machine) -> None
     # Others reserve more meanwhile.
     machine.pools.set(2 * MIB, nr=130)
     assert machine.present({"wanted": "auto"}).pools[0].wanted == 130
+
+
+# -- runs that were killed
+
+
+WANTED: dict[str, Any] = {"transparent": "never", "memlock": [{"user": pwd.getpwuid(0).pw_name}]}
+
+
+class KernelAtOnce(FakeKernel):
+    def set_pages(self, page_bytes: int, node: int | None, count: int) -> None:
+        with killed.at_once("set_pages"):
+            super().set_pages(page_bytes, node, count)
+
+    def write(self, path: str, text: str) -> None:
+        with killed.at_once("write"):
+            super().write(path, text)
+
+
+@pytest.fixture
+def ordinary(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """With the folders that every host has, and a disk that is fast."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    machine.kernel = KernelAtOnce(machine.pools.host, files=machine.pools)
+    (machine.pools.root / "etc/security").mkdir(parents=True)
+    # A setting that was put back is written as this kernel's double keeps it.
+    machine.present({"wanted": 512}, **WANTED)
+    machine.absent()
+    return machine
+
+
+def everything(machine: Machine) -> dict[str, bytes | None]:
+    """Files, and directories as well."""
+    top = machine.pools.root
+    return {**{str(path.relative_to(top)): None for path in top.rglob("*")}, **machine.pools.snapshot()}
+
+
+def require_nothing(machine: Machine, untouched: dict[str, bytes | None]) -> None:
+    """That an absent run leaves nothing, whatever there was, and the next one has nothing to do."""
+    machine.absent()
+    assert everything(machine) == untouched
+    assert not machine.absent().changed
+
+
+def test_present_that_is_killed_anywhere_is_completed_or_undone(ordinary: Machine) -> None:
+    """At every second call: undone, and before that completed after every second one of these."""
+    machine = ordinary
+    untouched = everything(machine)
+    machine.present({"wanted": 512}, **WANTED)
+    done = everything(machine)
+    require_nothing(machine, untouched)
+    calls = []
+    for call in killed.at_each_call(lambda: machine.present({"wanted": 512}, **WANTED), step=2):
+        calls.append(call)
+        if len(calls) % 2:
+            machine.present({"wanted": 512}, **WANTED)
+            assert everything(machine) == done, call
+            assert not machine.present({"wanted": 512}, **WANTED).changed, call
+        require_nothing(machine, untouched)
+    assert len(calls) > 20
+    # The one that was not killed.
+    require_nothing(machine, untouched)
+
+
+def test_absent_that_is_killed_anywhere_is_completed(ordinary: Machine) -> None:
+    machine = ordinary
+    untouched = everything(machine)
+    machine.present({"wanted": 512}, **WANTED)
+    calls = []
+    for call in killed.at_each_call(machine.absent):
+        calls.append(call)
+        require_nothing(machine, untouched)
+        machine.present({"wanted": 512}, **WANTED)
+    assert len(calls) > 10
+    require_nothing(machine, untouched)
+
+
+def test_what_a_run_that_was_killed_at_once_left_is_told_before_it_is_removed(machine: Machine) -> None:
+    """Of its record there is a beginning, and no more."""
+    record = before.file_path()
+    left = Path(record).with_name(f".{Path(record).name}.0123456789abcdef.new")
+    files.write_text(str(left), "{")
+    checked = machine.absent(check=True)
+    action = f"remove {record}, which a run that did not end has left"
+    assert (checked.changed, checked.actions, left.exists()) == (True, (action,), True)
+    assert machine.absent().actions == (action,)
+    assert not left.parent.exists()
+    assert not machine.absent().changed

@@ -18,10 +18,12 @@ import pytest
 
 from mshare import paths
 from mshare.backends.simulated.backend import SimulatedBackend
-from mshare.backends.simulated.layout import Layout
+from mshare.backends.simulated.layout import Files, Layout
 from mshare.errors import Conflict, InvalidRequest, Unavailable
 from mshare.preload import keeper
 from mshare.preload.keeper import ANSWER, QUESTION, VERSION, Answer, Keeper
+from mshare.services import lock
+from rig import killed
 from rig.faults import fail_at, open_files
 
 SIZE = 4 << 20
@@ -41,6 +43,40 @@ def backend(tmp_path: Path) -> SimulatedBackend:
     root.mkdir()
     Layout.create(str(root), "2025-08", 1 << 30)
     return SimulatedBackend(str(root))
+
+
+def test_what_a_killed_keeper_was_making_or_removing_is_cleared_away(backend: SimulatedBackend) -> None:
+    """Wherever it was killed: the next one leaves the root as it was, and what is not a keeper's alone."""
+    others = backend.open("files.of.others", os.O_RDWR | os.O_CREAT, 0o600)
+    untouched = sorted(Path(backend.root).rglob("*"))
+
+    def make_and_remove() -> None:
+        name = f"files.{os.getpid()}.1"
+        file = backend.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        file.set_size(backend.alignment_bytes)
+        backend.unlink(name)
+        file.close()
+
+    calls = []
+    for call in killed.at_each_call(make_and_remove):
+        calls.append(call)
+        keeper._clear_away(backend)
+        assert sorted(Path(backend.root).rglob("*")) == untouched, call
+    assert len(calls) > 8
+    others.close()
+
+
+def test_a_region_that_is_just_being_made_is_not_cleared_away(
+    backend: SimulatedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_LOOKS", 2)
+    name = Path(backend.root) / "files.1.1"
+    with Files(backend.root).names_locked("files.1.1"):
+        name.write_text("")
+        keeper._clear_away(backend)
+        assert name.exists()
+    keeper._clear_away(backend)
+    assert not name.exists()
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mshare import files
 from mshare.converge.outcome import Outcome
 from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.plan import facts as plan_facts
@@ -251,6 +253,37 @@ def test_undone_is_what_was_written_down(host: Host, run: Callable[..., Any]) ->
     result = converge.absent(SPEC)
     assert host.asked == ["a back", "b back", "pool back"]
     assert (result.changed, result.recorded, written_down.load()) == (True, False, Recorded())
+    assert not converge.absent(SPEC).changed
+
+
+def test_what_a_run_that_was_killed_at_once_left_is_removed(host: Host) -> None:
+    """Of its record there is a beginning, and no more: nothing was done."""
+    record = Path(written_down.file_path())
+    left = record.with_name(f".{record.name}.0123456789abcdef.new")
+    files.write_text(str(left), "{")
+    action = f"remove {record}, which a run that did not end has left"
+    checked = converge.absent(SPEC, check=True)
+    assert (checked.changed, checked.actions, left.exists()) == (True, (action,), True)
+    assert converge.absent(SPEC).actions == (action,)
+    assert not left.parent.exists()
+    assert not converge.absent(SPEC).changed
+
+
+def test_an_undo_that_was_killed_before_it_forgot_is_completed(
+    host: Host, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(choice("a"))
+
+    def die(recorded: Recorded) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(written_down, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            converge.absent(SPEC)
+    assert written_down.load()
+    assert converge.absent(SPEC).changed
+    assert not written_down.load()
     assert not converge.absent(SPEC).changed
 
 

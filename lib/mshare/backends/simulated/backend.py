@@ -623,6 +623,9 @@ class SimulatedBackend(Backend):
     def names(self) -> list[str]:
         return self._layout.names()
 
+    def clear_away(self, is_mine: Callable[[str], bool]) -> None:
+        self._layout.clear_away(is_mine)
+
     def holds(self, status: os.stat_result) -> bool:
         """Whether a file is a region of this root: an msharefs file never goes into a region."""
         if self.generation.features.nameless:

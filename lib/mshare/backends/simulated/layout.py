@@ -29,11 +29,11 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ... import files, paths, record
-from ...errors import InvalidRequest, Unavailable
+from ...errors import Conflict, InvalidRequest, Unavailable
 from ...host import procfs
 from ...kernel import abi
 from ...kernel.generations import PLAYED
@@ -42,6 +42,7 @@ from ..mapping import Mapping
 
 DIRECTORY = ".simulated"
 _LAYOUT_VERSION = 1
+_BESIDE = (".json", ".bell", ".door")
 _LOCK_LOOKS = 20
 _NAME_LOOKS = 250
 _POLL_SECONDS = 0.001
@@ -383,6 +384,23 @@ class Files:
             self.door_path(name),
         )
 
+    def clear_away(self, is_mine: Callable[[str], bool]) -> None:
+        """Remove what is left of regions in the root itself that have a name and no sidecar, or something
+        beside and no name: who made or removed them was killed. Only this user's, with such names."""
+        parts: dict[str, list[str]] = {}
+        for entry in os.listdir(self.root):
+            parts.setdefault(files.final_name(entry), []).append(os.path.join(self.root, entry))
+        for entry in os.listdir(self._beside("")):
+            name, suffix = os.path.splitext(files.final_name(entry))
+            if suffix in _BESIDE:
+                parts.setdefault(name, []).append(os.path.join(self._beside(""), entry))
+        for name in sorted(filter(is_mine, parts)):
+            # Who makes a region has this lock until it is whole, and who removes one until it is gone.
+            with contextlib.suppress(OSError, Conflict), self.names_locked(name):
+                whole = all(map(os.path.lexists, (os.path.join(self.root, name), self.sidecar_path(name))))
+                if not whole and all(map(_is_own, parts[name])):
+                    self.unlink(name)
+
     def free_bytes(self) -> int | None:
         """How much more the tmpfs may take; None without a limit, when it reports zero blocks."""
         filesystem = os.statvfs(self.root)
@@ -491,7 +509,7 @@ class Files:
         with contextlib.suppress(FileNotFoundError):
             files.sweep(os.path.join(beside, "door"))
             for entry in sorted(files.final_names(beside)):
-                if entry.endswith((".json", ".bell", ".door")):
+                if entry.endswith(_BESIDE):
                     files.remove(os.path.join(beside, entry))
             files.rmdir(beside)
         files.rmdir(path)
@@ -507,6 +525,14 @@ class Files:
             return sidecar.read()
         finally:
             sidecar.close()
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file is this user's, or is gone by now."""
+    try:
+        return files.status(path).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return True
 
 
 @dataclass(frozen=True)
