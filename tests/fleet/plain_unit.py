@@ -62,7 +62,8 @@ mkdir -p /usr/pgsql-17 /var/lib/pgsql/17 {REAL} {DROP_INS}
 cp -a /usr/lib/postgresql/17/. /usr/pgsql-17/
 ln -s {REAL} {DATA}
 chown {ACCOUNT}: {REAL} /var/lib/pgsql/17 /run/postgresql
-runuser -u {ACCOUNT} -- {PROGRAMS}/initdb -D {DATA} --no-sync --locale=C.UTF-8 --encoding=UTF8 >/dev/null
+runuser -u {ACCOUNT} -- {PROGRAMS}/initdb -D {DATA} --set huge_pages=off --no-sync \\
+  --locale=C.UTF-8 --encoding=UTF8 >/dev/null
 printf 'fsync = off\nhuge_pages = off # here already' >>{REAL}/postgresql.conf
 systemctl daemon-reload
 systemctl enable --quiet {UNIT}

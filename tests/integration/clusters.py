@@ -11,15 +11,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from integration.hosts import Host
 from mshare.units import GIB, MIB
+from rig.initdb import data_directory
 from rig.patience import HANG_SECONDS
 
 VERSION = "15"
 NAME = "main"
 _FOLDERS = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql")
 _ACCOUNT = "postgres"
+_PROGRAMS = Path(f"/usr/lib/postgresql/{VERSION}/bin")
 _SETTINGS = {
     # Nothing here outlives the test.
     "fsync": "off",
@@ -37,7 +40,7 @@ _HUGE = re.compile(r"^(?:ShmemPmdMapped|FilePmdMapped|Shared_Hugetlb|Private_Hug
 
 def missing() -> str | None:
     """What a cluster needs and isn't here, for a test to skip with."""
-    for path in ("/usr/bin/pg_createcluster", f"/usr/lib/postgresql/{VERSION}/bin/postgres"):
+    for path in ("/usr/bin/pg_createcluster", f"{_PROGRAMS}/postgres"):
         if not os.path.exists(path):
             return f"{path} is not here (Debian: postgresql-{VERSION})"
     return None
@@ -113,8 +116,12 @@ class Cluster:
             for path in _FOLDERS:
                 self.host.do("mkdir", "-p", path)
                 self.host.do("mount", "-t", "tmpfs", "-o", f"mode=0755,uid={uid}", "host-for-tests", path)
-        flags = ("--no-sync", "--locale=C.UTF-8", "--encoding=UTF8")
-        self.host.do("pg_createcluster", "--port", str(self.port), VERSION, self.name, "--", *flags)
+        self.host.do("install", "-d", "-o", _ACCOUNT, os.path.dirname(self.data))
+        # As pg_createcluster has initdb do it; of one that is there already it makes a cluster of Debian's.
+        data_directory(
+            self.host.inside(self.data), _PROGRAMS, "--auth-local=peer", "--auth-host=scram-sha-256"
+        )
+        self.host.do("pg_createcluster", "--port", str(self.port), VERSION, self.name)
         self.set("tests.conf", **{**_SETTINGS, **settings})
         self.control("start")
 
@@ -156,7 +163,7 @@ class Cluster:
     def command(self, program: str, *words: str) -> list[str]:
         return self.host.command(
             *("setpriv", f"--reuid={_ACCOUNT}", f"--regid={_ACCOUNT}", "--init-groups"),
-            *("env", "-C", "/", f"/usr/lib/postgresql/{VERSION}/bin/{program}", *words),
+            *("env", "-C", "/", f"{_PROGRAMS}/{program}", *words),
             environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGPORT": str(self.port)},
         )
 

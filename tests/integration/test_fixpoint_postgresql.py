@@ -54,7 +54,7 @@ def nothing_is_left(server: postgresql.Server, promised: InstancePlan, remedy: s
     assert one.today_bytes / one.processes <= after + 64 * 1024
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def before() -> tuple[Plan, InstancePlan, Facts]:
     """The plan for the server as it comes."""
     with postgresql.server(BUFFERS, port=PORT) as server:

@@ -30,7 +30,8 @@ mount -t proc proc /run/container/root/proc
 exec chroot /run/container/root /usr/bin/setpriv --reuid=postgres --regid=postgres --clear-groups sh -eu -c '
   cd /tmp
   bin=/usr/lib/postgresql/17/bin
-  $bin/initdb -D /tmp/data --no-sync --locale=C.UTF-8 --encoding=UTF8 >/dev/null
+  # The pool of huge pages belongs to other tests.
+  $bin/initdb -D /tmp/data --set huge_pages=off --no-sync --locale=C.UTF-8 --encoding=UTF8 >/dev/null
   exec $bin/postgres -D /tmp/data -c listen_addresses= -c unix_socket_directories=/tmp -c fsync=off
 '
 """
@@ -81,14 +82,19 @@ def postmaster(host: Host) -> Iterator[int]:
 
 def postgres_below(pid: int) -> int:
     """The postmaster among a process's descendants."""
-    return next(child for child in below(pid) if os.readlink(f"/proc/{child}/exe").endswith("/postgres"))
+    for child in below(pid):
+        with suppress(FileNotFoundError):
+            if os.readlink(f"/proc/{child}/exe").endswith("/postgres"):
+                return child
+    raise AssertionError(f"no postgres among the descendants of process {pid}")
 
 
 def below(pid: int) -> Iterator[int]:
-    """The descendants of a process, from the outside to the inside."""
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        yield child
-        yield from below(child)
+    """The descendants of a process, from the outside to the inside. A server's come and go."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            yield child
+            yield from below(child)
 
 
 @pytest.fixture(params=MANAGERS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import graphlib
 import shutil
 import subprocess
@@ -105,13 +106,16 @@ def sanitized(request: pytest.FixtureRequest, sources: Path, tmp_path_factory: p
     return f"{first} {path}" if request.param == "address" else str(path)
 
 
+without = functools.cache(lambda shape: shapes.run(shape)[0])
+
+
 def complaints(settings: Settings, library: str, table: tuple[shapes.Shape, ...]) -> list[str]:
     environment = {**settings.environment(library), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0"}
     found = []
     for shape in table:
         result, lines = shapes.run(shape, environment)
         wrong = [line for line in lines if "ERROR" in line or "runtime error" in line]
-        if wrong or result != shapes.run(shape)[0]:
+        if wrong or result != without(shape):
             found.append(f"{shape}: {result} {lines}")
     return found
 

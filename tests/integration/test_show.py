@@ -14,6 +14,8 @@ import pytest
 
 from integration.hosts import COLLECTIONS
 
+# Without the processes of other tests, whose page tables may not fit into this machine.
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc") if os.geteuid() == 0 else ()
 WISH = ("-e", "mshare_plan_size=300GiB", "-e", "mshare_plan_clients=1500", "-e", "mshare_become=false")
 
 
@@ -23,7 +25,7 @@ def run(folder: Path, hosts: int, *words: str, **environment: str) -> list[str]:
     inventory.write_text("".join(f"db{number} ansible_connection=local\n" for number in range(1, hosts + 1)))
     done = subprocess.run(
         [
-            *(str(Path(sys.executable).parent / "ansible-playbook"), *words, "-i", str(inventory)),
+            *(*ALONE, str(Path(sys.executable).parent / "ansible-playbook"), *words, "-i", str(inventory)),
             *("-e", "mshare_hosts=all", "-e", "ansible_python_interpreter=/usr/bin/python3"),
         ],
         cwd=folder,

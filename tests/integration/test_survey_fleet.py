@@ -135,8 +135,10 @@ def test_a_limit_is_obeyed_and_still_reported(busy: Fleet, tmp_path: Path) -> No
 # -- the fleet itself
 
 
-def test_a_stopped_fleet_leaves_nothing(fleet: Fleet) -> None:
-    other = Fleet(f"{fleet.name}-other")
+@pytest.mark.usefixtures("fleet")
+def test_a_stopped_fleet_leaves_nothing() -> None:
+    # Its name ends with the pid, by which other runs know that it is in use.
+    other = Fleet(f"stopped-{os.getpid()}")
     other.start(2)
     kept = int((other.folder / "pid").read_text())
     other.stop()

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -45,14 +45,30 @@ def _give_back(owed: Path) -> None:
         owed.unlink()
 
 
+_has_turn = False
+"""Whether this process has the pool's turn."""
+
+
 @contextmanager
 def _alone() -> Iterator[Path]:
     """The pool's turn; and where it is written down what has to be given back."""
+    global _has_turn
     folder = cache_dir("pool")
     with exclusive(folder / "lock"):
         owed = folder / "owed"
         _give_back(owed)
-        yield owed
+        _has_turn = True
+        try:
+            yield owed
+        finally:
+            _has_turn = False
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """The pool's turn for what may take pages if there are any; for a test that has it already as well."""
+    with nullcontext() if _has_turn else _alone():
+        yield
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .initdb import ACCOUNT, as_account, data_directory
 from .patience import HANG_SECONDS
 
 PROGRAMS = Path("/usr/lib/postgresql")
-ACCOUNT = "postgres"
 DATABASE = "postgres"
 FULL_TOUCH = "SELECT sum(abalance) FROM pgbench_accounts"
 """Has a backend touch all of pgbench's table; count(*) would read an index only."""
@@ -68,14 +68,6 @@ def _programs() -> Path | None:
     return max(folders, key=lambda path: int(path.parent.name), default=None)
 
 
-def _as_account(*words: str) -> list[str]:
-    """PostgreSQL refuses root. The signal stops the server when whoever started it is killed."""
-    if os.getuid() != 0:
-        return ["setpriv", "--pdeathsig", "INT", *words]
-    identity = [f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
-    return ["setpriv", *identity, "--pdeathsig", "INT", *words]
-
-
 @dataclass(frozen=True)
 class Server:
     """A running instance."""
@@ -97,7 +89,7 @@ class Server:
         where = ["-h", str(self.directory), "-p", str(self.port), "-U", ACCOUNT]
         programs = _programs()
         assert programs is not None, missing()
-        return _as_account(str(programs / program), *where, *words)
+        return as_account(str(programs / program), *where, *words)
 
     def run(self, program: str, *words: str) -> str:
         done = subprocess.run(
@@ -142,19 +134,12 @@ class Server:
 def _start(
     programs: Path, directory: Path, settings: dict[str, str], environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    data = str(directory / "data")
-    initdb = ["-D", data, "-U", ACCOUNT, "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]
-    subprocess.run(
-        _as_account(str(programs / "initdb"), *initdb),
-        cwd="/",
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=HANG_SECONDS,
-    )
+    data = directory / "data"
+    data_directory(data, programs, "--auth=trust")
     # In the file, as administrators do, and where whoever looks at the instance finds them.
-    with open(directory / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
+    with open(data / "postgresql.conf", "a", encoding="utf-8") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    words = _as_account(str(programs / "postgres"), "-D", data)
+    words = as_account(str(programs / "postgres"), "-D", str(data))
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(words, cwd="/", env={**os.environ, **environment}, stdout=log, stderr=log)
 

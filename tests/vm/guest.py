@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.debian import exclusive
-from rig.patience import eventually
+from rig.patience import HANG_SECONDS, eventually
 from rig.vm.image import Image, cache_dir, missing_tools
 from rig.vm.machine import Machine
 
@@ -23,8 +23,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VM = REPOSITORY / "tests" / "rig" / "vm" / "vm.py"
 NAME = "mshare-test"
 _PROGRAMS = Path(sys.executable).parent
-_COMMAND_SECONDS = 120
-_PLAYBOOK_SECONDS = 900
 
 
 def why_not() -> str | None:
@@ -98,7 +96,7 @@ class Guest:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=_COMMAND_SECONDS,
+            timeout=HANG_SECONDS,
         )
 
     def do(self, command: str) -> str:
@@ -152,7 +150,7 @@ class Guest:
                     stderr=subprocess.STDOUT,
                     check=False,
                     env=environment,
-                    timeout=_PLAYBOOK_SECONDS,
+                    timeout=HANG_SECONDS,
                 )
             except BaseException:
                 # What it did last, for who reads why it did not end.

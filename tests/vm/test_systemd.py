@@ -183,7 +183,7 @@ def test_a_pool_that_fragmented_memory_has_no_room_for_goes_back(rebooted):
     wanted = available_mib // 4
     rebooted.write("/root/fragment.py", (Path(__file__).parent / "fragment.py").read_text())
     rebooted.do(
-        "systemd-run --quiet --unit=fragment --property=Type=forking"
+        "systemd-run --quiet --unit=fragment --property=Type=forking --property=TimeoutStartSec=infinity"
         f" python3 /root/fragment.py {available_mib // 4}"
     )
     command = f"mshare huge-pages --want {wanted} --transparent never --json"

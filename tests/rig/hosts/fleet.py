@@ -20,9 +20,9 @@ from pathlib import Path
 from rig.debian import remove_tree
 from rig.hosts.base import BARE, Base, Kind, cache_dir, ensure_base, missing_tools, ssh_key
 from rig.hosts.keeper import address
+from rig.patience import HANG_SECONDS
 
 HERE = Path(__file__).resolve().parent
-_END_MS = 10_000
 _CGROUP_LOOKS = 1000
 _CONNECTION = "to-"
 # The ways of ssh that make a throw-away host quiet, and quick to reach again.
@@ -245,7 +245,7 @@ def _kill(pid: int) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
-        if not waiting.poll(_END_MS):
-            raise SystemExit(f"process {pid} did not end within {_END_MS // 1000} s")
+        if not waiting.poll(HANG_SECONDS * 1000):
+            raise SystemExit(f"process {pid} did not end within {HANG_SECONDS} s")
     finally:
         os.close(pidfd)

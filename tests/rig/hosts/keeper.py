@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 _BRIDGE_ADDRESS = "10.77.0.1/16"
-_READY_LOOKS = 3000
+# As in rig/patience.py, which a program of its own does not import: counted, and at ever longer intervals.
+_READY_LOOKS = 1500
 
 # A host, from the inside: it waits until its network card is there. $1 is its root, $2 its name. What it
 # mounts are new instances of kernel file systems, in its own mount namespace; nothing of the machine's.
@@ -123,10 +124,10 @@ def _wait_for_ssh(host: str) -> None:
 
 
 def _wait(condition: Callable[[], bool], complaint: str) -> None:
-    for __ in range(_READY_LOOKS):
+    for number in range(_READY_LOOKS):
         if condition():
             return
-        time.sleep(0.005)
+        time.sleep(min(0.005 + number / 5000, 0.5))
     raise SystemExit(f"{complaint} in {_READY_LOOKS} looks")
 
 

@@ -39,6 +39,13 @@ def test_they_are_given_back_at_the_end(pool: Path) -> None:
     assert pool.read_text() == "3"
 
 
+def test_who_has_the_turn_already_does_not_wait_for_it(pool: Path) -> None:
+    with huge_pages.reserved(8), huge_pages.turn():
+        assert pool.read_text() == "11"
+    with huge_pages.turn():
+        assert pool.read_text() == "3"
+
+
 def test_the_next_one_gives_back_what_a_killed_one_had(pool: Path) -> None:
     killed_while_it_has(8)
     assert pool.read_text() == "11"
