@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..errors import Unavailable
 from ..printable import printable
 
 # The kernel writes kB, and means 1024 bytes.
@@ -71,9 +72,21 @@ def kib_fields(text: str) -> dict[str, int]:
     return fields
 
 
+class _Meminfo(dict[str, int]):
+    """The fields of /proc/meminfo. Asking for one that is not there is an error, and says which."""
+
+    def __missing__(self, name: str) -> int:
+        raise Unavailable(
+            f"/proc/meminfo has no {name}, which Linux writes since 3.14; check what is mounted at /proc"
+        )
+
+
 def meminfo_bytes() -> dict[str, int]:
-    """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out)."""
-    return kib_fields(read("/proc/meminfo") or "")
+    """/proc/meminfo's sizes in bytes (counts of huge pages are not sizes and are left out).
+
+    Unavailable for a field that is asked for in brackets and is missing.
+    """
+    return _Meminfo(kib_fields(read("/proc/meminfo") or ""))
 
 
 def status_bytes(pid: int | str = "self") -> dict[str, int] | None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mshare.errors import Unavailable
 from mshare.host import mounts, procfs
 from mshare.host.mounts import Mount
 
@@ -166,6 +167,15 @@ def test_who_runs_is_counted_without_those_that_have_ended(monkeypatch, refusal,
 def test_sizes_only(proc):
     proc["/proc/meminfo"] = "MemTotal:       16 kB\nHugePages_Total:       3\nHugepagesize:    2048 kB\n"
     assert procfs.meminfo_bytes() == {"MemTotal": 16384, "Hugepagesize": 2 << 20}
+
+
+def test_a_field_that_the_kernel_does_not_write_is_named(proc):
+    """Before Linux 3.14, or where a container's /proc/meminfo is another program's."""
+    proc["/proc/meminfo"] = "MemTotal:       16 kB\n"
+    memory = procfs.meminfo_bytes()
+    assert memory.get("MemAvailable") is None
+    with pytest.raises(Unavailable, match="/proc/meminfo has no MemAvailable, which"):
+        memory["MemAvailable"]
 
 
 def test_a_command_name_cannot_pose_as_a_field(proc):
