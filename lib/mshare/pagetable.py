@@ -138,10 +138,20 @@ class Layout:
     def place(self, start: int, size_bytes: int, page_bytes: int) -> int:
         """Where a range of whole pages would begin: at `start`, rounded down, or behind what is there."""
         begin = start // page_bytes * page_bytes
-        for low, high in sorted(self._ends):
-            if begin < high and low < begin + size_bytes:
-                begin = round_up(high, page_bytes)
-        self._ends.append((begin, begin + size_bytes))
+        # Sorted, and none upon another: what ends before `begin` is passed over.
+        at = max(0, bisect.bisect_left(self._ends, (begin, begin)) - 1)
+        while at < len(self._ends) and self._ends[at][0] < begin + size_bytes:
+            begin = max(begin, round_up(self._ends[at][1], page_bytes))
+            at += 1
+        low, high = begin, begin + size_bytes
+        # Neighbours are one run, so that many segments side by side are passed over at once.
+        first = at - 1 if at and self._ends[at - 1][1] == low else at
+        last = at + 1 if at < len(self._ends) and self._ends[at][0] == high else at
+        if first < at:
+            low = self._ends[first][0]
+        if last > at:
+            high = self._ends[at][1]
+        self._ends[first:last] = [(low, high)]
         return begin
 
 

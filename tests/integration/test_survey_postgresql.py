@@ -11,12 +11,14 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mshare.plan.facts import Instance
+from mshare.plan.facts import Instance, from_survey
+from mshare.plan.plan import plan
 from mshare.survey.record import InstanceRecord
 from mshare.survey.survey import survey
 from mshare.units import GIB, KIB, MIB
@@ -223,6 +225,30 @@ def test_the_memory_of_a_parallel_query_is_of_its_processes_and_short_lived() ->
     assert sum(segment.size_bytes for segment in of_the_query) >= 4 * MIB
     (planned,) = Instance.from_survey(found, None).segments
     assert planned.size_bytes == main.size_bytes
+
+
+def test_a_server_with_a_colon_in_its_name_and_titles_that_stay() -> None:
+    """Its own view of its processes says which of them are clients, however they are called."""
+    settings = {
+        "cluster_name": "shop: eu",
+        "update_process_title": "off",
+        "shared_memory_type": "sysv",
+        "dynamic_shared_memory_type": "mmap",
+    }
+    with postgresql.server("64MB", port=PORT + 2, **settings) as database, contextlib.ExitStack() as opened:
+        asking, *__ = [opened.enter_context(database.connect()) for __ in range(6)]
+        row = asking.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        ).fetchone()
+        whole = survey(threshold_bytes=1)
+    (found,) = (one for one in whole.instances if database.pid in one.pids)
+    # A worker of autovacuum may come and go meanwhile; it is a helper too.
+    assert row == (6,)
+    assert found.processes - found.helpers == 6
+    (main,) = (segment for segment in found.segments if not segment.short_lived)
+    assert (main.kind, found.settings["shared_memory_type"]) == ("sysv", "sysv")
+    (one,) = plan(from_survey(replace(whole, instances=(found,)))).instances
+    assert any("shared_memory_type = mmap first" in reason for reason in one.row("hugetlb_2m").reasons)
 
 
 def _until_cancelled(connection: Any) -> None:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from ..clients.spec import CLIENTS_MAXIMUM
@@ -16,7 +18,7 @@ from ..host import huge_pages
 from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, page_tables
 from ..survey.record import OPCACHE_KINDS, HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
-from ..units import MIB, counted
+from ..units import MIB, counted, round_up
 
 # Below it, all segments of an instance together have a leaf table or two per process: nothing to plan.
 _SMALLEST_BYTES = 2 * MIB
@@ -136,6 +138,17 @@ class Instance:
     @property
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
+
+    def huge_bytes(self, page_bytes: int) -> int:
+        """Its segments in small pages, in whole huge pages of a size."""
+        return sum(round_up(size, page_bytes) * count for size, count in self._small_sizes.items())
+
+    @cached_property
+    def _small_sizes(self) -> Counter[int]:
+        # Of granules there may be thousands, all of one size.
+        return Counter(
+            segment.size_bytes for segment in self.segments if segment.page_bytes == BASE_PAGE_BYTES
+        )
 
     @property
     def remainder_bytes(self) -> int:

@@ -166,8 +166,11 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
         yield from _pool_setting(host, count)
         large = sum(HugePages(pages.size_bytes, GIB).count for __, pages in needed if pages.size_bytes >= GIB)
         if large and (not host.surveyed or GIB in host.pools):
+            # Those that others have stay, as with the other size.
+            before = host.pools.get(GIB, Pool(0, 0))
+            whole = max(before.total, before.used + large)
             yield (
-                f"# For hugetlb 1 GiB instead, on the kernel's command line: hugepagesz=1G hugepages={large}"
+                f"# For hugetlb 1 GiB instead, on the kernel's command line: hugepagesz=1G hugepages={whole}"
             )
 
 

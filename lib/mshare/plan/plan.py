@@ -9,6 +9,7 @@ every figure and stays.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -334,7 +335,10 @@ def _total(remedy: Remedy, instance: Instance, host: Host, pool_to: int) -> _Tot
     costs = tuple(cost_of[case.segment] for case in cases)
     processes = min(clients, pool_to) if remedy.pooled else clients
     remainder_bytes = instance.remainder_at(processes)
-    formula = " + ".join(cost.formula for cost in costs)
+    formula = " + ".join(
+        formula if count == 1 else f"{count:,} x ({formula})"
+        for formula, count in Counter(cost.formula for cost in costs).items()
+    )
     if remainder_bytes:
         formula += f" + {format_size(remainder_bytes)} remainder"
     return _Total(

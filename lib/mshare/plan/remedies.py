@@ -332,11 +332,7 @@ def _fits(case: Case, remedy: Remedy) -> str | None:
     memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
     used = sum(size * pool.used for size, pool in case.host.pools.items())
     # What it has of the pools is in use already.
-    needed = sum(
-        round_up(segment.size_bytes, page_bytes)
-        for segment in case.instance.segments
-        if segment.page_bytes == BASE_PAGE_BYTES
-    )
+    needed = case.instance.huge_bytes(page_bytes)
     if memory is None or needed + used <= MOST_OF_MEMORY * memory:
         return None
     beside = f" beside the {format_size(used)} that are in use" if used else ""

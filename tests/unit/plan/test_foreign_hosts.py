@@ -106,6 +106,13 @@ def test_what_an_instance_has_of_the_pool_is_counted_once() -> None:
     assert f"vm.nr_hugepages = {68 * 512 + 8}" in made.paste.sysctl
 
 
+def test_pages_of_1_gib_that_others_have_stay_theirs() -> None:
+    """A guest has 16 of the 20 there are: a line with what the database needs alone would take them away."""
+    guests = pool(GIB, total=20, free=4)
+    made = planned(instance("main", 32 * GIB, 200, maximum=1000), huge_page_pools=[pool(2 * MIB), guests])
+    assert any(line.endswith("hugepagesz=1G hugepages=48") for line in made.paste.sysctl)
+
+
 def test_each_fits_and_both_do_not() -> None:
     """Two databases of 300 GiB on 512 GiB, of which little is touched: the pool takes all of it."""
     made = planned(*(instance(name, 300 * GIB, 100, maximum=200) for name in ("one", "two")))
@@ -325,3 +332,23 @@ def test_a_pod_on_a_node_without_huge_pages_is_collapsed_from_the_node() -> None
     one = instance("pg-1", 32 * GIB, 200, maximum=1000, manager="kubernetes", container=pod)
     outlook = planned(one, huge_page_default_bytes=None, huge_page_pools=[]).instances[0].outlook
     assert (outlook.remedy_id, outlook.command) == ("collapse", f"mshare collapse {min(one['pids'])}")
+
+
+def test_thousands_of_granules_are_planned_as_one_segment_would_be() -> None:
+    """Oracle's AMM: 16 GiB are 1,024 files of 16 MiB, side by side. Their formula is one line."""
+    granules = instance("ORCL", 0, 300, maximum=1000, kind="oracle")
+    start = 32 << 40
+    granules["segments"] = [
+        segment(
+            16 * MIB, 300, kind="posix", name=f"/dev/shm/ora_ORCL_{number}", address=start + number * 16 * MIB
+        )
+        for number in range(1024)
+    ]
+    (one,) = planned(granules).instances
+    whole = instance("whole", 0, 300, maximum=1000, kind="oracle")
+    whole["segments"] = [segment(16 * GIB, 300, kind="posix", name="/dev/shm/ora_ORCL_0", address=start)]
+    (other_one,) = planned(whole).instances
+    row, other_row = one.row("collapse"), other_one.row("collapse")
+    assert abs(row.after_bytes - other_row.after_bytes) <= 1000 * 16 * KIB
+    assert len(row.formula) < 300
+    assert "Automatic Memory Management" in reason(one, "hugetlb_2m")

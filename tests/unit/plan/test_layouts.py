@@ -196,3 +196,23 @@ def test_huge_pages_do_not_lie_upon_each_other() -> None:
     first = layout.place(TIB + PAGE, 2 * MIB, 2 * MIB)
     second = layout.place(TIB + MIB, 2 * MIB, 2 * MIB)
     assert (first, second) == (TIB, TIB + 2 * MIB)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from([2, 2, 8])), min_size=1, max_size=12
+    )
+)
+def test_huge_pages_lie_at_the_first_place_behind_what_is_there(ranges: list[tuple[int, int, int]]) -> None:
+    """In pages of one size or of another; thousands of neighbours are one run for it."""
+    layout, taken = Layout(), set()
+    for start, pages, page_bytes in ranges:
+        size_bytes = pages * page_bytes
+        begin = start // page_bytes * page_bytes
+        while any(at in taken for at in range(begin, begin + size_bytes)):
+            begin += page_bytes
+        placed = layout.place(start, size_bytes, page_bytes)
+        assert placed % page_bytes == 0
+        assert not taken & set(range(placed, placed + size_bytes))
+        taken |= set(range(placed, placed + size_bytes))
+        assert placed == begin
