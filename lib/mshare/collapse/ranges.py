@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..host import pagemap, processes, segments
@@ -91,20 +90,24 @@ def ranges(process: Process, segment: Segment, attached: list[tuple[Process, Map
     huge: set[int] = set()
     for other, mapping in attached:
         moved = (here.start - here.offset) - (mapping.start - mapping.offset)
-        for address, is_huge in _populated(other, mapping):
-            begins = (address + moved) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
-            used.add(begins)
-            if is_huge and other.pid == process.pid:
-                huge.add(begins)
+        found = _populated(other, mapping)
+        in_huge = {_begin(address + moved) for address in found.huge}
+        used |= in_huge.union(_begin(address + moved) for address in found.small)
+        if other.pid == process.pid:
+            huge |= in_huge
     return Ranges(
         tuple(address for address in whole if address in used - huge),
         tuple(address for address in whole if address in huge),
     )
 
 
-def _populated(process: Process, mapping: Mapping) -> Iterator[tuple[int, bool]]:
+def _begin(address: int) -> int:
+    return address // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+
+
+def _populated(process: Process, mapping: Mapping) -> pagemap.Populated:
     try:
         with pagemap.Pagemap(process.pid) as opened:
-            yield from opened.populated(mapping, HUGE_PAGE_BYTES)
+            return opened.populated(mapping, HUGE_PAGE_BYTES)
     except (*_GONE, PermissionError):
-        return
+        return pagemap.Populated([], [])

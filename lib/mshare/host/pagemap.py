@@ -15,6 +15,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES
 from ..units import GIB, MIB
@@ -50,6 +51,13 @@ def scan_available() -> bool:
             return pagemap.scanning
     except OSError:
         return False
+
+
+class Populated(NamedTuple):
+    """Addresses of pages, in order: of small ones, and of parts of huge ones."""
+
+    small: list[int]
+    huge: list[int]
 
 
 class Pagemap:
@@ -90,30 +98,31 @@ class Pagemap:
         regions: int = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, self._argument, True)
         return regions > 0
 
-    def populated(
-        self, mapping: Mapping, step: int, page_bytes: int = BASE_PAGE_BYTES
-    ) -> Iterator[tuple[int, bool]]:
-        """The first populated page in each `step` bytes with any, and whether it is part of a huge page.
+    def populated(self, mapping: Mapping, step: int, page_bytes: int = BASE_PAGE_BYTES) -> Populated:
+        """The first populated page in each `step` bytes with any.
 
         `page_bytes` is the size of the pages of the mapping's file. Without PAGEMAP_SCAN transparent huge
         pages are not told from small ones.
         """
+        small: list[int] = []
+        huge: list[int] = []
         if not self.scanning:
-            yield from self._read(mapping, step, page_bytes)
-            return
+            return Populated([*self._read(mapping, step, page_bytes)], huge)
         # Where a survey spends most of its time: not a call more than the kernel's.
         fd, argument, region, ask = self._fd, self._argument, self._ranges, fcntl.ioctl
+        add_small, add_huge = small.append, huge.append
         start, end = mapping.start, mapping.end
         argument[_END] = end
         while start < end:
             argument[_START] = start
             if ask(fd, _PAGEMAP_SCAN, argument, True) <= 0:
-                return
+                break
             address = region[0]
-            yield address, bool(region[2] & _HUGE)
+            (add_huge if region[2] & _HUGE else add_small)(address)
             start = (address // step + 1) * step
+        return Populated(small, huge)
 
-    def _read(self, mapping: Mapping, step: int, page_bytes: int) -> Iterator[tuple[int, bool]]:
+    def _read(self, mapping: Mapping, step: int, page_bytes: int) -> Iterator[int]:
         """From pagemap itself, an entry per page; one entry is enough for a page of the file's own size."""
         known = -1
         for used_start, end in self._used(mapping):
@@ -125,7 +134,7 @@ class Pagemap:
                     entries = os.pread(self._fd, count * 8, start // BASE_PAGE_BYTES * 8)
                     if entries and max(entries[7::8]) >= _POPULATED:
                         known = start // step
-                        yield start, False
+                        yield start
                 start = (start // step + 1) * step if count == 1 or start // step == known else stop
 
     def _used(self, mapping: Mapping) -> Iterator[tuple[int, int]]:
@@ -167,19 +176,19 @@ def tables(pagemap: Pagemap, mappings: list[tuple[Mapping, int]]) -> dict[tuple[
     for mapping, page_bytes in mappings:
         of_segment = by_segment.setdefault(mapping.identity, Tables())
         step = max(_LEAF_SPAN_BYTES, page_bytes)
-        leaves = pmds = huge_ranges = 0
-        for address, huge in pagemap.populated(mapping, step, page_bytes):
-            leaf, pmd = address // _LEAF_SPAN_BYTES, address // GIB
-            if huge or page_bytes > BASE_PAGE_BYTES:
-                huge_ranges += 1
-            elif leaf != last_leaf:
-                # Two mappings in one 2 MiB range share a table.
-                leaves += 1
-                last_leaf = leaf
-            if pmd != last_pmd and page_bytes < GIB:
-                pmds += 1
-                last_pmd = pmd
-        of_segment.leaf += leaves
-        of_segment.pmd += pmds
-        of_segment.huge_bytes += huge_ranges * step
+        small, huge = pagemap.populated(mapping, step, page_bytes)
+        if page_bytes < GIB:
+            pmds = {address // GIB for address in small}
+            pmds.update([address // GIB for address in huge])
+            of_segment.pmd += len(pmds - {last_pmd})
+            last_pmd = max(pmds, default=last_pmd)
+        if page_bytes > BASE_PAGE_BYTES:
+            of_segment.huge_bytes += (len(small) + len(huge)) * step
+            continue
+        of_segment.huge_bytes += len(huge) * step
+        of_segment.leaf += len(small)
+        if small:
+            # Two mappings in one 2 MiB range share a table.
+            of_segment.leaf -= small[0] // _LEAF_SPAN_BYTES == last_leaf
+            last_leaf = small[-1] // _LEAF_SPAN_BYTES
     return by_segment

@@ -20,6 +20,7 @@ from . import procfs
 
 _CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
+_TITLE_BYTES = 1 << 9
 _LINES_KEPT = 1 << 10
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _FILES_LEFT = 256
@@ -150,6 +151,17 @@ class Process:
             return text(self.path("cmdline")).rstrip("\0").split("\0")
         except (Vanished, PermissionError):
             return []
+
+    def title(self) -> str:
+        """The beginning of the command line, over which servers write what a process does."""
+        try:
+            fd = os.open(self.path("cmdline"), _READ)
+            try:
+                return os.fsdecode(os.read(fd, _TITLE_BYTES)).rstrip("\0").replace("\0", " ")
+            finally:
+                os.close(fd)
+        except OSError:
+            return ""
 
     def environment(self) -> dict[str, str]:
         """What it was started with, as far as it can be read and the program left it there."""
