@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -28,16 +27,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def vm_pte_kib(pid: int) -> int:
-    found = re.search(r"VmPTE:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1])
-
-
 def page_tables_kib(server: postgresql.Server) -> int:
     """The smallest of several backends that read the whole table."""
     with server.backends(BACKENDS) as pids:
-        return min(vm_pte_kib(pid) for pid in pids)
+        return min(postgresql.page_tables_kib(pid) for pid in pids)
 
 
 def works(server: postgresql.Server) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,12 @@ class Server:
             for connection in connections:
                 connection.execute(FULL_TOUCH)
             yield [connection.info.backend_pid for connection in connections]
+
+
+def page_tables_kib(pid: int) -> int:
+    """VmPTE of a process."""
+    (kib,) = re.findall(r"^VmPTE:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.M)
+    return int(kib)
 
 
 def _start(
