@@ -15,7 +15,7 @@ import sys
 import time
 from glob import glob
 
-LOOKS = 30_000
+LOOKS = 500_000
 
 
 def stat(pid):

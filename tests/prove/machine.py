@@ -45,7 +45,6 @@ _WATCHED = (
 """Where something of the product can be. Below /etc and /usr/local one sees what others change there."""
 _LEFT_BY_OTHERS = {"/run/mount", "/run/mount/utab", "/run/lock", "/etc/mtab"}
 _OTHERS = 0o007
-_LOOKS = 400
 _CHANGES_BY_ITSELF = "/run/postgresql/"
 """Pid files of servers that are started again."""
 
@@ -188,7 +187,7 @@ class Machine:
     def quiet(self, expected: Sequence[str] = ()) -> bool:
         """Wait until nothing runs but what is expected; False if something stays, or is missing."""
         try:
-            patience.eventually(lambda: sorted(self.processes().values()) == list(expected), looks=_LOOKS)
+            patience.eventually(lambda: sorted(self.processes().values()) == list(expected))
         except AssertionError:
             return False
         return True
