@@ -7,7 +7,8 @@ Stock with small pages is the peer; stock with huge pages (pages native) is what
 match. All servers run at once and are measured in turn, so that a machine whose speed drifts is fair to all.
 
 The server that is only placed at its start is collapsed afterwards: without load at full speed, then under
-pgbench, throttled so that it takes most of the time in which transactions are counted.
+pgbench, at the pace that `mshare collapse` has by default, or at --rate. Transactions are counted in the
+seconds in which it is collapsed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ sys.path[:0] = [str(CLONE / "lib"), str(CLONE / "tests")]
 from mshare.backends.simulated.layout import Layout
 from mshare.collapse.collapse import Result, collapse
 from mshare.collapse.follow import follow
+from mshare.collapse.spec import UNLIMITED, rate
 from mshare.host import (
     processes,
     procfs,
@@ -59,8 +61,8 @@ SEGMENT_EXTRA = 0.15
 PAGE_TABLES_WITHIN_PERCENT = 10
 """How far preload thp may be above stock huge pages."""
 PORT = 5510
-COLLAPSE_SHARE = 0.8
-"""How much of a pgbench's time a collapse takes."""
+WARM_SECONDS = 5
+"""Of each pgbench, before a collapse begins and transactions are counted."""
 STARTS = 3
 START_RATIO, HUGE_PERCENT, HUGE_SECONDS, TPS_RATIO = 1.5, 90, 60, 0.9
 """What is asked of align only and collapse: its start and its transactions of stock's, its memory."""
@@ -190,7 +192,7 @@ def servers(modes: list[Mode], options: argparse.Namespace) -> Iterator[list[Run
 def touched_and_collapsed(server: postgresql.Server) -> Result:
     """Only what some process has mapped is collapsed: a backend has read the whole table, and stays."""
     with server.backends(1):
-        result = collapse(str(server.data_directory))
+        result = collapse(str(server.data_directory), rate_bytes=UNLIMITED)
     for reason, size_bytes in result.left.items():
         print(f"  not collapsed: {format_size(size_bytes)}: {reason}", file=sys.stderr)
     return result
@@ -346,8 +348,12 @@ class Loaded(NamedTuple):
     """A run of pgbench, and what was collapsed meanwhile."""
 
     tps: float
+    """In the seconds in which it was collapsed; without that, in all but the first."""
     failed: int
     collapsed: Result | None
+
+
+_PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps", re.M)
 
 
 def loaded(server: postgresql.Server, options: argparse.Namespace, collapsing: bool) -> Loaded:
@@ -356,23 +362,24 @@ def loaded(server: postgresql.Server, options: argparse.Namespace, collapsing: b
     A backend has the whole table mapped meanwhile: what no process has mapped is not collapsed.
     """
     seconds = options.collapse_seconds
-    words = ["-n", "-c", str(options.clients), "-j", "2", "-T", str(seconds), postgresql.DATABASE]
-    target = str(server.data_directory)
-    with server.backends(1):
-        small_bytes = collapse(target, check=True).collapsed_bytes if collapsing else 0
-        rate_bytes = max(2 * MIB, int(small_bytes / (COLLAPSE_SHARE * seconds)))
-        with subprocess.Popen(
-            server.command("pgbench", *words), stdout=subprocess.PIPE, cwd="/", text=True
-        ) as load:
-            result = collapse(target, rate_bytes=rate_bytes) if collapsing else None
-            if result is not None and load.poll() is not None:
-                print("  the collapse took longer than pgbench: raise --collapse-seconds", file=sys.stderr)
-            printed = load.communicate()[0]
-    tps = re.search(r"tps = ([\d.]+) \(without", printed)
+    words = ["-n", "-c", str(options.clients), "-j", "2", "-P", "1", "-T", str(seconds), postgresql.DATABASE]
+    options_of_load = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": "/", "text": True}
+    with server.backends(1), subprocess.Popen(server.command("pgbench", *words), **options_of_load) as load:
+        assert load.stdout is not None
+        while not load.stdout.readline().startswith(f"progress: {WARM_SECONDS}."):
+            assert load.poll() is None, "it runs for longer than that"
+        began = time.monotonic()
+        result = collapse(str(server.data_directory), rate_bytes=options.rate) if collapsing else None
+        took = time.monotonic() - began if collapsing else seconds
+        if result is not None and load.poll() is not None:
+            print("  the collapse took longer than pgbench: raise --collapse-seconds", file=sys.stderr)
+        printed = load.communicate()[0]
+    rates = [(float(when), float(tps)) for when, tps in _PROGRESS.findall(printed)]
+    counted = [tps for when, tps in rates if when <= WARM_SECONDS + max(1.0, took)]
     failed = re.search(r"number of failed transactions: (\d+)", printed)
-    assert tps is not None, printed
+    assert counted, printed
     assert failed is not None, printed
-    return Loaded(float(tps[1]), int(failed[1]), result)
+    return Loaded(statistics.mean(counted), int(failed[1]), result)
 
 
 def crash(server: postgresql.Server) -> None:
@@ -401,7 +408,7 @@ def show_collapses(running: list[Running], options: argparse.Namespace) -> Itera
         done = {name: loaded(of[name], options, name == ALIGN) for name in order}
         rounds.append((done[STOCK], done[ALIGN]))
     print(
-        f"\npgbench -c {options.clients} -T {options.collapse_seconds} during a collapse, {options.rounds}"
+        f"\npgbench -c {options.clients} during a collapse, {options.rounds}"
         " rounds in turn, each after a crash restart (measured)"
     )
     heads = f"{'tps, stock':>11} {'collapsing':>11} {'of stock':>9}   {'collapsed':<22} {'huge':>6}"
@@ -481,6 +488,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="of each pgbench (default: 10)")
     parser.add_argument(
         "--collapse-seconds", type=int, default=50, help="of each pgbench during a collapse (default: 50)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=rate,
+        help="of the collapse under pgbench, as mshare collapse takes it (default: its own)",
     )
     parser.add_argument("--clients", type=int, default=8, help="of pgbench (default: 8)")
     parser.add_argument("--only", nargs="+", choices=[mode.name for mode in MODES], help="beside the peer")

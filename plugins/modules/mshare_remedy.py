@@ -60,7 +60,8 @@ options:
     default: 10
   rate:
     description:
-      - How much is collapsed per second at most, like V(200MiB). The default is no limit.
+      - How much is collapsed per second at most, like V(200MiB), or V(unlimited). By default the work takes at most a quarter of the
+        time.
     type: str
   interval:
     description:
@@ -239,10 +240,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.dbmem.mshare.plugins.module_utils import _module, _results
+from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.collapse.spec import rate
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.remedy.converge import absent, present
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.remedy.result import Result
 from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.remedy.spec import RemedySpec
-from ansible_collections.dbmem.mshare.plugins.module_utils.mshare.units import parse_size
 
 
 def converge(module: AnsibleModule) -> Result:
@@ -252,7 +253,7 @@ def converge(module: AnsibleModule) -> Result:
         instances=tuple(params["instances"]),
         restart=params["restart"],
         probes=params["probes"],
-        rate_bytes=None if params["rate"] is None else parse_size(params["rate"], "rate"),
+        rate_bytes=rate(params["rate"]),
         interval_seconds=params["interval"],
         spare=params["spare"],
         share_of_ram_max=params["share_of_ram_max"],

@@ -14,9 +14,10 @@ from ..collapse import service
 from ..collapse.collapse import Result, collapse
 from ..collapse.follow import follow
 from ..collapse.spec import SECONDS, read_spec
+from ..collapse.spec import rate as parse_rate
 from ..errors import EXIT_VERDICT_FAILED, InvalidRequest
 from ..services.notify import notify
-from ..units import format_size, parse_size
+from ..units import format_size
 from .options import check_option
 from .progress import Step
 from .screen import Screen
@@ -30,7 +31,11 @@ _ENOUGH = 0.9
 @click.option(
     "--spec", "spec_path", metavar="FILE", help="Follow what a spec file names, as the service does."
 )
-@click.option("--rate", metavar="SIZE", help="At most SIZE per second, like 200MiB. Default: no limit.")
+@click.option(
+    "--rate",
+    metavar="SIZE",
+    help="At most SIZE per second, like 200MiB, or unlimited. Default: it works a quarter of the time.",
+)
 @click.option("--follow", "following", is_flag=True, help="Stay, and collapse again after a restart.")
 @click.option(
     "--interval",
@@ -65,7 +70,7 @@ def collapse_command(
         raise InvalidRequest(
             "a TARGET is needed: a pid, a data directory or a systemd unit; see `mshare survey` for pids"
         )
-    rate_bytes = None if rate is None else parse_size(rate, "rate")
+    rate_bytes = parse_rate(rate)
     if following:
         if check:
             raise InvalidRequest("--check and --follow cannot be combined; use only one of them")

@@ -26,6 +26,7 @@ from ..units import counted, format_size
 from . import preflight, ranges, target
 from .preflight import Subject
 from .ranges import Ranges
+from .spec import SHARE, UNLIMITED
 
 _PASSES = 3
 """A range whose pages are in use just now is tried again after the others."""
@@ -129,7 +130,8 @@ def collapse(
 ) -> Result:
     """Put the shared memory of a running process, named as `target.find` takes it, into huge pages.
 
-    At most `rate_bytes` in a second. Raises what stands in the way before anything is changed.
+    At most `rate_bytes` in a second; None: for at most SHARE of the time; UNLIMITED: as fast as it goes.
+    Raises what stands in the way before anything is changed.
     """
     subject = subject_of(target.find(text))
     preflight.require(subject)
@@ -212,7 +214,10 @@ def _collapse(process: Process, todo: list[int], rate_bytes: int | None, progres
         for number in range(_PASSES):
             again: list[int] = []
             for address in todo:
+                began = time.monotonic()
                 code = _collapsed(pidfd, address)
+                if rate_bytes is None:
+                    time.sleep((time.monotonic() - began) * (1 / SHARE - 1))
                 if code in _RETRY and number < _PASSES - 1:
                     again.append(address)
                     continue
@@ -220,7 +225,7 @@ def _collapse(process: Process, todo: list[int], rate_bytes: int | None, progres
                     failed[code] += 1
                 done_bytes += HUGE_PAGE_BYTES
                 progress(done_bytes, total_bytes)
-                if rate_bytes:
+                if rate_bytes is not None and rate_bytes != UNLIMITED:
                     time.sleep(max(0.0, started + done_bytes / rate_bytes - time.monotonic()))
             todo = again
     finally:

@@ -44,6 +44,7 @@ class ServiceFacts:
     """systemd, or detached: a process of its own, which nobody starts after a reboot."""
     interval_seconds: float | None
     rate_bytes: int | None
+    """None: it works at most a quarter of the time; 0: without a limit."""
     news: str | None
     """What came of its last collapse."""
 

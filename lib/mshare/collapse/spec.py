@@ -10,12 +10,17 @@ from dataclasses import dataclass
 
 from .. import files, paths, record
 from ..errors import InvalidRequest
+from ..units import parse_size
 from . import target
 
 KIND = "collapse"
 """Of the spec files: /etc/mshare/collapse."""
 SECONDS = 30.0
 """Between two looks, by default."""
+SHARE = 0.25
+"""How much of the time a collapse works, by default: it rests three times as long as each 2 MiB took."""
+UNLIMITED = 0
+"""A rate: without any rest."""
 _NEXT_STEP = "set it up again with the module mshare_collapse (follow: true)"
 
 
@@ -26,7 +31,7 @@ class FollowSpec:
     target: str
     """A data directory or a systemd unit."""
     rate_bytes: int | None = None
-    """At most so much in a second."""
+    """At most so much in a second; see `rate`."""
     interval_seconds: float = SECONDS
 
     def __post_init__(self) -> None:
@@ -43,6 +48,18 @@ class FollowSpec:
         """The text of its spec file."""
         comment = "Managed by dbmem.mshare; changes made here are overwritten."
         return record.to_json(self, comment=comment) + "\n"
+
+
+def rate(text: str | None) -> int | None:
+    """A rate as it is asked for, in bytes a second; UNLIMITED, or None for a bounded share of the time."""
+    if text is None:
+        return None
+    if text.strip().lower() in ("unlimited", "0"):
+        return UNLIMITED
+    try:
+        return parse_size(text, "rate")
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}; or unlimited") from None
 
 
 def name_of(server: str) -> str:

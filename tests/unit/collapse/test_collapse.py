@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from mshare.cli.program import mshare
-from mshare.collapse import collapse, follow, preflight, ranges, target
+from mshare.collapse import collapse, follow, preflight, ranges, spec, target
 from mshare.errors import InvalidRequest, MshareError, Unavailable
 from mshare.host import processes
 from mshare.kernel import madvise
@@ -155,6 +155,39 @@ def test_an_interrupted_run_is_resumed(monkeypatch):
         result = collapse.collapse(str(pid))
         assert (result.before.huge_bytes, result.collapsed_bytes) == (6 * MIB, 10 * MIB)
         assert result.after.huge_bytes == SIZE
+
+
+def test_it_works_a_quarter_of_the_time_by_default(monkeypatch):
+    """It rests three times as long as each range took, whether that was huge then or was not."""
+    now, slept = [0.0], []
+
+    def collapsed(pidfd, address):
+        now[0] += 2.0
+        return errno.EINVAL if address == AT else 0
+
+    monkeypatch.setattr(collapse, "_collapsed", collapsed)
+    monkeypatch.setattr(collapse.time, "sleep", slept.append)
+    monkeypatch.setattr(collapse.time, "monotonic", lambda: now[0])
+    with running(mapped) as (pid,):
+        collapse.collapse(str(pid))
+        assert slept == [6.0] * (SIZE // (2 * MIB))
+        slept.clear()
+        collapse.collapse(str(pid), rate_bytes=spec.UNLIMITED)
+    assert slept == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [(None, None), ("unlimited", 0), (" Unlimited", 0), ("0", 0), ("200MiB", 200 * MIB), ("1024", 1024)],
+)
+def test_rates(text, rate):
+    assert spec.rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["fast", "-1", "0MiB", ""])
+def test_what_is_no_rate(text):
+    with pytest.raises(InvalidRequest, match=r"^rate .*; or unlimited$"):
+        spec.rate(text)
 
 
 def test_no_more_than_the_rate(monkeypatch):
@@ -391,7 +424,7 @@ def _tables(figures):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("1", "--rate", "0"), "rate '0' must be greater than zero"),
+        (("1", "--rate", "0MiB"), "rate '0MiB' must be greater than zero"),
         (("/data", "--follow", "--check"), "use only one of them"),
         (("1", "--interval", "5"), "--interval only takes effect with --follow"),
     ],
