@@ -190,7 +190,7 @@ def test_native_pages_are_set_in_the_store(cluster: PatroniCluster) -> None:
         refused = {} if there_already else failures(move(cluster, pages="native"))
     assert all("reserve" in text and "so nothing was changed" in text for text in refused.values()), refused
     assert (cluster.ask(0, "config"), postmasters(cluster)) == (settings, before)
-    with huge_pages.reserved(HOSTS * PAGES_EACH):
+    with huge_pages.reserved(HOSTS * PAGES_EACH + huge_pages.OF_AN_INITDB):
         alone = failures(move(cluster, "--limit", name(0), pages="native"))
         assert "this play cannot ask the hosts of" in alone[name(0)]
         looked = move(cluster, "--check", "--diff", pages="native").succeeded()

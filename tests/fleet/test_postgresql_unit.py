@@ -24,7 +24,7 @@ from rig.hosts.base import PATRONI
 from rig.hosts.fleet import missing_systemd
 
 MOVE = "Put PostgreSQL where it should be"
-POOL_PAGES = 100
+POOL_PAGES = 100 + huge_pages.OF_AN_INITDB
 SHELL = "/usr/local/bin/sh-{umask}"
 # Everything on the host is done with that umask.
 _SHELL = '#!/bin/sh\numask {umask}\nexec /bin/sh "$@"\n'
