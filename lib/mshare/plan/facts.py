@@ -309,14 +309,18 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
     )
 
 
+def takes_by_itself(program_kind: str, segment: Segment | SegmentRecord) -> bool:
+    """Whether a program puts a segment into huge pages as soon as there are any, as PHP does with OPcache, in
+    whole pages. What is in the pool already is not meant: it is among the pages in use."""
+    whole = segment.kind == "anonymous" and segment.size_bytes % (2 * MIB) == 0
+    return program_kind in OPCACHE_KINDS and whole
+
+
 def _opcache(survey: Survey) -> Iterable[tuple[str, int]]:
     for instance in survey.instances:
         if instance.kind in OPCACHE_KINDS:
             size_bytes = sum(
-                segment.size_bytes
-                for segment in instance.segments
-                # It takes whole pages only; what is in the pool already is among the pages in use.
-                if segment.kind == "anonymous" and segment.size_bytes % (2 * MIB) == 0
+                segment.size_bytes for segment in instance.segments if takes_by_itself(instance.kind, segment)
             )
             if size_bytes:
                 yield instance.name, size_bytes

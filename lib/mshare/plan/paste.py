@@ -11,9 +11,9 @@ from typing import Protocol
 
 from ..host.huge_pages import controller_size
 from ..host.segments import ANONYMOUS_KINDS
-from ..survey.record import OPCACHE_KINDS, TAKES_HUGE_PAGES
+from ..survey.record import TAKES_HUGE_PAGES
 from ..units import GIB, KIB, MIB, TIB, counted, format_size, round_up
-from .facts import Facts, Host, Instance, Pool
+from .facts import Facts, Host, Instance, Pool, Segment, takes_by_itself
 from .names import region_name
 from .outlook import Outlook
 from .remedies import MOST_OF_MEMORY, POSTGRESQL_WITH_HUGE_PAGE_SIZE, own_setting
@@ -108,11 +108,15 @@ class HugePages:
 
 def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePages]:
     """Of each segment that can be in huge pages and is not: each begins with a page of its own."""
-    return [
-        HugePages(segment.size_bytes, page_bytes)
+    return [HugePages(segment.size_bytes, page_bytes) for segment in _in_smaller_pages(instance, page_bytes)]
+
+
+def _in_smaller_pages(instance: Instance, page_bytes: int) -> Iterable[Segment]:
+    return (
+        segment
         for segment in instance.segments
         if segment.kind in ANONYMOUS_KINDS and segment.page_bytes < page_bytes
-    ]
+    )
 
 
 def _takers(instances: Iterable[Instance], pooled: Sequence[Instance]) -> Iterable[Instance]:
@@ -131,12 +135,12 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
 
     `takers` are counted as well, for they take their pages before the others do.
     """
-    # PHP's OPcache takes huge pages by itself, and is counted as such.
+    # What takes them by itself is counted as such.
     needed = [
-        (instance.name, pages)
+        (instance.name, HugePages(segment.size_bytes, _HUGE_BYTES))
         for instance in instances
-        if instance.kind not in OPCACHE_KINDS
-        for pages in huge_pages(instance)
+        for segment in _in_smaller_pages(instance, _HUGE_BYTES)
+        if not takes_by_itself(instance.kind, segment)
     ]
     if not instances:
         return
@@ -145,19 +149,21 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
         (f"{name}: its OPcache takes huge pages first", HugePages(size_bytes, _HUGE_BYTES))
         for name, size_bytes in host.opcache
     ]
-    first += [
-        (f"{taker.name}: takes huge pages when it is restarted", pages)
-        for taker in takers
-        for pages in huge_pages(taker)
-    ]
     spare = _SPARE_PAGES if host.surveyed else 0
-    wanted = sum(pages.count for __, pages in [*needed, *first])
-    count = max(pool.total, pool.used + wanted + spare)
+    least = pool.used + sum(pages.count for __, pages in [*needed, *first]) + spare
+    taken = {taker.name: sum(pages.count for pages in huge_pages(taker)) for taker in takers}
+    taken_fit = _fits(host, pool, least + sum(taken.values()))
+    count = max(pool.total, least + (sum(taken.values()) if taken_fit else 0))
+    fits = _fits(host, pool, count)
     memory_bytes = host.memory_total_bytes
-    fits = memory_bytes is None or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
     yield f"# {_pool_file(host) if fits else 'No line to paste'}, for hugetlb 2 MiB"
     yield from (f"# {name}: {pages}" for name, pages in needed)
     yield from (f"# {who}: {counted(pages.count, 'page')}" for who, pages in first)
+    for name, pages in taken.items():
+        if not pages:
+            continue
+        how = "" if taken_fit else ", which do not fit: set huge_pages or use_large_pages off there first"
+        yield f"# {name}: takes huge pages when it is restarted: {counted(pages, 'page')}{how}"
     yield from _parts(pool, count, spare)
     if memory_bytes is not None:
         yield _of_memory(count, memory_bytes, fits)
@@ -172,6 +178,12 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
             yield (
                 f"# For hugetlb 1 GiB instead, on the kernel's command line: hugepagesz=1G hugepages={whole}"
             )
+
+
+def _fits(host: Host, pool: Pool, count: int) -> bool:
+    """Whether a pool of so many pages leaves enough RAM for the rest. What is there already takes no more."""
+    memory_bytes = host.memory_total_bytes
+    return memory_bytes is None or count <= pool.total or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
 
 
 def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:

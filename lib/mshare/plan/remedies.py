@@ -21,7 +21,7 @@ from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
 from ..survey.record import OPCACHE_KINDS
 from ..units import GIB, MIB, counted, format_size, round_up
-from .facts import Host, Instance, Segment
+from .facts import Host, Instance, Segment, takes_by_itself
 
 POSTGRESQL_WITH_HUGE_PAGES = (9, 4)
 POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
@@ -255,13 +255,11 @@ def _is_database(case: Case, remedy: Remedy) -> str | None:
 def _has_setting(case: Case, remedy: Remedy) -> str | None:
     """Whether the program can be told to use the pool, and in which setting that fails."""
     instance = case.instance
-    if case.segment.kind == "hugetlb":
+    if own_setting(instance) is not None or takes_by_itself(instance.kind, case.segment):
         return None
-    if own_setting(instance) is not None:
+    if case.segment.kind == "hugetlb" and instance.kind in _DATABASES:
         return None
-    if instance.kind in OPCACHE_KINDS:
-        if case.segment.size_bytes % (2 * MIB) == 0:
-            return None
+    if instance.kind in OPCACHE_KINDS and case.segment.kind == "anonymous":
         return "OPcache takes whole huge pages only; set opcache.memory_consumption to an even number of MB"
     if instance.kind not in _DATABASES:
         program = "its program" if instance.kind == "other" else instance.kind

@@ -148,6 +148,32 @@ def test_who_takes_pages_at_its_next_start_is_counted(fields: dict[str, Any], co
     assert (line in made.paste.sysctl) is counted
 
 
+def test_a_server_that_would_take_pages_for_which_there_is_no_room() -> None:
+    """Both do not fit into the RAM: the one that is to have the pages gets them, the other is told to ask for
+    none. With `try` it would take them first, and the one with `on` would not start."""
+    done = instance("done", 60 * GIB, 100, huge_pages_requested="try")
+    done["segments"][0].update(huge_bytes=60 * GIB, page_tables_bytes=100 * 61 * 4 * KIB)
+    left = instance("left", 60 * GIB, 200, maximum=1000)
+    made = planned(done, left, memory_total_bytes=128 * GIB, memory_available_bytes=4 * GIB)
+    assert f"vm.nr_hugepages = {30 * 1024 + 8}" in made.paste.sysctl
+    assert any(
+        line.startswith("# done: takes huge pages when it is restarted: 30,720 pages, which do not fit")
+        for line in made.paste.sysctl
+    )
+
+
+def test_a_pool_that_is_there_already_takes_no_more_of_the_ram() -> None:
+    """Somebody has most of the RAM in a pool that is free, and the database fits into it."""
+    free = pool(2 * MIB, total=60 * 512, free=60 * 512)
+    made = planned(
+        instance("main", 50 * GIB, 200, maximum=1000),
+        memory_total_bytes=64 * GIB,
+        huge_page_pools=[free, pool(GIB)],
+    )
+    assert f"vm.nr_hugepages = {60 * 512}" in made.paste.sysctl
+    assert not any("do not fit" in line for line in made.paste.sysctl)
+
+
 def test_lines_are_for_those_that_have_something_to_do() -> None:
     """A small server beside a large one: nothing is to be done for it, so nothing is pasted for it."""
     large = instance("large", 64 * GIB, 300, maximum=1000)
@@ -335,18 +361,18 @@ def test_a_pod_on_a_node_without_huge_pages_is_collapsed_from_the_node() -> None
 
 
 def test_thousands_of_granules_are_planned_as_one_segment_would_be() -> None:
-    """Oracle's AMM: 16 GiB are 1,024 files of 16 MiB, side by side. Their formula is one line."""
+    """Oracle's AMM: 4 GiB are 256 files of 16 MiB, side by side. Their formula is one line."""
     granules = instance("ORCL", 0, 300, maximum=1000, kind="oracle")
     start = 32 << 40
     granules["segments"] = [
         segment(
             16 * MIB, 300, kind="posix", name=f"/dev/shm/ora_ORCL_{number}", address=start + number * 16 * MIB
         )
-        for number in range(1024)
+        for number in range(256)
     ]
     (one,) = planned(granules).instances
     whole = instance("whole", 0, 300, maximum=1000, kind="oracle")
-    whole["segments"] = [segment(16 * GIB, 300, kind="posix", name="/dev/shm/ora_ORCL_0", address=start)]
+    whole["segments"] = [segment(4 * GIB, 300, kind="posix", name="/dev/shm/ora_ORCL_0", address=start)]
     (other_one,) = planned(whole).instances
     row, other_row = one.row("collapse"), other_one.row("collapse")
     assert abs(row.after_bytes - other_row.after_bytes) <= 1000 * 16 * KIB
