@@ -198,6 +198,8 @@ class Fleet:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": ssh_key(),
             "ansible_ssh_args": shlex.join(self._ssh_options(pid, **sharing)),
+            # Not Ansible's 10 s: a busy machine is not unreachable.
+            "ansible_ssh_timeout": 300,
             "ansible_python_interpreter": "/usr/bin/python3",
         }
         hosts = [f"{name} ansible_host={address(number)}" for number, name in enumerate(names)]

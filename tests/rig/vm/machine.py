@@ -173,6 +173,8 @@ class Machine:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": self.image.ssh_key,
             "ansible_ssh_common_args": SSH_OPTIONS,
+            # Not Ansible's 10 s: an emulated machine takes its time to let somebody in.
+            "ansible_ssh_timeout": 300,
             "ansible_python_interpreter": "/usr/bin/python3",
         }
         return " ".join([self.name, *(f"{key}='{value}'" for key, value in variables.items())])
