@@ -330,12 +330,25 @@ class Fleet:
             *(
                 f"  {saving.name} would save {format_size(saving.now.saved_bytes)} now ({saving.now.kind}),"
                 f" {format_size(saving.maximum.saved_bytes)} at the maximum ({saving.maximum.kind})"
-                + _only_some(saving)
+                + self._open_part(saving)
                 for saving in (self.huge, self.mshare)
             ),
             *self._compared_lines(),
         ]
         return [line for text in paragraphs for line in texttable.wrapped(text, texttable.WIDTH, "    ")]
+
+    def _open_part(self, saving: Saving) -> str:
+        """How much of a saving is in the instances that the remedy is open to, where it is not to all."""
+        if saving.usable == saving.instances:
+            return ""
+        if not saving.usable:
+            return f", and is open to none of {counted(saving.instances, 'instance')}"
+        each = (instance.saving(saving.remedy) for instance in self.instances)
+        open_bytes = sum(one.maximum.saved_bytes for one in each if one.usable)
+        return (
+            f", {format_size(open_bytes)} of that where it is open, in {saving.usable:,} of"
+            f" {counted(saving.instances, 'instance')}"
+        )
 
     @property
     def in_danger(self) -> list[Host]:
@@ -471,13 +484,6 @@ def grown(size_bytes: int) -> str:
 def _names(hosts: Sequence[Host]) -> str:
     named = ", ".join(host.name for host in hosts[:_MOST_NAMED])
     return named if len(hosts) <= _MOST_NAMED else f"{named} and {len(hosts) - _MOST_NAMED:,} more"
-
-
-def _only_some(saving: Saving) -> str:
-    """How many of the instances a remedy is open to, where not to all: the others are in its figures too."""
-    if saving.usable == saving.instances:
-        return ""
-    return f", and is open to {saving.usable:,} of {counted(saving.instances, 'instance')}"
 
 
 def _percent(part: float, whole: float) -> float:

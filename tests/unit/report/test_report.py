@@ -25,7 +25,7 @@ from mshare.report import chart, files, table
 from mshare.report.fleet import Fleet, Missing, Verdict, fleet
 from mshare.report.remedies import HUGE, MSHARE, REMEDIES
 from mshare.survey.record import from_fields
-from mshare.units import GIB, MIB
+from mshare.units import GIB, MIB, format_size
 from rig import surveys
 
 DB1 = surveys.survey("db1", [surveys.instance("main", 64 * GIB, 100, maximum=300)])
@@ -113,6 +113,21 @@ def test_a_fleets_saving_is_the_sum_of_its_instances(two: Fleet) -> None:
             one.saving(remedy).now.saved_bytes for one in two.instances
         )
     assert two.mshare.instances == 3
+
+
+def test_a_saving_says_how_much_of_it_is_open() -> None:
+    """A sum over hosts that cannot have it as well is no promise."""
+    without = surveys.survey("without", [surveys.instance("main", 64 * GIB, 200)])
+    without["host"].update(huge_page_pools=[], huge_page_default_bytes=None)
+    made = fleet(
+        {"with": surveys.survey("with", [surveys.instance("main", 8 * GIB, 100)]), "without": without}
+    )
+    text = " ".join(" ".join(made.summary_lines()).split())
+    (open_bytes,) = (
+        one.saving("hugetlb_2m").maximum.saved_bytes for one in made.instances if one.host == "with"
+    )
+    assert f"{format_size(open_bytes)} of that where it is open, in 1 of 2 instances" in text
+    assert "and is open to none of 2 instances" in text
 
 
 def test_a_fleet_of_nobody() -> None:
