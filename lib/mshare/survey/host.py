@@ -18,13 +18,15 @@ from ..units import format_size
 from .record import HostFacts, Support, TransparentHugePages
 
 _THP = "/sys/kernel/mm/transparent_hugepage"
+# A table of s390x is for 1 MiB, and one of POWER is a part of a page.
+_OTHER_TABLES = ("s390", "ppc")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def facts() -> HostFacts:
     """Memory, huge pages, settings, and whether mshare can be used.
 
-    Raises Unavailable where pages have another size than that which page tables are counted for.
+    Raises Unavailable where pages or tables have another size than those which are counted.
     """
     memory = procfs.meminfo_bytes()
     kernel = os.uname()
@@ -34,6 +36,11 @@ def facts() -> HostFacts:
             f"kernel {kernel.release} ({kernel.machine}) has pages of {format_size(page_bytes)}, and page"
             f" tables can be counted for pages of {format_size(BASE_PAGE_BYTES)} only, so nothing was"
             " surveyed; boot a kernel with such pages"
+        )
+    if kernel.machine.startswith(_OTHER_TABLES):
+        raise Unavailable(
+            f"kernel {kernel.release} is one for {kernel.machine}, whose page tables have another shape than"
+            " those of x86-64 and arm64, which can be counted, so nothing was surveyed; survey such a host"
         )
     return HostFacts(
         name=kernel.nodename,

@@ -331,3 +331,11 @@ def test_pages_of_another_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         Unavailable, match="has pages of 64 KiB, and page tables can be counted for pages of 4 KiB"
     ):
         host.facts()
+
+
+@pytest.mark.parametrize("machine", ["s390x", "ppc64le"])
+def test_tables_of_another_shape_are_refused(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = ("Linux", "db7", "6.12.0", "#1 SMP", machine)
+    monkeypatch.setattr(host.os, "uname", lambda: os.uname_result(fields))
+    with pytest.raises(Unavailable, match=f"is one for {machine}, whose page tables have another shape"):
+        host.facts()
