@@ -20,7 +20,7 @@ from . import procfs
 
 _CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
-_TITLE_BYTES = 1 << 9
+_TITLE_BYTES = 1 << 10
 _LINES_KEPT = 1 << 10
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _FILES_LEFT = 256

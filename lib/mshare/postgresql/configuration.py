@@ -62,7 +62,8 @@ def settings(files: Files, main: str, data: str, overrides: Settings) -> Setting
 
 def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> None:
     for line in (files.content(path) or "").split("\n"):
-        match = _SETTING.match(line)
+        # Most lines of a file as shipped are comments.
+        match = None if line.startswith("#") else _SETTING.match(line)
         if match is None:
             continue
         name, value = match.group(1).lower(), match.group(2)

@@ -217,7 +217,7 @@ def _postgresql(
 def _is_helper(process: Process) -> bool:
     """Whether max_connections does not count a process, by its title: background and parallel workers, those
     of extensions too, whatever they are called. One without a title of its own has just begun."""
-    title = " ".join(process.arguments())
+    title = process.title()
     if not _POSTGRESQL_TITLE.match(title):
         return False
     return not _POSTGRESQL_CLIENT.search(title) or bool(_POSTGRESQL_SENDER.search(title))

@@ -198,7 +198,7 @@ def test_an_oracle_that_may_not_be_read_is_one_instance(monkeypatch: pytest.Monk
 def test_which_processes_max_connections_does_not_count(
     title: str, helper: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Process, "arguments", lambda process: [title])
+    monkeypatch.setattr(Process, "title", lambda process: title)
     assert databases._is_helper(process(10, name="postgres")) is helper
 
 
