@@ -369,6 +369,16 @@ def make_fifo(path: str, mode: int) -> int:
     return fd
 
 
+def behind_link(path: str) -> str:
+    """Where a file is that is to be written again: behind a link, which stays. NotTrusted for a link that
+    somebody else may have made."""
+    if not os.path.islink(path):
+        return path
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _place(path):
+        pass
+    return os.path.realpath(path)
+
+
 def access_of(path: str) -> Access | None:
     """Mode, user and group of a regular file with a single name; None if there is none."""
     try:
@@ -383,24 +393,35 @@ def access_of(path: str) -> Access | None:
 
 
 def write_text(
-    path: str, text: str, mode: int = 0o644, uid: int = -1, gid: int = -1, *, durable: bool = True
+    path: str,
+    text: str,
+    mode: int = 0o644,
+    uid: int = -1,
+    gid: int = -1,
+    *,
+    durable: bool = True,
+    keep_attributes: bool = False,
 ) -> None:
     """Replace a file in one step: readers see the old or the new one, never a half, and never a new one
     that is not yet its owner's. Directories above are made where they are missing.
 
-    A `durable` file survives a power failure: it is on the disk before this returns.
+    A `durable` file survives a power failure: it is on the disk before this returns. With `keep_attributes`
+    the new file has the extended attributes of the old one, as access lists (ACLs) and SELinux's label.
     """
-    write_bytes(path, text.encode("utf-8", "surrogateescape"), Access(mode, uid, gid), durable=durable)
+    data = text.encode("utf-8", "surrogateescape")
+    write_bytes(path, data, Access(mode, uid, gid), durable=durable, keep_attributes=keep_attributes)
 
 
-def write_bytes(path: str, data: bytes, access: Access, *, durable: bool = True) -> None:
+def write_bytes(
+    path: str, data: bytes, access: Access, *, durable: bool = True, keep_attributes: bool = False
+) -> None:
     """As `write_text`, for any content."""
     directory, name = os.path.split(os.path.abspath(path))
     with _place(directory, make_mode=0o755) as above:
         _sweep(above, name)
         for last in [False] * _TRIES + [True]:
             try:
-                _put(above, name, data, access, durable)
+                _put(above, name, data, access, durable, _attributes(above, name) if keep_attributes else {})
                 return
             except (FileNotFoundError, BlockingIOError) as error:
                 # Another process removed it as a leftover of a killed process, or is about to: it was quicker
@@ -411,7 +432,24 @@ def write_bytes(path: str, data: bytes, access: Access, *, durable: bool = True)
                 raise _at(error, path) from None
 
 
-def _put(above: int, name: str, data: bytes, access: Access, durable: bool) -> None:
+def _attributes(above: int, name: str) -> dict[str, bytes]:
+    """The extended attributes of a file; none for one that is not there, or where there are none."""
+    try:
+        fd = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
+    except FileNotFoundError:
+        return {}
+    try:
+        place = f"/proc/self/fd/{fd}"
+        return {key: os.getxattr(place, key) for key in os.listxattr(place)}
+    except OSError:
+        return {}
+    finally:
+        os.close(fd)
+
+
+def _put(
+    above: int, name: str, data: bytes, access: Access, durable: bool, attributes: dict[str, bytes]
+) -> None:
     temporary = f".{name}.{secrets.token_hex(8)}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=above)
@@ -424,6 +462,10 @@ def _put(above: int, name: str, data: bytes, access: Access, durable: bool) -> N
         if (access.uid, access.gid) != (-1, -1):
             os.fchown(fd, access.uid, access.gid)
         os.fchmod(fd, access.mode)
+        for key, value in attributes.items():
+            # Whoever may not set a label leaves it to the security module, which has one for each place.
+            with contextlib.suppress(*([PermissionError] if key.startswith("security.") else [])):
+                os.setxattr(fd, key, value)
         if durable:
             os.fsync(fd)
         os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)

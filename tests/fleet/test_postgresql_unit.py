@@ -79,8 +79,8 @@ def test_its_unit_is_moved(cluster: PlainUnit) -> None:
     assert cluster.sql("SHOW huge_pages") == "off"
     # Neither by ALTER SYSTEM, nor for others than the server's user.
     assert "huge_pages" not in cluster.do(f"cat {REAL}/postgresql.auto.conf")
-    modes = cluster.do(f"stat -c '%a %U' {REAL}/postgresql.conf {REAL}/dbmem-mshare.conf")
-    assert modes.split("\n") == [f"600 {ACCOUNT}", f"644 {ACCOUNT}"]
+    modes = cluster.do(f"stat -c '%a %U' {REAL}/postgresql.conf /etc/mshare/postgresql/*.conf")
+    assert modes.split("\n") == [f"600 {ACCOUNT}", "644 root"]
     assert cluster.do("find /usr/local/lib/mshare ! -perm -o+r ! -type l") == ""
     status = cluster.do(f"systemctl show --property=DropInPaths,ActiveState {UNIT}")
     assert "ActiveState=active" in status
@@ -118,6 +118,91 @@ def test_pages_of_a_pool(cluster: PlainUnit, before: str) -> None:
     require_as_before(cluster, before)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a unit starts the cluster otherwise: what its drop-in sets, after what was done."""
+
+    lines: tuple[str, ...]
+    make: str = "true"
+    undo: str = "true"
+    data: str = REAL
+
+
+_OTHER = "/srv/etc/pg 17"
+LAYOUTS = {
+    # systemd does not wait for these: at first there is no server.
+    "Type=simple": Layout(("Type=simple", "Restart=always", "RestartSec=1")),
+    "pg_ctl": Layout(
+        (
+            "Type=forking",
+            f"PIDFile={DATA}/postmaster.pid",
+            "ExecStart=",
+            f"ExecStart={PROGRAMS}/pg_ctl -D ${{PGDATA}} -s -w start",
+            f"ExecStop={PROGRAMS}/pg_ctl -D ${{PGDATA}} -s -m fast stop",
+        )
+    ),
+    "sockets in a /tmp of its own": Layout(
+        (
+            "PrivateTmp=yes",
+            *("NoNewPrivileges=yes", "MemoryDenyWriteExecute=yes", "RestrictAddressFamilies=AF_UNIX AF_INET"),
+            "ExecStart=",
+            f"ExecStart={PROGRAMS}/postgres -D ${{PGDATA}} -c unix_socket_directories=/tmp",
+        )
+    ),
+    "configuration elsewhere": Layout(
+        (
+            "EnvironmentFile=/srv/etc/environment",
+            "ExecStart=",
+            f"ExecStart={PROGRAMS}/postgres -D ${{PGDATA}}",
+        ),
+        f"mkdir -p '{_OTHER}' && cp -a {REAL}/*.conf '{_OTHER}' && rm '{_OTHER}/postgresql.auto.conf'"
+        f" && printf \"data_directory = '{DATA}'\" >>'{_OTHER}/postgresql.conf'"
+        f" && echo 'PGDATA=\"{_OTHER}\"' >/srv/etc/environment",
+    ),
+    "a directory with a blank": Layout(
+        ('ReadWritePaths="/srv/my data"', "ExecStart=", f"ExecStart={PROGRAMS}/postgres -D '/srv/my data'"),
+        f"mv {REAL} '/srv/my data'",
+        undo=f"mv '/srv/my data' {REAL}",
+        data="/srv/my data",
+    ),
+    "configuration of another name": Layout(
+        ("ExecStart=", f"ExecStart={PROGRAMS}/postgres -D ${{PGDATA}} -c config_file=/srv/etc/db.conf"),
+        f"mkdir -p /srv/etc && cp -a {REAL}/postgresql.conf /srv/etc/db.conf",
+    ),
+}
+
+
+def require_running(cluster: PlainUnit, data: str = REAL) -> None:
+    state = f"sed -n 8p '{data}/postmaster.pid' || true"
+    cluster.world.eventually(lambda: cluster.do(state).strip() == "ready", "the server runs")
+
+
+_LAYOUT = f"/etc/systemd/system/{UNIT}.d/a-layout.conf"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_there_and_back(cluster: PlainUnit, layout: str) -> None:
+    one = LAYOUTS[layout]
+    text = "".join(f"{line}\n" for line in ("[Service]", *one.lines))
+    cluster.do(f"systemctl stop {UNIT}; {one.make}")
+    cluster.write(_LAYOUT, text)
+    cluster.do(f"systemctl daemon-reload && systemctl start {UNIT}")
+    require_running(cluster, one.data)
+    configured = f"find /srv {DROP_INS} -name '*.conf' -type f -exec sha256sum {{}} + | sort"
+    maps = f"cat /proc/$(head -1 '{one.data}/postmaster.pid')/maps"
+    before = cluster.do(configured)
+    assert cluster.do("mshare postgresql present --restart --probes 2").startswith("Done.")
+    moved = cluster.do(maps)
+    assert cluster.do("mshare postgresql present --restart --probes 0").startswith("Nothing to do.")
+    assert cluster.do("mshare postgresql absent --restart --probes 0").startswith("Done.")
+    assert "libmshare-preload.so" in moved
+    assert JEMALLOC in moved
+    assert "libmshare-preload.so" not in cluster.do(maps)
+    assert cluster.do(configured) == before
+    cluster.do(f"systemctl stop {UNIT}; rm -rf {_LAYOUT} /srv/etc && systemctl daemon-reload; {one.undo}")
+    cluster.do(f"systemctl start {UNIT}")
+
+
 def test_nothing_is_left(cluster: PlainUnit, before: str) -> None:
     cluster.world.teardown().succeeded()
     assert differences(before.split("\n"), cluster.files().split("\n")) == []
@@ -134,6 +219,7 @@ class Case:
     start: str
     sentence: str
     stop: str = ""
+    flags: tuple[str, ...] = ()
 
 
 _PG_CTL = f"runuser -u {ACCOUNT} -- {PROGRAMS}/pg_ctl -D {DATA} -w -l /tmp/log"
@@ -146,13 +232,20 @@ def _unit(unit: str, *lines: str) -> str:
     return f"printf '{text}' >/run/systemd/system/{unit} && systemctl daemon-reload && systemctl start {unit}"
 
 
-def _drop_in(*lines: str) -> str:
+def _drop_in(*lines: str, name: str = "case.conf") -> str:
     text = "".join(f"{line}\\n" for line in ("[Service]", *lines))
     where = f"/run/systemd/system/{UNIT}.d"
     return (
-        f"mkdir -p {where} && printf '{text}' >{where}/case.conf && systemctl daemon-reload"
+        f"mkdir -p {where} && printf '{text}' >{where}/{name} && systemctl daemon-reload"
         f" && systemctl start {UNIT}"
     )
+
+
+def _changed_since(line: str) -> tuple[str, str]:
+    """A line of postgresql.conf that the server which runs has never read, and its end."""
+    main = f"{REAL}/postgresql.conf"
+    change = f"systemctl start {UNIT} && cp -a {main} {main}.before && printf '\\n%s\\n' \"{line}\" >>{main}"
+    return change, f"mv {main}.before {main}"
 
 
 _END = (
@@ -210,6 +303,72 @@ CASES = {
         "echo LD_PRELOAD= >/etc/sysconfig-pg.1 && " + _drop_in("EnvironmentFile=-/etc/sysconfig-pg.*"),
         r"/etc/sysconfig-pg\.1, the EnvironmentFile of unit postgresql-17\.service, sets LD_PRELOAD",
     ),
+    "a resource of Pacemaker that is a unit": Case(
+        _drop_in("Restart=no", name="50-pacemaker.conf"),
+        r"is managed by Pacemaker \(/run/systemd/system/.*/50-pacemaker\.conf is its own, for a unit that it",
+    ),
+    "Monit": Case(
+        "printf 'import time\\ntime.sleep(10000)\\n' >/usr/local/bin/monit"
+        f" && printf 'check process pg with pidfile {DATA}/postmaster.pid\\n start = \"/bin/x\"\\n'"
+        f" >/etc/monitrc && systemctl start {UNIT}"
+        " && systemd-run --quiet --unit=adhoc python3 /usr/local/bin/monit",
+        r"is managed by Monit \(Monit runs as process \d+, and /etc/monitrc has it start what .*",
+        stop="rm /etc/monitrc",
+    ),
+    "several servers in a unit": Case(
+        f"runuser -u {ACCOUNT} -- cp -a {REAL} /tmp/second && "
+        + _unit(
+            "app.service",
+            "Type=forking",
+            f"ExecStart={PROGRAMS}/pg_ctl -D {DATA} -w start",
+            f"ExecStartPost={PROGRAMS}/pg_ctl -D /tmp/second -o -p5433 -w start",
+        ),
+        r"is managed by a unit of several servers \(its postmaster \d+ is in unit app\.service, as is the",
+        stop="rm -r /tmp/second",
+    ),
+    "a drop-in that comes later": Case(
+        _drop_in(f"Environment=LD_PRELOAD={JEMALLOC}", name="zzz-site.conf"),
+        r"/zzz-site\.conf counts more than zz-dbmem-mshare\.conf",
+    ),
+    "the command line": Case(
+        _drop_in("ExecStart=", f"ExecStart={_SERVER} -c huge_pages=try"),
+        r"huge_pages of PostgreSQL cluster postgresql-17 is try on its command line",
+    ),
+    "RefuseManualStop=": Case(
+        _drop_in("[Unit]", "RefuseManualStop=yes"),
+        r"unit postgresql-17\.service, which is to restart .* cannot be restarted \(RefuseManualStop=yes\)",
+        stop=f"systemctl stop {UNIT}",
+        flags=("--check",),
+    ),
+    "a smart shutdown": Case(
+        _drop_in("KillSignal=SIGTERM"),
+        r"by a smart shutdown \(KillMode=mixed with SIGTERM\), .* last client has left \(for 3600 s",
+        flags=("--check",),
+    ),
+    "a configuration that is broken": Case(
+        _changed_since("nonsense")[0],
+        r"17 runs, but would not start again \(`.*/postgres -C shared_buffers` says: .*syntax error",
+        stop=_changed_since("nonsense")[1],
+        flags=("--check",),
+    ),
+    "a library that is gone": Case(
+        _changed_since("shared_preload_libraries = 'lost'")[0],
+        r"would not start again \(.*could not access file \"lost\"",
+        stop=_changed_since("shared_preload_libraries = 'lost'")[1],
+        flags=("--check",),
+    ),
+    "a directory that the unit does not see": Case(
+        _drop_in("TemporaryFileSystem=/usr/local/lib"),
+        r"/usr/local/lib.*, where the library is, is not what postmaster \d+ sees there",
+    ),
+    "a directory from which nothing is run": Case(
+        _drop_in("NoExecPaths=/usr/local/lib"),
+        r"/usr/local/lib.*, where the library is, is mounted noexec for postmaster \d+",
+    ),
+    "what the loader does not take": Case(
+        f"systemctl start {UNIT}",
+        r"the loader does not preload .*libmshare-preload\.so into .* for user dbadmin \(.*file too short",
+    ),
     "capabilities": Case(
         # VFS_CAP_REVISION_2 with CAP_NET_BIND_SERVICE, effective: what setcap writes.
         f'python3 -c \'import os, struct; os.setxattr("{PROGRAMS}/postgres", "security.capability",'
@@ -236,9 +395,7 @@ def case(library: PlainUnit, request: pytest.FixtureRequest) -> Iterator[Case]:
     one = CASES[request.param]
     library.do(_END)
     library.do(one.start)
-    library.world.eventually(
-        lambda: library.do(f"sed -n 8p {REAL}/postmaster.pid || true").strip() == "ready", "the server runs"
-    )
+    require_running(library)
     yield one
     library.do(_END)
     library.do(one.stop or "true")
@@ -246,7 +403,7 @@ def case(library: PlainUnit, request: pytest.FixtureRequest) -> Iterator[Case]:
 
 def test_it_is_left_alone(library: PlainUnit, case: Case) -> None:
     files, postmaster = library.files(), library.postmaster
-    code, output = library.move()
+    code, output = library.move(*case.flags)
     assert re.search(case.sentence, output), output
     assert code not in (0, 1)
     assert library.files() == files

@@ -259,13 +259,40 @@ def test_a_segment_elsewhere_is_found_out_and_everything_put_back(cluster: Clust
 @pytest.mark.usefixtures("msharefs")
 def test_a_server_that_does_not_start_is_told(cluster: Cluster) -> None:
     files = cluster.files()
-    cluster.set("wrong.conf", shared_preload_libraries="no_such_library")
+    # Nobody knows that before it is started.
+    cluster.set("wrong.conf", unix_socket_directories="/no/such/directory")
     run = cluster.host.play([task()])
-    assert "no_such_library" in run.said
+    assert "/no/such/directory" in run.said
     assert "does not start with them either" in run.said
     cluster.unset("wrong.conf")
     cluster.control("start")
     assert cluster.files() == files
+
+
+@pytest.mark.usefixtures("msharefs")
+def test_what_somebody_has_changed_since_its_start_would_keep_it_down(cluster: Cluster) -> None:
+    """It is found out before the server is stopped, also in a check run."""
+    cases = {
+        'could not access file "no_such_library"': (
+            "conf.d/a.conf",
+            "shared_preload_libraries = 'no_such_library'",
+        ),
+        'invalid value for parameter "work_mem"': ("conf.d/a.conf", "work_mem = much"),
+        "syntax error in file": ("conf.d/a.conf", "this is ' none"),
+        "start.conf in /etc/postgresql/15/main is disabled": ("start.conf", "disabled"),
+        "pg_ctlcluster says: Error: invalid line 1 in": ("environment", "LD_PRELOAD = /not/quoted.so"),
+    }
+    for sentence, (name, line) in cases.items():
+        path = cluster.host.inside(f"{cluster.configuration}/{name}")
+        text = path.read_text() if path.exists() else None
+        path.write_text(f"{line}\n")
+        files, pid = cluster.files(), cluster.pid
+        run = cluster.host.play([task()], *(["--check"] if name == "start.conf" else []))
+        assert run.recap["failures"] == 1, sentence
+        assert "PostgreSQL cluster 15-main runs, but would not start again (" in run.said
+        assert sentence in run.said
+        assert (cluster.files(), cluster.pid) == (files, pid)
+        path.unlink() if text is None else path.write_text(text)
 
 
 REFUSED = {

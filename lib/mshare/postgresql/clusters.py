@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from glob import glob
 
@@ -46,6 +47,8 @@ class Cluster:
     """The unit that starts it directly; None for a cluster of Debian's pg_ctlcluster, or of Patroni's."""
     patroni: local.Member | None = None
     """The member of Patroni's that runs it."""
+    main_name: str = "postgresql.conf"
+    """What its configuration file is called: -c config_file= may name another."""
 
     @property
     def is_debian(self) -> bool:
@@ -72,7 +75,7 @@ class Cluster:
     @property
     def main(self) -> str:
         """Its postgresql.conf."""
-        return os.path.join(self.configuration, "postgresql.conf")
+        return os.path.join(self.configuration, self.main_name)
 
     @property
     def owner(self) -> str:
@@ -98,6 +101,14 @@ class Cluster:
         """Its postgres, whatever that is called."""
         paths = [self.program(name) for name in evidence.PROGRAMS]
         return next((path for path in paths if os.path.exists(path)), paths[0])
+
+    @property
+    def next_program(self) -> str:
+        """The postgres that its next start runs: a unit's path may lead elsewhere by now."""
+        if self.plain_unit is None:
+            return self.server_program
+        program = os.path.realpath(units.describe(self.plain_unit).program)
+        return replace(self, programs=os.path.dirname(program)).server_program
 
     def managed(self) -> Cluster:
         """The cluster with what its manager knows; Conflict, with what to set there, for those left alone."""
@@ -139,7 +150,9 @@ class OnHost:
         self._planned = planned or {}
 
     def content(self, path: str) -> str | None:
-        return self._planned[path] if path in self._planned else files.read_text(os.path.realpath(path))
+        real = os.path.realpath(path)
+        planned = next((each for each in (path, real) if each in self._planned), None)
+        return files.read_text(real) if planned is None else self._planned[planned]
 
     def place(self, path: str) -> str:
         return path
@@ -158,7 +171,16 @@ def configuration_of(version: str, name: str) -> str:
 
 def settings(cluster: Cluster, planned: dict[str, str] | None = None) -> configuration.Settings:
     """What a cluster's files set, with some of them (path -> text) as they will be."""
-    return configuration.settings(OnHost(planned), cluster.main, cluster.data_directory, {})
+    return configuration.settings(
+        OnHost(planned), cluster.main, cluster.data_directory, started_with(cluster)
+    )
+
+
+def started_with(cluster: Cluster) -> configuration.Settings:
+    """What the command line of its last start set; it counts more than any file."""
+    path = os.path.join(cluster.data_directory, "postmaster.opts")
+    text = evidence.text_of(path, {cluster.uid}, {cluster.gid})
+    return configuration.options(configuration.started_with(text)) if text else {}
 
 
 @dataclass(frozen=True)
@@ -247,17 +269,27 @@ def configured_data_directory(version: str, name: str) -> str:
 def _others(known: set[str]) -> list[Evidence]:
     """What runs, or is started by a unit, and is none of Debian's clusters."""
     places = {os.path.realpath(path) for path in known}
-    servers = [evidence.of_process(pid) for pid, __ in evidence.postmasters()]
+    postmasters = evidence.postmasters()
+    servers = [evidence.of_process(pid, None, postmasters) for pid, __ in postmasters]
     running = {each.data_directory for each in servers}
-    stopped = [
-        evidence.stopped(unit.data_directory, unit)
-        for unit in units.of_postgresql()
-        if unit.data_directory is not None and unit.data_directory not in running
-    ]
+    stopped = [_stopped(unit) for unit in units.of_postgresql() if unit.data_directory is not None]
+    stopped = [each for each in stopped if each.data_directory not in running]
     # Patroni's are its own while it does not run them, too.
     seen = running | {each.data_directory for each in stopped}
     stopped += [Evidence(place, place) for place in sorted(patroni.configured().keys() - seen)]
     return [each for each in (*servers, *stopped) if each.apart or each.data_directory not in places]
+
+
+def _stopped(unit: units.Unit) -> Evidence:
+    """Where -D names a configuration, that says where the data is."""
+    seen = evidence.stopped(unit.data_directory or "", unit)
+    if os.path.exists(os.path.join(seen.data_directory, "PG_VERSION")):
+        return seen
+    with suppress(OSError, files.NotTrusted):
+        place = configuration.settings(OnHost(), seen.main, "", {}).get("data_directory")
+        if place is not None:
+            return replace(seen, data_directory=os.path.realpath(place[0]))
+    return seen
 
 
 def _refuse(other: Evidence) -> None:
@@ -294,6 +326,7 @@ def _elsewhere(server: Evidence) -> Cluster | None:
         server.configuration,
         server.programs,
         unit,
+        main_name=os.path.basename(server.main) or "postgresql.conf",
     )
 
 

@@ -12,10 +12,12 @@ from typing import Protocol
 
 Settings = dict[str, tuple[str, str]]
 """Name -> value, and where it stands."""
-_SETTING = re.compile(r"^\s*([A-Za-z_.]+)\s*(?:=|\s)\s*('(?:[^']|'')*'|[^\s#]+)")
+_SETTING = re.compile(r"^\s*([A-Za-z_][\w.$]*)\s*(?:=|\s)\s*('(?:[^'\\]|''|\\.)*'|[^\s#]+)")
+_ESCAPED = re.compile(r"''|\\(.)")
+COMMAND_LINE = "command line"
 _INCLUDES = ("include", "include_if_exists", "include_dir")
-_INCLUDE_DEPTH = 5
-_LETTERS = {"-N": "max_connections", "-p": "port", "-D": "data_directory"}
+_INCLUDE_DEPTH = 10
+_LETTERS = {"-B": "shared_buffers", "-N": "max_connections", "-p": "port", "-D": "data_directory"}
 
 
 class Files(Protocol):
@@ -39,9 +41,9 @@ def options(arguments: list[str]) -> Settings:
         letter, value = argument[:2], argument[2:]
         if letter == "--" or letter == "-c":
             name, __, value = (value or next(rest, "")).partition("=")
-            values[name.replace("-", "_")] = (value, "command line")
+            values[name.replace("-", "_").lower()] = (value, COMMAND_LINE)
         elif letter in _LETTERS:
-            values[_LETTERS[letter]] = (value or next(rest, ""), "command line")
+            values[_LETTERS[letter]] = (value or next(rest, ""), COMMAND_LINE)
     return values
 
 
@@ -68,7 +70,7 @@ def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> 
             continue
         name, value = match.group(1).lower(), match.group(2)
         if value.startswith("'"):
-            value = value[1:-1].replace("''", "'")
+            value = _ESCAPED.sub(lambda found: found[1] or "'", value[1:-1])
         if name not in _INCLUDES:
             values[name] = (value, label)
         elif depth:
@@ -80,4 +82,5 @@ def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> 
 def _included(files: Files, path: str, how: str) -> list[str]:
     if how != "include_dir":
         return [path]
-    return sorted(f"{path}/{name}" for name in files.listed(path) if name.endswith(".conf"))
+    names = [name for name in files.listed(path) if name.endswith(".conf") and not name.startswith(".")]
+    return sorted(f"{path}/{name}" for name in names)

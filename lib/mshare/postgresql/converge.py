@@ -22,8 +22,9 @@ from ..info import inventory
 from ..preload import settings
 from ..services.choose import systemd_runs
 from ..units import counted, format_size
-from . import account, ask, clusters, files, native, placement, probe, server, spec
+from . import account, ask, clusters, files, loader, native, placement, probe, server, spec, unit_files
 from .clusters import Cluster
+from .configuration import COMMAND_LINE
 from .facts import ClusterFacts, Costs, MemberFacts, PostgresqlFacts
 from .files import Changes, Verified
 from .native import HugePages
@@ -215,7 +216,7 @@ def postgresql_present(
             move.leave = joined
         _plan_store(move, change, restart)
         _inspect(move)
-        _require_loader(move)
+        _require_loader(move, check)
         if move.why_restart is not None and wanted.pages == "hugetlb":
             _require_pool(move, planned_pages)
         if move.why_restart is not None and wanted.pages == NATIVE:
@@ -399,6 +400,12 @@ def _require_effect(cluster: Cluster, wanted: Changes, pages: str, change: Chang
             f"PostgreSQL cluster {cluster.id} does not read {files.configuration_file(cluster)}, so nothing"
             f" was changed; add include_dir = 'conf.d' at the end of {cluster.main}"
         )
+    if value.lower() not in _setting(pages) and source == COMMAND_LINE:
+        raise Conflict(
+            f"huge_pages of PostgreSQL cluster {cluster.id} is {value} on its command line (ExecStart= of its"
+            " unit, or pg_ctl.conf), which counts more than any file, so nothing was changed; take it out"
+            " there, restart the server once, and run this again"
+        )
     if value.lower() not in _setting(pages):
         raise Conflict(
             f"huge_pages of PostgreSQL cluster {cluster.id} would be {value} for all that"
@@ -428,7 +435,7 @@ def _require_no_demand(cluster: Cluster, change: Change | None) -> None:
     )
 
 
-def _require_loader(move: _Move) -> None:
+def _require_loader(move: _Move, check: bool) -> None:
     """Conflict where the loader would ignore LD_PRELOAD: it does so in the server that runs."""
     if move.server is None or move.spec is None or not move.spec.needs_library:
         return
@@ -439,6 +446,7 @@ def _require_loader(move: _Move) -> None:
             " or because its program has capabilities (getcap), so nothing was changed; allow noatsecure for"
             " that transition, restart the server once and run this again, or set pages to native"
         )
+    loader.require(move.cluster, move.server, move.spec.library, will_be_installed=check)
 
 
 def _setting(pages: str) -> tuple[str, ...]:
@@ -580,6 +588,16 @@ def _go(move: _Move, restart: bool, probes: int, check: bool) -> Outcome[Postgre
     before = {path: read_text(path) for path in move.changes}
     if (restarting or (move.store is not None and move.demands)) and move.cluster.patroni is not None:
         move.warnings += patroni_restart.require_possible(move.cluster.patroni)
+    if restarting and move.server is not None:
+        if not move.server.ready:
+            raise Conflict(
+                f"postmaster {move.server.pid} of PostgreSQL cluster {move.id} is starting, recovering or"
+                " stopping, so it was not restarted, and nothing was changed; wait until it takes"
+                " connections, and run this again"
+            )
+        server.require_restartable(move.cluster)
+        if move.cluster.patroni is None:
+            ask.require_startable(move.cluster, move.server.pid)
     if restarting:
         # Whoever is not let in could not be verified afterwards.
         with _probed(move, min(probes, 1)):
@@ -752,9 +770,11 @@ def _note(move: _Move) -> None:
 
 
 def _require_asked(move: _Move) -> None:
-    """Conflict, before the server is stopped, where PostgreSQL's huge_pages would be another."""
+    """Conflict, before the server is stopped, where its huge_pages or its environment would be another."""
     if move.spec is None or move.cluster.patroni is not None:
         return
+    if move.cluster.plain_unit is not None and move.spec.needs_library:
+        unit_files.require_set(move.cluster, move.spec)
     value, wanted = ask.setting(move.cluster, "huge_pages"), _setting(move.spec.pages)
     if value is not None and value not in wanted:
         raise Conflict(
@@ -770,7 +790,8 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
     move.segment = placement.of(move.server.pid)
     # What is in small pages now, and collapsed later, shows there what it costs.
     later = move.spec is not None and move.spec.align_only
-    with _probed(move, probes) as opened:
+    # It let them in before, and may be full of clients by now: that is no reason to restart it once more.
+    with _probed(move, probes, fewer=True) as opened:
         cost = None if later else _cost(move, opened)
         move.costs = dataclasses.replace(move.costs, after=cost)
         move.status = server.huge_pages_status(opened[0]) if opened else None
@@ -797,11 +818,13 @@ def _verify(move: _Move, probes: int, position: server.LogPosition) -> None:
 
 
 @contextmanager
-def _probed(move: _Move, probes: int) -> Iterator[list[server.Connection]]:
+def _probed(move: _Move, probes: int, fewer: bool = False) -> Iterator[list[server.Connection]]:
     with ExitStack() as opened:
         connections = []
         if probes and move.server is not None and move.server.connects:
-            connections = opened.enter_context(server.connections(move.cluster, move.server, probes))
+            connections = opened.enter_context(
+                server.connections(move.cluster, move.server, probes, fewer=fewer)
+            )
         yield connections
 
 
@@ -817,22 +840,24 @@ def _cost(move: _Move, opened: list[server.Connection]) -> Cost | None:
 def _undo(move: _Move, before: Changes, untouched: Server) -> str:
     """Put store, files, group and server back; a clause that says how that went.
 
-    A server of Patroni's that is still `untouched` is left alone.
+    A server that is still `untouched` is left alone.
     """
     running = server.running(move.cluster)
     touched = not _is(running, untouched)
     store_text = _undo_store(move, touched)
     _put_back(move, before)
     member = move.cluster.patroni
-    if member is not None and not touched:
+    if not touched:
         return f"its files were restored, and it was not stopped{store_text}"
     try:
         if member is not None:
             patroni_restart.put_back(move.cluster, member, running)
-        elif running is None:
-            server.start(move.cluster)
         else:
-            server.restart(move.cluster, running)
+            server.forget_failures(move.cluster)
+            if running is None:
+                server.start(move.cluster)
+            else:
+                server.restart(move.cluster, running)
     except MshareError as error:
         return f"its files were restored, but it does not start with them either{store_text}: {error}"
     return f"its files were restored, and it runs with them again{store_text}"

@@ -36,7 +36,7 @@ Changes = dict[str, "str | None"]
 
 
 def environment_file(cluster: Cluster) -> str:
-    return os.path.join(cluster.configuration, "environment")
+    return files.behind_link(os.path.join(cluster.configuration, "environment"))
 
 
 def configuration_file(cluster: Cluster) -> str:
@@ -195,6 +195,11 @@ def different(wanted: Changes) -> Changes:
 
 def write(changes: Changes, cluster: Cluster) -> None:
     """Write and remove files; what was there keeps its owner and mode, what is new is the cluster's."""
+    if cluster.plain_unit is not None and changes.get(configuration_file(cluster)) is not None:
+        # PostgreSQL reads it there, whatever the umask is.
+        for folder in (paths.config_dir(), os.path.dirname(configuration_file(cluster))):
+            files.make_directory(folder)
+            files.set_access(folder, files.Access(0o755))
     for path, text in changes.items():
         if text is None:
             files.remove(path)
@@ -225,7 +230,7 @@ def _replace(path: str, text: str, cluster: Cluster) -> None:
         if access.uid not in (0, cluster.uid):
             raise files.NotTrusted(path, f"a file of uid {access.uid}, who is not the cluster's owner")
         mode, uid, gid = access.mode & 0o777, access.uid, access.gid
-    files.write_text(path, text, mode, uid, gid)
+    files.write_text(path, text, mode, uid, gid, keep_attributes=True)
 
 
 def recorded() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 import subprocess
 import time
@@ -19,10 +20,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .. import files
-from ..errors import MshareError
+from ..errors import Conflict, MshareError
 from ..host import processes, procfs
+from ..host.processes import Vanished
 from ..services.choose import systemd_runs
 from .clusters import CONTROL, Cluster
+from .managers import units
+from .managers.units import Unit
 from .spec import START_SECONDS
 
 _DATABASE = "postgres"
@@ -30,9 +34,17 @@ _POLL_SECONDS = 0.1
 _LOG_LINES = 12
 _AT_SECURE = 23
 # Lines of postmaster.pid.
-_PORT, _SOCKETS, _STATE = 3, 4, 7
+_PORT, _SOCKETS, _SHARED_MEMORY, _STATE = 3, 4, 6, 7
+# Before this version there is no line for the state: the one before is written once the memory is there, and
+# pg_ctl waits for the rest.
+_WRITES_STATE = 10
 # A standby with hot_standby = off is up and takes no connections.
 _READY, _STANDBY = "ready", "standby"
+# What a unit is in that has nothing more to start: its ExecStart is done, or systemd waits to try again.
+_AT_REST = ("exited", "auto-restart", "auto-restart-queued")
+_PATIENT_MODE = re.compile(r"(?:\s-m|--mode)[\s=]*s(?:mart)?\b")
+_PATIENT_KILL = re.compile(r"\bkill (?:-s ?)?-?(?:SIG)?(?:TERM|15)?\s*\$?\{?MAINPID")
+_TERM = "15"
 
 
 @dataclass(frozen=True)
@@ -78,13 +90,59 @@ def running(cluster: Cluster) -> Server | None:
     fields = [*lines, *[""] * _STATE]
     state = fields[_STATE].strip()
     where = (fields[_PORT].strip(), fields[_SOCKETS].strip())
-    return Server(pid, started_ticks, *where, ready=state in (_READY, _STANDBY), connects=state != _STANDBY)
+    ready = state in (_READY, _STANDBY)
+    if int(cluster.version.partition(".")[0]) < _WRITES_STATE:
+        ready = bool(fields[_SHARED_MEMORY].strip())
+    return Server(pid, started_ticks, *where, ready=ready, connects=state != _STANDBY)
 
 
 def _is_of(cluster: Cluster, pid: int) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samefile(f"/proc/{pid}/cwd", cluster.data_directory)
     return False
+
+
+def library_path(cluster: Cluster) -> dict[str, str]:
+    """The variable without which some programs of a cluster do not run, as its server has it."""
+    found = running(cluster)
+    with contextlib.suppress(OSError, Vanished):
+        if found is not None:
+            return {key: value for key, value in found.environment().items() if key == "LD_LIBRARY_PATH"}
+    return {}
+
+
+def require_restartable(cluster: Cluster) -> None:
+    """Conflict where systemd would not restart a running server, or only once every client has left it."""
+    if not systemd_runs():
+        return
+    unit = units.describe(cluster.unit)
+    if unit.loaded not in ("", "loaded") or unit.refused:
+        reason = f"its LoadState is {unit.loaded}"
+        if unit.refused:
+            reason = f"{unit.refused[0]}=yes"
+        raise Conflict(
+            f"unit {unit.name}, which is to restart PostgreSQL cluster {cluster.id}, cannot be restarted"
+            f" ({reason}), so nothing was changed; put that right (systemctl unmask, systemctl edit), and run"
+            " this again"
+        )
+    how = _waits_for_clients(unit)
+    if how is not None and cluster.patroni is None:
+        limit = "for ever" if unit.stop_seconds is None else f"for {unit.stop_seconds:g} s, then it is killed"
+        raise Conflict(
+            f"unit {unit.name} stops PostgreSQL cluster {cluster.id} by a smart shutdown ({how}), which lets"
+            f" nobody in and waits until the last client has left ({limit}), so nothing was changed; have it"
+            " stop fast (KillSignal=SIGINT, or pg_ctl stop -m fast, in a drop-in), and run this again"
+        )
+
+
+def _waits_for_clients(unit: Unit) -> str | None:
+    """By what a unit asks for a smart shutdown; None where it does not."""
+    if unit.stops:
+        match = _PATIENT_MODE.search(unit.stops) or _PATIENT_KILL.search(unit.stops)
+        return f"ExecStop= has {match[0].strip()}" if match else None
+    mode, signal = unit.kill
+    # With control-group its backends get the signal as well, and end by it.
+    return f"KillMode={mode} with SIGTERM" if mode in ("mixed", "process") and signal == _TERM else None
 
 
 def restart(cluster: Cluster, before: Server, seconds: float = START_SECONDS) -> Server:
@@ -106,7 +164,30 @@ def _control(cluster: Cluster, what: str, before: Server | None, seconds: float)
     if systemd_runs() or cluster.plain_unit is not None:
         # The unit ignores a failure of the start, so the result has to be checked anyway.
         words = ["systemctl", what, cluster.unit]
-    done = subprocess.run(
+    done = _run(words)
+    after = _came_back(cluster, before, seconds)
+    if after is not None:
+        return after
+    if before is not None and same(before, running(cluster)):
+        raise MshareError(
+            f"`{' '.join(words)}` was run (exit code {done.returncode}) and did not stop postmaster"
+            f" {before.pid} of PostgreSQL cluster {cluster.id}: {done.stdout.strip() or 'nothing'}"
+        )
+    log_text = log_since(cluster, position) or done.stdout.strip() or "nothing"
+    raise MshareError(
+        f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
+        f" does not run: {log_text}; see {cluster.log or f'`journalctl --unit {cluster.unit}`'}"
+    )
+
+
+def forget_failures(cluster: Cluster) -> None:
+    """Have systemd start a unit that has failed too often of late: one with Restart= does soon."""
+    if systemd_runs():
+        _run(["systemctl", "reset-failed", cluster.unit])
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         words,
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -115,14 +196,6 @@ def _control(cluster: Cluster, what: str, before: Server | None, seconds: float)
         text=True,
         check=False,
     )
-    after = _came_back(cluster, before, seconds)
-    if after is not None:
-        return after
-    log_text = log_since(cluster, position) or done.stdout.strip() or "nothing"
-    raise MshareError(
-        f"`{' '.join(words)}` was run (exit code {done.returncode}) and PostgreSQL cluster {cluster.id}"
-        f" does not run: {log_text}; see {cluster.log or f'`journalctl --unit {cluster.unit}`'}"
-    )
 
 
 def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Server | None:
@@ -130,12 +203,25 @@ def _came_back(cluster: Cluster, before: Server | None, seconds: float) -> Serve
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         server = running(cluster)
-        if server is None or same(server, before):
+        if server is None and not _is_coming(cluster):
+            # It may have written its file in between.
+            server = running(cluster)
+            return server if server is not None and server.ready else None
+        if server is not None and same(server, before):
             return None
-        if server.ready:
+        if server is not None and server.ready:
             return server
         time.sleep(_POLL_SECONDS)
     return None
+
+
+def _is_coming(cluster: Cluster) -> bool:
+    """Whether a unit runs a server that has not written its file yet: systemd does not wait for one of
+    Type=simple."""
+    if cluster.plain_unit is None:
+        return False
+    state, detail = units.state(cluster.plain_unit)
+    return state in ("active", "activating") and detail not in _AT_REST
 
 
 def same(server: Server, other: Server | None) -> bool:
@@ -208,7 +294,7 @@ class Connection:
             cluster.program("psql"),
             "-XAtqw",
             "-h",
-            server.sockets,
+            _reachable(server),
             "-p",
             server.port,
             "-U",
@@ -217,23 +303,30 @@ class Connection:
         ]
         groups = os.getgrouplist(owner, cluster.gid)
         self._who = f"psql as {owner} at {server.sockets}, port {server.port}"
-        self._process = subprocess.Popen(
-            words,
-            cwd="/",
-            env={
-                "LC_ALL": "C.UTF-8",
-                "PATH": "/usr/bin:/bin",
-                "PGAPPNAME": "mshare",
-                "PGCONNECT_TIMEOUT": "30",
-            },
-            user=cluster.uid,
-            group=cluster.gid,
-            extra_groups=groups,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                words,
+                cwd="/",
+                env={
+                    "LC_ALL": "C.UTF-8",
+                    "PATH": "/usr/bin:/bin",
+                    "PGAPPNAME": "mshare",
+                    "PGCONNECT_TIMEOUT": "30",
+                    **library_path(cluster),
+                },
+                user=cluster.uid,
+                group=cluster.gid,
+                extra_groups=groups,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        except OSError as error:
+            raise MshareError(
+                f"{words[0]} cannot be run ({error.strerror}), by which page tables of connections are"
+                " measured; install it there, or do without connections (probes: 0)"
+            ) from None
         try:
             self.pid = int(self.ask("SELECT pg_backend_pid()"))
         except BaseException:
@@ -261,13 +354,30 @@ class Connection:
         self._process.communicate()
 
 
+def _reachable(server: Server) -> str:
+    """The folder of a server's socket, as this process reaches it: a unit may have a /tmp of its own."""
+    inside = f"/proc/{server.pid}/root{server.sockets}"
+    try:
+        is_here = not server.sockets.startswith("/") or os.path.samefile(inside, server.sockets)
+    except OSError:
+        is_here = not os.path.isdir(inside)
+    return server.sockets if is_here else inside
+
+
 @contextmanager
-def connections(cluster: Cluster, server: Server, count: int) -> Iterator[list[Connection]]:
-    """So many connections at once; MshareError if the server lets in fewer."""
+def connections(
+    cluster: Cluster, server: Server, count: int, *, fewer: bool = False
+) -> Iterator[list[Connection]]:
+    """So many connections at once; MshareError if the server lets in fewer, unless these will do."""
     with ExitStack() as opened:
-        established = []
+        established: list[Connection] = []
         for __ in range(count):
-            connection = Connection(cluster, server)
+            try:
+                connection = Connection(cluster, server)
+            except MshareError:
+                if fewer:
+                    break
+                raise
             opened.callback(connection.close)
             established.append(connection)
         yield established

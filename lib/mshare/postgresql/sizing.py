@@ -80,7 +80,8 @@ def of_stopped(uid: int, executable: str, data_directory: str, main: str, page_b
 
 def _asked(uid: int, program: list[str], data_directory: str, page_bytes: int) -> int:
     """Ask a program, with what it is started with."""
-    asked = ["-c", f"huge_page_size={page_bytes // KIB}kB", "-C", PARAMETER]
+    # Certificates are beside the data, by default, and take no shared memory.
+    asked = ["-c", f"huge_page_size={page_bytes // KIB}kB", "-c", "ssl=off", "-C", PARAMETER]
     with _scratch(uid, data_directory) as scratch:
         where = ["-D", scratch, "-c", f"data_directory={scratch}"]
         answer = _answer(uid, [program[0], *where, *program[1:], *asked])

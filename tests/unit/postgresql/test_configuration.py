@@ -41,6 +41,7 @@ def found(files: Files, *arguments: str) -> dict[str, tuple[str, str]]:
         ("shared_buffers 8GB # note", "8GB"),
         ("Shared_Buffers='8GB'", "8GB"),
         ("shared_buffers = 'it''s'", "it's"),
+        (r"shared_buffers = 'it\'s \\x' # '", r"it's \x"),
     ],
 )
 def test_a_line(line, value):
@@ -70,8 +71,19 @@ def test_files_that_are_included_count_where_they_stand():
         "/etc/pg/conf.d/b.conf": "port=2",
         "/etc/pg/conf.d/a.conf": "port=1",
         "/etc/pg/conf.d/z.conf.bak": "port=3",
+        # An editor's, which PostgreSQL leaves out.
+        "/etc/pg/conf.d/.z.conf": "port=4",
     }
     assert found(folder) == {"port": ("2", "b.conf")}, "in the order of their names"
+
+
+def test_files_are_included_as_deep_as_postgresql_does_it():
+    texts = {f"f{number}": f"include 'f{number + 1}.conf'" for number in range(1, 10)}
+    assert found(Files(postgresql="include 'f1.conf'", **texts, f10="port=7")) == {"port": ("7", "f10.conf")}
+
+
+def test_the_name_of_an_extension_s_setting_may_have_digits():
+    assert found(Files(postgresql="pg_s3.max$1 = 5")) == {"pg_s3.max$1": ("5", "postgresql.conf")}
 
 
 def test_a_file_that_includes_itself_comes_to_an_end():
@@ -80,9 +92,10 @@ def test_a_file_that_includes_itself_comes_to_an_end():
 
 def test_what_a_command_line_sets():
     assert options(
-        ["postgres", "-N", "7", "-p5433", "-c", "huge-pages=on", "--work_mem=1MB", "-D", "/d"]
+        ["postgres", "-N", "7", "-p5433", "-c", "Huge-Pages=on", "--work_mem=1MB", "-D", "/d", "-B", "16"]
     ) == {
         "max_connections": ("7", "command line"),
+        "shared_buffers": ("16", "command line"),
         "port": ("5433", "command line"),
         "huge_pages": ("on", "command line"),
         "work_mem": ("1MB", "command line"),

@@ -40,6 +40,7 @@ def recognised(evidence: Evidence) -> list[str]:
         ("/usr/bin/perl -T /usr/sbin/pacemakerd", "Pacemaker"),
         ("runsv postgres", "a runit, s6 or daemontools supervisor"),
         ("supervise postgres", "a runit, s6 or daemontools supervisor"),
+        ("supervise-daemon postgresql --start /usr/bin/postgres", "OpenRC's supervise-daemon"),
     ],
 )
 def test_each_by_its_process(title, name):
@@ -65,6 +66,8 @@ def test_each_by_its_process(title, name):
         ("user@1000.service", [HAND]),
         ("sshd@3-10.0.0.1:22.service", [HAND]),
         ("crond.service", [HAND]),
+        ("atd.service", [HAND]),
+        ("rc-local.service", [HAND]),
         ("supervisor-exporter.service", []),
         ("repmgr15.service", []),
         ("repmgrd.service", ["repmgr"]),
@@ -151,6 +154,46 @@ def test_a_data_directory_that_is_a_link(stopped, tmp_path):
         assert keepers._named((str(path),), replace(stopped, data_directory=str(link))) is not None
 
 
+def test_the_drop_in_that_pacemaker_makes_for_a_unit_that_it_starts():
+    path = "/run/systemd/system/postgresql-16.service.d/50-pacemaker.conf"
+    (pacemaker,) = [each for each in KEEPERS if each.name == "Pacemaker"]
+    found = replace(RUNNING, unit="postgresql-16.service", drop_ins=("/etc/own.conf", path))
+    assert pacemaker.recognise(found) == f"{path} is its own, for a unit that it starts"
+    assert recognised(replace(found, drop_ins=("/etc/own.conf",))) == []
+
+
+DEBIAN = Evidence("/var/lib/postgresql/15/main", "/etc/postgresql/15/main")
+UNIT = replace(RUNNING, unit="postgresql-16.service")
+AGENT = replace(RUNNING, data_directory="/var/lib/pgsql/data")
+PGDATA = '<instance_attributes><nvpair id="a" name="pgdata" value="/srv/x"/></instance_attributes>'
+
+
+@pytest.mark.parametrize(
+    ("resource", "found", "is_it"),
+    [
+        ('<primitive id="db" class="systemd" type="postgresql-16"/>', UNIT, True),
+        ("<primitive class='systemd' id='db' type='postgresql-16.service'></primitive>", UNIT, True),
+        ('<primitive id="db" class="lsb" type="postgresql-16"/>', UNIT, True),
+        ('<primitive id="db" class="systemd" type="postgresql-15"/>', UNIT, False),
+        ('<primitive id="db" class="stonith" type="postgresql-16"/>', UNIT, False),
+        ('<primitive id="db" class="systemd" type="postgresql@15-main"/>', DEBIAN, True),
+        ('<primitive id="db" class="systemd" type="postgresql"/>', DEBIAN, True),
+        ('<primitive id="db" class="systemd" type="postgresql@15-other"/>', DEBIAN, False),
+        # Without a parameter the agents have the same directory.
+        ('<primitive id="db" class="ocf" provider="heartbeat" type="pgsql"/>', AGENT, True),
+        ('<primitive id="db" class="ocf" provider="heartbeat" type="pgsqlms">\n</primitive>', AGENT, True),
+        (f'<primitive id="db" class="ocf" type="pgsql">{PGDATA}</primitive>', AGENT, False),
+        ('<primitive id="db" class="ocf" type="pgsql"/>', UNIT, False),
+        ('<primitive id="db" class="ocf" type="apache"/>', AGENT, False),
+    ],
+)
+def test_a_resource_of_pacemaker_that_names_no_directory(resource, found, is_it):
+    cib = f'<cib>\n<primitive id="ip" class="ocf" type="IPaddr2"/>\n{resource}\n</cib>'
+    clause = keepers._pacemaker_resource(found, cib)
+    assert (clause is not None) == is_it
+    assert clause is None or clause.startswith("resource db (")
+
+
 # -- programs that start nothing, and watch
 
 
@@ -172,6 +215,54 @@ def require_alone(keeper: Manager, stopped: Evidence, sentence: str) -> None:
     assert keeper.recognise(stopped) == f"{sentence} {stopped.data_directory}"
     elsewhere = replace(stopped, data_directory="/srv/other", configuration="/srv/other")
     assert keeper.recognise(elsewhere) is None
+
+
+# -- Monit
+
+
+@pytest.fixture
+def monit(tmp_path, monkeypatch):
+    """A process whose command line is Monit's, and its Watcher for files of this test."""
+    program = tmp_path / "monit"
+    program.write_text(WAITS)
+    (watcher,) = [each for each in keepers._WATCHERS if each.name == "Monit"]
+    with running(sys.executable, str(program), "-c", "/etc/monit/monitrc"):
+        yield replace(watcher, configurations=(str(tmp_path / "conf.d/*"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        ('check process pg with pidfile {pid}\n  start program = "/bin/systemctl start pg"\n', True),
+        ("CHECK PROCESS pg PIDFILE {pid}\n  START = /bin/x\n", True),
+        # It sends mail only.
+        ("check process pg with pidfile {pid}\n  if failed port 5432 then alert\n", False),
+        (
+            "check process pg with pidfile {pid}\ncheck process web with pidfile /run/web.pid\n"
+            "  start program = /bin/web\n",
+            False,
+        ),
+        ("check process web with pidfile /run/web.pid\n  start program = /bin/web\n", False),
+        ("", False),
+    ],
+)
+def test_monit_that_would_start_it(monit, stopped, tmp_path, text, starts):
+    (tmp_path / "conf.d").mkdir()
+    path = tmp_path / "conf.d/postgresql"
+    pid_file = f"{stopped.data_directory}/postmaster.pid"
+    path.write_text(text.format(pid=pid_file))
+    clause = monit.recognise(stopped)
+    assert (clause is not None) == starts
+    assert clause is None or clause.endswith(f"and {path} has it start what {pid_file} is for")
+
+
+def test_monit_and_debian_s_file_of_the_process_s_number(monit, tmp_path):
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/pg").write_text(
+        "check process a pidfile /var/run/postgresql/15-main.pid\n start = /b\n"
+    )
+    assert monit.recognise(DEBIAN) is not None
+    assert monit.recognise(replace(DEBIAN, configuration="/etc/postgresql/15/other")) is None
 
 
 # -- repmgrd

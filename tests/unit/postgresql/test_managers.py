@@ -79,6 +79,17 @@ def parents(*titles):
         (replace(DEBIAN, unit="session-4.scope"), "hand (pg_ctl"),
         (replace(EL, unit="ssh.service", starts="{ path=/usr/sbin/sshd ; }"), "hand (pg_ctl"),
         (replace(EL, unit="pg.service", starts=EL_START, transient=True), "systemd-run"),
+        (replace(EL, of_user="user@1000.service/app.slice/postgresql-16.service"), "a user's own systemd"),
+        (replace(DEBIAN, of_user="user@1000.service/a.scope"), "a user's own systemd"),
+        # A restart would be one of others, too, or of others only.
+        (
+            replace(EL, unit="pg.service", starts=EL_START, beside=("/srv/b",)),
+            "a unit of several servers",
+        ),
+        (
+            replace(EL, unit="pg.service", starts=EL_START, unit_is_for="/srv/b"),
+            "the unit of another cluster",
+        ),
         (replace(EL, parents=parents("/controller/manager instance run")), "the operator CloudNativePG"),
         # Containers, seen from the host. What is inside does not matter.
         (replace(EL, cgroups=(f"docker/{CONTAINER_ID}",)), "a container of Docker"),
@@ -255,6 +266,26 @@ def test_every_manager_that_is_left_alone_has_advice():
     assert len({id(each) for each in choose.MANAGERS}) == len(choose.MANAGERS)
 
 
+@pytest.mark.parametrize(
+    ("path", "unit", "of_user"),
+    [
+        ("/system.slice/postgresql-16.service", "postgresql-16.service", None),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/postgresql-16.service",
+            None,
+            "user@1000.service/app.slice/postgresql-16.service",
+        ),
+        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", None),
+    ],
+)
+def test_units_of_a_user_s_own_systemd_are_none_of_the_host_s(monkeypatch, path, unit, of_user):
+    """The host may have a unit of the same name, whose restart would be one of another server."""
+    monkeypatch.setattr(evidence.Host, "runs_systemd", lambda _host: True)
+    monkeypatch.setattr(evidence, "_path_of_systemd", lambda pid: path)
+    assert evidence.unit_of_process(7) == unit
+    assert evidence._of_user(7) == of_user
+
+
 # -- Patroni that does not run
 
 
@@ -389,6 +420,41 @@ def test_a_postmaster_that_something_else_keeps(data, postgres, tmp_path):
         manager, reason = choose.manager_of(evidence.gather(str(data), "/etc/postgresql/15/main"))
     assert manager.name == "something that this collection does not know"
     assert f"{tmp_path}/keep-alive" in reason
+
+
+def test_paths_that_the_kernel_shows_from_outside(data, postgres, tmp_path, monkeypatch):
+    """Of a process in a chroot with mounts of its own, these are none on this host; what the server has noted
+    and was started with is taken, if it is the same."""
+    with server(data, started(postgres)) as pid:
+        real = os.readlink
+        monkeypatch.setattr(evidence.os, "readlink", lambda path: f"/outside{real(path)}")
+        assert evidence._link(pid, "cwd") == f"/outside{data}"
+        assert evidence._data_directory(pid) == str(data)
+        assert evidence._executable(pid) == os.path.realpath(postgres)
+        (data / "postmaster.pid").write_text(f"{pid}\n{tmp_path}\n")
+        assert evidence._data_directory(pid) == f"/outside{data}", "another directory"
+
+
+@pytest.mark.parametrize(
+    ("given", "main"),
+    [
+        (["-D", "{top}/link"], "{top}/data/postgresql.conf"),
+        (["-D", "{top}/etc"], "{top}/etc/postgresql.conf"),
+        (["-D", "{top}/nothing"], "{top}/data/postgresql.conf"),
+        (["-D", "{top}/link", "-c", "config_file={top}/etc/a.conf"], "{top}/etc/a.conf"),
+        (["--config-file=etc/a.conf"], "/etc/a.conf"),
+        ([], "{top}/data/postgresql.conf"),
+    ],
+)
+def test_where_a_server_has_its_configuration(data, tmp_path, monkeypatch, given, main):
+    """The way to the data may have links that its owner has made; the kernel shows where they led."""
+    (tmp_path / "link").symlink_to(data)
+    (tmp_path / "etc").mkdir()
+    for folder in (data, tmp_path / "etc"):
+        (folder / "postgresql.conf").write_text("")
+    words = ["postgres", *(word.format(top=tmp_path) for word in given)]
+    monkeypatch.setattr(evidence, "_arguments", lambda pid: words)
+    assert evidence._main(7, str(data)) == main.format(top=tmp_path)
 
 
 def test_a_file_of_a_postmaster_that_is_gone(data):

@@ -261,8 +261,9 @@ def test_a_cluster_of_a_plain_unit(etc, tmp_path):
     changes = files.present(cluster, WANTED, None, True)
     assert changes[files.drop_in_file(cluster)] is None
     files.write(files.different(changes), cluster)
-    assert "include_if_exists = 'dbmem-mshare.conf'" in main.read_text()
-    assert "huge_pages = on" in (data / "dbmem-mshare.conf").read_text()
+    included = tmp_path / "mshare/postgresql/postgresql-16.conf"
+    assert f"include_if_exists = '{included}'" in main.read_text()
+    assert "huge_pages = on" in included.read_text()
     converge._require_effect(cluster, {}, NATIVE)
     files.write(files.different(files.absent(cluster)), cluster)
     assert main.read_text() == "shared_buffers = 1GB\n"

@@ -57,7 +57,7 @@ def test_it_is_asked_in_a_folder_of_its_own_with_the_servers_settings(server: Se
     data = server.data_directory
     assert words == (
         f"-D {scratch} -c data_directory={scratch} -c config_file={data}/postgresql.conf -c port=5544"
-        f" -c shared_buffers=1GB -c huge_page_size=2048kB -C shared_memory_size_in_huge_pages"
+        f" -c shared_buffers=1GB -c huge_page_size=2048kB -c ssl=off -C shared_memory_size_in_huge_pages"
     )
     assert "control" in rest
     assert "shared_buffers = '2GB'" in rest
@@ -78,8 +78,8 @@ def test_a_server_that_does_not_run_is_asked_with_its_own_file(server: Server) -
     words = log.read_text().splitlines()[0]
     scratch = words.split()[1]
     assert words == (
-        f"-D {scratch} -c data_directory={scratch} -c config_file=/etc/pg.conf -c huge_page_size=1048576kB -C"
-        " shared_memory_size_in_huge_pages"
+        f"-D {scratch} -c data_directory={scratch} -c config_file=/etc/pg.conf -c huge_page_size=1048576kB"
+        " -c ssl=off -C shared_memory_size_in_huge_pages"
     )
     answers(server, "echo no >&2; exit 1")
     with pytest.raises(Unanswered, match="failed: no"):

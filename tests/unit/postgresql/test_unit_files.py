@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mshare.errors import Conflict
-from mshare.postgresql import unit_files
+from mshare.postgresql import clusters, files, unit_files
 from mshare.postgresql.clusters import Cluster
 from mshare.postgresql.managers import units
 from mshare.postgresql.managers.units import Unit
 from mshare.postgresql.spec import ClusterSpec
 from mshare.postgresql.unit_files import Parts
 from mshare.services import systemd
+from rig.other_user import UID, needs_root
 
 UNIT = "postgresql-16.service"
 THP = ClusterSpec("thp", start_seconds=610)
@@ -29,13 +32,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     (tmp_path / "units").mkdir()
     monkeypatch.setattr(systemd, "UNIT_DIRECTORY", str(tmp_path / "units"))
     (tmp_path / "postgresql.conf").write_text(CONFIGURATION)
+    monkeypatch.setattr(unit_files.paths, "config_dir", lambda: str(tmp_path / "mshare"))
     described(monkeypatch)
     return Cluster(
         "16",
         "postgresql-16",
         str(tmp_path),
-        0,
-        0,
+        os.geteuid(),
+        os.getegid(),
         configuration=str(tmp_path),
         programs="/usr/pgsql-16/bin",
         plain_unit=UNIT,
@@ -58,7 +62,7 @@ def test_three_files_are_written(cluster: Cluster) -> None:
     changes = unit_files.present(cluster, THP, PARTS)
     assert [Path(path).name for path in changes] == [
         "zz-dbmem-mshare.conf",
-        "dbmem-mshare.conf",
+        "postgresql-16.conf",
         "postgresql.conf",
     ]
     assert changes[unit_files.configuration_file(cluster)] == "huge_pages = off\n"
@@ -68,7 +72,8 @@ def test_the_block_is_put_once_and_taken_away_to_the_last_byte(cluster: Cluster)
     first = unit_files.present(cluster, THP, PARTS)[cluster.main]
     assert first is not None
     assert first == CONFIGURATION + (
-        "\n# BEGIN dbmem.mshare\ninclude_if_exists = 'dbmem-mshare.conf'\n# END dbmem.mshare\n"
+        f"\n# BEGIN dbmem.mshare\ninclude_if_exists = '{unit_files.configuration_file(cluster)}'\n"
+        "# END dbmem.mshare\n"
     )
     Path(cluster.main).write_text(first)
     assert unit_files.present(cluster, THP, PARTS)[cluster.main] == first
@@ -131,6 +136,111 @@ def test_an_environment_file_that_would_win_is_a_conflict(
     described(monkeypatch, environment_files=(str(file),))
     with pytest.raises(Conflict, match=f"the EnvironmentFile of unit {UNIT}, sets {name}, which would hide"):
         drop_in(cluster)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wins"),
+    [
+        ("zzz-site.conf", "[Service]\nEnvironment=LD_PRELOAD=/opt/jemalloc.so\n", True),
+        ("zzz-site.conf", '[Service]\nEnvironment="A=b c" \\\n  "MSHARE_PRELOAD_PAGES=4k"\n', True),
+        # It takes out all that was set before.
+        ("zzz-site.conf", "[Service]\nEnvironment=\nEnvironment=A=b\n", True),
+        ("zzz-site.conf", "[Service]\nEnvironment=A=b LANG=C\n#Environment=LD_PRELOAD=x\n", False),
+        ("override.conf", "[Service]\nEnvironment=LD_PRELOAD=/opt/jemalloc.so\n", False),
+    ],
+)
+def test_a_drop_in_that_comes_later_wins(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, wins: bool
+) -> None:
+    (tmp_path / name).write_text(text)
+    described(monkeypatch, drop_ins=(str(tmp_path / name),))
+    if not wins:
+        assert "LD_PRELOAD" in drop_in(cluster)
+        return
+    with pytest.raises(
+        Conflict,
+        match=rf"zzz-site.conf counts more than zz-dbmem-mshare.conf, because .* Environment= of unit {UNIT}",
+    ):
+        drop_in(cluster)
+
+
+def test_what_systemd_makes_of_it_is_checked_before_the_restart(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that counts more."""
+    described(monkeypatch, loaded="loaded", environment_text=f"LD_PRELOAD={THP.library}")
+    unit_files.require_set(cluster, THP)
+    described(monkeypatch, loaded="loaded", environment_text="LD_PRELOAD=/opt/jemalloc.so")
+    with pytest.raises(Conflict, match=r"would start .* with LD_PRELOAD=/opt/jemalloc.so for all that"):
+        unit_files.require_set(cluster, THP)
+
+
+def test_a_configuration_that_is_not_there_is_not_made(cluster: Cluster) -> None:
+    """PostgreSQL reads another, and would not see what is written there."""
+    Path(cluster.main).unlink()
+    for write in (lambda: unit_files.present(cluster, THP, PARTS), lambda: unit_files.native(cluster, "")):
+        with pytest.raises(
+            Conflict, match=r"postgresql.conf, which should be the configuration .* not there"
+        ):
+            write()
+
+
+def test_a_configuration_of_another_name(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "main.conf").write_text(CONFIGURATION)
+    other = replace(cluster, main_name="main.conf")
+    changes = unit_files.present(other, THP, PARTS)
+    assert str(tmp_path / "main.conf") in changes
+    assert str(tmp_path / "postgresql.conf") not in changes
+
+
+def test_a_configuration_behind_a_link_that_root_has_made(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As into a directory under version control: the link stays, and what it leads to comes back."""
+    (tmp_path / "git").mkdir()
+    Path(cluster.main).rename(tmp_path / "git/postgresql.conf")
+    Path(cluster.main).symlink_to("git/postgresql.conf")
+    os.setxattr(tmp_path / "git/postgresql.conf", "user.note", b"ours")
+    monkeypatch.setattr(files, "systemd_runs", lambda: False)
+    changes = files.different(files.present(cluster, THP, None, True))
+    assert str(tmp_path / "git/postgresql.conf") in changes
+    files.write(changes, cluster)
+    assert clusters.settings(cluster)["huge_pages"] == ("off", "postgresql-16.conf")
+    assert files.different(files.present(cluster, THP, None, True)) == {}
+    files.write(files.different(files.absent(cluster)), cluster)
+    assert Path(cluster.main).readlink() == Path("git/postgresql.conf")
+    assert Path(cluster.main).read_text() == CONFIGURATION
+    # Access lists and labels are such attributes.
+    assert os.getxattr(cluster.main, "user.note") == b"ours"
+
+
+@needs_root
+def test_a_configuration_of_somebody_else_is_refused_before_anything_is_written(cluster: Cluster) -> None:
+    os.chown(cluster.main, UID, UID)
+    with pytest.raises(Conflict, match=rf"a file of uid {UID}, who is not the cluster's owner"):
+        unit_files.present(cluster, THP, PARTS)
+
+
+def test_a_copy_of_the_data_directory_elsewhere_sets_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """A standby that pg_basebackup makes has no library, and must not have huge_pages off."""
+    changes = unit_files.present(cluster, THP, PARTS)
+    copied = {path for path in changes if path.startswith(f"{cluster.data_directory}/")}
+    assert {cluster.main} == {path for path in copied if "/mshare/" not in path and "/units/" not in path}
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/postgresql.conf").write_text(changes[cluster.main] or "")
+    copy = replace(cluster, configuration=str(tmp_path / "copy"), data_directory=str(tmp_path / "copy"))
+    assert "huge_pages" not in clusters.settings(copy)
+    assert unit_files.absent(copy)[copy.main] == CONFIGURATION
+
+
+def test_an_instance_s_name_with_a_backslash(cluster: Cluster) -> None:
+    odd = replace(cluster, name=r"postgres@srv-pg\x2d16", plain_unit=r"postgres@srv-pg\x2d16.service")
+    changes = unit_files.present(odd, THP, PARTS)
+    Path(odd.main).write_text(changes[odd.main] or "")
+    assert clusters.settings(odd, {unit_files.configuration_file(odd): "huge_pages = off"})["huge_pages"] == (
+        "off",
+        r"postgres@srv-pg\x2d16.conf",
+    )
 
 
 def test_an_environment_file_with_other_variables_is_left_alone(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mshare.errors import Conflict, Unavailable
+from mshare.errors import Conflict, MshareError, Unavailable
 from mshare.files import read_text
-from mshare.postgresql import clusters, converge, files, server
+from mshare.postgresql import clusters, converge, files, server, unit_files
 from mshare.postgresql.managers import evidence, patroni, pg_ctlcluster, units
 from mshare.postgresql.spec import ClusterSpec
 from rig.faults import fail_at
@@ -230,7 +230,7 @@ def test_there_and_back_byte_for_byte(cluster, systemctl, data, tmp_path, tail):
         files.write(files.different(files.present(cluster, wanted, None, True)), cluster)
         assert files.different(files.present(cluster, wanted, None, True)) == {}
         converge._require_effect(cluster, files.present(cluster, wanted, None, True), wanted.pages)
-        assert clusters.settings(cluster)["huge_pages"] == ("off", "dbmem-mshare.conf")
+        assert clusters.settings(cluster)["huge_pages"] == ("off", "postgresql-16.conf")
     drop_in = (systemctl.folder / f"{UNIT}.d/zz-dbmem-mshare.conf").read_text()
     assert "PartOf=mshare-region@sga.service" in drop_in
     assert drop_in.index("[Unit]") < drop_in.index("[Service]")
@@ -311,6 +311,237 @@ def test_the_restart_is_systemd_s(cluster, monkeypatch):
     ):
         server.start(cluster)
     assert said == [["systemctl", "start", UNIT]]
+
+
+def is_running(cluster, monkeypatch, *answers):
+    """What a look at the server finds, time after time; the last answer stays."""
+    left = list(answers)
+    monkeypatch.setattr(server, "running", lambda _: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(server, "_run", lambda words: type("Done", (), {"returncode": 1, "stdout": "no."}))
+    monkeypatch.setattr(server, "_journal", lambda unit, since: ["FATAL: no memory"])
+
+
+OLD = server.Server(7, 1, "5432", "/run", ready=True)
+NEW = server.Server(8, 2, "5432", "/run", ready=True)
+STARTING = replace(NEW, ready=False)
+
+
+@pytest.mark.parametrize(
+    "state", [("active", "running"), ("activating", "start"), ("activating", "start-pre")]
+)
+def test_a_unit_whose_server_has_not_written_its_file_yet(cluster, monkeypatch, state):
+    """systemd does not wait for one of Type=simple: right after the restart there is no server yet."""
+    is_running(cluster, monkeypatch, None, None, STARTING, NEW)
+    monkeypatch.setattr(units, "state", lambda name: state)
+    assert server.restart(cluster, OLD) == NEW
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        ("failed", "failed"),
+        ("inactive", "dead"),
+        ("activating", "auto-restart"),
+        ("active", "exited"),
+        ("", ""),
+    ],
+)
+def test_a_unit_that_starts_nothing_any_more(cluster, monkeypatch, state):
+    is_running(cluster, monkeypatch, None)
+    monkeypatch.setattr(units, "state", lambda name: state)
+    with pytest.raises(MshareError, match="does not run: FATAL: no memory"):
+        server.restart(cluster, OLD)
+
+
+def test_a_server_that_was_not_even_stopped(cluster, monkeypatch):
+    is_running(cluster, monkeypatch, OLD)
+    with pytest.raises(
+        MshareError, match=r"\(exit code 1\) and did not stop postmaster 7 of PostgreSQL cluster .*: no\."
+    ):
+        server.restart(cluster, OLD)
+
+
+def test_what_is_refused_before_the_restart_does_not_stop_the_server(
+    cluster, monkeypatch, systemctl, tmp_path
+):
+    """The files are put back, and the server that runs has never had them."""
+    before = snapshot(tmp_path)
+    is_running(cluster, monkeypatch, OLD)
+    done = []
+    monkeypatch.setattr(server, "restart", lambda *given: done.append(given))
+    monkeypatch.setattr(server, "start", lambda *given: done.append(given))
+    monkeypatch.setattr(unit_files, "require_set", raising(Conflict("systemd would start it otherwise")))
+    changes = files.different(files.present(cluster, THP, None, True))
+    move = converge._Move(cluster, THP, changes, server=OLD)
+    with pytest.raises(MshareError, match="its files were restored, and it was not stopped"):
+        converge._restart(move, {path: read_text(path) for path in changes}, 0)
+    assert done == []
+    assert snapshot(tmp_path) == before
+
+
+def raising(error):
+    def fail(*given):
+        raise error
+
+    return fail
+
+
+def test_a_unit_that_has_failed_too_often_is_started_all_the_same(cluster, monkeypatch, tmp_path):
+    """systemd refuses it otherwise, and the server would stay down with its own files."""
+    said = []
+    is_running(cluster, monkeypatch, None)
+    monkeypatch.setattr(server, "systemd_runs", lambda: True)
+    monkeypatch.setattr(server, "_run", said.append)
+    monkeypatch.setattr(server, "start", lambda cluster: said.append("start"))
+    text = converge._undo(converge._Move(cluster, THP, {}), {}, OLD)
+    assert text == "its files were restored, and it runs with them again"
+    assert said == [["systemctl", "reset-failed", UNIT], "start"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"loaded": "loaded"}, None),
+        ({"loaded": "masked"}, r"cannot be restarted \(its LoadState is masked\), so nothing was changed"),
+        ({"loaded": "not-found"}, r"\(its LoadState is not-found\)"),
+        ({"loaded": "loaded", "refused": ("RefuseManualStop",)}, r"\(RefuseManualStop=yes\)"),
+        ({"kill": ("mixed", "2")}, None),
+        ({"kill": ("control-group", "15")}, None),
+        (
+            {"kill": ("mixed", "15"), "stop_seconds": 90},
+            r"smart shutdown \(KillMode=mixed with SIGTERM\).*90 s",
+        ),
+        ({"kill": ("process", "15")}, r"until the last client has left \(for ever\), so nothing was changed"),
+        ({"kill": ("mixed", "15"), "stops": "pg_ctl stop -D /data -s -m fast"}, None),
+        ({"kill": ("mixed", "15"), "stops": "pg_ctl stop -D /data -s"}, None),
+        ({"kill": ("mixed", "15"), "stops": "/bin/kill -INT $MAINPID"}, None),
+        *(
+            ({"stops": words}, "smart shutdown .ExecStop= has .*have it stop fast")
+            for words in (
+                "pg_ctl stop -m smart",
+                "pg_ctl stop -ms -D /data",
+                "pg_ctl --mode=smart stop",
+                "/bin/kill $MAINPID",
+                "/bin/kill -TERM ${MAINPID}",
+                "/bin/kill -s SIGTERM $MAINPID",
+                "/bin/kill -15 $MAINPID",
+            )
+        ),
+    ],
+)
+def test_a_restart_that_systemd_would_refuse_or_that_waits_for_clients(
+    cluster, monkeypatch, fields, sentence
+):
+    monkeypatch.setattr(server, "systemd_runs", lambda: True)
+    monkeypatch.setattr(units, "describe", lambda name: units.Unit(name, **fields))
+    if sentence is None:
+        server.require_restartable(cluster)
+        return
+    with pytest.raises(Conflict, match=f"unit {UNIT}.*{sentence}"):
+        server.require_restartable(cluster)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_server_that_is_recovering_is_not_interrupted(cluster, monkeypatch, tmp_path, check):
+    before = snapshot(tmp_path)
+    is_running(cluster, monkeypatch, STARTING)
+    changes = files.different(files.present(cluster, THP, None, True))
+    move = converge._Move(cluster, THP, changes, server=STARTING, why_restart="of the environment")
+    with pytest.raises(
+        Conflict, match=r"postmaster 8 of .* is starting, recovering or stopping, so it was not"
+    ):
+        converge._go(move, True, 0, check)
+    assert snapshot(tmp_path) == before
+
+
+class Connection:
+    """Of a server that lets in two."""
+
+    opened = 0
+
+    def __init__(self, cluster, server):
+        if Connection.opened == 2:
+            raise MshareError("sorry, too many clients already")
+        Connection.opened += 1
+
+    def close(self):
+        Connection.opened -= 1
+
+
+def test_a_server_that_is_full_after_the_restart_is_measured_by_those_that_get_in(cluster, monkeypatch):
+    """Its clients were quicker: that is no reason to restart it once more."""
+    monkeypatch.setattr(server, "Connection", Connection)
+    with server.connections(cluster, NEW, 10, fewer=True) as opened:
+        assert len(opened) == 2
+    with pytest.raises(MshareError, match="too many clients"), server.connections(cluster, NEW, 10):
+        pass
+    assert Connection.opened == 0
+
+
+@pytest.mark.parametrize(("memory", "ready"), [("  5432001    196608", True), ("", False)])
+def test_a_server_before_version_10_writes_no_state(cluster, data, monkeypatch, memory, ready):
+    old = replace(cluster, version="9.6", uid=os.geteuid())
+    lines = [os.getpid(), data, 1700000000, 5432, "/run/postgresql", "*", *([memory] if memory else [])]
+    (data / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.chdir(data)
+    for one, expected in ((old, ready), (cluster, False)):
+        found = server.running(one)
+        assert found is not None
+        assert found.ready == expected
+
+
+def test_huge_pages_on_the_command_line(cluster, data):
+    """It counts more than any file, and the server would be restarted for nothing."""
+    opts = f'/usr/pgsql-16/bin/postgres "-D" "{data}" "-c" "huge_pages=on" "--shared-buffers=1GB"\n'
+    (data / "postmaster.opts").write_text(opts)
+    assert clusters.settings(cluster)["huge_pages"] == ("on", "command line")
+    assert clusters.settings(cluster)["shared_buffers"] == ("1GB", "command line")
+    with pytest.raises(
+        Conflict, match=r"is on on its command line \(ExecStart= of its unit, or pg_ctl.conf\).*nothing was"
+    ):
+        converge._require_effect(cluster, files.present(cluster, THP, None, True), THP.pages)
+
+
+@pytest.mark.parametrize("how", ["-D", "PGDATA in a file", "config_file"])
+def test_a_configuration_elsewhere_than_the_data(systemctl, data, tmp_path, how):
+    etc = tmp_path / "etc-pg"
+    etc.mkdir()
+    name = "db.conf" if how == "config_file" else "postgresql.conf"
+    (etc / name).write_text(f"data_directory = '{data}'\n")
+    (data / "postgresql.conf").unlink()
+    systemctl.add(UNIT, "/usr/pgsql-16/bin/postgres", f"PGDATA={etc}")
+    if how == "PGDATA in a file":
+        systemctl.environment_file = tmp_path / "sysconfig"
+        systemctl.environment_file.write_text(f'# where\nPGDATA="{etc}"\n')
+        systemctl.add(UNIT, "/usr/pgsql-16/bin/postgres", "PGDATA=/nowhere")
+    if how == "config_file":
+        systemctl.add(UNIT, "/usr/pgsql-16/bin/postgres", f"PGDATA={data}", f"CONF={etc}")
+        words = f"-D ${{PGDATA}} -c config_file=${{CONF}}/{name}"
+        systemctl.exec_start[UNIT] = systemctl.exec_start[UNIT].replace("-D ${PGDATA}", words)
+    cluster = clusters.find(None, None)
+    assert (cluster.data_directory, cluster.main) == (str(data), f"{etc}/{name}")
+    before = snapshot(tmp_path)
+    files.write(files.different(files.present(cluster, THP, None, True)), cluster)
+    assert clusters.settings(cluster)["huge_pages"] == ("off", "postgresql-16.conf")
+    files.write(files.different(files.absent(cluster)), cluster)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "directory", "is_for"),
+    [
+        ("-D /srv/pg", "", "/srv/pg", True),
+        ("-D /srv/pg", "", "/srv/other", False),
+        ("-D /srv/my data/16", "", "/srv/my data/16", True),
+        ("-D ${PGDATA}", '"PGDATA=/srv/my data/16"', "/srv/my data/16", True),
+        ("-D ${PGDATA}", "", "/srv/other", True),
+        ("", "PGDATA=/srv/pg", "/srv/other", False),
+    ],
+)
+def test_which_cluster_a_unit_is_for(words, environment, directory, is_for):
+    starts = f"{{ path=/opt/pg/bin/postgres ; argv[]=/opt/pg/bin/postgres {words} ; ignore_errors=no }}"
+    assert units.Unit("db.service", starts, environment).is_for(directory) == is_for
 
 
 def test_the_log_is_the_one_that_the_server_names(cluster, data):

@@ -13,16 +13,19 @@ from .keepers import KEEPERS
 from .manager import Manager
 from .patroni import PATRONI
 from .pg_ctlcluster import PG_CTLCLUSTER
-from .systemd_unit import SYSTEMD_UNIT, TRANSIENT
+from .systemd_unit import OF_ANOTHER, SHARED, SYSTEMD_UNIT, TRANSIENT, USERS
 
 # The first that recognises a cluster is its manager: from the outside to the inside.
 MANAGERS: tuple[Manager, ...] = (
     *CONTAINERS,
     PATRONI,
     *KEEPERS,
+    USERS,
     unknown.BY_PROCESS,
     unknown.BY_NAMESPACE,
     TRANSIENT,
+    SHARED,
+    OF_ANOTHER,
     PG_CTLCLUSTER,
     SYSTEMD_UNIT,
     unknown.REST,

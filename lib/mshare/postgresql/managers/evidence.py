@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ... import files
@@ -26,8 +26,11 @@ PROGRAMS = ("postgres", "postmaster", "edb-postgres", "edb-postmaster")
 """What a server's program is called: by PostgreSQL and by EDB Postgres Advanced Server."""
 _INTERPRETERS = re.compile(r"(python|perl|ruby|bash|dash|sh|java)[\d.]*\Z")
 _DELETED = " (deleted)"
-_TEXT_BYTES = 1 << 16
+_TEXT_BYTES = 1 << 20
 _NAMESPACES = ("pid", "mnt")
+_MAIN = "postgresql.conf"
+# user@1000.service runs a systemd of its own, with all of that user's units and sessions below it.
+_USER_MANAGER = re.compile(r"user@\d+\.service/.+")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,16 @@ class Evidence:
     """Whether it is the first process of its pid namespace, as in a container without an init."""
     transient: bool = False
     """Whether systemd-run made its unit."""
+    of_user: str | None = None
+    """What it is in below a user's own systemd, which is no unit of the host's."""
+    unit_is_for: str | None = None
+    """The directory of another cluster, for which its unit is."""
+    beside: tuple[str, ...] = ()
+    """The data directories of other servers in the same unit."""
+    drop_ins: tuple[str, ...] = ()
+    """The files that change its unit."""
+    main: str = ""
+    """Its configuration file; empty for the postgresql.conf in its folder."""
 
     @property
     def unit_described(self) -> units.Unit:
@@ -98,55 +111,113 @@ def gather(data_directory: str, configuration: str, unit: str | None = None) -> 
 
     `unit` is what is known to start it, for one that does not run.
     """
-    pid = next((pid for pid, place in postmasters() if _same_file(place, data_directory)), None)
+    servers = postmasters()
+    pid = next((pid for pid, place in servers if _same_file(place, data_directory)), None)
     if pid is not None:
         # The kernel may show a path outside of this host: in a chroot, of a unit with mounts of its own.
-        return replace(of_process(pid, configuration), data_directory=data_directory)
+        return replace(of_process(pid, configuration, servers), data_directory=data_directory)
     if unit is not None:
         return replace(stopped(data_directory, units.describe(unit)), configuration=configuration)
     return Evidence(data_directory, configuration)
 
 
-def of_process(pid: int, configuration: str | None = None) -> Evidence:
-    """The same for a postmaster that runs; its data directory is its working directory."""
-    data_directory = _link(pid, "cwd")
+def of_process(
+    pid: int, configuration: str | None = None, servers: Sequence[tuple[int, str]] | None = None
+) -> Evidence:
+    """The same for a postmaster that runs; its data directory is its working directory. `servers` are all
+    postmasters of the host, where the caller knows them."""
+    data_directory = _data_directory(pid)
     unit = unit_of_process(pid)
     described = units.describe(unit) if unit is not None else units.Unit("")
+    main = _main(pid, data_directory)
+    folder = configuration or os.path.dirname(main)
+    own = any(described.is_for(place) for place in (data_directory, folder))
+    others = [other for other, __ in servers or postmasters() if other != pid] if unit is not None else []
     return Evidence(
         data_directory,
-        configuration or _configuration(pid, data_directory),
+        folder,
         pid,
         tuple(_parents(pid)),
         tuple(_foreign_cgroups(pid)),
         unit,
         described.starts,
-        os.path.dirname(_link(pid, "exe")),
+        os.path.dirname(_executable(pid)),
         tuple(apart(pid)),
         _pid_inside(pid) == 1,
         described.transient,
+        _of_user(pid),
+        None if own else described.data_directory,
+        tuple(_link(other, "cwd") for other in others if unit_of_process(other) == unit),
+        described.drop_ins,
+        main,
     )
 
 
 def unit_of_process(pid: int) -> str | None:
     """The unit of this host's systemd that a process is in; None where none runs: control groups may be those
-    of a machine around this host."""
-    return unit_of(_path_of_systemd(pid)) if Host().runs_systemd() else None
+    of a machine around this host. A user's own systemd has units of the same names, which are others."""
+    if not Host().runs_systemd() or _of_user(pid) is not None:
+        return None
+    return unit_of(_path_of_systemd(pid))
+
+
+def _of_user(pid: int) -> str | None:
+    match = _USER_MANAGER.search(_path_of_systemd(pid) or "")
+    return match[0] if match else None
 
 
 def stopped(data_directory: str, unit: units.Unit) -> Evidence:
     """The same for a cluster that does not run, and that a unit starts."""
     programs = os.path.dirname(os.path.realpath(unit.program))
-    return Evidence(data_directory, data_directory, unit=unit.name, starts=unit.starts, programs=programs)
+    main = unit.configuration_file or os.path.join(unit.data_directory or data_directory, _MAIN)
+    return Evidence(
+        data_directory,
+        os.path.dirname(main),
+        unit=unit.name,
+        starts=unit.starts,
+        programs=programs,
+        drop_ins=unit.drop_ins,
+        main=main,
+    )
 
 
-def _configuration(pid: int, data_directory: str) -> str:
-    """Where its postgresql.conf is: beside config_file or in what -D names, else with the data."""
-    arguments = (procfs.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
-    given = options(arguments)
+def _executable(pid: int) -> str:
+    """Its program; likewise the one in its command line, if that is the one."""
+    shown, place = _link(pid, "exe"), f"/proc/{pid}/exe"
+    given = _arguments(pid)[0]
+    if not _same_file(shown, place) and given.startswith("/") and _same_file(given, place):
+        return os.path.realpath(given)
+    return shown
+
+
+def _arguments(pid: int) -> list[str]:
+    return (procfs.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
+
+
+def _data_directory(pid: int) -> str:
+    """Its working directory. Of a path that is none on this host, as the kernel shows it of a process in a
+    chroot with mounts of its own, the one that the server has noted, if it leads there."""
+    shown, place = _link(pid, "cwd"), f"/proc/{pid}/cwd"
+    if _same_file(shown, place):
+        return shown
+    with contextlib.suppress(Vanished, IndexError):
+        process = processes.of_pid(pid)
+        noted = text_of(f"{place}/postmaster.pid", process.uids, process.gids).split("\n")[1].strip()
+        if noted.startswith("/") and _same_file(noted, place):
+            return os.path.realpath(noted)
+    return shown
+
+
+def _main(pid: int, data_directory: str) -> str:
+    """Its configuration file: config_file, or the postgresql.conf in what -D names, else with the data."""
+    given = options(_arguments(pid))
     if "config_file" in given:
-        return os.path.dirname(given["config_file"][0])
-    named = given.get("data_directory", (data_directory, ""))[0]
-    return named if os.path.isfile(os.path.join(named, "postgresql.conf")) else data_directory
+        # Relative to where it was started, which for units is the root, unless they say otherwise.
+        return os.path.join("/", given["config_file"][0])
+    named = os.path.join("/", given.get("data_directory", (data_directory, ""))[0])
+    # The way to the data directory may have links that its owner has made; the kernel shows where they led.
+    elsewhere = not _same_file(named, data_directory) and os.path.isfile(os.path.join(named, _MAIN))
+    return os.path.join(named if elsewhere else data_directory, _MAIN)
 
 
 def postmasters() -> list[tuple[int, str]]:

@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 from dataclasses import dataclass
+from glob import glob
 
+from ... import files
 from ...host.limits import Host
+from .. import configuration
 
 _STARTERS = ("postgres", "postmaster", "edb-postgres", "edb-postmaster", "pg_ctl")
 _NAMES = re.compile(r"postgres|pgsql|postmaster|edb-as")
 _PROPERTIES = (
     *("ExecStart", "Environment", "EnvironmentFiles", "UnsetEnvironment", "TimeoutStartUSec"),
-    "UnitFileState",
+    *("UnitFileState", "LoadState", "DropInPaths", "RefuseManualStart", "RefuseManualStop"),
+    *("ExecStop", "KillMode", "KillSignal", "TimeoutStopUSec"),
 )
+_PGDATA = re.compile(r"""^\s*PGDATA=["']?([^"'\n]*?)["']?\s*$""", re.M)
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -38,6 +44,18 @@ class Unit:
     """Whether systemd-run made it: it is gone once it has stopped."""
     start_seconds: float | None = None
     """How long a start may take; None for ever."""
+    loaded: str = ""
+    """Its LoadState: "loaded", or why systemd could not start it ("masked", "not-found")."""
+    drop_ins: tuple[str, ...] = ()
+    """The files that change it, in the order of their names: of what two set, the last one counts."""
+    refused: tuple[str, ...] = ()
+    """What nobody may do to it by hand: RefuseManualStart, RefuseManualStop."""
+    stops: str = ""
+    """Its ExecStop, as systemctl shows it."""
+    kill: tuple[str, str] = ("", "")
+    """Its KillMode and the number of its KillSignal."""
+    stop_seconds: float | None = None
+    """How long a stop may take before its processes are killed; None for ever."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,19 +73,55 @@ class Unit:
         return os.path.basename(self.program) in _STARTERS
 
     @property
-    def data_directory(self) -> str | None:
-        """Where its cluster is, by -D or PGDATA; None if it has neither."""
+    def command(self) -> str:
+        """The command line of its ExecStart. Words stand side by side, also those that have blanks."""
         arguments = re.search(r"argv\[\]=(.*?) ;", self.starts)
-        words = iter(arguments[1].split() if arguments else [])
-        place = self.environment.get("PGDATA")
+        return arguments[1] if arguments else ""
+
+    @property
+    def data_directory(self) -> str | None:
+        """Where its cluster is, or at least its configuration, by -D or PGDATA; None if it has neither."""
+        environment = {**self.environment, **self._of_files()}
+        place = environment.get("PGDATA")
+        words = iter(self.command.split())
         for word in words:
             if word == "-D":
                 place = next(words, place)
             elif word.startswith("-D"):
                 place = word[2:]
-        for name, value in self.environment.items():
-            place = place and place.replace("${" + name + "}", value).replace("$" + name, value)
-        return os.path.realpath(place) if place else None
+        return self._expanded(place, environment)
+
+    @property
+    def configuration_file(self) -> str | None:
+        """What -c config_file= has, of a unit that runs postgres; None without it."""
+        if os.path.basename(self.program) == "pg_ctl":
+            return None
+        given = configuration.options(self.command.split()).get("config_file")
+        return None if given is None else self._expanded(given[0], {**self.environment, **self._of_files()})
+
+    def is_for(self, directory: str) -> bool:
+        """Whether it starts the cluster with that data directory or configuration, as far as one can see."""
+        place = self.data_directory
+        if place is None or place == os.path.realpath(directory):
+            return True
+        # Of a path with blanks the words show the first part only.
+        return f"-D {directory}" in self.command or f"-D{directory}" in self.command
+
+    def _of_files(self) -> dict[str, str]:
+        """PGDATA as its environment files have it."""
+        found = {}
+        for pattern in self.environment_files:
+            for path in sorted(glob(pattern)):
+                for match in _PGDATA.finditer(_text(path)):
+                    found["PGDATA"] = match[1]
+        return found
+
+    @staticmethod
+    def _expanded(place: str | None, environment: dict[str, str]) -> str | None:
+        for name, value in environment.items():
+            place = place and place.replace("${" + name + "}", value)
+            place = value if place == f"${name}" else place
+        return os.path.realpath(place) if place and place.startswith("/") else None
 
 
 def describe(name: str) -> Unit:
@@ -76,21 +130,36 @@ def describe(name: str) -> Unit:
         return Unit(name)
     text = _ask("show", f"--property={','.join(_PROPERTIES)}", name)
     fields: dict[str, str] = {}
-    files = []
+    environment_files = []
     for key, __, value in (line.partition("=") for line in text.split("\n")):
         if key == "EnvironmentFiles":
-            files.append(value.partition(" (")[0].lstrip("-"))
+            environment_files.append(value.partition(" (")[0].lstrip("-"))
         else:
             fields[key] = value
     return Unit(
         name,
         fields.get("ExecStart", ""),
         fields.get("Environment", ""),
-        tuple(path for path in files if path),
+        tuple(path for path in environment_files if path),
         tuple(shlex.split(fields.get("UnsetEnvironment", ""))),
         fields.get("UnitFileState") == "transient",
         _seconds(fields.get("TimeoutStartUSec", "infinity")),
+        fields.get("LoadState", ""),
+        tuple(sorted(shlex.split(fields.get("DropInPaths", "")), key=os.path.basename)),
+        tuple(name for name in ("RefuseManualStart", "RefuseManualStop") if fields.get(name) == "yes"),
+        fields.get("ExecStop", ""),
+        (fields.get("KillMode", ""), fields.get("KillSignal", "")),
+        _seconds(fields.get("TimeoutStopUSec", "infinity")),
     )
+
+
+def state(name: str) -> tuple[str, str]:
+    """A unit's ActiveState and SubState, as in ("active", "running")."""
+    lines = (
+        line.partition("=") for line in _ask("show", "--property=ActiveState,SubState", name).split("\n")
+    )
+    fields = {key: value for key, __, value in lines}
+    return fields.get("ActiveState", ""), fields.get("SubState", "")
 
 
 def inherited() -> dict[str, str]:
@@ -110,6 +179,13 @@ def of_postgresql() -> list[Unit]:
     names = {line.split()[0] for line in listed if line.strip()}
     candidates = [describe(name) for name in sorted(names) if _NAMES.search(name) and "@." not in name]
     return [unit for unit in candidates if unit.starts_postgresql]
+
+
+def _text(path: str) -> str:
+    """Of a file that systemd reads as root; empty for what is no file."""
+    with contextlib.suppress(OSError, files.NotTrusted):
+        return files.read_text(path) or ""
+    return ""
 
 
 def _seconds(text: str) -> float | None:

@@ -1,0 +1,1 @@
+../../../../lib/mshare/postgresql/loader.py
