@@ -96,16 +96,22 @@ class Outlook:
 
 
 def of_instance(
-    facts: Facts, instance: Instance, at_bytes: int, kind: Kind, rows: Sequence[Candidate]
+    facts: Facts,
+    instance: Instance,
+    at_bytes: int,
+    kind: Kind,
+    rows: Sequence[Candidate],
+    needed: bool = False,
 ) -> Outlook:
-    """The verdict on one instance and the one remedy to take."""
+    """The verdict on one instance and the one remedy to take; `needed` if the host needs it in any case."""
     room = _room(facts.host, [(instance, at_bytes)])
     best = None if instance.done else _picked(rows)
     nothing = instance.done or (
         None if best else "none of the open remedies saves enough to be worth a change"
     )
     sentence = _sentence(instance.name, room, instance.tables_bytes, at_bytes, kind)
-    optional = room.verdict == "fine" and best is not None and not _matters(facts.host, best.saving_bytes)
+    suffices = room.verdict == "fine" and not needed
+    optional = suffices and best is not None and not _matters(facts.host, best.saving_bytes)
     if nothing:
         sentence += f" Nothing to do: {nothing}."
     elif optional and best is not None:
@@ -130,6 +136,24 @@ def of_instance(
         costs=_costs(best) if best else None,
         needs=best.takes if best else None,
     )
+
+
+def needed(facts: Facts, outlooks: Sequence[Outlook]) -> list[bool]:
+    """Which of the optional remedies the host needs all the same: where its memory does not suffice for all
+    instances at their maxima, not even with the remedies that are not optional.
+
+    `outlooks` are those of the facts' instances, in their order.
+    """
+    optional = [outlook.saving_bytes for outlook in outlooks if outlook.optional]
+    left = [
+        (instance, outlook.at_maximum_bytes - (0 if outlook.optional else outlook.saving_bytes))
+        for instance, outlook in zip(facts.instances, outlooks)
+    ]
+    if not optional or _room(facts.host, left).verdict == "fine":
+        return [False] * len(outlooks)
+    # One that saves next to nothing beside the others is no help.
+    least_bytes = sum(optional) / (2 * len(optional))
+    return [outlook.optional and outlook.saving_bytes >= least_bytes for outlook in outlooks]
 
 
 def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:

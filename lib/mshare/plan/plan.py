@@ -183,6 +183,11 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
             # No remedy, but it takes memory with each process that comes.
             at_bytes = instance.remainder_at(instance.clients_maximum)
             outlooks.append(outlook.of_instance(facts, instance, at_bytes, _kinds(instance)[1], ()))
+    for number, is_needed in enumerate(outlook.needed(facts, outlooks)):
+        if is_needed:
+            optional = next(each for each in planned if each.outlook is outlooks[number])
+            outlooks[number] = _needed(facts, facts.instances[number], optional)
+            planned[planned.index(optional)] = replace(optional, outlook=outlooks[number])
     return Plan(
         schema_version=SCHEMA_VERSION,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -195,6 +200,12 @@ def plan(facts: Facts, pool_to: int | None = None, generations: bool = False) ->
         instances=tuple(planned),
         paste=paste(facts, planned, pools),
     )
+
+
+def _needed(facts: Facts, instance: Instance, planned: InstancePlan) -> Outlook:
+    """The outlook of an instance whose remedy the host needs, though its own memory suffices."""
+    at_bytes, kind = planned.at_maximum_bytes, planned.at_maximum_kind
+    return outlook.of_instance(facts, instance, at_bytes, kind, planned.rows, needed=True)
 
 
 def _notes(facts: Facts, planned: Sequence[InstancePlan]) -> list[str]:

@@ -194,6 +194,26 @@ def test_nothing_is_pasted_where_nothing_is_worth_a_change() -> None:
     assert (made.paste.sysctl, made.paste.database, made.paste.inventory) == ((), (), ())
 
 
+def test_what_is_little_for_each_is_needed_where_all_together_are_too_much() -> None:
+    """Many segments of Greenplum on one host: each is fine and saves less than 1 % of the RAM, and the host
+    runs out of memory at all of their maxima. The remedy is for all of them, but one that saves nothing."""
+    segments = [instance(f"seg{number}", 4 * GIB, 100, maximum=500) for number in range(16)]
+    tiny = instance("tiny", 16 * MIB, 3, maximum=10)
+    made = planned(*segments, tiny, memory_available_bytes=32 * GIB)
+    assert made.outlook.verdict == "will_run_out"
+    *all_of_them, last = made.instances
+    for one in all_of_them:
+        assert (one.outlook.verdict, one.outlook.optional) == ("fine", False)
+        assert one.outlook.remedy_id == "hugetlb_2m"
+        assert "Nothing to do" not in one.outlook.sentence
+    assert last.outlook.optional
+    assert f"vm.nr_hugepages = {16 * 2048 + 8}" in made.paste.sysctl
+    # With the remedies the host is fine, and so they are optional where memory suffices without them.
+    fine = planned(*segments, tiny, memory_available_bytes=128 * GIB)
+    assert fine.outlook.verdict == "fine"
+    assert all(one.outlook.optional for one in fine.instances)
+
+
 # -- limits of cgroups
 
 
