@@ -16,8 +16,10 @@ LONG = (
     "fleet/test_postgresql_unit.py",
     "fleet/test_monitoring.py",
     "fleet/test_prometheus.py",
+    # The last one of its stage by its name.
+    "unit/test_garbled_files.py",
 )
-"""Those that take minutes, the longest first."""
+"""Those that take minutes, the longest first; and one that nothing else would run beside."""
 
 
 def begin_with_the_longest(items: list[pytest.Item]) -> None:
