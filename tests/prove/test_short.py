@@ -16,7 +16,7 @@ from prove.tally import Row
 
 TRIES = 2
 DISTURBED = {
-    "kills": {"umount --force", "owner"},
+    "kills": {"umount --force", "owner", "keep-files"},
     "errors": {"mount", "create"},
 }
 
