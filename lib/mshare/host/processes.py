@@ -20,6 +20,8 @@ from . import procfs
 
 _CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
+_SIZE_BYTES = 26
+"""What "VmSize:" and its number take at most; the next line begins in it."""
 _TITLE_BYTES = 1 << 10
 _LINES_KEPT = 1 << 10
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -128,8 +130,7 @@ class Process:
         """
         status = self.status
         size, data = status.find(b"\nVmSize:"), status.find(b"\nVmData:")
-        size_end, data_end = status.find(b"\n", size + 1), status.find(b"\nVmPTE:", data)
-        return _other_kib(status[size:size_end], status[data:data_end])
+        return _other_kib(status[size : size + _SIZE_BYTES], status[data : status.find(b"\nVmPTE:", data)])
 
     def path(self, name: str) -> str:
         return f"/proc/{self.pid}/{name}"

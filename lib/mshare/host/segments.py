@@ -83,20 +83,18 @@ class Reader:
 
     def shared(self, process: processes.Process) -> Mappings:
         """The shared mappings in order of address, without segments that are too small."""
-        mappings = self._shared(process)
-        if id(mappings) in self._with_sysv:
-            return self._of_namespace(mappings, process.namespace("ipc"))
-        return mappings
-
-    def _shared(self, process: processes.Process) -> Mappings:
         if self._querying:
             try:
-                return self._query(process)
+                mappings = self._query(process)
             except OSError as error:
                 if error.errno not in (errno.ENOTTY, errno.EINVAL):
                     raise
                 self._querying = False
-        return self.parse(processes.read(process.path("maps")))
+        if not self._querying:
+            mappings = self.parse(processes.read(process.path("maps")))
+        if id(mappings) in self._with_sysv:
+            return self._of_namespace(mappings, process.namespace("ipc"))
+        return mappings
 
     def _query(self, process: processes.Process) -> Mappings:
         family = (process.parent, process.name, process.other_kib())

@@ -82,20 +82,10 @@ class Grouping:
         readable = [process for process in large if self._readable(process)]
         mappings = self._mappings
         attached = [process for process in readable if mappings[process]]
-        parents = {process.parent for process in attached}
-        names = {process.name for process in attached}
-        related = [process for process in small if process.name in names]
-        if related:
-            families = {(process.name, process.parent) for process in attached}
-            families |= {(process.name, process.pid) for process in attached}
-            # New children and idle parents of these processes, which are clients just as much.
-            attached += [
-                process
-                for process in related
-                if ((process.name, process.parent) in families or process.pid in parents)
-                and self._readable(process)
-                and mappings[process]
-            ]
+        # New children and idle parents of these processes, which are clients just as much.
+        attached += [
+            process for process in _related(small, attached) if self._readable(process) and mappings[process]
+        ]
         united = self._without_common_files(self._united(attached))
         return united + self._without_memory(readable) + self._unknown()
 
@@ -209,6 +199,23 @@ class Grouping:
             key = (databases.family(process), process.uid, process.cgroup())
             same.setdefault(key, []).append(process)
         return [Group({(): members}, unreadable=True) for members in same.values()]
+
+
+def _related(small: list[Process], attached: list[Process]) -> list[Process]:
+    """Who has the name of a process that is attached, and is its sibling, child or parent."""
+    names = {process.name for process in attached}
+    namesakes = [process for process in small if process.name in names]
+    above = {process.parent for process in namesakes}
+    own = {process.pid for process in namesakes}
+    siblings = {(process.name, process.parent) for process in attached if process.parent in above}
+    children = {(process.name, process.pid) for process in attached if process.pid in above}
+    parents = {process.parent for process in attached if process.parent in own}
+    families = siblings | children
+    return [
+        process
+        for process in namesakes
+        if (process.name, process.parent) in families or process.pid in parents
+    ]
 
 
 def _any_tree(members: list[Process]) -> bool:
