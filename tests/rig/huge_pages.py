@@ -164,6 +164,13 @@ def count() -> int:
     return _pages("nr")
 
 
+def compact() -> None:
+    """Have the kernel make large blocks of free memory: after many tests it may be in small ones only, of
+    which no huge pages can be made."""
+    with suppress(OSError):
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+
+
 @contextmanager
 def none() -> Iterator[None]:
     """A pool with nothing in it; skips where somebody has reserved pages."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from rig.debian import cache_dir, exclusive, remove_tree
 
 
-def wheels(python: str, requirements: Sequence[str]) -> Path:
-    """The folder of the wheels that a Python of a version, like 3.13, needs for these requirements."""
-    recipe = hashlib.sha256(repr(sorted(requirements)).encode()).hexdigest()[:8]
+def wheels(python: str, requirements: Sequence[str], *flags: str) -> Path:
+    """The folder of the wheels that a Python of a version, like 3.13, needs for these requirements; flags are
+    those of `pip download`."""
+    recipe = hashlib.sha256(repr(sorted([*requirements, *flags])).encode()).hexdigest()[:8]
     folder = cache_dir("wheels") / f"{python}-{recipe}"
     ready = folder / "ready"
     with exclusive(folder.parent / f"{folder.name}.lock"):
@@ -25,7 +26,7 @@ def wheels(python: str, requirements: Sequence[str]) -> Path:
                 remove_tree(folder)
             folder.mkdir()
             target = ["--python-version", python, "--only-binary=:all:", "--dest", str(folder)]
-            command = [sys.executable, "-m", "pip", "download", "-qq", *target, *requirements]
+            command = [sys.executable, "-m", "pip", "download", "-qq", *flags, *target, *requirements]
             subprocess.run(command, check=True)
             ready.touch()
     return folder

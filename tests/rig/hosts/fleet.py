@@ -182,6 +182,10 @@ class Fleet:
         options = self._ssh_options(int(self._pid_file.read_text()), ControlMaster="no")
         return ["ssh", "-i", str(ssh_key()), *options, f"root@{address(number)}", shlex.join(command)]
 
+    def in_network(self, *command: str) -> list[str]:
+        """A command line that runs another one on this machine, in the network of the hosts."""
+        return ["nsenter", f"--net=/proc/{self._pid_file.read_text()}/ns/net", *command]
+
     def _ssh_options(self, pid: int, **more: str) -> list[str]:
         connect = f"nsenter --net=/proc/{pid}/ns/net {sys.executable} -IS {HERE / 'connect.py'} %h %p"
         options = [*_SSH_OPTIONS, f"ProxyCommand={connect}", *map("=".join, more.items())]
