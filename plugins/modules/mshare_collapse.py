@@ -64,8 +64,8 @@ options:
   rate:
     description:
       - How much to collapse per second at most, like V(200MiB), or V(unlimited).
-      - By default it works at most a quarter of the time. It rests three times as long as each 2 MiB took, so that a busy server keeps
-        its throughput. The whole then takes four times as long as with V(unlimited).
+      - By default it works at most a quarter of the time. It rests three times as long as each 2 MiB took, and so takes a busy server
+        no more than a quarter of one processor. The whole then takes four times as long as with V(unlimited).
     type: str
   minimum_percent:
     description:
