@@ -306,8 +306,10 @@ def _limited() -> list[tuple[str, str, str, str]]:
     rows = [("memory", "memory", "memory.limit_in_bytes", "memory.max")]
     for page_bytes in huge_pages.sizes_bytes():
         size = huge_pages.controller_size(page_bytes)
-        names = (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.max")
-        rows.append((f"hugetlb {size}", "hugetlb", *names))
+        # One for pages in use, which kills, and one for those that are promised, which mmap fails by.
+        for which in (size, f"{size}.rsvd"):
+            names = (f"hugetlb.{which}.limit_in_bytes", f"hugetlb.{which}.max")
+            rows.append((f"hugetlb {size}", "hugetlb", *names))
     return rows
 
 

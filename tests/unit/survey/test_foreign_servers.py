@@ -15,7 +15,7 @@ from mshare.errors import Unavailable
 from mshare.host import processes, segments
 from mshare.host.processes import Pass, Process, Vanished
 from mshare.host.segments import Filesystem, Kind, Mapping
-from mshare.survey import databases, groups, host
+from mshare.survey import databases, groups, host, survey
 from mshare.survey.groups import MATTERS_BYTES, Grouping
 from mshare.survey.survey import _manager, _Row
 from mshare.units import GIB, KIB, MIB
@@ -286,6 +286,18 @@ def test_where_an_oracle_has_its_parameters(table: str | None, folder: str, tmp_
 )
 def test_who_writes_the_configuration(inside: str | None, patroni: bool, manager: str | None) -> None:
     assert _manager(databases.Database(managed_by_patroni=patroni), inside) == manager
+
+
+def test_limits_on_huge_pages_that_are_promised_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey.huge_pages, "sizes_bytes", lambda: [64 * KIB, 2 * MIB])
+    files = [(resource, v2_file) for resource, __, __, v2_file in survey._limited()]
+    assert files == [
+        ("memory", "memory.max"),
+        ("hugetlb 64KB", "hugetlb.64KB.max"),
+        ("hugetlb 64KB", "hugetlb.64KB.rsvd.max"),
+        ("hugetlb 2MB", "hugetlb.2MB.max"),
+        ("hugetlb 2MB", "hugetlb.2MB.rsvd.max"),
+    ]
 
 
 # -- other programs
