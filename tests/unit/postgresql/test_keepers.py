@@ -206,8 +206,10 @@ def running(*words: str) -> Iterator[int]:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield process.pid
-        process.kill()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def require_alone(keeper: Manager, stopped: Evidence, sentence: str) -> None:

@@ -391,7 +391,7 @@ def test_a_switchover_that_fails(code, text, kind, server):
         MshareError, match=rf"\(HTTP {code}: {text}\), so this server was not restarted"
     ) as raised:
         api.Api(RestApi(server.address)).switch_over("pg1")
-    assert type(raised.value) is kind
+    assert raised.type is kind
 
 
 # -- its REST API with TLS
