@@ -5,12 +5,11 @@
 
 One story, told in the order of this file. The hosts have a systemd, and no compiler. One member runs a
 Patroni before 4.0; the REST API wants a client's certificate, and commits want a synchronous replica. A
-standby cluster follows it, which is told with MSHARE_PROVE=1 only, as are native pages.
+standby cluster follows it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +30,6 @@ PAGES = len(MEMBERS) * 90 + 3 * huge_pages.OF_AN_INITDB
 """More huge pages than the members' segments need: other tests may start a PostgreSQL meanwhile, which takes
 pages if there are any."""
 
-long = pytest.mark.skipif(os.environ.get("MSHARE_PROVE") != "1", reason="minutes more: MSHARE_PROVE=1")
 pytestmark = pytest.mark.skipif(missing_systemd() is not None, reason=missing_systemd() or "")
 
 
@@ -201,7 +199,6 @@ def test_what_was_lost_is_told(cluster: PatroniCluster) -> None:
     assert not looked["changed"]
 
 
-@long
 def test_native_pages_are_set_in_the_store(cluster: PatroniCluster) -> None:
     """From the library's pages: without a pool, in a check, and for good; and back, exactly."""
     settings, before = cluster.ask(0, "config"), postmasters(cluster)
@@ -250,7 +247,6 @@ def standby(cluster: PatroniCluster) -> PatroniCluster:
     return one
 
 
-@long
 def test_a_leader_without_a_successor_is_refused(standby: PatroniCluster) -> None:
     leader, before = standby.leader, postmasters(standby)
     assert leader != STANDBYS[1]
@@ -260,7 +256,6 @@ def test_a_leader_without_a_successor_is_refused(standby: PatroniCluster) -> Non
     assert postmasters(standby) == before
 
 
-@long
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_standby_cluster_goes_there_and_back(
     standby: PatroniCluster, cluster: PatroniCluster, state: str
