@@ -20,12 +20,12 @@ MOST_OF = {
     "mshare_survey": 60,
     # It knows every manager, Patroni's store and restarts among them, and the accounts that servers run as.
     # What is asked for in a list is judged together: memory, and room for processes.
-    # 82: parameters in that store, and huge_pages among them, each a file; what the loader would do.
-    "mshare_postgresql": 82,
+    # 83: parameters in that store, and huge_pages among them, each a file; what the loader would do.
+    "mshare_postgresql": 83,
     # It lists the clusters that do not run, by the units and managers that start them.
     "mshare_huge_pages": 85,
     # It surveys, plans, and applies what the other modules apply.
-    "mshare_remedy": 127,
+    "mshare_remedy": 128,
 }
 # They run on the controller only.
 NEVER_SENT = {path.stem for path in modules() if "AnsibleModule(" not in path.read_text()}
