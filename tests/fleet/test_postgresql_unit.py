@@ -156,13 +156,13 @@ LAYOUTS = {
             f"ExecStart={PROGRAMS}/postgres -D ${{PGDATA}}",
         ),
         f"mkdir -p '{_OTHER}' && cp -a {REAL}/*.conf '{_OTHER}' && rm '{_OTHER}/postgresql.auto.conf'"
-        f" && printf \"data_directory = '{DATA}'\" >>'{_OTHER}/postgresql.conf'"
+        f" && printf \"\\ndata_directory = '{DATA}'\" >>'{_OTHER}/postgresql.conf'"
         f" && echo 'PGDATA=\"{_OTHER}\"' >/srv/etc/environment",
     ),
     "a directory with a blank": Layout(
         ('ReadWritePaths="/srv/my data"', "ExecStart=", f"ExecStart={PROGRAMS}/postgres -D '/srv/my data'"),
-        f"mv {REAL} '/srv/my data'",
-        undo=f"mv '/srv/my data' {REAL}",
+        f"cp -a {REAL} '/srv/my data'",
+        undo="rm -r '/srv/my data'",
         data="/srv/my data",
     ),
     "configuration of another name": Layout(

@@ -139,7 +139,7 @@ def _common() -> str | None:
 
 
 def _without_block(text: str) -> str:
-    return _BLOCK.sub("", text)
+    return unit_files.without_block(_BLOCK, text)
 
 
 def _with_block(text: str, spec: ClusterSpec) -> str:

@@ -121,7 +121,18 @@ def absent(cluster: Cluster) -> dict[str, str | None]:
 
 
 def _without_block(text: str) -> str:
-    return _BLOCK.sub("", text)
+    return without_block(_BLOCK, text)
+
+
+def without_block(block: re.Pattern[str], text: str) -> str:
+    """A text as it was before a block was put at its end. What somebody has added behind that stays a line of
+    its own, also where the text had no newline at its end."""
+
+    def left(found: re.Match[str]) -> str:
+        own_line = found.start() == 0 or text[found.start() - 1] == "\n"
+        return "" if own_line or found.end() == len(text) else "\n"
+
+    return block.sub(left, text)
 
 
 def _service_section(cluster: Cluster, spec: ClusterSpec) -> str:

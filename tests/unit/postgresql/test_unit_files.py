@@ -80,6 +80,18 @@ def test_the_block_is_put_once_and_taken_away_to_the_last_byte(cluster: Cluster)
     assert unit_files.absent(cluster)[cluster.main] == CONFIGURATION
 
 
+@pytest.mark.parametrize("newline", ["", "\n"])
+def test_lines_that_somebody_has_added_behind_the_block_stay_lines_of_their_own(
+    cluster: Cluster, newline: str
+) -> None:
+    Path(cluster.main).write_text(CONFIGURATION + newline)
+    text = unit_files.present(cluster, THP, PARTS)[cluster.main] or ""
+    Path(cluster.main).write_text(f"{text}port = 5433\n")
+    assert unit_files.absent(cluster)[cluster.main] == f"{CONFIGURATION}\nport = 5433\n"
+    again = unit_files.present(cluster, THP, PARTS)[cluster.main] or ""
+    assert again.startswith(f"{CONFIGURATION}\nport = 5433\n\n# BEGIN")
+
+
 def test_nothing_is_written_back_where_the_configuration_is_gone(cluster: Cluster) -> None:
     Path(cluster.main).unlink()
     assert set(unit_files.absent(cluster).values()) == {None}
