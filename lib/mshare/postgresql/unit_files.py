@@ -36,6 +36,8 @@ from .spec import ClusterSpec
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
 _BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
 _DROP_IN = "zz-dbmem-mshare.conf"
+_FORMER = "dbmem-mshare.conf"
+"""Beside postgresql.conf, where it was at first: a host that was moved then has it there."""
 _ENVIRONMENT = re.compile(r"^\s*Environment\s*=(.*)$", re.M)
 
 
@@ -46,6 +48,10 @@ def drop_in_file(cluster: Cluster) -> str:
 
 def configuration_file(cluster: Cluster) -> str:
     return paths.spec_file("postgresql", cluster.id).removesuffix(".json") + ".conf"
+
+
+def _former_file(cluster: Cluster) -> str:
+    return os.path.join(cluster.configuration, _FORMER)
 
 
 def main_file(cluster: Cluster) -> str:
@@ -81,6 +87,7 @@ def present(cluster: Cluster, spec: ClusterSpec, parts: Parts) -> dict[str, str 
         drop_in_file(cluster): drop_in,
         configuration_file(cluster): parts.settings,
         main_file(cluster): main + _include(cluster),
+        _former_file(cluster): None,
     }
 
 
@@ -91,6 +98,7 @@ def native(cluster: Cluster, settings: str) -> dict[str, str | None]:
         drop_in_file(cluster): None,
         configuration_file(cluster): settings,
         main_file(cluster): main + _include(cluster),
+        _former_file(cluster): None,
     }
 
 
@@ -117,6 +125,7 @@ def absent(cluster: Cluster) -> dict[str, str | None]:
         drop_in_file(cluster): None,
         configuration_file(cluster): None,
         main_file(cluster): None if main is None else _without_block(main),
+        _former_file(cluster): None,
     }
 
 

@@ -60,12 +60,36 @@ def drop_in(cluster: Cluster, spec: ClusterSpec = THP, parts: Parts = PARTS) -> 
 
 def test_three_files_are_written(cluster: Cluster) -> None:
     changes = unit_files.present(cluster, THP, PARTS)
-    assert [Path(path).name for path in changes] == [
+    assert [Path(path).name for path, text in changes.items() if text is not None] == [
         "zz-dbmem-mshare.conf",
         "postgresql-16.conf",
         "postgresql.conf",
     ]
     assert changes[unit_files.configuration_file(cluster)] == "huge_pages = off\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda cluster: unit_files.present(cluster, THP, PARTS),
+        lambda cluster: unit_files.native(cluster, "huge_pages = on\n"),
+        unit_files.absent,
+    ],
+    ids=["present", "native", "absent"],
+)
+def test_the_settings_of_a_first_version_leave_the_data_directory(cluster: Cluster, changes) -> None:
+    """It included a file beside postgresql.conf by the same marks."""
+    former = Path(cluster.configuration) / "dbmem-mshare.conf"
+    former.write_text("huge_pages = off\n")
+    block = "\n# BEGIN dbmem.mshare\ninclude_if_exists = 'dbmem-mshare.conf'\n# END dbmem.mshare\n"
+    Path(cluster.main).write_text(CONFIGURATION + block)
+    for path, text in changes(cluster).items():
+        if text is None:
+            Path(path).unlink(missing_ok=True)
+        elif path == cluster.main:
+            Path(path).write_text(text)
+    assert not former.exists()
+    assert block not in Path(cluster.main).read_text()
 
 
 def test_the_block_is_put_once_and_taken_away_to_the_last_byte(cluster: Cluster) -> None:
@@ -236,7 +260,8 @@ def test_a_configuration_of_somebody_else_is_refused_before_anything_is_written(
 def test_a_copy_of_the_data_directory_elsewhere_sets_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """A standby that pg_basebackup makes has no library, and must not have huge_pages off."""
     changes = unit_files.present(cluster, THP, PARTS)
-    copied = {path for path in changes if path.startswith(f"{cluster.data_directory}/")}
+    written = {path for path, text in changes.items() if text is not None}
+    copied = {path for path in written if path.startswith(f"{cluster.data_directory}/")}
     assert {cluster.main} == {path for path in copied if "/mshare/" not in path and "/units/" not in path}
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy/postgresql.conf").write_text(changes[cluster.main] or "")
