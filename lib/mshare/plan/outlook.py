@@ -140,16 +140,19 @@ def of_instance(
 
 def needed(facts: Facts, outlooks: Sequence[Outlook]) -> list[bool]:
     """Which of the optional remedies the host needs all the same: where its memory does not suffice for all
-    instances at their maxima, not even with the remedies that are not optional.
+    instances at their maxima with the remedies that are not optional, and is better off with all of them.
 
     `outlooks` are those of the facts' instances, in their order.
     """
     optional = [outlook.saving_bytes for outlook in outlooks if outlook.optional]
-    left = [
-        (instance, outlook.at_maximum_bytes - (0 if outlook.optional else outlook.saving_bytes))
-        for instance, outlook in zip(facts.instances, outlooks)
-    ]
-    if not optional or _room(facts.host, left).verdict == "fine":
+    pairs = list(zip(facts.instances, outlooks))
+    without = [(one, each.at_maximum_bytes - (not each.optional) * each.saving_bytes) for one, each in pairs]
+    with_all = [(one, each.at_maximum_bytes - each.saving_bytes) for one, each in pairs]
+    ranks = list(_WORDS)
+    better = ranks.index(_room(facts.host, with_all).verdict) < ranks.index(
+        _room(facts.host, without).verdict
+    )
+    if not optional or not better:
         return [False] * len(outlooks)
     # One that saves next to nothing beside the others is no help.
     least_bytes = sum(optional) / (2 * len(optional))
