@@ -161,12 +161,12 @@ def test_a_host_that_fails_goes_back_and_the_run_stops(hosts: World, pool: int) 
     """The second server of the second host does not start again."""
     before = [state(hosts, number) for number in EVERY]
     wrong = "/etc/postgresql/17/second/conf.d/wrong.conf"
-    hosts.do(1, f"echo \"shared_preload_libraries = 'no_such_library'\" >{wrong}")
+    hosts.do(1, f"echo \"unix_socket_directories = '/no/such/directory'\" >{wrong}")
     run = remedy(hosts, remedy="native")
     hosts.do(1, f"rm {wrong} && systemctl restart postgresql@17-second")
     assert run.exit_code == 2
     assert set(run.recaps) == {name(0), name(1)}
-    assert "no_such_library" in run.said
+    assert "/no/such/directory" in run.said
     assert "what this run had done before that is undone" in run.said
     assert huge_status(hosts, 0) == {"main": "on", "second": "on"}
     assert [differences(before[number], state(hosts, number)) for number in (1, 2)] == [[], []]

@@ -181,10 +181,11 @@ def test_what_fails_goes_back(clusters: list[Cluster]) -> None:
     """The second server does not start again: the first is as it was, and so is the pool."""
     main, second = clusters
     before = state(clusters)
-    second.set("wrong.conf", shared_preload_libraries="no_such_library")
+    # Nobody knows that before it is started.
+    second.set("wrong.conf", unix_socket_directories="/no/such/directory")
     run = playbook(main, remedy="native", restart_ok=True)
     second.unset("wrong.conf")
-    assert "no_such_library" in run.said
+    assert "/no/such/directory" in run.said
     second.control("start")
     if "going back failed for the pool" in run.said:
         # Somebody else's initdb had some of its pages at that moment.
