@@ -205,24 +205,21 @@ def test_the_memory_of_a_parallel_query_is_of_its_processes_and_short_lived() ->
             made.execute("ANALYZE big")
         with contextlib.ExitStack() as opened:
             busy, other, *__ = [opened.enter_context(database.connect()) for __ in range(12)]
+            surveyed: list[InstanceRecord] = []
             querying = threading.Thread(target=_until_cancelled, args=(busy,))
             querying.start()
             try:
-                eventually(lambda: _with_dynamic_memory(database.pid))
-                found = _with_dynamic_memory(database.pid)
+                eventually(lambda: surveyed.append(_surveyed(database.pid)) or _of_the_query(surveyed[-1]))
             finally:
                 other.execute("SELECT pg_cancel_backend(%s)", [busy.info.backend_pid])
                 querying.join()
-    assert found is not None
+    found = surveyed[-1]
     (main,) = (segment for segment in found.segments if not segment.short_lived)
     dynamic = [segment for segment in found.segments if segment.short_lived]
     assert main.kind == "anonymous"
     assert main.processes >= found.processes - 1
     assert {segment.kind for segment in dynamic} == {"posix"}
-    # The hash table is of the backend and its two workers, and not of the eleven connections that are idle.
-    # (What all backends have, and the postmaster has not, are the cumulative statistics.)
-    of_the_query = [segment for segment in dynamic if segment.processes <= 3]
-    assert sum(segment.size_bytes for segment in of_the_query) >= 4 * MIB
+    # What all backends have, and the postmaster has not, are the cumulative statistics.
     (planned,) = Instance.from_survey(found, None).segments
     assert planned.size_bytes == main.size_bytes
 
@@ -258,6 +255,13 @@ def _until_cancelled(connection: Any) -> None:
         connection.execute(JOIN)
 
 
-def _with_dynamic_memory(pid: int) -> InstanceRecord | None:
+def _surveyed(pid: int) -> InstanceRecord:
     (found,) = (one for one in survey(threshold_bytes=1).instances if pid in one.pids)
-    return found if any(segment.processes > 1 and segment.short_lived for segment in found.segments) else None
+    return found
+
+
+def _of_the_query(found: InstanceRecord) -> bool:
+    """Whether the hash table is there: of the backend and its two workers, and not of the eleven connections
+    that are idle."""
+    own = [segment for segment in found.segments if segment.short_lived and segment.processes <= 3]
+    return sum(segment.size_bytes for segment in own) >= 4 * MIB

@@ -161,13 +161,11 @@ class Keeper:
 
     # -- answering
 
-    def serve(self, listener: socket.socket) -> None:
-        """From the main thread, which the regions belong to. SIGTERM and SIGINT end it as soon as no program
-        has a region any more, for a program would die with its region; the second one ends it at once."""
-        inbox = signals.inbox()
+    def serve(self, listener: socket.socket, inbox: int) -> None:
+        """From the main thread, which the regions belong to. SIGTERM and SIGINT, which come through `inbox`,
+        end it as soon as no program has a region any more, for a program would die with its region; the
+        second one ends it at once."""
         told = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *__: None)
         while told < 2 and not (self._is_idle() or (told and not self._kept)):
             wanted = [inbox, self._bell, *([] if told else [listener.fileno()])]
             ready, __, __ = select.select(wanted, [], [], self._idle_seconds)
@@ -403,10 +401,14 @@ def run(backend: Backend, on_ready: Callable[[str], None], idle_seconds: float =
     require_files(backend)
     path = socket_path(backend.root)
     _raise_limits()
+    # Whoever is told that it is ready may end it at once, and it is to leave nothing then.
+    inbox = signals.inbox()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *__: None)
     with _listening(path) as (listener, users_fd):
         _clear_away(backend)
         on_ready(path)
-        Keeper(backend, users_fd, idle_seconds).serve(listener)
+        Keeper(backend, users_fd, idle_seconds).serve(listener, inbox)
 
 
 def require_files(backend: Backend) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -264,3 +265,21 @@ def test_a_lock_that_cannot_be_had_is_an_answer_and_leaves_nothing_open(
     assert (answer.code, region_fd) == (errno.ENOLCK, None)
     assert "No locks available" in answer.text
     assert open_files() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_as_soon_as_it_is_ready(
+    backend: SimulatedBackend, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Whoever reads that it is ready may be quicker than it."""
+    monkeypatch.setattr(keeper, "_raise_limits", lambda: None)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            keeper.run(backend, lambda path: os.kill(os.getpid(), number))
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not os.path.exists(keeper.socket_path(backend.root))
