@@ -240,7 +240,7 @@ class _Launcher:
             raise MshareError(self._failure())
         if self._clients.waiting:
             self._write_progress()
-        elif self._state != "ready" or (self._news and self._rested() >= 0):
+        elif self._state != "ready" or not self._file.current or (self._news and self._rested() >= 0):
             status = self.write("ready")
             notify(READY="1", STATUS=self._summary())
             if self._first_start:

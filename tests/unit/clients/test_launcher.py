@@ -289,6 +289,11 @@ def test_thousands_that_end_one_after_the_other_are_written_down_together() -> N
     one._state, one._writing_seconds = "starting", 1e6
     one._tell()
     assert written == ["ready", "ready"]
+    # What could not be written, because the tmpfs was full, is tried again without any news.
+    one._state, one._file.current = "ready", False
+    assert one._patience() == launcher._UNWRITTEN_SECONDS
+    one._tell()
+    assert written == ["ready"] * 3
 
 
 def test_a_client_that_is_stopped_is_not_attached_to_a_region_that_is_gone(here: World, kind: str) -> None:
