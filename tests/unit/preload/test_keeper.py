@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -273,13 +274,16 @@ def test_told_to_end_as_soon_as_it_is_ready(
 ) -> None:
     """Whoever reads that it is ready may be quicker than it."""
     monkeypatch.setattr(keeper, "_raise_limits", lambda: None)
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            keeper.run(backend, lambda path: os.kill(os.getpid(), number))
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert not os.path.exists(keeper.socket_path(backend.root))
+    # The path of a socket has to be short.
+    with tempfile.TemporaryDirectory(prefix="keeper.") as place:
+        monkeypatch.setenv("MSHARE_STATE_DIR", place)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                keeper.run(backend, lambda path: os.kill(os.getpid(), number))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert not os.path.exists(keeper.socket_path(backend.root))
