@@ -177,12 +177,7 @@ def monitoring() -> list[Operation]:
 
 def huge_pages() -> list[Operation]:
     """Pages into the machine's pool and back, with files for the next boot and a limit, by the module."""
-    module = (sys.executable, "-m", f"{_MODULES}.mshare_huge_pages")
-    present, absent = (*module, f"{FOLDER}/pool.json"), (*module, f"{FOLDER}/absent-only.json")
-    return [
-        Operation("mshare_huge_pages present", present, (), end=(absent,), module=True, undone=True),
-        Operation("mshare_huge_pages absent", absent, (present,), end=(absent,), module=True),
-    ]
+    return _there_and_back("mshare_huge_pages", "pool", "absent-only")
 
 
 def prepare_pool(machine: Machine, pages: int) -> None:
@@ -198,11 +193,16 @@ def prepare_pool(machine: Machine, pages: int) -> None:
 
 def remedy() -> list[Operation]:
     """The pool and a cluster's server onto it, and back, by the module."""
-    module = (sys.executable, "-m", f"{_MODULES}.mshare_remedy")
-    present, absent = (*module, f"{FOLDER}/remedy.json"), (*module, f"{FOLDER}/no-remedy.json")
+    return _there_and_back("mshare_remedy", "remedy", "no-remedy")
+
+
+def _there_and_back(name: str, wanted: str, none: str) -> list[Operation]:
+    """A module that needs nothing before, by the files with its arguments for present and absent."""
+    module = (sys.executable, "-m", f"{_MODULES}.{name}")
+    present, absent = (*module, f"{FOLDER}/{wanted}.json"), (*module, f"{FOLDER}/{none}.json")
     return [
-        Operation("mshare_remedy present", present, (), end=(absent,), module=True, undone=True),
-        Operation("mshare_remedy absent", absent, (present,), end=(absent,), module=True),
+        Operation(f"{name} present", present, (), end=(absent,), module=True, undone=True),
+        Operation(f"{name} absent", absent, (present,), end=(absent,), module=True),
     ]
 
 

@@ -18,7 +18,6 @@ from functools import lru_cache
 from ..units import KIB
 from . import procfs
 
-_CHUNK_BYTES = 1 << 16
 _STATUS_BYTES = 1 << 12
 _SIZE_BYTES = 26
 """What "VmSize:" and its number take at most; the next line begins in it."""
@@ -43,34 +42,25 @@ class Vanished(Exception):
     """The process is gone: an answer, not an error."""
 
 
-_GONE = (Vanished, FileNotFoundError, ProcessLookupError, NotADirectoryError)
+_NOT_THERE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
+"""What the kernel answers of a process that is gone."""
+_GONE = (Vanished, *_NOT_THERE)
 
 
 def opened(path: str) -> int:
     """A file of /proc, open for reading; Vanished for a process that is gone."""
     try:
         return os.open(path, _READ)
-    except (FileNotFoundError, ProcessLookupError, NotADirectoryError) as error:
+    except _NOT_THERE as error:
         raise Vanished from error
 
 
 def read(path: str) -> bytes:
     """A file of /proc, whole; Vanished for a process that is gone, PermissionError as it is."""
-    fd = opened(path)
     try:
-        first = os.read(fd, _CHUNK_BYTES)
-        if not first:
-            return first
-        parts = [first]
-        while True:
-            part = os.read(fd, _CHUNK_BYTES)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-    except ProcessLookupError as error:
+        return procfs.content(path)
+    except _NOT_THERE as error:
         raise Vanished from error
-    finally:
-        os.close(fd)
 
 
 def text(path: str) -> str:
