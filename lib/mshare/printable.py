@@ -38,6 +38,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def ending(code: int) -> str:
+    """How a process ended, by its exit code as subprocess has it: negative for a signal."""
+    return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
 def _shown(character: str) -> bool:
     # The no-break space is harmless, and some write it before a unit.
     return character.isprintable() or character == "\u00a0"

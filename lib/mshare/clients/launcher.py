@@ -28,7 +28,7 @@ from ..backends.connect import connect
 from ..errors import Failure, InvalidRequest, MshareError
 from ..host import procfs
 from ..kernel import syscalls
-from ..printable import signal_name
+from ..printable import ending
 from ..region.filling import FATAL, Fault, Filler, ranges
 from ..region.status import OwnerStatus, require_owner
 from ..services import signals, status_file, tree
@@ -362,7 +362,7 @@ class _Launcher:
             self._on_death(pid, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, pid: int, code: int) -> None:
-        reason = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        reason = ending(code)
         if not self._owner_alive:
             reason += ", after the region's owner had ended"
         member = self._clients.bury(pid, reason)

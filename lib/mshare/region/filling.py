@@ -27,7 +27,7 @@ from ..errors import MshareError, Unavailable, sentence
 from ..kernel import syscalls
 from ..preload import client
 from ..preload.client import Plan, PlanFile, Range, Report, Site, Stage, Task, Written
-from ..printable import signal_name
+from ..printable import ending
 from ..services import signals
 from .pattern import Pattern, touch
 from .region import Region
@@ -165,7 +165,7 @@ class Filler:
 
 
 def _ended_early(name: str, code: int) -> MshareError:
-    how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+    how = ending(code)
     return MshareError(
         f"the process that filled region {name} {how} before it was done; if that was the OOM killer (see"
         " dmesg, and the memory limits of the region and of this cgroup), raise the limit or fill less of it"
