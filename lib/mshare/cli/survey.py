@@ -151,7 +151,9 @@ def _instances(screen: Screen, survey: Survey, before: Survey | None) -> None:
     for change in changed:
         if change.gone:
             left = format_size(change.page_tables_bytes)
-            screen.sentence(f"  {change.name} (process {change.oldest_pid}) is gone ({left})")
+            # Where nothing else tells two of a name apart, the process is in their names.
+            process = f" (process {change.oldest_pid})"
+            screen.sentence(f"  {change.name.removesuffix(process)}{process} is gone ({left})")
 
 
 def _known(size_bytes: int | None) -> str:

@@ -118,7 +118,8 @@ def test_watching_says_what_changed_until_it_is_interrupted():
 
         surveys = [next_survey()]
         while True:
-            with running(lambda number: touch(map_shared(-1, SIZE), SIZE)) as pids:
+            # Two, which nothing but their pids tells apart: then these are in their names.
+            with running(lambda number: touch(map_shared(-1, SIZE), SIZE), count=2) as pids:
                 surveys += [next_survey(), next_survey()]
             after = [next_survey() for __ in range(3)]
             surveys += after
@@ -136,7 +137,8 @@ def test_watching_says_what_changed_until_it_is_interrupted():
     assert [any("Change" in line.split() for line in survey) for survey in surveys] == [
         number > 0 for number in range(len(surveys))
     ]
-    assert re.search(r"\(-[0-9.]+ KiB\)$", gone.rstrip())
+    assert gone.count(f"(process {pids[0]})") == 1
+    assert re.search(r"\(-[0-9.]+ [KM]iB\)$", gone.rstrip())
     assert "Traceback" not in errors
 
 
