@@ -77,21 +77,22 @@ def undisturbed(
     raise AssertionError("20 surveys, and after each a process of the server had ended")
 
 
-def shared_mappings(pid: int) -> Iterator[tuple[int, int]]:
+def segments(pid: int) -> Iterator[tuple[int, int]]:
+    """Where a process has shared memory; a file that it maps, too, as glibc's gconv cache, is none."""
     for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines():
-        if line.split()[1].endswith("s"):
-            start, end = line.split()[0].split("-")
-            yield int(start, 16), int(end, 16)
+        mapped = re.match(r"(\w+)-(\w+) ...s .* (/dev/zero \(deleted\)|/dev/shm/.*|/SYSV.*)$", line)
+        if mapped:
+            yield int(mapped[1], 16), int(mapped[2], 16)
 
 
 def exhaustive_bytes(pid: int) -> int:
-    """Page tables in a process's shared mappings, from every single entry of its pagemap.
+    """Page tables in a process's segments, from every single entry of its pagemap.
 
     Nothing of the library's own, which would agree with itself.
     """
     pages = set()
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in shared_mappings(pid):
+        for start, end in segments(pid):
             pagemap.seek(start // (4 * KIB) * 8)
             entries = memoryview(pagemap.read((end - start) // (4 * KIB) * 8)).cast("Q")
             # The two highest bits: present, or swapped.
