@@ -5,10 +5,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from rig import order
+from rig import digest, order
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order.begin_with_the_longest(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    path = os.environ.get("MSHARE_TEST_DIGEST")
+    # Workers have a summary, too, of their own part.
+    if path and not hasattr(config, "workerinput"):
+        digest.append(path, terminalreporter.stats)
