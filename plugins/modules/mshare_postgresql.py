@@ -165,7 +165,8 @@ cluster:
   type: dict
   sample:
     {"version": "15", "name": "main", "data_directory": "/var/lib/postgresql/15/main", "running": true, "pid": 4711, "port": "5432",
-    "patroni": {"scope": "15-main", "member": "db1", "leads": false, "members": ["db1", "db2", "db3"]}}
+    "patroni": {"scope": "15-main", "member": "db1", "leads": false, "members": ["db1", "db2"],
+    "api_url": "http://10.0.0.1:8008/patroni", "api_urls": ["http://10.0.0.1:8008/patroni", "http://10.0.0.2:8008/patroni"]}}
 restart_required:
   description: Whether the server has to be restarted to take effect.
   returned: success

@@ -105,7 +105,9 @@ def test_without_permission_nothing_is_restarted(cluster: PatroniCluster) -> Non
         assert (result["restart_required"], result["restarted"]) == (True, False)
         assert f"restart Patroni itself (systemctl restart {UNIT})" in " ".join(result["summary"])
         member = result["cluster"]["patroni"]
-        assert sorted(member.pop("members")) == sorted(map(name, MEMBERS))
+        urls = dict(zip(member.pop("members"), member.pop("api_urls")))
+        assert sorted(urls) == sorted(map(name, MEMBERS))
+        assert urls[name(number)] == member.pop("api_url")
         assert member == {"scope": "17-main", "member": name(number), "leads": number == cluster.leader}
         found = cluster.world.do(number, f"! command -v cc gcc clang && cat {DROP_IN}")
         assert "LD_PRELOAD=" in found

@@ -111,8 +111,18 @@ class _Move:
         if member is None:
             return None
         view = patroni_restart.view_of(member)
-        names = () if view is None else tuple(each.name for each in view.members)
-        return MemberFacts(member.scope, member.name, patroni_restart.leads(member, view), names)
+        leads = patroni_restart.leads(member, view)
+        if view is None:
+            return MemberFacts(member.scope, member.name, leads)
+        own = view.member(member.name)
+        return MemberFacts(
+            member.scope,
+            member.name,
+            leads,
+            tuple(each.name for each in view.members),
+            None if own is None else own.api_url,
+            tuple(each.api_url for each in view.members),
+        )
 
     def _summary(self) -> Iterator[str]:
         """What people read."""

@@ -22,6 +22,11 @@ class MemberFacts:
     """None where its REST API does not answer."""
     members: tuple[str, ...] = ()
     """The names of all members of the cluster, this one among them; none where nobody answered."""
+    api_url: str | None = None
+    """Its REST API, as its cluster's store has it. Clusters of the same scope, and members of the same name, in
+    other stores or namespaces have others."""
+    api_urls: tuple[str | None, ...] = ()
+    """The REST APIs of `members`, in the same order."""
 
 
 @dataclass(frozen=True)

@@ -565,6 +565,12 @@ def test_a_member_without_tls_at_an_address_with_it(server):
             {},
             "it is the leader, and no replica is near enough to it and free to take over",
         ),
+        (
+            (*WHOLE[:2], {**status("pg3"), "scheduled_restart": {"schedule": "2026-11-29T03:00:00+00:00"}}),
+            {},
+            r"a restart of member pg3 is scheduled \(at 2026-11-29T03:00:00\+00:00; `patronictl flush 17-main"
+            r" pg3 restart` cancels it\), and two could be down at once",
+        ),
     ],
 )
 def test_what_stands_in_the_way(members, more, sentence, server):
@@ -588,6 +594,8 @@ FROM_ARCHIVE = {**status("pg1", "standby_leader", "in archive recovery"), "lag":
         (STANDBY_LEADER, *WHOLE[1:]),
         (STANDBY_LEADER,),
         (FROM_ARCHIVE, *WHOLE[1:]),
+        # A scheduled restart of its own is one less to do.
+        ({**WHOLE[0], "scheduled_restart": {"schedule": "2026-11-29T03:00:00+00:00"}},),
     ],
 )
 def test_nothing_stands_in_the_way(members, server):

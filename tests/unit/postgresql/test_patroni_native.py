@@ -158,6 +158,9 @@ def test_there_and_back(one, tmp_path):
     assert store.parameters(one.store) == {"work_mem": "4MB", "huge_pages": "on"}
     assert (done.facts.restarted, done.facts.restart_required) == (True, False)
     assert done.facts.cluster.patroni.members == ("pg2", "pg1", "pg3")
+    url = f"http://{one.patroni.address}/of/"
+    assert done.facts.cluster.patroni.api_urls == tuple(f"{url}{name}" for name in ("pg2", "pg1", "pg3"))
+    assert done.facts.cluster.patroni.api_url == f"{url}pg1"
     # Only the record; the settings are nowhere on the host.
     assert sorted({*written(tmp_path)} - {*before}) == ["mshare/postgresql/demo.json"]
     assert not present().changed

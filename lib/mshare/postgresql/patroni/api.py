@@ -72,6 +72,8 @@ class Status:
     lag: object | None = None
     """Bytes behind the leader, or "unknown"; a leader has none."""
     tags: object | None = None
+    scheduled_restart: object | None = None
+    """An object with the time of it (`schedule`)."""
 
     @property
     def leads(self) -> bool:
@@ -80,6 +82,14 @@ class Status:
     @property
     def runs(self) -> bool:
         return self.state in RUNNING
+
+    @property
+    def restarts_at(self) -> str | None:
+        """When Patroni is going to restart it, for a sentence; None where no restart is scheduled."""
+        planned = self.scheduled_restart
+        if planned is None:
+            return None
+        return str(planned.get("schedule", planned)) if isinstance(planned, dict) else str(planned)
 
     @property
     def may_lead(self) -> bool:

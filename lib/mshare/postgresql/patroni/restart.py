@@ -103,6 +103,11 @@ def _obstacles(member: Member, view: View, settings: Settings) -> Iterator[str]:
     for other in view.others(member.name):
         if not other.runs:
             yield f"member {other.name} is in state {other.state}, and two would be down at once"
+        if other.restarts_at is not None:
+            yield (
+                f"a restart of member {other.name} is scheduled (at {other.restarts_at}; `patronictl flush"
+                f" {member.scope} {other.name} restart` cancels it), and two could be down at once"
+            )
     others = view.others(member.name)
     if own.leads and others and not any(view.can_take_over(other.name, settings) for other in others):
         which = "synchronous replica" if settings.is_synchronous else "replica"
