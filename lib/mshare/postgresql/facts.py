@@ -23,8 +23,8 @@ class MemberFacts:
     members: tuple[str, ...] = ()
     """The names of all members of the cluster, this one among them; none where nobody answered."""
     api_url: str | None = None
-    """Its REST API, as its cluster's store has it. Clusters of the same scope, and members of the same name, in
-    other stores or namespaces have others."""
+    """Its REST API, as its cluster's store has it. It tells members apart that have the same name, in
+    clusters of the same scope in other stores or namespaces."""
     api_urls: tuple[str | None, ...] = ()
     """The REST APIs of `members`, in the same order."""
 
