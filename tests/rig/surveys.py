@@ -81,6 +81,20 @@ def instance(
     }
 
 
+def in_huge_pages(name: str, size_bytes: int, processes: int, **fields: Any) -> dict[str, Any]:
+    """A database whose memory is in static huge pages, with what VmPTE says of it: a PMD table for each GiB
+    in every process."""
+    one = instance(name, size_bytes, processes, **fields)
+    one["segments"] = [segment(size_bytes, processes, kind="hugetlb", page_bytes=2 * MIB)]
+    shared = one["segments"][0]["page_tables_bytes"]
+    one["page_tables"].update(
+        sum_bytes=shared + processes * PROCESS_BYTES,
+        segments_bytes=shared,
+        remainder_bytes=processes * PROCESS_BYTES,
+    )
+    return one
+
+
 def pool(page_bytes: int, **fields: Any) -> dict[str, Any]:
     """A pool of huge pages, empty by default."""
     counts = {"total": 0, "free": 0, "reserved": 0, "surplus": 0, "overcommit": 0}

@@ -99,8 +99,9 @@ def _print(text: str) -> None:
 
 def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:
     host = survey.host
+    facts = from_survey(survey)
     if survey.instances:
-        outlook = plan(from_survey(survey)).outlook
+        outlook = plan(facts).outlook
         screen.lines(text.verdict(host.name, outlook, screen.width, screen.paint))
     partial = "" if survey.complete else ", partial"
     screen.sentence(
@@ -111,6 +112,8 @@ def _show(screen: Screen, survey: Survey, before: Survey | None) -> None:
     screen.sentence("")
     if survey.instances:
         _instances(screen, survey, before)
+        for sentence in filter(None, (instance.repeated for instance in facts.instances)):
+            screen.sentence(sentence)
         screen.sentence("")
         _databases(screen, survey.instances)
         _segments(screen, survey.instances)

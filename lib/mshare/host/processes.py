@@ -21,6 +21,8 @@ from . import procfs
 _STATUS_BYTES = 1 << 12
 _SIZE_BYTES = 26
 """What "VmSize:" and its number take at most; the next line begins in it."""
+_PMD = b"\nVmPMD:"
+"""Linux 4.0 to 4.14 have PMD tables in a line of their own, after that of VmPTE. Later, VmPTE has them."""
 _TITLE_BYTES = 1 << 10
 _LINES_KEPT = 1 << 10
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -256,7 +258,12 @@ def _process(name: str, status: bytes) -> Process | None:
     start = status.find(b"\nVmPTE:")
     if start < 0:
         return None
-    return Process(int(name), status, int(status[start + 7 : status.find(b" kB", start)]) * KIB)
+    end = status.find(b" kB", start)
+    kib = int(status[start + 7 : end])
+    if status.startswith(_PMD, end + 3):
+        start = end + 3 + len(_PMD)
+        kib += int(status[start : status.find(b" kB", start)])
+    return Process(int(name), status, kib * KIB)
 
 
 class Passes:

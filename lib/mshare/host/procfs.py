@@ -96,9 +96,12 @@ def status_bytes(pid: int | str = "self") -> dict[str, int] | None:
 
 
 def vm_pte_bytes(pid: int | str = "self") -> int | None:
-    """Page tables of a process in bytes (VmPTE: all levels below the PGD)."""
+    """Page tables of a process in bytes (VmPTE: all levels below the PGD).
+
+    Linux 4.0 to 4.14 have PMD tables in a field of their own, and PUD tables nowhere.
+    """
     fields = status_bytes(pid)
-    return None if fields is None else fields.get("VmPTE", 0)
+    return None if fields is None else fields.get("VmPTE", 0) + fields.get("VmPMD", 0)
 
 
 def pids() -> list[int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -16,9 +16,9 @@ from ..clients.spec import CLIENTS_MAXIMUM
 from ..errors import InvalidRequest
 from ..host import huge_pages
 from ..labels import Kind
-from ..pagetable import BASE_PAGE_BYTES, page_tables
+from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, page_tables
 from ..survey.record import OPCACHE_KINDS, HostFacts, InstanceRecord, Limit, Range, SegmentRecord, Survey
-from ..units import MIB, counted, round_up
+from ..units import GIB, MIB, counted, format_size, round_up
 
 # Below it, all segments of an instance together have a leaf table or two per process: nothing to plan.
 _SMALLEST_BYTES = 2 * MIB
@@ -61,8 +61,12 @@ class Segment:
         return self.huge_bytes >= _MOSTLY * self.size_bytes and not with_leaf_tables
 
     @classmethod
-    def from_survey(cls, record: SegmentRecord) -> Segment:
-        return cls(**{name: getattr(record, name) for name in cls.__dataclass_fields__})
+    def from_survey(cls, record: SegmentRecord, repeated_bytes: int = 0) -> Segment:
+        """`repeated_bytes` is what the survey counted in more than one process."""
+        segment = cls(**{name: getattr(record, name) for name in cls.__dataclass_fields__})
+        if not repeated_bytes:
+            return segment
+        return replace(segment, page_tables_bytes=(segment.page_tables_bytes or 0) - repeated_bytes)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class Instance:
     unit: str | None = None
     version: str | None = None
     tables_bytes: int | None = None
-    """Page tables of all its processes today, those of the segments included."""
+    """Page tables of all its processes today, those of the segments included; what they share counts once."""
+    repeated_bytes: int = 0
+    """What the VmPTE of its processes adds to that, because it counts shared tables in each of them."""
     tables_kind: Kind = "modelled"
     helpers: int = 0
     """Processes of today that the maximum does not count."""
@@ -170,11 +176,27 @@ class Instance:
         """The remainder, scaled by the average to a number of processes."""
         return self.remainder_bytes * (clients + self.helpers) // self.processes if self.processes else 0
 
+    @property
+    def repeated(self) -> str | None:
+        """Why its page tables are less than the sum of VmPTE; None where they are that sum."""
+        if not self.repeated_bytes:
+            return None
+        counted_bytes = (self.tables_bytes or 0) + self.repeated_bytes
+        return (
+            f"{self.name}: VmPTE of its processes adds up to {format_size(counted_bytes)}, of which"
+            f" {format_size(self.repeated_bytes)} are no memory (modelled): they share page tables of their"
+            " huge pages, and the kernel counts these in each process."
+        )
+
     @classmethod
-    def from_survey(cls, record: InstanceRecord, clients: int | None) -> Instance:
+    def from_survey(
+        cls, record: InstanceRecord, clients: int | None, repeated: Sequence[int] | None = None
+    ) -> Instance:
+        """`repeated` is, for each segment, what VmPTE counts in more than one process."""
+        repeated = repeated or [0] * len(record.segments)
         segments = [
-            Segment.from_survey(segment)
-            for segment in record.segments
+            Segment.from_survey(segment, repeated_bytes)
+            for segment, repeated_bytes in zip(record.segments, repeated)
             if not segment.short_lived and segment.kind != "msharefs"
         ]
         if sum(segment.size_bytes for segment in segments) < _SMALLEST_BYTES:
@@ -192,8 +214,9 @@ class Instance:
             setuid=record.setuid,
             unit=record.unit,
             version=record.version,
-            tables_bytes=record.page_tables.sum_bytes,
-            tables_kind=record.page_tables.kind,
+            tables_bytes=record.page_tables.sum_bytes - sum(repeated),
+            repeated_bytes=sum(repeated),
+            tables_kind="modelled" if any(repeated) else record.page_tables.kind,
             helpers=record.helpers,
             region=regions[0].region if regions else None,
             regions_bytes=sum(region.size_bytes for region in regions),
@@ -299,7 +322,10 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
     """
     if clients is not None:
         check_clients(clients)
-    instances = tuple(Instance.from_survey(instance, clients) for instance in survey.instances)
+    instances = tuple(
+        Instance.from_survey(instance, clients, repeated)
+        for instance, repeated in zip(survey.instances, _repeated(survey))
+    )
     return Facts(
         source="survey",
         host=Host.from_survey(survey.host, tuple(_opcache(survey))),
@@ -307,6 +333,43 @@ def from_survey(survey: Survey, instance: str | None = None, clients: int | None
         complete=survey.complete,
         surveyed_at=survey.created_at,
     )
+
+
+def whole_gib(start: int, size_bytes: int) -> int:
+    """Whole, aligned ranges of 1 GiB: the kernel shares a PMD table of huge pages only for those."""
+    return max(0, (start + size_bytes) // GIB - -(-start // GIB))
+
+
+def _repeated(survey: Survey) -> list[tuple[int, ...]]:
+    """For each instance and each of its segments: the bytes that VmPTE counts in more than one process.
+
+    Processes share the PMD table of each whole, aligned GiB of static huge pages (huge_pmd_share in
+    mm/hugetlb.c), and Linux adds it to the VmPTE of every one of them. PageTables of the host has it once:
+    no more is taken off than the sum of all VmPTE has beyond PageTables.
+    """
+    modelled = [tuple(map(_shared_pmd_bytes, instance.segments)) for instance in survey.instances]
+    most_bytes = sum(map(sum, modelled))
+    counted_bytes = survey.others.page_tables_bytes + sum(
+        instance.page_tables.sum_bytes for instance in survey.instances
+    )
+    beyond_bytes = max(0, counted_bytes - survey.host.page_tables_bytes)
+    if beyond_bytes >= most_bytes:
+        return modelled
+    return [tuple(each * beyond_bytes // most_bytes for each in repeated) for repeated in modelled]
+
+
+def _shared_pmd_bytes(segment: SegmentRecord) -> int:
+    """PMD tables that all processes of a segment share, for all of these but one."""
+    if segment.page_bytes != 2 * MIB or segment.processes < 2:
+        return 0
+    shared_bytes = TABLE_BYTES * sum(whole_gib(part.start, part.size_bytes) for part in segment.ranges)
+    full_bytes = sum(
+        page_tables(part.size_bytes, segment.page_bytes, part.start).total_bytes for part in segment.ranges
+    )
+    measured_bytes = segment.page_tables_bytes or 0
+    # Of what was measured, for not all of it may be touched.
+    per_process = measured_bytes * shared_bytes // max(1, full_bytes) // segment.processes
+    return per_process * (segment.processes - 1)
 
 
 def takes_by_itself(program_kind: str, segment: Segment | SegmentRecord) -> bool:

@@ -109,7 +109,7 @@ def of_instance(
     nothing = instance.done or (
         None if best else "none of the open remedies saves enough to be worth a change"
     )
-    sentence = _sentence(instance.name, room, instance.tables_bytes, at_bytes, kind)
+    sentence = _sentence(instance.name, room, instance.tables_bytes, instance.tables_kind, at_bytes, kind)
     suffices = room.verdict == "fine" and not needed
     optional = suffices and best is not None and not _matters(facts.host, best.saving_bytes)
     if nothing:
@@ -167,6 +167,7 @@ def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:
     at_bytes = sum(outlook.at_maximum_bytes for outlook in outlooks)
     today_bytes = sum(outlook.today_bytes or 0 for outlook in outlooks) if facts.host.surveyed else None
     kind = weakest(*(outlook.at_maximum_kind for outlook in outlooks)) if outlooks else "measured"
+    today_kind = weakest("measured", *(instance.tables_kind for instance in facts.instances))
     room = _room(
         facts.host,
         [(instance, outlook.at_maximum_bytes) for instance, outlook in zip(facts.instances, outlooks)],
@@ -183,7 +184,7 @@ def of_host(facts: Facts, outlooks: Sequence[Outlook]) -> Outlook:
     return Outlook(
         verdict=room.verdict,
         words=_WORDS[room.verdict],
-        sentence=_sentence(name, room, today_bytes, at_bytes, kind),
+        sentence=_sentence(name, room, today_bytes, today_kind, at_bytes, kind),
         today_bytes=today_bytes,
         at_maximum_bytes=at_bytes,
         at_maximum_kind=kind,
@@ -266,8 +267,10 @@ def _verdict(grown_bytes: int, available_bytes: int | None) -> Verdict:
     return "at_risk" if grown_bytes <= available_bytes else "will_run_out"
 
 
-def _sentence(name: str, room: _Room, today_bytes: int | None, at_bytes: int, kind: Kind) -> str:
-    now = "" if today_bytes is None else f"{format_size(today_bytes)} now (measured), "
+def _sentence(
+    name: str, room: _Room, today_bytes: int | None, today_kind: Kind, at_bytes: int, kind: Kind
+) -> str:
+    now = "" if today_bytes is None else f"{format_size(today_bytes)} now ({today_kind}), "
     at_maximum = f"{format_size(at_bytes)} at the maximum ({kind})"
     return f"{name}: {_WORDS[room.verdict]}: page tables {now}{at_maximum}{room.text}."
 

@@ -221,6 +221,7 @@ def _notes(facts: Facts, planned: Sequence[InstancePlan]) -> list[str]:
         notes.append(
             "The survey is partial: it could not read every process, so more may be paid than it says."
         )
+    notes += filter(None, (instance.repeated for instance in facts.instances))
     without = [instance.name for instance in facts.instances if not instance.segments and not instance.region]
     if without:
         notes.append(

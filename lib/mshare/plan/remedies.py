@@ -21,7 +21,7 @@ from ..labels import Kind
 from ..pagetable import BASE_PAGE_BYTES, TABLE_BYTES, Layout, PageTables
 from ..survey.record import OPCACHE_KINDS
 from ..units import GIB, MIB, counted, format_size, round_up
-from .facts import Host, Instance, Segment, takes_by_itself
+from .facts import Host, Instance, Segment, takes_by_itself, whole_gib
 
 POSTGRESQL_WITH_HUGE_PAGES = (9, 4)
 POSTGRESQL_WITH_HUGE_PAGE_SIZE = (14,)
@@ -123,7 +123,7 @@ def cost(remedy: Remedy, case: Case, layout: Layout | None = None) -> Cost:
     else:
         start = layout.place(segment.places[0].start, memory_bytes, page_bytes)
         tables = layout.add(start, memory_bytes, page_bytes)
-    whole = _whole_gib(start, memory_bytes)
+    whole = whole_gib(start, memory_bytes)
     pages = _pages(segment, memory_bytes, page_bytes)
     if remedy.shares == "all":
         tables_bytes, formula = _capped(case, clients, tables.total_bytes, f"{_tables(tables)}, once for all")
@@ -183,11 +183,6 @@ def _capped(case: Case, clients: int, modelled_bytes: int, formula: str) -> tupl
     if modelled_bytes <= without_bytes:
         return modelled_bytes, formula
     return without_bytes, f"{measured_formula} (not {formula}: not all of it is touched)"
-
-
-def _whole_gib(start: int, size_bytes: int) -> int:
-    """Whole, aligned ranges of 1 GiB: the kernel shares a PMD table of huge pages only for those."""
-    return max(0, (start + size_bytes) // GIB - -(-start // GIB))
 
 
 def _pages(segment: Segment, memory_bytes: int, page_bytes: int) -> int:
@@ -387,7 +382,7 @@ def _shares_pmd(case: Case, remedy: Remedy) -> str | None:
         return f"it has {format_size(segment.size_bytes)}, less than the 1 GiB of one PMD table"
     if segment.aligned_1gib is False:
         start = segment.address or 0
-        whole = _whole_gib(start, segment.size_bytes)
+        whole = whole_gib(start, segment.size_bytes)
         return (
             f"it starts at {start:#x}, which is not a multiple of 1 GiB; at a multiple,"
             f" {counted(whole, 'PMD table')} could be shared; have the program map it at a multiple of 1 GiB"

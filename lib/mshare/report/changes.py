@@ -14,7 +14,7 @@ from .fleet import Fleet, Host
 
 @dataclass(frozen=True)
 class Change:
-    """Page tables of a host, or of one of its instances, then and now. Both are measured."""
+    """Page tables of a host, or of one of its instances, then and now."""
 
     host: str
     instance: str | None

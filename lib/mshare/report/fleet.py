@@ -18,6 +18,8 @@ from ..errors import InvalidRequest
 from ..host.huge_pages import Pool
 from ..labels import Kind, weakest
 from ..plan import outlook
+from ..plan.facts import Instance as KnownInstance
+from ..plan.facts import from_survey as facts_of
 from ..plan.outlook import Outlook
 from ..survey.record import InstanceRecord, Survey, from_fields
 from ..units import counted, format_size
@@ -87,6 +89,9 @@ class Instance:
     processes: int
     processes_maximum: int | None
     page_tables_bytes: int
+    """The sum of VmPTE, where tables that several processes share count once."""
+    page_tables_kind: Kind
+    """ "measured", or "modelled" where there are such tables."""
     page_tables_average_bytes: int
     page_tables_segments_bytes: int | None
     """None where what the processes map could not be read."""
@@ -105,7 +110,7 @@ class Instance:
 
     @property
     def at_maximum_kind(self) -> Kind:
-        return "projected" if (self.processes_maximum or 0) > self.processes else "measured"
+        return "projected" if (self.processes_maximum or 0) > self.processes else self.page_tables_kind
 
     @property
     def usable(self) -> bool:
@@ -290,6 +295,10 @@ class Fleet:
         return sum(instance.page_tables_bytes for instance in self.instances)
 
     @property
+    def in_instances_kind(self) -> Kind:
+        return weakest("measured", *(instance.page_tables_kind for instance in self.instances))
+
+    @property
     def at_maximum_bytes(self) -> int:
         return sum(instance.at_maximum_bytes for instance in self.instances)
 
@@ -383,7 +392,7 @@ class Fleet:
             instances=len(self.instances),
             memory=Figure(self.memory_bytes, "measured"),
             page_tables=Figure(self.page_tables_bytes, "measured"),
-            page_tables_of_instances=Figure(self.in_instances_bytes, "measured"),
+            page_tables_of_instances=Figure(self.in_instances_bytes, self.in_instances_kind),
             page_tables_of_instances_at_maximum=Figure(self.at_maximum_bytes, self.at_maximum_kind),
         )
 
@@ -417,8 +426,11 @@ def fleet(surveys: Mapping[str, object], missing: Iterable[Missing] = ()) -> Fle
 def _host(name: str, survey: Survey) -> Host:
     facts = survey.host
     memory_bytes = facts.memory_total_bytes
-    verdict, savings = savings_of(survey)
-    instances = [_instance(name, memory_bytes, *each) for each in zip(survey.instances, savings)]
+    known = facts_of(survey)
+    verdict, savings = savings_of(known)
+    instances = [
+        _instance(name, memory_bytes, *each) for each in zip(survey.instances, known.instances, savings)
+    ]
     return Host(
         name=name,
         surveyed_at=survey.created_at,
@@ -453,8 +465,14 @@ def _remarks(survey: Survey) -> Iterable[str]:
         yield f"{survey.vanished:,} ended meanwhile"
 
 
-def _instance(host: str, memory_bytes: int, surveyed: InstanceRecord, savings: list[Saving]) -> Instance:
+def _instance(
+    host: str, memory_bytes: int, surveyed: InstanceRecord, known: KnownInstance, savings: list[Saving]
+) -> Instance:
     tables = surveyed.page_tables
+    # What processes share counts once, as in the plan.
+    tables_bytes, segments_bytes = tables.sum_bytes - known.repeated_bytes, tables.segments_bytes
+    if segments_bytes is not None:
+        segments_bytes = max(0, segments_bytes - known.repeated_bytes)
     largest = max(surveyed.segments, key=lambda segment: segment.size_bytes, default=None)
     return Instance(
         host=host,
@@ -464,12 +482,13 @@ def _instance(host: str, memory_bytes: int, surveyed: InstanceRecord, savings: l
         segments_bytes=sum(segment.size_bytes for segment in surveyed.segments),
         processes=surveyed.processes,
         processes_maximum=surveyed.processes_maximum.value if surveyed.processes_maximum else None,
-        page_tables_bytes=tables.sum_bytes,
-        page_tables_average_bytes=tables.average_bytes,
-        page_tables_segments_bytes=tables.segments_bytes,
+        page_tables_bytes=tables_bytes,
+        page_tables_kind=known.tables_kind,
+        page_tables_average_bytes=tables_bytes // max(1, surveyed.processes),
+        page_tables_segments_bytes=segments_bytes,
         share_of_host_percent=surveyed.share_of_host_percent,
-        percent_of_memory=_percent(tables.sum_bytes, memory_bytes),
-        figure_kind=tables.segments_kind,
+        percent_of_memory=_percent(tables_bytes, memory_bytes),
+        figure_kind=weakest(tables.segments_kind, known.tables_kind),
         savings=tuple(savings),
     )
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 from ..kernel.generations import GENERATIONS
 from ..labels import KINDS, Kind
-from ..plan.facts import Facts, Instance, from_survey
+from ..plan.facts import Facts, Instance
 from ..plan.outlook import Outlook
 from ..plan.plan import InstancePlan, plan
-from ..survey.record import InstanceRecord, Survey
 
 _MSHARE = f"mshare_{list(GENERATIONS)[-1]}"
 REMEDIES = {
@@ -66,20 +65,17 @@ class Saving:
         return REMEDIES[self.remedy]
 
 
-def savings_of(survey: Survey) -> tuple[Outlook, list[list[Saving]]]:
+def savings_of(facts: Facts) -> tuple[Outlook, list[list[Saving]]]:
     """The plan's verdict on the host, and for each instance one saving per remedy, in the order of REMEDIES.
 
-    The instances are in the survey's order.
+    The instances are in the facts' order, which is the survey's.
     """
-    facts = from_survey(survey)
     planned = plan(facts, generations=True)
     at_maximum = iter(planned.instances)
     now = iter(plan(_as_now(facts), generations=True).instances)
     return planned.outlook, [
-        _planned(next(now), next(at_maximum))
-        if instance.segments or instance.region
-        else _nothing(instance, instance_record)
-        for instance, instance_record in zip(facts.instances, survey.instances)
+        _planned(next(now), next(at_maximum)) if instance.segments or instance.region else _nothing(instance)
+        for instance in facts.instances
     ]
 
 
@@ -102,12 +98,12 @@ def _effect(planned: InstancePlan, remedy: str) -> Effect:
     return Effect(row.at_maximum_bytes, row.after_bytes, row.confidence)
 
 
-def _nothing(instance: Instance, surveyed: InstanceRecord) -> list[Saving]:
+def _nothing(instance: Instance) -> list[Saving]:
     """An instance without shared segments has nothing that a remedy would change, however many come."""
-    sum_bytes = surveyed.page_tables.sum_bytes
+    sum_bytes, kind = instance.tables_bytes or 0, instance.tables_kind
     grown_bytes = instance.remainder_at(instance.clients_maximum)
-    now = Effect(sum_bytes, sum_bytes, "measured")
-    later = Effect(grown_bytes, grown_bytes, "projected" if grown_bytes != sum_bytes else "measured")
+    now = Effect(sum_bytes, sum_bytes, kind)
+    later = Effect(grown_bytes, grown_bytes, "projected" if grown_bytes != sum_bytes else kind)
     return [Saving(remedy, 1, 0, now, later) for remedy in REMEDIES]
 
 

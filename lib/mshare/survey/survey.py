@@ -94,7 +94,10 @@ def _survey(
     grouping = Grouping(seen, threshold_bytes, known.mappings)
     groups = grouping.groups()
     facts = host.facts()
-    looking = _Looking(grouping, exact, facts, _outside_bytes(seen, facts), known)
+    # PageTables has once what several processes share, and before Linux 5.10 leaf tables only.
+    counted_bytes = sum(process.vm_pte_bytes for process in seen.processes)
+    all_bytes = max(facts.page_tables_bytes, counted_bytes)
+    looking = _Looking(grouping, exact, all_bytes, _outside_bytes(seen, facts), known)
     instances = names.apart(looking.instance(group) for group in groups)
     instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
     counted = {pid for instance in instances for pid in instance.pids}
@@ -143,14 +146,14 @@ class _Looking:
         self,
         grouping: Grouping,
         exact: bool,
-        facts: HostFacts,
+        all_bytes: int,
         outside_bytes: int | None,
         known: _Known,
     ) -> None:
         self._grouping = grouping
         self._known = known
         self._exact = exact
-        self._facts = facts
+        self._all_bytes = all_bytes
         self._outside_bytes = outside_bytes
         self._limits = limits.Host(keeps=True)
         self._limits_known: dict[tuple[tuple[str, str], ...], tuple[Limit, ...]] = {}
@@ -174,7 +177,6 @@ class _Looking:
         part = None if group.unreadable else min(sum_bytes, attributed.bytes)
         inside = container(cgroup)
         environment = first.environment()
-        host_bytes = self._facts.page_tables_bytes
         record = InstanceRecord(
             name=database.name,
             kind=database.kind,
@@ -203,7 +205,7 @@ class _Looking:
                 kind="measured",
                 segments_kind="measured" if attributed.scanned >= len(members) else "modelled",
             ),
-            share_of_host_percent=round(100 * sum_bytes / host_bytes, 2) if host_bytes else 0.0,
+            share_of_host_percent=round(100 * sum_bytes / self._all_bytes, 2) if self._all_bytes else 0.0,
             huge_pages_requested=database.huge_pages_requested,
             settings=database.settings,
             preload=preload_settings.requested_pages(environment),

@@ -194,6 +194,17 @@ def test_a_process_of_whatever_size(size_kib):
     assert only.threads == 1
 
 
+def test_pmd_tables_in_a_field_of_their_own():
+    """Linux 4.0 to 4.14, as of Oracle's UEK5, SLES 12 and Amazon Linux 2: all of an SGA in huge pages."""
+    whole = STATUS.format(size=f"{99_999_999:8}", data="     800", threads="1")
+    parts = whole.replace(
+        "VmPTE:\t  614400 kB", "VmPTE:\t     400 kB\nVmPMD:\t  614000 kB\nVmSwap:\t    9 kB"
+    )
+    old, new = (processes._process("7", status.encode()) for status in (parts, whole))
+    assert old.vm_pte_bytes == new.vm_pte_bytes == 614400 * 1024
+    assert old.other_kib() == new.other_kib()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="supplementary groups: root only")
 def test_a_member_of_thousands_of_groups():
     """Its status is longer than one read."""

@@ -178,6 +178,12 @@ def test_a_field_that_the_kernel_does_not_write_is_named(proc):
         memory["MemAvailable"]
 
 
+def test_pmd_tables_in_a_field_of_their_own(proc):
+    """Linux 4.0 to 4.14."""
+    proc["/proc/7/status"] = "VmPTE:\t     120 kB\nVmPMD:\t      12 kB\nVmSwap:\t       0 kB\n"
+    assert procfs.vm_pte_bytes(7) == 132 << 10
+
+
 def test_a_command_name_cannot_pose_as_a_field(proc):
     proc["/proc/7/status"] = "Name:\tx\x0cVmPTE: 9 kB\nState:\tS (sleeping)\n"
     assert procfs.vm_pte_bytes(7) == 0

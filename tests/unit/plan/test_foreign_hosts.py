@@ -14,7 +14,7 @@ from mshare.plan.facts import from_survey
 from mshare.plan.plan import InstancePlan, Plan, plan
 from mshare.survey.record import from_fields
 from mshare.units import GIB, KIB, MIB
-from rig.surveys import instance, pool, segment, survey
+from rig.surveys import PROCESS_BYTES, in_huge_pages, instance, pool, segment, survey
 
 OF_THE_POOL = ("preload_hugetlb", "hugetlb_2m", "hugetlb_pmd_sharing")
 
@@ -212,6 +212,61 @@ def test_what_is_little_for_each_is_needed_where_all_together_are_too_much() -> 
     fine = planned(*segments, tiny, memory_available_bytes=128 * GIB)
     assert fine.outlook.verdict == "fine"
     assert all(one.outlook.optional for one in fine.instances)
+
+
+# -- tables that VmPTE counts in every process
+
+
+def test_pmd_tables_that_huge_pages_share_are_memory_once() -> None:
+    """Oracle with an SGA of 1 TiB in huge pages and 2,000 processes: VmPTE has 4 MiB of PMD tables in each,
+    8 GiB in all, and the kernel has one set of them."""
+    one = in_huge_pages("ORCL", 1024 * GIB, 2000, maximum=5000, kind="oracle")
+    # A PUD table for each 512 GiB is its own.
+    own_bytes = 2000 * (PROCESS_BYTES + 2 * 4 * KIB)
+    host = {"memory_total_bytes": 1536 * GIB, "memory_available_bytes": 16 * GIB}
+    made = planned(one, page_tables_bytes=512 * MIB, **host)
+    (planned_one,) = made.instances
+    assert planned_one.today_bytes is not None
+    assert abs(planned_one.today_bytes - own_bytes - 1024 * 4 * KIB) < 4 * KIB
+    assert planned_one.today_kind == "modelled"
+    assert made.outlook.verdict == "fine"
+    assert "now (modelled)" in made.outlook.sentence
+    assert (
+        "ORCL: VmPTE of its processes adds up to 8.3 GiB, of which 7.8 GiB are no memory (modelled): they"
+        " share page tables of their huge pages, and the kernel counts these in each process." in screen(made)
+    )
+
+
+def test_no_more_is_taken_off_than_the_host_contradicts() -> None:
+    """Where PageTables has as much as all VmPTE together, nothing is shared: a kernel without
+    CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING, or memory with userfaultfd."""
+    one = in_huge_pages("ORCL", 1024 * GIB, 2000, maximum=5000, kind="oracle")
+    sum_bytes = one["page_tables"]["sum_bytes"]
+    (as_counted,) = planned(one, page_tables_bytes=sum_bytes + 100 * MIB).instances
+    assert (as_counted.today_bytes, as_counted.today_kind) == (sum_bytes, "measured")
+    # Others have 40 MiB.
+    (partly,) = planned(one, page_tables_bytes=sum_bytes + 40 * MIB - GIB).instances
+    assert partly.today_bytes is not None
+    assert abs(partly.today_bytes - (sum_bytes - GIB)) < 8 * KIB
+
+
+@pytest.mark.parametrize(
+    ("fields", "processes"),
+    [
+        ({"kind": "anonymous", "page_bytes": 4 * KIB}, 200),
+        ({"kind": "hugetlb", "page_bytes": GIB}, 200),
+        ({"kind": "hugetlb", "page_bytes": 2 * MIB, "address": (1 << 40) + GIB // 2, "size": GIB}, 200),
+        ({"kind": "hugetlb", "page_bytes": 2 * MIB}, 1),
+    ],
+)
+def test_what_is_no_whole_gib_of_huge_pages_is_not_shared(fields: dict[str, Any], processes: int) -> None:
+    one = instance("main", 0, processes, maximum=1000)
+    size_bytes = fields.pop("size", 64 * GIB)
+    one["segments"] = [segment(size_bytes, processes, **fields)]
+    sum_bytes = one["segments"][0]["page_tables_bytes"] + processes * PROCESS_BYTES
+    one["page_tables"]["sum_bytes"] = sum_bytes
+    (planned_one,) = planned(one, page_tables_bytes=MIB).instances
+    assert (planned_one.today_bytes, planned_one.today_kind) == (sum_bytes, "measured")
 
 
 # -- limits of cgroups

@@ -50,6 +50,26 @@ def sum_of(survey: dict[str, Any]) -> int:
 # -- figures
 
 
+def test_what_processes_share_of_huge_pages_counts_once() -> None:
+    """VmPTE has 8 GiB of PMD tables that are 4 MiB of memory: no bar of the page is longer than its host's."""
+    one = surveys.in_huge_pages("ORCL", 1024 * GIB, 2000, maximum=5000, kind="oracle")
+    found = surveys.survey("ora1", [one])
+    found["host"].update(page_tables_bytes=600 * MIB, memory_total_bytes=1536 * GIB)
+    report = fleet({"ora1": found})
+    (host,) = report.hosts
+    (shown,) = host.instances
+    assert 500 * MIB < shown.page_tables_bytes < 600 * MIB
+    assert shown.page_tables_average_bytes == shown.page_tables_bytes // 2000
+    assert (shown.page_tables_segments_bytes or 0) < 60 * MIB
+    assert (shown.page_tables_kind, shown.figure_kind) == ("modelled", "modelled")
+    assert shown.at_maximum_kind == "projected"
+    assert report.totals.page_tables_of_instances.kind == "modelled"
+    assert (host.state, host.outlook.today_bytes) == ("fine", shown.page_tables_bytes)
+    (bar,) = chart.bars(report)
+    assert sum(part.size_bytes for part in bar.parts) <= bar.size_bytes
+    json.loads(contents({"ora1": found})["report.json"])
+
+
 def test_hosts_and_instances_come_with_most_of_their_ram_first(two: Fleet) -> None:
     assert [host.name for host in two.hosts] == ["db2", "db1"]
     assert [one.name for one in two.instances] == ["big", "main", "web"]

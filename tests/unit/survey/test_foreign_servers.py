@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from mshare.survey import databases, groups, host, survey
 from mshare.survey.groups import MATTERS_BYTES, Grouping
 from mshare.survey.survey import _manager, _Row
 from mshare.units import GIB, KIB, MIB
-from rig.survey_parts import LIBC, instance_of, running, survey_fields, touch
+from rig.survey_parts import LIBC, instance_of, map_shared, running, survey_fields, touch
 
 SIZE = 8 * MIB
 CLONE_NEWIPC = 0x08000000
@@ -47,6 +48,18 @@ def test_system_v_memory_of_two_ipc_namespaces_is_not_one_segment() -> None:
         assert [(each["kind"], each["processes"]) for each in one["segments"]] == [("sysv", 1)]
         # What nothing else sets apart has its process in the name.
         assert one["name"].endswith(f"(process {one['pids'][0]})")
+
+
+@root_only
+def test_no_instance_has_more_than_all_page_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PageTables has leaf tables only before Linux 5.10, and shared ones once: it can be less than one VmPTE."""
+    facts = host.facts()
+    monkeypatch.setattr(host, "facts", lambda: replace(facts, page_tables_bytes=64 * KIB))
+    with running(lambda __: touch(map_shared(-1, SIZE), SIZE)) as pids:
+        found = survey_fields(threshold_bytes=1)
+        assert instance_of(found, pids[0]) is not None
+    shares = [one["share_of_host_percent"] for one in found["instances"]]
+    assert max(shares) <= sum(shares) <= 100 + 0.01 * len(shares)
 
 
 @root_only
