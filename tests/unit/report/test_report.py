@@ -51,7 +51,7 @@ def sum_of(survey: dict[str, Any]) -> int:
 
 
 def test_what_processes_share_of_huge_pages_counts_once() -> None:
-    """VmPTE has 8 GiB of PMD tables that are 4 MiB of memory: no bar of the page is longer than its host's."""
+    """VmPTE has 8 GiB of PMD tables that are 4 MiB of memory: no bar is longer than its host's."""
     one = surveys.in_huge_pages("ORCL", 1024 * GIB, 2000, maximum=5000, kind="oracle")
     found = surveys.survey("ora1", [one])
     found["host"].update(page_tables_bytes=600 * MIB, memory_total_bytes=1536 * GIB)
@@ -60,7 +60,7 @@ def test_what_processes_share_of_huge_pages_counts_once() -> None:
     (shown,) = host.instances
     assert 500 * MIB < shown.page_tables_bytes < 600 * MIB
     assert shown.page_tables_average_bytes == shown.page_tables_bytes // 2000
-    assert (shown.page_tables_segments_bytes or 0) < 60 * MIB
+    assert (shown.page_tables_segments_bytes or 0) < 100 * MIB
     assert (shown.page_tables_kind, shown.figure_kind) == ("modelled", "modelled")
     assert shown.at_maximum_kind == "projected"
     assert report.totals.page_tables_of_instances.kind == "modelled"

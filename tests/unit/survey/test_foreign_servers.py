@@ -52,7 +52,7 @@ def test_system_v_memory_of_two_ipc_namespaces_is_not_one_segment() -> None:
 
 @root_only
 def test_no_instance_has_more_than_all_page_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PageTables has leaf tables only before Linux 5.10, and shared ones once: it can be less than one VmPTE."""
+    """PageTables has leaf tables only before Linux 5.10, and shared ones once: less than all VmPTE."""
     facts = host.facts()
     monkeypatch.setattr(host, "facts", lambda: replace(facts, page_tables_bytes=64 * KIB))
     with running(lambda __: touch(map_shared(-1, SIZE), SIZE)) as pids:
