@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import glob
 
 from .. import files
@@ -26,7 +26,7 @@ from .patroni import local
 COMMON = "/etc/postgresql-common"
 PROGRAMS = "/usr/lib/postgresql"
 LOGS = "/var/log/postgresql"
-CONTROL = "/usr/bin/pg_ctlcluster"
+CONTROL = f"/usr/bin/{pg_ctlcluster.PROGRAM}"
 _VERSION = re.compile(r"[0-9]{1,2}(\.[0-9]{1,2})?\Z")
 
 
@@ -49,6 +49,8 @@ class Cluster:
     """The member of Patroni's that runs it."""
     main_name: str = "postgresql.conf"
     """What its configuration file is called: -c config_file= may name another."""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What is odd about it and keeps nobody from moving it."""
 
     @property
     def is_debian(self) -> bool:
@@ -119,7 +121,14 @@ class Cluster:
             return replace(self, patroni=local.member(self.id, reason, os.path.realpath(self.data_directory)))
         if self.plain_unit is None:
             self._require_pg_ctlcluster(facts)
-        return self
+        return replace(self, warnings=tuple(self._left_by_patroni(facts)))
+
+    def _left_by_patroni(self, facts: Evidence) -> Iterator[str]:
+        for trace in patroni.traces(facts):
+            yield (
+                f"{trace.clause}, but unit {facts.unit} started PostgreSQL cluster {self.id}, and no Patroni"
+                f" runs for it or would be started at boot, so it was taken as left over; {trace.to_remove}"
+            )
 
     def _require_pg_ctlcluster(self, facts: Evidence) -> None:
         """Conflict where its unit would not start it, or not with the environment of Debian's file."""
@@ -127,7 +136,7 @@ class Cluster:
             return
         starter = facts.unit if facts.unit is not None or facts.postmaster is not None else self.unit
         unit = units.describe(starter or "")
-        if unit.starts and os.path.basename(unit.program) != os.path.basename(CONTROL):
+        if unit.starts and os.path.basename(unit.program) != pg_ctlcluster.PROGRAM:
             raise Conflict(
                 f"PostgreSQL cluster {self.id} has its configuration in {self.configuration}, but unit"
                 f" {unit.name} starts it without pg_ctlcluster ({unit.program}), and would not give it the"
@@ -307,7 +316,10 @@ def _elsewhere(server: Evidence) -> Cluster | None:
     """The cluster of a unit that starts PostgreSQL itself, or of Patroni's; None for everybody else's."""
     manager, __ = choose.manager_of(server)
     if manager is PATRONI:
-        name, unit = patroni.configured().get(os.path.realpath(server.data_directory), "patroni"), None
+        # Of a server that does not run, it may be the unit that starts it, and Patroni's files left over.
+        starter = server.unit_described
+        own = starter.name.rpartition(".")[0] if starter.starts_postgresql else "patroni"
+        name, unit = patroni.configured().get(os.path.realpath(server.data_directory), own), None
     elif manager is SYSTEMD_UNIT and server.unit is not None:
         name, unit = server.unit.rpartition(".")[0], server.unit
     else:

@@ -224,6 +224,7 @@ def postgresql_present(
         move = _Move(cluster, wanted, files.different(change_all), add_to=group)
         if not wanted.root:
             move.leave = joined
+        move.warnings += cluster.warnings
         _plan_store(move, change, restart)
         _inspect(move)
         _require_loader(move, check)
@@ -254,6 +255,7 @@ def postgresql_absent(
     with one_at_a_time(check):
         change_all = files.absent(cluster)
         move = _Move(cluster, None, files.different(change_all), leave=files.recorded_group(cluster))
+        move.warnings += cluster.warnings
         _plan_store(move, _store_change(cluster, None, _stored(cluster, None)), restart)
         _inspect(move)
         outcome = _go(move, restart, probes, check)

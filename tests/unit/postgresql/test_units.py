@@ -593,3 +593,16 @@ def test_files_that_cannot_all_be_written_are_put_back(cluster, systemctl, tmp_p
             converge._write(move, texts)
     assert len(calls) > 1
     assert snapshot(tmp_path) == before
+
+
+def test_a_stopped_cluster_in_which_patroni_left_something_has_its_unit_s_name(cluster, data):
+    (data / "patroni.dynamic.json").write_text("{}")
+    found = clusters.find(None, "postgresql-16")
+    with pytest.raises(
+        Conflict, match=r"managed by Patroni \(.*/patroni.dynamic.json is Patroni's\)"
+    ) as refused:
+        found.managed()
+    assert (
+        "no Patroni runs for it on this host, so nothing was changed; start Patroni, or if it no longer"
+        " manages this cluster, remove what it left, or start the server by its own unit"
+    ) in str(refused.value)

@@ -14,10 +14,12 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from glob import glob
 
 from ...host import procfs
 from ...host.processes import Process
+from . import pg_ctlcluster, units
 from .evidence import Evidence, apart, text_for, text_of
 from .manager import Manager
 
@@ -32,11 +34,45 @@ _SCOPE = re.compile(r"""^scope\s*:\s*["']?([^"'#\n]+?)["']?\s*(?:#.*)?$""", re.M
 _ENVIRONMENT = "PATRONI_POSTGRESQL_DATA_DIR"
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What Patroni writes into the files of a cluster, and leaves there when it no longer runs the cluster. A
+    backup takes it to other hosts as well."""
+
+    clause: str
+    to_remove: str
+    """What to do about one that is left over."""
+
+
 def recognise(evidence: Evidence) -> str | None:
     return next(_reasons(evidence), None)
 
 
 def _reasons(evidence: Evidence) -> Iterator[str]:
+    yield from _at_work(evidence)
+    if not _is_started_without(evidence):
+        yield from (trace.clause for trace in traces(evidence))
+
+
+def traces(evidence: Evidence) -> Iterator[Trace]:
+    """What there is of Patroni in a cluster's files."""
+    main = os.path.join(evidence.configuration, "postgresql.conf")
+    if _HEADER in text_for(main, evidence.data_directory)[:1000]:
+        yield Trace(f"{main} says that Patroni overwrites it", "remove these lines at its beginning")
+    dynamic = os.path.join(evidence.data_directory, DYNAMIC)
+    if os.path.lexists(dynamic):
+        yield Trace(f"{dynamic} is Patroni's", "remove it")
+
+
+def _is_started_without(evidence: Evidence) -> bool:
+    """Whether a unit that runs PostgreSQL itself has started the server, and systemd starts no Patroni here.
+    A server that does not run may be that of a Patroni that does not run either."""
+    unit = evidence.unit_described
+    own = unit.starts_postgresql or os.path.basename(unit.program) == pg_ctlcluster.PROGRAM
+    return evidence.postmaster is not None and own and not units.started_at_boot(_PROGRAM)
+
+
+def _at_work(evidence: Evidence) -> Iterator[str]:
     for process in evidence.parents:
         if "patroni" in process.programs:
             yield evidence.started_by(process)
@@ -51,12 +87,6 @@ def _reasons(evidence: Evidence) -> Iterator[str]:
     for pid in processes():
         if os.path.realpath(evidence.data_directory) in data_directories_of(pid):
             yield f"Patroni runs as process {pid} for its data directory {evidence.data_directory}"
-    main = os.path.join(evidence.configuration, "postgresql.conf")
-    if _HEADER in text_for(main, evidence.data_directory)[:1000]:
-        yield f"{main} says that Patroni overwrites it"
-    dynamic = os.path.join(evidence.data_directory, DYNAMIC)
-    if os.path.lexists(dynamic):
-        yield f"{dynamic} is Patroni's; remove it if Patroni no longer runs this cluster"
 
 
 def configurations() -> list[str]:

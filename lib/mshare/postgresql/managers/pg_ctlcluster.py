@@ -12,6 +12,7 @@ from .evidence import Evidence
 from .manager import Manager
 
 CONFIGURATION = "/etc/postgresql"
+PROGRAM = "pg_ctlcluster"
 # What pg_ctlcluster does before it starts a server, by its own code: it reads these files, and takes no line
 # that it does not understand.
 _READ = """

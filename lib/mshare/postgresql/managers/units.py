@@ -25,6 +25,7 @@ _PROPERTIES = (
     *("ExecStop", "KillMode", "KillSignal", "TimeoutStopUSec"),
 )
 _PGDATA = re.compile(r"""^\s*PGDATA=["']?([^"'\n]*?)["']?\s*$""", re.M)
+_NEVER_STARTED = ("disabled", "masked", "masked-runtime")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -179,6 +180,21 @@ def of_postgresql() -> list[Unit]:
     names = {line.split()[0] for line in listed if line.strip()}
     candidates = [describe(name) for name in sorted(names) if _NAMES.search(name) and "@." not in name]
     return [unit for unit in candidates if unit.starts_postgresql]
+
+
+def started_at_boot(program: str) -> list[str]:
+    """The units that run a program, by itself or by its interpreter, and are not disabled. systemd has those
+    loaded that it starts at boot, whether they run or not."""
+    if not Host().runs_systemd():
+        return []
+    found = []
+    for text in _ask("show", "--property=Id,ExecStart,UnitFileState", "*.service").split("\n\n"):
+        fields = {key: value for key, __, value in (line.partition("=") for line in text.split("\n"))}
+        unit = Unit(fields.get("Id", ""), fields.get("ExecStart", ""))
+        runs = program in map(os.path.basename, unit.command.split()[:3])
+        if runs and fields.get("UnitFileState") not in _NEVER_STARTED:
+            found.append(unit.name)
+    return found
 
 
 def _text(path: str) -> str:

@@ -68,8 +68,8 @@ def member(cluster: str, reason: str, data_directory: str) -> Member:
     if pid is None:
         raise Conflict(
             f"PostgreSQL cluster {cluster} is managed by Patroni ({reason}), and no Patroni runs for it on"
-            " this host, so nothing was changed; start Patroni, or remove what it left if it no longer"
-            " manages this cluster"
+            " this host, so nothing was changed; start Patroni, or if it no longer manages this cluster,"
+            " remove what it left, or start the server by its own unit"
         )
     unit = evidence.unit_of_process(pid)
     if unit is None or not units.describe(unit).starts:
