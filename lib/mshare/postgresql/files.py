@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 from .. import files, paths
+from ..preload.settings import FILE_NAME, preloaded
 from ..record import Place, build, load
 from ..record import to_fields as record_fields
 from ..services import systemd
@@ -22,6 +23,7 @@ from ..services.choose import systemd_runs
 from ..units import KIB
 from . import unit_files
 from .clusters import COMMON, Cluster
+from .managers import evidence, pg_ctlcluster
 from .server import Server
 from .spec import NATIVE, ClusterSpec
 
@@ -29,7 +31,6 @@ _HEAD = "# Managed by dbmem.mshare; changes made here are overwritten.\n"
 _BEGIN, _END = "# BEGIN dbmem.mshare", "# END dbmem.mshare"
 # The empty line is ours as well: what ends without a newline is given back like that.
 _BLOCK = re.compile(rf"\n{re.escape(_BEGIN)}\n.*?\n{re.escape(_END)}\n", re.DOTALL)
-_PRELOAD = re.compile(r"^\s*LD_PRELOAD\s*(?:=|\s)\s*'?([^'#\n]*)", re.MULTILINE)
 _NEXT_STEP = "put the file back from a backup, or remove it and run this again"
 Changes = dict[str, "str | None"]
 """Path -> what it is to hold; None for a file that is not to be there."""
@@ -101,7 +102,7 @@ def present(cluster: Cluster, spec: ClusterSpec, group_added: str | None, under_
         parts = unit_files.Parts(_HEAD, _drop_in_sections(spec), _configuration())
         return {**unit_files.present(cluster, spec, parts), **record_change}
     return {
-        environment_file(cluster): _with_block(_without_block(_environment(cluster)), spec),
+        environment_file(cluster): _with_block(cluster, _without_block(_environment(cluster)), spec),
         configuration_file(cluster): _configuration(),
         drop_in_file(cluster): _drop_in(spec) if under_systemd else None,
         **record_change,
@@ -125,8 +126,9 @@ def absent(cluster: Cluster) -> Changes:
 
 
 def _environment(cluster: Cluster) -> str:
-    # The cluster's file, once it is there, hides the one for all clusters.
-    return _own_environment(cluster) or _common() or ""
+    # The cluster's file, once it is there, hides the one for all clusters, even if it is empty.
+    own = _own_environment(cluster)
+    return (_common() or "") if own is None else own
 
 
 def _own_environment(cluster: Cluster) -> str | None:
@@ -142,14 +144,20 @@ def _without_block(text: str) -> str:
     return unit_files.without_block(_BLOCK, text)
 
 
-def _with_block(text: str, spec: ClusterSpec) -> str:
-    others = _PRELOAD.findall(text)
+def _with_block(cluster: Cluster, text: str, spec: ClusterSpec) -> str:
+    def included(path: str) -> str:
+        return evidence.text_of(path, {cluster.uid}, {cluster.gid})
+
+    path = os.path.join(cluster.configuration, "environment")
+    others = preloaded(pg_ctlcluster.environment(text, path, included))
     variables = {
-        "LD_PRELOAD": " ".join([spec.library, *(others[-1].split() if others else [])]),
+        "LD_PRELOAD": " ".join(
+            [spec.library, *(each for each in others if os.path.basename(each) != FILE_NAME)]
+        ),
         **spec.environment(),
         "PGCTLTIMEOUT": str(spec.start_seconds),
     }
-    lines = [f"{name} = '{value}'" for name, value in variables.items()]
+    lines = [f"{name} = '{pg_ctlcluster.escaped(value)}'" for name, value in variables.items()]
     return "\n".join([text, _BEGIN, *lines, _END, ""])
 
 

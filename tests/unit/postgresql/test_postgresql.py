@@ -238,6 +238,55 @@ def test_what_is_preloaded_already_stays_preloaded(etc):
     assert int(variables(text)["PGCTLTIMEOUT"]) > 60
 
 
+@pytest.mark.parametrize(
+    ("text", "preloaded"),
+    [
+        ("LD_PRELOAD '/lib/a.so:/lib/b.so'  # two\n", "/lib/a.so /lib/b.so"),
+        ("LD_PRELOAD = '/lib/a#1.so'\n", "/lib/a#1.so"),
+        ("LD_PRELOAD=libjemalloc.so.2\n", "libjemalloc.so.2"),
+        ("LD_PRELOAD = 'a.so'\nLD_PRELOAD = 'b.so'\n", "b.so"),
+        ("#LD_PRELOAD = 'a.so'\nMY_LD_PRELOAD = 'b.so'\nld_preload = 'c.so'\n", ""),
+        ("LD_PRELOAD = '/opt/it''s.so'\n", "/opt/it's.so"),
+        # Written there by hand, once: the loader would take it twice.
+        ("LD_PRELOAD = '/opt/libmshare-preload.so a.so'\n", "a.so"),
+        # What is included counts as well, in this order.
+        ("include 'more'\n", "/lib/more.so"),
+        ("LD_PRELOAD = 'a.so'\nINCLUDE_IF_EXISTS = 'more' # jemalloc\n", "/lib/more.so"),
+        ("include 'more'\nLD_PRELOAD = 'a.so'\n", "a.so"),
+        ("include 'missing'\ninclude_dir 'nowhere'\nLD_PRELOAD = 'a.so'\n", "a.so"),
+        # PgCommon.pm makes names of *.conf small.
+        ("LD_PRELOAD = 'a.so'\ninclude_dir 'more.d'\n", "a.so"),
+        ("LD_PRELOAD = 'a.so'\ninclude 'itself'\n", "a.so"),
+    ],
+)
+def test_what_pg_ctlcluster_would_preload_stays_preloaded(etc, text, preloaded):
+    cluster = made(etc)
+    folder = etc / "15/main"
+    (folder / "more").write_text("LD_PRELOAD = '/lib/more.so'\n")
+    (folder / "itself").write_text("include 'itself'\n")
+    (folder / "more.d").mkdir()
+    (folder / "more.d/x.conf").write_text("LD_PRELOAD = 'x.so'\n")
+    (folder / "environment").write_text(text)
+    (written,) = (
+        t for path, t in files.present(cluster, THP, None, False).items() if path.endswith("environment")
+    )
+    block = written[len(text) :]
+    found = pg_ctlcluster.environment(block, str(folder / "environment"), lambda path: "")
+    assert found["LD_PRELOAD"].split() == [THP.library, *preloaded.split()]
+
+
+def test_an_empty_environment_still_hides_the_one_for_all_clusters(etc):
+    cluster = made(etc)
+    path = etc / "15/main/environment"
+    (etc.parent / "common").mkdir()
+    (etc.parent / "common/environment").write_text("LANG = C\n")
+    path.write_text("")
+    files.write(files.present(cluster, THP, None, False), cluster)
+    assert "LANG" not in variables(path.read_text())
+    files.write(files.absent(cluster), cluster)
+    assert path.read_text() == ""
+
+
 def test_the_file_for_all_clusters_is_not_hidden(etc):
     cluster = made(etc)
     (etc.parent / "common").mkdir()

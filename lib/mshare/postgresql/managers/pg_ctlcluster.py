@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Callable
 
 from .evidence import Evidence
 from .manager import Manager
@@ -22,6 +24,47 @@ my %info = cluster_info($version, $name);
 for my $file (qw(environment pg_ctl.conf)) { PgCommon::read_cluster_conf_file($version, $name, $file) }
 print $info{start};
 """
+# How it reads `environment` (PgCommon.pm, read_conf_file): like postgresql.conf, but names keep their case,
+# except in a file called *.conf: what such a file sets is no variable that a program knows.
+_REST = r"\s*(?:#.*)?\Z"
+_INCLUDE = re.compile(rf"\s*include(_dir|_if_exists)?\s*=?\s*'([^']+)'{_REST}", re.I)
+_QUOTED = re.compile(rf"\s*([\w.-]+)\s*(?:=|\s)\s*'((?:[^']|''|(?<=\\)')*)'{_REST}", re.ASCII)
+_SIMPLE = re.compile(rf"\s*([\w.-]+)\s*(?:=|\s)\s*(-?[^\W_][\w.:/+-]*){_REST}", re.ASCII)
+_INCLUDE_DEPTH = 10
+
+
+def environment(
+    text: str, path: str, read: Callable[[str], str], depth: int = _INCLUDE_DEPTH
+) -> dict[str, str]:
+    """The variables that a server gets of a file `environment`: of a text that is or will be at `path`, and
+    of what that includes, which `read` has the text of."""
+    variables: dict[str, str] = {}
+    for line in text.split("\n"):
+        include = _INCLUDE.match(line)
+        match = _QUOTED.match(line) or _SIMPLE.match(line)
+        if include is not None and depth:
+            for each in _included(os.path.join(os.path.dirname(path), include[2]), include[1]):
+                variables.update(environment(read(each), each, read, depth - 1))
+        elif include is None and match is not None:
+            name, value = match.groups()
+            value = re.sub(r"\\(.)", r"\1", value).replace("''", "'")
+            variables[name.lower() if path.endswith(".conf") else name] = value
+    return variables
+
+
+def escaped(value: str) -> str:
+    """A value as it stands between quotes there."""
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _included(path: str, how: str | None) -> list[str]:
+    if (how or "").lower() != "_dir":
+        return [path]
+    try:
+        names = sorted(os.listdir(path))
+    except OSError:
+        return []
+    return [f"{path}/{name}" for name in names if name.endswith(".conf") and not name.startswith(".")]
 
 
 def _parts(configuration: str) -> tuple[str, str] | None:
