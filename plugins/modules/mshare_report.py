@@ -99,11 +99,11 @@ verdict:
   sample: {"state": "fine", "sentence": "All 12 hosts survive their own maxima."}
 compared:
   description:
-    - What changed since the report that O(compare) names, with C(since), C(grown_bytes), and C(hosts) and C(instances) with their
-      page tables before and now; V(null) without O(compare).
+    - What changed since the report that O(compare) names, with C(since), C(grown_bytes), C(hosts) and C(instances) with their
+      page tables before and now, and C(gone), the hosts that only the earlier report has; V(null) without O(compare).
   returned: success
   type: dict
-  sample: {"earlier": "/srv/page-tables/report.json", "since": "2026-11-01T06:00:00Z", "grown_bytes": 1048576, "hosts": [], "instances": []}
+  sample: {"earlier": "/srv/page-tables/report.json", "since": "2026-11-01T06:00:00Z", "grown_bytes": 1048576, "hosts": [], "instances": [], "gone": []}
 missing:
   description: The hosts without a survey, with C(host) and C(reason).
   returned: success

@@ -272,6 +272,13 @@ class Host:
     kernel_has_mshare: bool = False
     generation: str | None = None
 
+    def taken_bytes(self, page_bytes: int) -> int:
+        """RAM that pools have and that pages of a size cannot get: what is used of that size's own pool, and
+        all of the others, whose free pages are set aside as well, as for guests that do not run now."""
+        return sum(
+            size * (pool.used if size == page_bytes else pool.total) for size, pool in self.pools.items()
+        )
+
     @classmethod
     def from_survey(cls, facts: HostFacts, opcache: tuple[tuple[str, int], ...]) -> Host:
         return cls(

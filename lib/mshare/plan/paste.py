@@ -166,7 +166,7 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
         yield f"# {name}: takes huge pages when it is restarted: {counted(pages, 'page')}{how}"
     yield from _parts(pool, count, spare)
     if memory_bytes is not None:
-        yield _of_memory(count, memory_bytes, fits)
+        yield _of_memory(count, _other_pools(host), memory_bytes, fits)
     yield from _bounds(instances)
     if fits:
         yield from _pool_setting(host, count)
@@ -183,7 +183,13 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
 def _fits(host: Host, pool: Pool, count: int) -> bool:
     """Whether a pool of so many pages leaves enough RAM for the rest. What is there already takes no more."""
     memory_bytes = host.memory_total_bytes
-    return memory_bytes is None or count <= pool.total or count * _HUGE_BYTES <= MOST_OF_MEMORY * memory_bytes
+    taken_bytes = count * _HUGE_BYTES + _other_pools(host)
+    return memory_bytes is None or count <= pool.total or taken_bytes <= MOST_OF_MEMORY * memory_bytes
+
+
+def _other_pools(host: Host) -> int:
+    """RAM that is set aside for pages of other sizes."""
+    return sum(size * pool.total for size, pool in host.pools.items() if size != _HUGE_BYTES)
 
 
 def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
@@ -201,12 +207,14 @@ def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
         )
 
 
-def _of_memory(count: int, memory_bytes: int, fits: bool) -> str:
+def _of_memory(count: int, others_bytes: int, memory_bytes: int, fits: bool) -> str:
     size_bytes = count * _HUGE_BYTES
     share = f"{format_size(size_bytes)} of {format_size(memory_bytes)} of RAM"
+    beside = f" beside {format_size(others_bytes)} for pages of other sizes" if others_bytes else ""
     if not fits:
-        return f"# {counted(count, 'page does', 'pages do')} not fit: {share}"
-    return f"# The pool is {share}: it leaves {format_size(memory_bytes - size_bytes)} for everything else"
+        return f"# {counted(count, 'page does', 'pages do')} not fit: {share}{beside}"
+    left = format_size(max(0, memory_bytes - size_bytes - others_bytes))
+    return f"# The pool is {share}{beside}: it leaves {left} for everything else"
 
 
 def _bounds(instances: Iterable[Instance]) -> Iterable[str]:

@@ -20,7 +20,7 @@ from ..errors import InvalidRequest
 from ..kernel import abi
 from ..labels import Kind, weakest
 from ..pagetable import BASE_PAGE_BYTES, Layout
-from ..units import counted, format_size, round_up
+from ..units import MIB, counted, format_size, round_up
 from . import outlook
 from .commands import command
 from .facts import Facts, Host, Instance
@@ -242,12 +242,12 @@ def _too_much_together(facts: Facts, planned: Sequence[InstancePlan]) -> Iterato
     memory_bytes = facts.host.memory_total_bytes
     if memory_bytes is None or len(taking) < 2:
         return
-    used_bytes = sum(size * pool.used for size, pool in facts.host.pools.items())
+    used_bytes = facts.host.taken_bytes(2 * MIB)
     needed_bytes = sum(
         pages.count * pages.page_bytes for instance in taking for pages in huge_pages(instance)
     )
     if needed_bytes + used_bytes > MOST_OF_MEMORY * memory_bytes:
-        beside = f" beside the {format_size(used_bytes)} that are in use" if used_bytes else ""
+        beside = f" beside the {format_size(used_bytes)} that other huge pages have" if used_bytes else ""
         yield (
             f"Huge pages for {', '.join(instance.name for instance in taking)} at once do not fit: they need"
             f" {format_size(needed_bytes)}{beside} of {format_size(memory_bytes)} of RAM. Take them for some,"

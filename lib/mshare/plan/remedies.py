@@ -323,12 +323,12 @@ def _can_be_hugetlb(case: Case, remedy: Remedy) -> str | None:
 
 def _fits(case: Case, remedy: Remedy) -> str | None:
     memory, page_bytes = case.host.memory_total_bytes, remedy.page_bytes or BASE_PAGE_BYTES
-    used = sum(size * pool.used for size, pool in case.host.pools.items())
+    used = case.host.taken_bytes(page_bytes)
     # What it has of the pools is in use already.
     needed = case.instance.huge_bytes(page_bytes)
     if memory is None or needed + used <= MOST_OF_MEMORY * memory:
         return None
-    beside = f" beside the {format_size(used)} that are in use" if used else ""
+    beside = f" beside the {format_size(used)} that other huge pages have" if used else ""
     if needed + used >= memory:
         return (
             f"its huge pages need {format_size(needed)}{beside} and the host has {format_size(memory)} of RAM"

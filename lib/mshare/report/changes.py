@@ -44,6 +44,8 @@ class Comparison:
     hosts: tuple[Change, ...]
     """What grew most comes first, as among the instances. A host that is missing in either is left out."""
     instances: tuple[Change, ...]
+    gone: tuple[str, ...] = ()
+    """The hosts that the earlier report has a survey of, and the new one has not."""
 
     @property
     def since(self) -> str | None:
@@ -69,7 +71,8 @@ def compare(earlier: Fleet, now: Fleet, source: str) -> Comparison:
         for old, host in pairs
     ]
     instances = [change for old, host in pairs for change in _instances(old, host)]
-    return Comparison(source, _most_grown(hosts), _most_grown(instances))
+    gone = sorted(olds.keys() - {host.name for host in now.hosts})
+    return Comparison(source, _most_grown(hosts), _most_grown(instances), tuple(gone))
 
 
 def _instances(old: Host, host: Host) -> Iterator[Change]:

@@ -108,21 +108,50 @@ def from_files(paths: Iterable[str]) -> Gathered:
     """From files of `mshare survey --json`, folders of such, and earlier reports.
 
     A file of a folder that cannot be read makes its host missing; a file that is named itself must exist.
+    Of two surveys of a host the later counts.
+
+    Raises InvalidRequest for two files of one name that can be of different hosts.
     """
     surveys: dict[str, object] = {}
     missing: list[Missing] = []
+    path_of: dict[str, Path] = {}
     for path in _files(paths):
         try:
             content = record.load(path.read_bytes(), str(path), _NEXT_STEP)
             if "surveys" in content:
                 earlier = _stored(content, path)
-                surveys.update(earlier.surveys)
                 missing += earlier.missing
+                found = earlier.surveys
             else:
-                surveys[path.stem] = content
+                found = {path.stem: content}
+                other = path_of.setdefault(path.stem, path)
+                if other != path and _other_boot(surveys[path.stem], content):
+                    raise InvalidRequest(
+                        f"{other} and {path} have the same name and are of two hosts, or of one before and"
+                        " after it was started anew; rename one to its host's name, or leave out the older"
+                    )
+            for host, survey in found.items():
+                surveys[host] = _later(surveys.get(host), survey)
         except record.Malformed as error:
             missing.append(Missing(path.stem, sentence(error)))
     return Gathered(surveys, tuple(missing))
+
+
+def _later(one: object, other: object) -> object:
+    """Of two surveys of a host; the other one where they do not say when they were made."""
+    times = [_text(survey, "created_at") for survey in (one, other)]
+    return one if times[0] and times[1] and times[0] > times[1] else other
+
+
+def _other_boot(one: object, other: object) -> bool:
+    boots = [_text(survey.get("host"), "boot_id") for survey in (one, other) if isinstance(survey, Mapping)]
+    return all(boots) and len(set(boots)) > 1
+
+
+def _text(fields: object, name: str) -> str:
+    """A field of a survey that nobody has looked at yet; empty where it is no text."""
+    value = fields.get(name) if isinstance(fields, Mapping) else None
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)

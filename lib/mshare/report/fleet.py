@@ -377,6 +377,8 @@ class Fleet:
         for change in self.compared.hosts[:_MOST_NAMED]:
             if change.grown_bytes > 0:
                 yield f"  {change.host} {grown(change.grown_bytes)} to {format_size(change.now_bytes or 0)}"
+        if self.compared.gone:
+            yield f"  In {self.compared.earlier} only: {_listed(self.compared.gone)}"
 
     @property
     def judged(self) -> Verdict:
@@ -501,8 +503,12 @@ def grown(size_bytes: int) -> str:
 
 
 def _names(hosts: Sequence[Host]) -> str:
-    named = ", ".join(host.name for host in hosts[:_MOST_NAMED])
-    return named if len(hosts) <= _MOST_NAMED else f"{named} and {len(hosts) - _MOST_NAMED:,} more"
+    return _listed([host.name for host in hosts])
+
+
+def _listed(names: Sequence[str]) -> str:
+    named = ", ".join(names[:_MOST_NAMED])
+    return named if len(names) <= _MOST_NAMED else f"{named} and {len(names) - _MOST_NAMED:,} more"
 
 
 def _percent(part: float, whole: float) -> float:

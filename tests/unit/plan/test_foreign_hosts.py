@@ -89,8 +89,30 @@ def test_pages_that_others_have_leave_no_room() -> None:
     (one,) = made.instances
     for remedy in OF_THE_POOL:
         assert not one.row(remedy).usable
-        assert "need 60 GiB beside the 200 GiB that are in use" in reason(one, remedy)
+        assert "need 60 GiB beside the 200 GiB that other huge pages have" in reason(one, remedy)
     assert made.paste.sysctl == ()
+
+
+def test_free_pages_of_another_size_are_not_free_memory() -> None:
+    """200 pages of 1 GiB were set aside at boot for guests or DPDK, which do not run at the moment."""
+    for_guests = pool(GIB, total=200, free=200)
+    host = {"memory_total_bytes": 256 * GIB, "huge_page_pools": [pool(2 * MIB), for_guests]}
+    made = planned(instance("main", 60 * GIB, 200, maximum=1000), **host)
+    (one,) = made.instances
+    for remedy in OF_THE_POOL:
+        assert "need 60 GiB beside the 200 GiB that other huge pages have" in reason(one, remedy)
+    # Those pages can be its own.
+    assert one.row("hugetlb_1g").usable
+    assert not any(line.startswith("vm.nr_hugepages") for line in made.paste.sysctl)
+    smaller = planned(instance("main", 16 * GIB, 200, maximum=1000), **host)
+    assert (
+        "# The pool is 16 GiB of 256 GiB of RAM beside 200 GiB for pages of other sizes: it leaves 40 GiB for"
+        " everything else" in smaller.paste.sysctl
+    )
+    both = planned(*(instance(name, 16 * GIB, 200, maximum=1000) for name in ("one", "two")), **host)
+    assert "at once do not fit: they need 32 GiB beside the 200 GiB that other huge pages have" in screen(
+        both
+    )
 
 
 def test_what_an_instance_has_of_the_pool_is_counted_once() -> None:

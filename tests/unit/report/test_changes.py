@@ -60,4 +60,5 @@ def test_nothing_in_common():
         "grown_bytes": 0,
         "hosts": [],
         "instances": [],
+        "gone": ["db1"],
     }

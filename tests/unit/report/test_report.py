@@ -230,6 +230,40 @@ def test_what_a_host_answers_in_this_run_counts_more_than_what_is_stored(tmp_pat
     assert [one.host for one in found.missing] == ["db1"]
 
 
+def stored(folder: Path, name: str, survey: dict[str, Any], **fields: Any) -> str:
+    """A file of `mshare survey --json`."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(json.dumps({**survey, **fields}))
+    return str(path)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_two_surveys_of_a_host_the_later_counts(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """In whatever order files and earlier reports are named."""
+    first = {**DB1, "created_at": "2026-11-01T06:00:00+00:00"}
+    files.report(files.Gathered({"db1": first}, ())).write(str(tmp_path))
+    last_time = "2026-11-27T09:00:00+00:00"
+    paths = [
+        str(tmp_path / "report.json"),
+        stored(tmp_path / "monday", "db1.json", DB1),
+        stored(tmp_path / "tuesday", "db1.json", DB1, created_at=last_time),
+    ]
+    found = files.from_files([paths[number] for number in order])
+    assert found.surveys == {"db1": {**DB1, "created_at": last_time}}
+
+
+def test_two_hosts_of_one_name_are_no_single_host(tmp_path: Path) -> None:
+    """One of them would not be in the report, and nobody would know."""
+    paths = [stored(tmp_path / "eu", "db1.json", DB1), stored(tmp_path / "us", "db1.json", DB2)]
+    with pytest.raises(InvalidRequest, match=r"have the same name and are of two hosts") as raised:
+        files.from_files(paths)
+    assert all(path in str(raised.value) for path in paths)
+    # Nor is anything of it understood before it is known to be a survey.
+    odd = [stored(tmp_path / "odd", "db1.json", {"host": 7, "created_at": 7}), paths[0]]
+    assert files.from_files(odd).surveys == {"db1": DB1}
+
+
 @pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
 def test_a_number_that_is_none_makes_its_host_missing_with_a_sentence(tmp_path: Path, number: str) -> None:
     text = json.dumps(DB1).replace('"duration_ms": 40', f'"duration_ms": {number}')
@@ -374,6 +408,20 @@ def test_what_grew_since_an_earlier_report(tmp_path: Path) -> None:
     assert "on 1 host of both reports" in text
     assert 'id="grown-instance"' in made.contents["report.html"]
     assert json.loads(made.contents["report.json"])["compared"]["grown_bytes"] == compared.grown_bytes
+
+
+def test_hosts_that_are_gone_are_named(tmp_path: Path) -> None:
+    """Decommissioned, or not reached today: what they had is in no figure of the comparison."""
+    before = {"db1": DB1, "db2": DB2, "db0": surveys.survey("db0", [])}
+    unreachable = (Missing("db2", "unreachable"),)
+    made = files.report(files.Gathered({"db1": DB1}, unreachable), earlier_report(tmp_path, before))
+    compared = made.fleet.compared
+    assert compared is not None
+    assert (compared.gone, compared.grown_bytes) == (("db0", "db2"), 0)
+    text = " ".join(" ".join(made.fleet.summary_lines()).split())
+    assert "report.json only: db0, db2" in text
+    assert "In the earlier report only: db0, db2." in made.contents["report.html"]
+    assert json.loads(made.contents["report.json"])["compared"]["gone"] == ["db0", "db2"]
 
 
 def test_two_reports_without_a_common_host(tmp_path: Path) -> None:
