@@ -458,7 +458,15 @@ def _require_loader(move: _Move, check: bool) -> None:
             " or because its program has capabilities (getcap), so nothing was changed; allow noatsecure for"
             " that transition, restart the server once and run this again, or set pages to native"
         )
-    loader.require(move.cluster, move.server, move.spec.library, will_be_installed=check)
+    library = move.spec.library
+    loader.require(move.cluster, move.server, library, root=move.spec.root, will_be_installed=check)
+    profile = move.server.profile()
+    if move.why_restart is not None and profile is not None:
+        move.warnings.append(
+            f"AppArmor confines postmaster {move.server.pid} of PostgreSQL cluster {move.id} by profile"
+            f" {profile}, which has to let it map the library (a rule `{library} mr,`); otherwise the server"
+            " starts without it, and is put back"
+        )
 
 
 def _setting(pages: str) -> tuple[str, ...]:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from ..errors import Conflict
 from ..host import mounts, procfs
+from ..services.choose import systemd_runs
 from . import ask
 from .clusters import Cluster
+from .managers import units
 from .server import Server
 
 _MAGIC = b"\x7fELF"
@@ -26,6 +28,8 @@ _HEADER_BYTES = 64
 # By class, of 32 bits and of 64 (elf(5)): the type of an offset, where e_phoff is, where e_phentsize and
 # e_phnum are, and p_offset and p_filesz in a program header.
 _LAYOUTS = {1: ("I", 28, 42, "4xI8xI"), 2: ("Q", 32, 54, "8xQ16xQ")}
+_INVOCATION = "INVOCATION_ID"
+"""What systemd has in the environment of each process that it starts (systemd.exec(5))."""
 _ADVICE = "set pages to native, for which PostgreSQL needs no library"
 
 
@@ -39,24 +43,62 @@ class _Program:
     """The base name of its loader, as in ld-linux-x86-64.so.2; None of a static program."""
 
 
-def require(cluster: Cluster, server: Server, library: str, *, will_be_installed: bool = False) -> None:
-    """Conflict where a server that is started again would not have the library. What is there of one that
-    `will_be_installed` means nothing."""
-    reason = next(_reasons(cluster, server, library, will_be_installed), None)
+def require(
+    cluster: Cluster,
+    server: Server,
+    library: str,
+    *,
+    root: str | None = None,
+    will_be_installed: bool = False,
+) -> None:
+    """Conflict where a server that is started again would not have the library, or could make no region on
+    the msharefs at `root`. What is there of a library that `will_be_installed` means nothing."""
+    reason = next(_reasons(cluster, server, library, root, will_be_installed), None)
     if reason is not None:
         raise Conflict(f"{reason}, so nothing was changed in PostgreSQL cluster {cluster.id}; {_ADVICE}")
 
 
-def _reasons(cluster: Cluster, server: Server, library: str, will_be_installed: bool) -> Iterator[str]:
+def _reasons(
+    cluster: Cluster, server: Server, library: str, root: str | None, will_be_installed: bool
+) -> Iterator[str]:
     program = cluster.next_program
     built, own = _program(program), _program("/proc/self/exe")
     if built is not None and own is not None and built != own:
         yield f"{program} {_difference(built, own)}, and the loader cannot preload the library into it"
     place = _existing(os.path.realpath(library))
     if procfs.start_ticks(server.pid) == server.started_ticks:
+        yield from _cleared(cluster, server)
         yield from _unseen(server, place)
+        if root is not None:
+            yield from _read_only(server, root)
     if not will_be_installed:
         yield from _untaken(cluster, program, library)
+
+
+def _cleared(cluster: Cluster, server: Server) -> Iterator[str]:
+    """What takes away the environment that a unit gives, before it reaches the program."""
+    if not cluster.own_unit or not systemd_runs():
+        return
+    pid = server.pid if cluster.patroni is None else cluster.patroni.pid
+    environment = procfs.read(f"/proc/{pid}/environ")
+    given = environment is None or f"\0{_INVOCATION}=" in f"\0{environment}"
+    if not given and _INVOCATION not in units.describe(cluster.unit).unset:
+        yield (
+            f"unit {cluster.unit} starts process {pid} through something that clears the environment (sudo,"
+            f" su -, env -i): {_INVOCATION}, which systemd sets, has not arrived there, and neither would"
+            " LD_PRELOAD of a drop-in"
+        )
+
+
+def _read_only(server: Server, root: str) -> Iterator[str]:
+    """What keeps a server from making a region."""
+    mount = mounts.mount_below(procfs.read(f"/proc/{server.pid}/mountinfo"), _existing(root))
+    if mount is not None and "ro" in mount.options.split(","):
+        yield (
+            f"{root}, where regions are made, is read-only for postmaster {server.pid} (on {mount.path}), as"
+            f" ProtectSystem=strict and ReadOnlyPaths= of a unit make it (ReadWritePaths={root} lets it"
+            " write there)"
+        )
 
 
 def _unseen(server: Server, place: str) -> Iterator[str]:

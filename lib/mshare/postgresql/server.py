@@ -33,6 +33,7 @@ _DATABASE = "postgres"
 _POLL_SECONDS = 0.1
 _LOG_LINES = 12
 _AT_SECURE = 23
+_CONFINED = re.compile(r"(.+) \((?:enforce|kill|mixed)\)\s*\Z")
 # Lines of postmaster.pid.
 _PORT, _SOCKETS, _SHARED_MEMORY, _STATE = 3, 4, 6, 7
 # Before this version there is no line for the state: the one before is written once the memory is there, and
@@ -69,6 +70,14 @@ class Server:
         with open(f"/proc/{self.pid}/auxv", "rb") as file:
             pairs: dict[int, int] = dict(struct.iter_unpack("@LL", file.read()))
         return pairs.get(_AT_SECURE, 0) != 0
+
+    def profile(self) -> str | None:
+        """The profile by which AppArmor confines it; None where it is not confined, or only watched
+        ("complain"), and with other security modules, whose contexts have no mode behind them."""
+        with contextlib.suppress(OSError):
+            match = _CONFINED.match(procfs.read(f"/proc/{self.pid}/attr/current") or "")
+            return match[1] if match else None
+        return None
 
     def children(self) -> list[int]:
         """Its backends and helpers, which have its memory by fork."""

@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from mshare.errors import Conflict
 from mshare.host import procfs
 from mshare.postgresql import loader
 from mshare.postgresql.clusters import Cluster
+from mshare.postgresql.managers.units import Unit
+from mshare.postgresql.patroni.local import Member, RestApi
 from mshare.postgresql.server import Server
 
 LIBC = re.compile(r" (/\S*/libc\.so\.6)$", re.M)
@@ -49,10 +52,12 @@ def this_server() -> Server:
     return Server(os.getpid(), procfs.start_ticks(os.getpid()) or 0, "5432", "/run", ready=True)
 
 
-def refused(cluster: Cluster, library: str, *, will_be_installed: bool = False) -> str:
+def refused(
+    cluster: Cluster, library: str, *, root: str | None = None, will_be_installed: bool = False
+) -> str:
     """What is said; empty where nothing is."""
     try:
-        loader.require(cluster, this_server(), library, will_be_installed=will_be_installed)
+        loader.require(cluster, this_server(), library, root=root, will_be_installed=will_be_installed)
     except Conflict as conflict:
         return str(conflict)
     return ""
@@ -151,6 +156,67 @@ def test_a_place_from_which_the_server_may_run_nothing(
     sentence = refused(cluster, library, will_be_installed=True)
     expected = f"is mounted noexec for postmaster {os.getpid()} (on {tmp_path})"
     assert (expected in sentence) == ("noexec" in options)
+
+
+@pytest.mark.parametrize("options", ["ro,nosuid", "rw,nosuid"])
+def test_a_root_that_a_unit_makes_read_only(
+    cluster: Cluster, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    """As with ProtectSystem=strict, for which every mount is one of its own, with other options."""
+    mountinfo = f"1 0 0:1 / / rw - tmpfs a rw\n2 1 0:2 / {tmp_path} {options} - tmpfs b rw\n"
+    real = procfs.read
+    monkeypatch.setattr(
+        loader.procfs, "read", lambda path: mountinfo if path.endswith("/mountinfo") else real(path)
+    )
+    # Not mounted yet.
+    sentence = refused(cluster, library, root=f"{tmp_path}/msharefs", will_be_installed=True)
+    expected = (
+        f"{tmp_path}/msharefs, where regions are made, is read-only for postmaster {os.getpid()} (on"
+        f" {tmp_path}), as ProtectSystem=strict and ReadOnlyPaths= of a unit make it"
+        f" (ReadWritePaths={tmp_path}/msharefs lets it write there), so nothing was changed"
+    )
+    assert (expected in sentence) == ("ro" in options.split(","))
+    # Pages that need no region need no place for it.
+    assert refused(cluster, library, will_be_installed=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ("LANG=C\0INVOCATION_ID=7\0", True),
+        ("INVOCATION_ID=7\0LANG=C\0", True),
+        # sudo, `su -` and env -i.
+        ("LANG=C\0MY_INVOCATION_ID=7\0", False),
+        ("", False),
+        # It has ended meanwhile.
+        (None, True),
+    ],
+)
+def test_a_unit_whose_environment_does_not_arrive(
+    cluster: Cluster, library: str, monkeypatch: pytest.MonkeyPatch, environment: str | None, kept: bool
+) -> None:
+    """Nothing but a restart would show it otherwise."""
+    patronis = 4194305  # no process has this number
+    real = procfs.read
+    answers = {f"/proc/{pid}/environ": environment for pid in (os.getpid(), patronis)}
+    monkeypatch.setattr(loader.procfs, "read", lambda path: answers[path] if path in answers else real(path))
+    monkeypatch.setattr(loader, "systemd_runs", lambda: True)
+    monkeypatch.setattr(loader.units, "describe", lambda name: Unit(name))
+    member = Member("demo", "pg1", "ha.service", RestApi("127.0.0.1:1"), pid=patronis)
+    plain = replace(cluster, plain_unit="db.service")
+    monkeypatch.setattr(Cluster, "next_program", cluster.server_program)
+    for one, pid in ((plain, os.getpid()), (replace(cluster, patroni=member), patronis)):
+        expected = (
+            f"unit {one.unit} starts process {pid} through something that clears the environment (sudo,"
+        )
+        sentence = refused(one, library)
+        assert (expected in sentence) != kept
+        assert (sentence == "") == kept
+    # pg_ctlcluster clears it anyway, and has a file of its own.
+    assert refused(cluster, library) == ""
+    # Somebody takes it out on purpose.
+    monkeypatch.setattr(loader.units, "describe", lambda name: Unit(name, unset=("INVOCATION_ID",)))
+    assert refused(plain, library) == ""
 
 
 def test_a_place_that_the_server_does_not_see(

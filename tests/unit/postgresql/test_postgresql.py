@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import mmap
 import os
@@ -24,6 +25,7 @@ from mshare.postgresql import account, ask, clusters, converge, files, placement
 from mshare.postgresql.facts import Costs
 from mshare.postgresql.managers import pg_ctlcluster
 from mshare.postgresql.placement import Segment
+from mshare.postgresql.server import Server
 from mshare.postgresql.spec import ClusterSpec
 from mshare.preload import settings as preload_settings
 from mshare.record import Malformed
@@ -149,6 +151,48 @@ def test_a_server_that_runs(state, ready, etc):
         "/run/postgresql",
         ready,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"),
+    [
+        ("/usr/lib/postgresql/*/bin/postgres (enforce)\n", "/usr/lib/postgresql/*/bin/postgres"),
+        ("postgres (kill)", "postgres"),
+        ("postgres (complain)\n", None),
+        ("unconfined\n", None),
+        # Of SELinux: what it does to the loader is in AT_SECURE.
+        ("system_u:system_r:postgresql_t:s0\0", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_server_that_apparmor_confines(text, profile, monkeypatch):
+    monkeypatch.setattr(server.procfs, "read", lambda path: text if path == "/proc/7/attr/current" else "")
+    assert Server(7, 1, "5432", "/run", ready=True).profile() == profile
+
+
+def test_a_kernel_without_security_modules_confines_nobody(monkeypatch):
+    def no(path):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(server.procfs, "read", no)
+    assert Server(7, 1, "5432", "/run", ready=True).profile() is None
+
+
+def test_the_rule_that_a_profile_needs_is_told_before_a_restart(etc, monkeypatch):
+    monkeypatch.setattr(Server, "is_secure", lambda self: False)
+    monkeypatch.setattr(Server, "profile", lambda self: "postgres")
+    monkeypatch.setattr(converge.loader, "require", lambda *given, **more: None)
+    move = converge._Move(made(etc), THP, {}, server=Server(7, 1, "5432", "/run", ready=True))
+    converge._require_loader(move, True)
+    assert move.warnings == []
+    move.why_restart = "the server was started with another environment"
+    converge._require_loader(move, True)
+    assert move.warnings == [
+        "AppArmor confines postmaster 7 of PostgreSQL cluster 15-main by profile postgres, which has to let"
+        f" it map the library (a rule `{THP.library} mr,`); otherwise the server starts without it, and is"
+        " put back"
+    ]
 
 
 # -- the wish

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...errors import Conflict, Unavailable
 from ...host import procfs
@@ -56,6 +56,8 @@ class Member:
     """Where its own configuration is, for a sentence."""
     parameters: Mapping[str, object] = field(default_factory=dict, compare=False)
     """PostgreSQL's parameters there: they count more than those in the cluster's store."""
+    pid: int = field(default=0, compare=False)
+    """Of Patroni."""
 
 
 def member(cluster: str, reason: str, data_directory: str) -> Member:
@@ -80,7 +82,7 @@ def member(cluster: str, reason: str, data_directory: str) -> Member:
             " Patroni is started with, and restart Patroni on one member after the other, replicas first"
         )
     path, fields, environment = _configuration(pid, data_directory)
-    return of_configuration(fields, environment, path, unit)
+    return replace(of_configuration(fields, environment, path, unit), pid=pid)
 
 
 def _configuration(pid: int, data_directory: str) -> tuple[str, Mapping[str, object], dict[str, str]]:
