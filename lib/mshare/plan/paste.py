@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,8 @@ _POOL_FILE = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 _POSTGRESQL_COUNTS_HUGE_PAGES = (15,)
 # Of huge_page_size: its default, and 2 MiB.
 _TAKES_2_MIB = ("0", "2MB", "2048kB", "2048")
+# Names of the kernel's own, each of one segment; those that a program gave may be of several.
+_ONE_SEGMENT = re.compile(r"inode [0-9]+|key 0x[0-9a-f]{8}, id [0-9]+")
 _EXACT_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 
 
@@ -111,6 +114,21 @@ def huge_pages(instance: Instance, page_bytes: int = _HUGE_BYTES) -> list[HugePa
     return [HugePages(segment.size_bytes, page_bytes) for segment in _in_smaller_pages(instance, page_bytes)]
 
 
+def in_the_pool(instances: Iterable[Instance]) -> Iterator[tuple[Instance, Segment]]:
+    """The segments of several instances that need pages of the pool: one that two have mapped, like an Oracle
+    and a tool that reads its SGA, is there once."""
+    seen = set()
+    for instance in instances:
+        for segment in _in_smaller_pages(instance, _HUGE_BYTES):
+            # An id of System V is for an IPC namespace only.
+            namespace = instance.container if segment.kind == "sysv" else None
+            segment_key = (namespace, segment.kind, segment.name, segment.size_bytes)
+            if segment_key not in seen:
+                yield instance, segment
+            if _ONE_SEGMENT.fullmatch(segment.name):
+                seen.add(segment_key)
+
+
 def _in_smaller_pages(instance: Instance, page_bytes: int) -> Iterable[Segment]:
     return (
         segment
@@ -138,8 +156,7 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
     # What takes them by itself is counted as such.
     needed = [
         (instance.name, HugePages(segment.size_bytes, _HUGE_BYTES))
-        for instance in instances
-        for segment in _in_smaller_pages(instance, _HUGE_BYTES)
+        for instance, segment in in_the_pool(instances)
         if not takes_by_itself(instance.kind, segment)
     ]
     if not instances:

@@ -25,7 +25,7 @@ from . import outlook
 from .commands import command
 from .facts import Facts, Host, Instance
 from .outlook import Outlook
-from .paste import Paste, huge_pages, paste, raise_first
+from .paste import Paste, in_the_pool, paste, raise_first
 from .remedies import (
     MOST_OF_MEMORY,
     NOTHING,
@@ -243,9 +243,7 @@ def _too_much_together(facts: Facts, planned: Sequence[InstancePlan]) -> Iterato
     if memory_bytes is None or len(taking) < 2:
         return
     used_bytes = facts.host.taken_bytes(2 * MIB)
-    needed_bytes = sum(
-        pages.count * pages.page_bytes for instance in taking for pages in huge_pages(instance)
-    )
+    needed_bytes = sum(round_up(segment.size_bytes, 2 * MIB) for __, segment in in_the_pool(taking))
     if needed_bytes + used_bytes > MOST_OF_MEMORY * memory_bytes:
         beside = f" beside the {format_size(used_bytes)} that other huge pages have" if used_bytes else ""
         yield (

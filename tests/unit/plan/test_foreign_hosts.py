@@ -147,6 +147,35 @@ def test_each_fits_and_both_do_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"), [("sysv", "key 0x5a7c1e04, id 32769"), ("anonymous", "inode 4711")]
+)
+def test_a_segment_that_two_programs_have_needs_its_pages_once(kind: str, name: str) -> None:
+    """An Oracle, and a tool of another vendor that reads its SGA from memory."""
+    database = instance("ORCL", 0, 400, maximum=1000, kind="oracle")
+    tool = other("collector", "/opt/tool/bin/collector")
+    for one in (database, tool):
+        one["segments"] = [segment(100 * GIB, 200, kind=kind, name=name)]
+    made = planned(database, tool, memory_total_bytes=192 * GIB)
+    assert [one.row("preload_hugetlb").usable for one in made.instances] == [True, True]
+    assert f"vm.nr_hugepages = {100 * 512 + 8}" in made.paste.sysctl
+    assert "at once" not in screen(made)
+    # The same name in another container, or of another size, is another segment.
+    tool["segments"] = [segment(20 * GIB, 200, kind=kind, name=name)]
+    assert f"vm.nr_hugepages = {120 * 512 + 8}" in planned(database, tool).paste.sysctl
+    if kind == "sysv":
+        tool.update(segments=database["segments"], container="container 0123456789ab")
+        assert f"vm.nr_hugepages = {200 * 512 + 8}" in planned(database, tool).paste.sysctl
+
+
+def test_names_that_programs_give_are_not_one_segment() -> None:
+    """Two servers of PHP call their memory alike; each needs pages of its own."""
+    servers = [instance(name, 0, 200, maximum=1000) for name in ("one", "two")]
+    for one in servers:
+        one["segments"] = [segment(16 * GIB, 200, name="zend_alloc")]
+    assert f"vm.nr_hugepages = {32 * 512 + 8}" in planned(*servers).paste.sysctl
+
+
+@pytest.mark.parametrize(
     ("fields", "counted"),
     [
         ({"huge_pages_requested": "try"}, True),
