@@ -112,6 +112,12 @@ def parents(*titles):
         ),
         (replace(EL, apart=("pid", "mnt", "root")), "a container"),
         (replace(DEBIAN, apart=("mnt", "root")), "a container"),
+        (
+            replace(EL, unit="pg.service", starts=EL_START, apart=("mnt", "root")),
+            "a systemd unit with RootDirectory= or RootImage=",
+        ),
+        (replace(EL, unit="pg.service", starts=EL_START, apart=("pid", "mnt", "root")), "a container"),
+        (replace(EL, unit="pg.service", starts="{ path=/opt/run ; }", apart=("root",)), "a container"),
         (replace(DEBIAN, is_first=True), "a container"),
         # What nobody knows.
         (
@@ -141,6 +147,11 @@ def test_who_manages_it(found, name):
         (
             replace(EL, apart=("pid", "root")),
             r"\(its postmaster 7 has a pid namespace and a root file system of its own\)",
+        ),
+        (
+            replace(EL, unit="pg.service", starts=EL_START, apart=("mnt", "root")),
+            r"\(its postmaster 7 is in unit pg.service, with a root file system of its own\), so nothing was"
+            r" changed; set huge_pages = on in its postgresql.conf",
         ),
         (replace(EL, is_first=True), r"is the first process \(pid 1\), and the container ends with it"),
         (replace(EL, unit="pacemaker.service"), "have Pacemaker manage it again"),

@@ -13,6 +13,10 @@ from .manager import Manager
 
 _POD = r"kubepods"
 _WHERE_MADE = "set huge_pages and the environment where the container is made"
+_IN_ROOT = (
+    "set huge_pages = on in its postgresql.conf, for which PostgreSQL needs no library, and restart the unit,"
+    " once the host has a pool that is large enough"
+)
 _INSIDE = "run the role inside the container, as on a host of its own"
 
 
@@ -64,6 +68,15 @@ def _is_apart(evidence: Evidence) -> str | None:
     return None
 
 
+def _has_root(evidence: Evidence) -> str | None:
+    """What systemd does for a unit with RootDirectory= or RootImage=: the host's own files are not there."""
+    if "root" not in evidence.apart or "pid" in evidence.apart:
+        return None
+    if not evidence.unit_described.starts_postgresql:
+        return None
+    return f"{evidence.in_unit()}, with a root file system of its own"
+
+
 _OPERATORS = (
     _Operator(
         "CloudNativePG",
@@ -102,5 +115,6 @@ _RUNTIMES = (
 CONTAINERS = (
     *(Manager(f"the operator {each.name}", each.recognise, each.advice) for each in _OPERATORS),
     *(Manager(f"a container of {each.name}", each.recognise, each.advice) for each in _RUNTIMES),
+    Manager("a systemd unit with RootDirectory= or RootImage=", _has_root, _IN_ROOT),
     Manager("a container", _is_apart, _WHERE_MADE),
 )
