@@ -214,7 +214,8 @@ class Instance:
             setuid=record.setuid,
             unit=record.unit,
             version=record.version,
-            tables_bytes=record.page_tables.sum_bytes - sum(repeated),
+            # Segments are read after VmPTE: of a process that changes meanwhile they can be more.
+            tables_bytes=max(0, record.page_tables.sum_bytes - sum(repeated)),
             repeated_bytes=sum(repeated),
             tables_kind="modelled" if any(repeated) else record.page_tables.kind,
             helpers=record.helpers,

@@ -472,7 +472,7 @@ def _instance(
 ) -> Instance:
     tables = surveyed.page_tables
     # What processes share counts once, as in the plan.
-    tables_bytes, segments_bytes = tables.sum_bytes - known.repeated_bytes, tables.segments_bytes
+    tables_bytes, segments_bytes = known.tables_bytes or 0, tables.segments_bytes
     if segments_bytes is not None:
         segments_bytes = max(0, segments_bytes - known.repeated_bytes)
     largest = max(surveyed.segments, key=lambda segment: segment.size_bytes, default=None)
