@@ -252,12 +252,14 @@ def _instance(
     lasting = [segment for segment in surveyed.segments if not segment.short_lived]
     remedy = None if expected.done else expected.remedy_id
     maximum = surveyed.processes_maximum
+    # What its processes share counts once, as in the plan that the maximum is from.
+    tables_bytes = instance.tables_bytes or 0
     return InstanceFigures(
         **vars(identity(surveyed)),
         processes=surveyed.processes,
         processes_maximum=None if maximum is None else maximum.value,
-        page_tables_bytes=tables.sum_bytes,
-        page_tables_ratio=_ratio(tables.sum_bytes, survey),
+        page_tables_bytes=tables_bytes,
+        page_tables_ratio=_ratio(tables_bytes, survey),
         page_tables_maximum_bytes=_maximum_bytes(expected),
         page_tables_room_bytes=expected.available_bytes,
         page_tables_remainder_bytes=tables.remainder_bytes,

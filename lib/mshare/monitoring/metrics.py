@@ -76,7 +76,9 @@ INSTANCE = Family(
     (
         Metric("processes", "Processes of an instance."),
         Metric("processes_maximum", "Client processes that an instance is configured for (max_connections)."),
-        Metric("page_tables_bytes", "Page tables of all processes of an instance (VmPTE)."),
+        Metric(
+            "page_tables_bytes", "Page tables of all processes of an instance (VmPTE; what they share, once)."
+        ),
         Metric("page_tables_ratio", "Page tables of an instance as a share of the host's RAM."),
         Metric(
             "page_tables_maximum_bytes",

@@ -51,6 +51,17 @@ def series(*figures_of: Figures) -> set[str]:
     return {line.rpartition(" ")[0] for line in lines}
 
 
+def test_what_processes_share_of_huge_pages_counts_once() -> None:
+    """No alert for tables that are no memory, and no maximum below what there is."""
+    one = surveys.in_huge_pages("ORCL", 1024 * GIB, 2000, maximum=5000, kind="oracle")
+    survey = surveys.survey("db1", [one])
+    survey["host"].update(page_tables_bytes=512 * MIB, memory_available_bytes=16 * GIB)
+    (figure,) = figures(from_fields(survey), regions=[], asked=Asked()).instances
+    assert 500 * MIB < figure.page_tables_bytes < 600 * MIB
+    assert figure.page_tables_bytes < figure.page_tables_maximum_bytes < 2 * GIB
+    assert not figure.will_run_out
+
+
 # -- series
 
 
