@@ -79,7 +79,7 @@ class Database:
     version: str | None = None
     sid: str | None = None
     helpers: int = 0
-    managed_by_patroni: bool = False
+    has_patronis_file: bool = False
     processes_maximum: Maximum | None = None
     huge_pages_requested: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -192,7 +192,7 @@ def _postgresql(
     database.version = version if _VERSION.fullmatch(version) else None
     if version and database.version is None:
         database.missing.append(missing(first.pid, "version", "PG_VERSION holds no version"))
-    database.managed_by_patroni = os.path.lexists(f"{here}/patroni.dynamic.json")
+    database.has_patronis_file = os.path.lexists(f"{here}/patroni.dynamic.json")
     lock = (inside.content(f"{here}/postmaster.pid") or "").split("\n")
     settings = _settings(first, inside, here)
     port = lock[3] if len(lock) > 3 else settings.get("port", ("5432", ""))[0]

@@ -184,7 +184,7 @@ class _Looking:
             unit=unit(cgroup),
             cgroup=cgroup,
             container=inside,
-            manager=_manager(database, inside),
+            manager=_manager(database, inside, unit(cgroup)),
             data_directory=database.data_directory,
             port=database.port,
             version=database.version,
@@ -320,9 +320,15 @@ def _limited() -> list[tuple[str, str, str, str]]:
 _SYSTEM_CONTAINER = re.compile(r"container (?![0-9a-f]{12}\Z).+")
 
 
-def _manager(database: databases.Database, inside: str | None) -> str | None:
+# Of the packages of Debian and of PGDG: they start PostgreSQL itself.
+_UNIT_OF_POSTGRESQL = re.compile(r"postgresql(?:@.+|-[0-9.]+)\.service")
+
+
+def _manager(database: databases.Database, inside: str | None, unit_name: str | None) -> str | None:
     """Who writes a database's configuration, where it is not an administrator's own file."""
-    if database.managed_by_patroni:
+    # Patroni leaves its file behind in a cluster that it no longer runs, and a backup takes the file along.
+    left_over = inside is None and _UNIT_OF_POSTGRESQL.fullmatch(unit_name or "")
+    if database.has_patronis_file and not left_over:
         return "patroni"
     if inside is None or _SYSTEM_CONTAINER.fullmatch(inside):
         return None

@@ -285,20 +285,30 @@ def test_where_an_oracle_has_its_parameters(table: str | None, folder: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("inside", "patroni", "manager"),
+    ("inside", "patroni", "unit", "manager"),
     [
-        (None, False, None),
-        (None, True, "patroni"),
-        ("container 0123456789ab", False, "container"),
-        ("pod a1b2c3d4-0000 container 0123456789ab", False, "kubernetes"),
-        ("pod a1b2c3d4-0000 container 0123456789ab", True, "patroni"),
+        (None, False, "postgresql@17-main.service", None),
+        (None, True, "patroni.service", "patroni"),
+        (None, True, "patroni@17-main.service", "patroni"),
+        (None, True, None, "patroni"),
+        # Somebody's own, which runs Patroni.
+        (None, True, "postgresql-patroni.service", "patroni"),
+        # Taken out of Patroni, or restored from a backup of its.
+        (None, True, "postgresql@17-main.service", None),
+        (None, True, "postgresql-17.service", None),
+        ("container 0123456789ab", False, None, "container"),
+        ("pod a1b2c3d4-0000 container 0123456789ab", False, None, "kubernetes"),
+        ("pod a1b2c3d4-0000 container 0123456789ab", True, None, "patroni"),
         # LXC and systemd-nspawn have whole systems in them.
-        ("container web1", False, None),
-        ("container 0123456789ab-old", False, None),
+        ("container web1", False, None, None),
+        ("container 0123456789ab-old", False, None, None),
     ],
 )
-def test_who_writes_the_configuration(inside: str | None, patroni: bool, manager: str | None) -> None:
-    assert _manager(databases.Database(managed_by_patroni=patroni), inside) == manager
+def test_who_writes_the_configuration(
+    inside: str | None, patroni: bool, unit: str | None, manager: str | None
+) -> None:
+    database = databases.Database(has_patronis_file=patroni)
+    assert _manager(database, inside, unit) == manager
 
 
 def test_limits_on_huge_pages_that_are_promised_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
