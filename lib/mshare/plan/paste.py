@@ -212,7 +212,7 @@ def _other_pools(host: Host) -> int:
 def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:
     """What the number has beyond the needs of the instances."""
     if pool.used:
-        yield f"# In use already: {pool.used} more. The number is the whole pool, not what is added"
+        yield f"# In use already: {pool.used:,} more. The number is the whole pool, not what is added"
     if spare:
         yield f"# {counted(spare, 'page')} ({format_size(spare * _HUGE_BYTES)}) to spare"
     if pool.total and count == pool.total:
