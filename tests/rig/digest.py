@@ -1,7 +1,7 @@
 # Copyright: dbmem.mshare contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What failed or was run once more, in a few lines: the end of a long log, where a reader looks first."""
+"""What failed, in a few lines: for the end of a long log, where a reader looks first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 _LINES = 25
-_OUTCOMES = ("failed", "error", "rerun")
+_OUTCOMES = ("failed", "error")
 
 
 def append(path: str, stats: Mapping[str, Sequence[pytest.TestReport]]) -> None:

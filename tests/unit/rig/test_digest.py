@@ -18,15 +18,15 @@ def report(name: str, said: str) -> pytest.TestReport:
     )
 
 
-def test_failures_then_what_was_run_once_more(tmp_path: Path) -> None:
+def test_failures_and_the_last_lines_of_each(tmp_path: Path) -> None:
     long = "\n".join(f"line {number}" for number in range(40))
-    stats = {"rerun": [report("test_b", "E  luck")], "failed": [report("test_a", long)], "passed": []}
+    stats = {"failed": [report("test_a", long), report("test_b", "E  luck")], "passed": []}
     digest.append(str(tmp_path / "digest"), stats)
     digest.append(str(tmp_path / "digest"), {"error": [report("test_c", "E  set-up")]})
     lines = (tmp_path / "digest").read_text().splitlines()
     assert [line for line in lines if not line.startswith("    ")] == [
         "FAILED tests/test_x.py::test_a",
-        "RERUN tests/test_x.py::test_b",
+        "FAILED tests/test_x.py::test_b",
         "ERROR tests/test_x.py::test_c",
     ]
     assert lines[1:26] == [f"    line {number}" for number in range(15, 40)]
