@@ -201,7 +201,7 @@ def test_a_unit_whose_environment_does_not_arrive(
     answers = {f"/proc/{pid}/environ": environment for pid in (os.getpid(), patronis)}
     monkeypatch.setattr(loader.procfs, "read", lambda path: answers[path] if path in answers else real(path))
     monkeypatch.setattr(loader, "systemd_runs", lambda: True)
-    monkeypatch.setattr(loader.units, "describe", lambda name: Unit(name))
+    monkeypatch.setattr(loader.units, "describe", Unit)
     member = Member("demo", "pg1", "ha.service", RestApi("127.0.0.1:1"), pid=patronis)
     plain = replace(cluster, plain_unit="db.service")
     monkeypatch.setattr(Cluster, "next_program", cluster.server_program)

@@ -65,8 +65,8 @@ def test_what_processes_share_of_huge_pages_counts_once() -> None:
     assert shown.at_maximum_kind == "projected"
     assert report.totals.page_tables_of_instances.kind == "modelled"
     assert (host.state, host.outlook.today_bytes) == ("fine", shown.page_tables_bytes)
-    (bar,) = chart.bars(report)
-    assert sum(part.size_bytes for part in bar.parts) <= bar.size_bytes
+    (drawn,) = chart.bars(report)
+    assert sum(part.size_bytes for part in drawn.parts) <= drawn.size_bytes
     json.loads(contents({"ora1": found})["report.json"])
 
 
