@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mshare.errors import Unavailable
 from mshare.host import mounts, procfs
 from mshare.host.mounts import Mount
+from rig.faults import open_files
 
 MOUNTINFO = r"""
 22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -144,7 +145,7 @@ def test_who_runs_is_counted_without_those_that_have_ended(monkeypatch, refusal,
             raise OSError(refusal, os.strerror(refusal))
 
         monkeypatch.setattr(os, "pidfd_open", refuse)
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(open_files())
     waiting = [sys.executable, "-c", "input()"]
     processes = [subprocess.Popen(waiting, stdin=subprocess.PIPE) for __ in range(3)]
     pids = [process.pid for process in processes]
@@ -161,7 +162,7 @@ def test_who_runs_is_counted_without_those_that_have_ended(monkeypatch, refusal,
             process.kill()
             process.communicate()
     assert procfs.count_running(pids) == 0
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(open_files()) == open_before
 
 
 def test_sizes_only(proc):

@@ -21,6 +21,7 @@ from mshare.region.filling import Fault, Filler, Place
 from mshare.region.pattern import Pattern
 from mshare.region.region import Region
 from mshare.units import GIB, KIB, MIB
+from rig.faults import open_files
 
 
 @pytest.mark.parametrize(
@@ -162,12 +163,12 @@ def test_who_is_interrupted_leaves_no_child(place, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(filling, "_LOOK_SECONDS", 0)
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(open_files())
     with pytest.raises(KeyboardInterrupt):
         Filler(place).touch_pages([(0, 64 * MIB)] * 500, 4 * KIB, interrupt)
     assert children
     assert not os.path.exists(f"/proc/{children[0]}")
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(open_files()) == open_before
 
 
 @pytest.mark.parametrize(

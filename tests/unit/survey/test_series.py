@@ -19,6 +19,7 @@ from mshare.host import pagemap, processes, segments
 from mshare.survey.survey import Series, survey
 from mshare.units import KIB, MIB
 from rig import apart
+from rig.faults import open_files
 from rig.patience import eventually
 from rig.survey_parts import LIBC, map_shared, touch
 
@@ -233,14 +234,14 @@ def test_what_never_says_so(old, new):
 
 
 def test_open_files_are_as_many_as_the_limit_allows_and_closed_at_the_end(workers, monkeypatch):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_files())
     monkeypatch.setattr(processes.resource, "getrlimit", lambda which: (256 + 3, 256 + 3))
     with Series(threshold_bytes=THRESHOLD_BYTES) as series:
         for __ in range(2):
             pids = {worker.pid for worker in workers}
             assert set(of(series.survey(), pids)) == pids
-            assert len(os.listdir("/proc/self/fd")) == before + 3
-    assert len(os.listdir("/proc/self/fd")) == before
+            assert len(open_files()) == before + 3
+    assert len(open_files()) == before
 
 
 def test_a_brother_with_a_segment_of_the_same_size_is_told_apart():

@@ -27,6 +27,7 @@ from mshare.errors import Conflict, sentence
 from mshare.units import MIB
 from rig import patience
 from rig.apart import die_with
+from rig.faults import open_files
 from rig.other_user import UID, as_other, needs_root, running_as_other
 
 MEMBER = 54322
@@ -61,11 +62,6 @@ def region(backend):
 
 def path_of(root):
     return str(root / ".simulated" / "sga.door")
-
-
-def open_files():
-    """The descriptors of this process; one of them is the listing's own."""
-    return os.listdir("/proc/self/fd")
 
 
 ACCESS = (
@@ -338,7 +334,7 @@ def test_a_client_without_descriptors_is_told_so_and_keeps_none(region, backend)
         highest = max(int(name) for name in os.listdir("/proc/self/fd"))
         holes = [os.dup(0) for __ in range(highest + 1 - len(os.listdir("/proc/self/fd")))]
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        count = len(os.listdir("/proc/self/fd")) - 1
+        count = len(open_files())
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(highest + 1, count) + free, before[1]))
         try:
             backend.open("sga", os.O_RDWR).close()
@@ -346,7 +342,7 @@ def test_a_client_without_descriptors_is_told_so_and_keeps_none(region, backend)
             return error.errno
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
-            assert len(os.listdir("/proc/self/fd")) - 1 == count
+            assert len(open_files()) == count
             for fd in holes:
                 os.close(fd)
         return None
