@@ -15,8 +15,15 @@ import pytest
 from mshare.errors import Unavailable
 from mshare.preload import client, library
 from mshare.preload.client import Report, Stage
+from rig.debian import cache_dir
 
 FITTING = f"#!/bin/sh\necho '{client.LAYOUT}'\n"
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built for a test stays in the tests' own cache, not in this machine's."""
+    monkeypatch.setenv("MSHARE_CACHE_DIR", str(cache_dir("built")))
 
 
 @pytest.fixture
@@ -31,11 +38,13 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("cached")
 def test_the_program_has_the_structures_that_python_has() -> None:
     done = subprocess.run([client.program(), "--layout"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{client.LAYOUT}\n"
 
 
+@pytest.mark.usefixtures("cached")
 def test_it_is_started_by_a_launcher_only() -> None:
     done = subprocess.run([client.program(), "1"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (64, "mshare-client is started by mshare only\n")
