@@ -273,12 +273,15 @@ class Host:
     kernel_has_mshare: bool = False
     generation: str | None = None
 
+    def other_pools_bytes(self, page_bytes: int) -> int:
+        """RAM set aside for pages of other sizes, free ones as well, as for guests that do not run now."""
+        return sum(size * pool.total for size, pool in self.pools.items() if size != page_bytes)
+
     def taken_bytes(self, page_bytes: int) -> int:
         """RAM that pools have and that pages of a size cannot get: what is used of that size's own pool, and
-        all of the others, whose free pages are set aside as well, as for guests that do not run now."""
-        return sum(
-            size * (pool.used if size == page_bytes else pool.total) for size, pool in self.pools.items()
-        )
+        all of the others."""
+        own = self.pools.get(page_bytes)
+        return self.other_pools_bytes(page_bytes) + (0 if own is None else page_bytes * own.used)
 
     @classmethod
     def from_survey(cls, facts: HostFacts, opcache: tuple[tuple[str, int], ...]) -> Host:

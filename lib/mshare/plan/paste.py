@@ -183,7 +183,7 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
         yield f"# {name}: takes huge pages when it is restarted: {counted(pages, 'page')}{how}"
     yield from _parts(pool, count, spare)
     if memory_bytes is not None:
-        yield _of_memory(count, _other_pools(host), memory_bytes, fits)
+        yield _of_memory(count, host.other_pools_bytes(_HUGE_BYTES), memory_bytes, fits)
     yield from _bounds(instances)
     if fits:
         yield from _pool_setting(host, count)
@@ -200,13 +200,8 @@ def pool_lines(host: Host, instances: Sequence[Instance], takers: Iterable[Insta
 def _fits(host: Host, pool: Pool, count: int) -> bool:
     """Whether a pool of so many pages leaves enough RAM for the rest. What is there already takes no more."""
     memory_bytes = host.memory_total_bytes
-    taken_bytes = count * _HUGE_BYTES + _other_pools(host)
+    taken_bytes = count * _HUGE_BYTES + host.other_pools_bytes(_HUGE_BYTES)
     return memory_bytes is None or count <= pool.total or taken_bytes <= MOST_OF_MEMORY * memory_bytes
-
-
-def _other_pools(host: Host) -> int:
-    """RAM that is set aside for pages of other sizes."""
-    return sum(size * pool.total for size, pool in host.pools.items() if size != _HUGE_BYTES)
 
 
 def _parts(pool: Pool, count: int, spare: int) -> Iterable[str]:

@@ -97,7 +97,8 @@ def _survey(
     # PageTables has once what several processes share, and before Linux 5.10 leaf tables only.
     counted_bytes = sum(process.vm_pte_bytes for process in seen.processes)
     all_bytes = max(facts.page_tables_bytes, counted_bytes)
-    looking = _Looking(grouping, exact, all_bytes, _outside_bytes(seen, facts), known)
+    outside_bytes = _outside_bytes(seen, facts, counted_bytes)
+    looking = _Looking(grouping, exact, all_bytes, outside_bytes, known)
     instances = names.apart(looking.instance(group) for group in groups)
     instances.sort(key=lambda instance: (-instance.page_tables.sum_bytes, instance.name))
     counted = {pid for instance in instances for pid in instance.pids}
@@ -129,14 +130,14 @@ def _hidden(facts: HostFacts) -> list[Missing]:
     return [missing(None, "processes of other users", f"/proc is mounted with hidepid={facts.hidepid}")]
 
 
-def _outside_bytes(seen: processes.Pass, facts: HostFacts) -> int | None:
+def _outside_bytes(seen: processes.Pass, facts: HostFacts, counted_bytes: int) -> int | None:
     """Page tables that are in no process's VmPTE: the shared tables of regions, and a few of the kernel's.
 
     None where processes are hidden, which may have them.
     """
     if seen.missing or _hidden(facts):
         return None
-    return max(0, facts.page_tables_bytes - sum(process.vm_pte_bytes for process in seen.processes))
+    return max(0, facts.page_tables_bytes - counted_bytes)
 
 
 class _Looking:
