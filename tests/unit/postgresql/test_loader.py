@@ -144,15 +144,20 @@ def test_what_is_no_program_says_nothing(cluster: Cluster, content: bytes) -> No
     assert loader._program("/nowhere") is None
 
 
+def mounted_with(monkeypatch: pytest.MonkeyPatch, path: Path, options: str) -> None:
+    """Have a path be a mount of its own, with these options, wherever mounts are read."""
+    mountinfo = f"1 0 0:1 / / rw - tmpfs a rw\n2 1 0:2 / {path} {options} - tmpfs b rw\n"
+    real = procfs.read
+    monkeypatch.setattr(
+        loader.procfs, "read", lambda of: mountinfo if of.endswith("/mountinfo") else real(of)
+    )
+
+
 @pytest.mark.parametrize("options", ["rw,nosuid,noexec", "rw,nosuid"])
 def test_a_place_from_which_the_server_may_run_nothing(
     cluster: Cluster, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    mountinfo = f"1 0 0:1 / / rw - tmpfs a rw\n2 1 0:2 / {tmp_path} {options} - tmpfs b rw\n"
-    real = procfs.read
-    monkeypatch.setattr(
-        loader.procfs, "read", lambda path: mountinfo if path.endswith("/mountinfo") else real(path)
-    )
+    mounted_with(monkeypatch, tmp_path, options)
     sentence = refused(cluster, library, will_be_installed=True)
     expected = f"is mounted noexec for postmaster {os.getpid()} (on {tmp_path})"
     assert (expected in sentence) == ("noexec" in options)
@@ -163,11 +168,7 @@ def test_a_root_that_a_unit_makes_read_only(
     cluster: Cluster, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     """As with ProtectSystem=strict, for which every mount is one of its own, with other options."""
-    mountinfo = f"1 0 0:1 / / rw - tmpfs a rw\n2 1 0:2 / {tmp_path} {options} - tmpfs b rw\n"
-    real = procfs.read
-    monkeypatch.setattr(
-        loader.procfs, "read", lambda path: mountinfo if path.endswith("/mountinfo") else real(path)
-    )
+    mounted_with(monkeypatch, tmp_path, options)
     # Not mounted yet.
     sentence = refused(cluster, library, root=f"{tmp_path}/msharefs", will_be_installed=True)
     expected = (
