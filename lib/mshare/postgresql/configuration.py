@@ -55,14 +55,20 @@ def started_with(opts: str) -> list[str]:
 
 def settings(files: Files, main: str, data: str, overrides: Settings) -> Settings:
     """In PostgreSQL's order: its file, what ALTER SYSTEM wrote, the command line (given)."""
-    values: Settings = {}
-    _read(files, files.place(main), os.path.basename(main), values, _INCLUDE_DEPTH)
-    _read(files, f"{data}/postgresql.auto.conf", "postgresql.auto.conf", values, 0)
+    known: dict[tuple[str, int], Settings] = {}
+    values = dict(_read(files, files.place(main), os.path.basename(main), _INCLUDE_DEPTH, known))
+    values.update(_read(files, f"{data}/postgresql.auto.conf", "postgresql.auto.conf", 0, known))
     values.update(overrides)
     return values
 
 
-def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> None:
+def _read(
+    files: Files, path: str, label: str, depth: int, known: dict[tuple[str, int], Settings]
+) -> Settings:
+    """`known` has what files are known to set at a depth: each may include all others many times."""
+    if (path, depth) in known:
+        return known[path, depth]
+    values: Settings = {}
     for line in (files.content(path) or "").split("\n"):
         # Most lines of a file as shipped are comments.
         match = None if line.startswith("#") else _SETTING.match(line)
@@ -76,7 +82,9 @@ def _read(files: Files, path: str, label: str, values: Settings, depth: int) -> 
         elif depth:
             beside = value if value.startswith("/") else f"{os.path.dirname(path)}/{value}"
             for each in _included(files, files.place(beside), name):
-                _read(files, each, os.path.basename(each), values, depth - 1)
+                values.update(_read(files, each, os.path.basename(each), depth - 1, known))
+    known[path, depth] = values
+    return values
 
 
 def _included(files: Files, path: str, how: str) -> list[str]:

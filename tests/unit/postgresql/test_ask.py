@@ -14,6 +14,7 @@ import pytest
 from mshare.errors import Conflict
 from mshare.postgresql import ask
 from mshare.postgresql.clusters import Cluster
+from mshare.postgresql.managers import pg_ctlcluster
 
 # It answers as PostgreSQL does, and notes how it was asked.
 POSTGRES = """#!/bin/sh
@@ -150,3 +151,15 @@ def test_a_file_of_debian_s_that_is_broken(cluster: Cluster, perl: Path) -> None
         ask.require_startable(debian, os.getpid())
     perl.write_text("#!/bin/sh\necho 'Undefined subroutine' >&2; exit 1\n")
     ask.require_startable(debian, os.getpid())
+
+
+def test_files_of_debian_s_that_are_read_for_ever(
+    cluster: Cluster, perl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster's user writes them, and pg_ctlcluster follows each include as often as it is there."""
+    debian = replace(cluster, configuration="/etc/postgresql/16/main")
+    has(debian)
+    monkeypatch.setattr(pg_ctlcluster, "_SECONDS", 0.2)
+    perl.write_text("#!/bin/sh\nexec sleep 600\n")
+    with pytest.raises(Conflict, match=r"has not read environment .* after 0\.2 s; they may include"):
+        ask.require_startable(debian, os.getpid())

@@ -108,3 +108,19 @@ def test_how_a_server_notes_that_it_was_started():
     arguments = started_with(noted)
     assert arguments == ["/usr/lib/postgresql/15/bin/postgres", "-D", "/my data", "-c", "port=5433"]
     assert options(arguments)["data_directory"] == ("/my data", "command line")
+
+
+def test_files_that_include_each_other_many_times_are_read_a_few_times() -> None:
+    """A cluster's user can write them, and root reads them."""
+    both = "include 'postgresql.conf'\ninclude 'other.conf'\n" * 20
+    files = Files(postgresql=f"{both}port = 1\n", other=f"{both}port = 2\n")
+    reads: list[str] = []
+    content = files.content
+
+    def counted(path: str) -> str | None:
+        reads.append(path)
+        return content(path)
+
+    files.content = counted  # type: ignore[method-assign]
+    assert found(files)["port"] == ("1", "postgresql.conf")
+    assert len(reads) <= 2 * 11 + 1

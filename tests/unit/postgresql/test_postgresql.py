@@ -319,6 +319,17 @@ def test_what_pg_ctlcluster_would_preload_stays_preloaded(etc, text, preloaded):
     assert found["LD_PRELOAD"].split() == [THP.library, *preloaded.split()]
 
 
+def test_files_that_include_each_other_many_times_are_read_a_few_times():
+    reads = []
+
+    def read(path):
+        reads.append(path)
+        return "include 'a'\ninclude 'b'\n" * 20 + "LD_PRELOAD = 'a.so'\n"
+
+    assert pg_ctlcluster.environment(read("x"), "/etc/x", read) == {"LD_PRELOAD": "a.so"}
+    assert len(reads) == 1 + 2 * pg_ctlcluster._INCLUDE_DEPTH
+
+
 def test_an_empty_environment_still_hides_the_one_for_all_clusters(etc):
     cluster = made(etc)
     path = etc / "15/main/environment"

@@ -31,20 +31,33 @@ _INCLUDE = re.compile(rf"\s*include(_dir|_if_exists)?\s*=?\s*'([^']+)'{_REST}", 
 _QUOTED = re.compile(rf"\s*([\w.-]+)\s*(?:=|\s)\s*'((?:[^']|''|(?<=\\)')*)'{_REST}", re.ASCII)
 _SIMPLE = re.compile(rf"\s*([\w.-]+)\s*(?:=|\s)\s*(-?[^\W_][\w.:/+-]*){_REST}", re.ASCII)
 _INCLUDE_DEPTH = 10
+_SECONDS = 30
+"""It takes half a second. Files that include each other many times keep it busy for ever."""
 
 
-def environment(
-    text: str, path: str, read: Callable[[str], str], depth: int = _INCLUDE_DEPTH
-) -> dict[str, str]:
+def environment(text: str, path: str, read: Callable[[str], str]) -> dict[str, str]:
     """The variables that a server gets of a file `environment`: of a text that is or will be at `path`, and
     of what that includes, which `read` has the text of."""
+    return _variables(text, path, read, _INCLUDE_DEPTH, {})
+
+
+def _variables(
+    text: str,
+    path: str,
+    read: Callable[[str], str],
+    depth: int,
+    known: dict[tuple[str, int], dict[str, str]],
+) -> dict[str, str]:
+    """`known` has what files are known to set at a depth: each may include all others many times."""
     variables: dict[str, str] = {}
     for line in text.split("\n"):
         include = _INCLUDE.match(line)
         match = _QUOTED.match(line) or _SIMPLE.match(line)
         if include is not None and depth:
             for each in _included(os.path.join(os.path.dirname(path), include[2]), include[1]):
-                variables.update(environment(read(each), each, read, depth - 1))
+                if (each, depth) not in known:
+                    known[each, depth] = _variables(read(each), each, read, depth - 1, known)
+                variables.update(known[each, depth])
         elif include is None and match is not None:
             name, value = match.groups()
             value = re.sub(r"\\(.)", r"\1", value).replace("''", "'")
@@ -97,9 +110,15 @@ def problem(version: str, name: str) -> str | None:
             text=True,
             errors="replace",
             check=False,
+            timeout=_SECONDS,
         )
     except OSError:
         return None
+    except subprocess.TimeoutExpired:
+        return (
+            f"pg_ctlcluster has not read environment and pg_ctl.conf in"
+            f" {os.path.join(CONFIGURATION, version, name)} after {_SECONDS} s; they may include each other"
+        )
     if asked.stdout == "disabled":
         return f"start.conf in {os.path.join(CONFIGURATION, version, name)} is disabled"
     error = next((line for line in asked.stderr.split("\n") if line.startswith("Error: ")), None)
